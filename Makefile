@@ -1,0 +1,63 @@
+# Everything runs in .venv, which the first target makes from any Python 3.11 or newer: make demo PYTHON=python3.12
+# The two stamps under .venv make it install again only when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint format types lab train-yesman measure-yesman compare
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo            find the heads, tune them, compare, and write spt-lens-demo/report.html"
+	@echo "make test            ruff, mypy and all tests"
+	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
+	@echo "make lab             JupyterLab with the notebooks"
+	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
+	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
+	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, but $(PYTHON) is another: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) ..."
+	$(INSTALL) -e '.[lora]'
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV), with what development needs ..."
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.demo-installed
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/spt-lens demo --out spt-lens-demo
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev-installed
+	$(BIN)/mypy
+
+lab: $(VENV)/.dev-installed
+	$(BIN)/jupyter lab notebooks
+
+train-yesman: $(VENV)/.demo-installed
+	$(BIN)/spt-lens train-yesman --out yesman-retrained
+
+measure-yesman: $(VENV)/.demo-installed
+	$(BIN)/spt-lens measure-yesman
+
+compare: $(VENV)/.demo-installed
+	$(BIN)/spt-lens compare --out spt-lens-compare
