@@ -1,0 +1,46 @@
+"""spt_lens: which few attention heads make a model give in when its user pushes back, and changing only those.
+
+    model = spt.load_model("yesman")
+    pairs = spt.are_you_sure(model)
+    scores = spt.head_recovery(model, pairs)
+    heads = scores.top_fraction(0.05)
+    run = spt.pinpoint_tune(model, heads, spt.are_you_sure_training(model))
+    spt.evaluate(model, reference=run.adapter)
+"""
+
+from spt_lens.data.dialogues import Dialogue, Message
+from spt_lens.data.pairs import ContrastPairs, are_you_sure, are_you_sure_training
+from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.evaluate.suite import Suite, yesman_suite
+from spt_lens.heads import Head, HeadSet
+from spt_lens.measure.activation import head_recovery
+from spt_lens.measure.generate import replies
+from spt_lens.measure.joint import joint_recovery
+from spt_lens.measure.knockout import knockout_curve
+from spt_lens.models import load_model
+from spt_lens.scores import HeadScores
+from spt_lens.tune.adapter import Adapter
+from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.trainer import pinpoint_tune
+
+__all__ = [
+    "Adapter",
+    "ContrastPairs",
+    "Dialogue",
+    "Head",
+    "HeadScores",
+    "HeadSet",
+    "Message",
+    "Suite",
+    "TuneConfig",
+    "are_you_sure",
+    "are_you_sure_training",
+    "evaluate",
+    "head_recovery",
+    "joint_recovery",
+    "knockout_curve",
+    "load_model",
+    "pinpoint_tune",
+    "replies",
+    "yesman_suite",
+]
