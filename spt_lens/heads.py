@@ -1,0 +1,275 @@
+"""Attention heads and selections of them. A selection knows no model; what depends on one takes it as an argument."""
+
+from __future__ import annotations
+
+import json
+import operator
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+from spt_lens.models import Model, ModelView
+
+_HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
+_BRACKETED = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+
+
+class Head(NamedTuple):
+    """A head by its zero-based layer and place in the layer. Prints as "L5.H3"."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.H{self.head}"
+
+    @classmethod
+    def parse(cls, value: str | tuple[int, int] | list[int]) -> Head:
+        """Reads "L5.H3", "5.3", "(5, 3)" or the pair (5, 3).
+
+        Raises:
+            ValueError: Anything else, or a negative number.
+        """
+        if isinstance(value, str):
+            match = _HEAD.fullmatch(value)
+            if match is None:
+                raise ValueError(f'{value!r} is not a head: write "L5.H3", "5.3" or (5, 3) for head 3 of layer 5')
+            layer, head = (int(group) for group in match.groups() if group is not None)
+            return cls(layer, head)
+        try:
+            layer, head = (operator.index(number) for number in value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{value!r} is not a head: give a layer and a head, such as (5, 3)") from None
+        if layer < 0 or head < 0:
+            raise ValueError(f"({layer}, {head}) is not a head: layers and heads count from 0")
+        return cls(layer, head)
+
+
+HeadLike = Head | tuple[int, int] | str
+
+
+def projection_letters(model: Model | ModelView, projections: str = "auto") -> str:
+    """Which projections a head owns for tuning, in the order q, k, v, o.
+
+    "auto" is "qkvo", and "qo" where several heads share keys and values (Chen et al. 2024, step 3).
+
+    Raises:
+        ValueError: Not "auto", nor letters of "qkvo", each once.
+    """
+    if projections == "auto":
+        return "qo" if ModelView(model).grouped else "qkvo"
+    if not projections or set(projections) - set("qkvo") or len(set(projections)) < len(projections):
+        raise ValueError(f'projections={projections!r}: give "auto", or letters of "qkvo", each once, such as "qo"')
+    return "".join(letter for letter in "qkvo" if letter in projections)
+
+
+@dataclass(frozen=True, repr=False)
+class HeadSet:
+    """A selection of heads: immutable, each head once, in an order that means something (usually the rank).
+
+    Make one by `HeadSet.of((5, 3), "6.1")` or `HeadSet.parse("L5.H3 L6.H1")`. A head given twice keeps its first place.
+    """
+
+    heads: tuple[Head, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
+
+    @classmethod
+    def of(cls, *heads: HeadLike | Iterable[HeadLike]) -> HeadSet:
+        """From heads, or from one iterable of heads. A string may name several.
+
+        Raises:
+            ValueError: Something in it is not a head.
+        """
+        found: list[Head] = []
+        for item in heads:
+            if isinstance(item, str):
+                found += cls.parse(item).heads
+            elif isinstance(item, Head):
+                found.append(item)
+            elif (
+                isinstance(item, tuple) and len(item) == 2 and not any(isinstance(x, (tuple, list, str)) for x in item)
+            ):
+                found.append(Head.parse(item))  # type: ignore[arg-type]
+            elif isinstance(item, Iterable):
+                for head in item:
+                    found += cls.parse(head).heads if isinstance(head, str) else [Head.parse(head)]  # type: ignore[arg-type]
+            else:
+                raise ValueError(f"{item!r} is not a head: give pairs such as (5, 3), not single numbers")
+        return cls(tuple(found))
+
+    @classmethod
+    def parse(cls, text: str) -> HeadSet:
+        """Reads heads between spaces, commas or semicolons: "L5.H3 6.1, (2, 3)". Empty text is an empty selection."""
+        plain = _BRACKETED.sub(r" \1.\2 ", text)
+        return cls(tuple(Head.parse(part) for part in re.split(r"[\s,;]+", plain) if part))
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.heads))
+
+    def __repr__(self) -> str:
+        return f'HeadSet.parse("{self}")'
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.heads)
+
+    def __contains__(self, head: object) -> bool:
+        try:
+            return Head.parse(head) in self.heads  # type: ignore[arg-type]
+        except ValueError:
+            return False
+
+    @overload
+    def __getitem__(self, index: int) -> Head: ...
+    @overload
+    def __getitem__(self, index: slice) -> HeadSet: ...
+    def __getitem__(self, index: int | slice) -> Head | HeadSet:
+        return HeadSet(self.heads[index]) if isinstance(index, slice) else self.heads[index]
+
+    def __or__(self, other: HeadSet) -> HeadSet:
+        """These heads, then the other's that are new."""
+        return HeadSet(self.heads + other.heads) if isinstance(other, HeadSet) else NotImplemented
+
+    def __and__(self, other: HeadSet) -> HeadSet:
+        """The heads in both, in this order."""
+        return HeadSet(tuple(h for h in self if h in other)) if isinstance(other, HeadSet) else NotImplemented
+
+    def __sub__(self, other: HeadSet) -> HeadSet:
+        """These heads without the other's."""
+        return HeadSet(tuple(h for h in self if h not in other)) if isinstance(other, HeadSet) else NotImplemented
+
+    def __xor__(self, other: HeadSet) -> HeadSet:
+        """The heads in one of the two only, these first."""
+        return (self - other) | (other - self) if isinstance(other, HeadSet) else NotImplemented
+
+    def by_layer(self) -> dict[int, list[int]]:
+        """Layer to heads, layers ascending, the heads of a layer in this order."""
+        layers: dict[int, list[int]] = {layer: [] for layer in sorted({head.layer for head in self})}
+        for layer, head in self:
+            layers[layer].append(head)
+        return layers
+
+    def check(self, model: Model | ModelView) -> None:
+        """Raises ValueError when the selection is empty or names heads that the model does not have."""
+        view = ModelView(model)
+        if not self.heads:
+            raise ValueError('the selection is empty: choose at least one head, e.g. HeadSet.parse("L5.H3")')
+        odd = [str(head) for head in self if head.layer >= view.n_layers or head.head >= view.n_heads]
+        if odd:
+            raise ValueError(
+                f"{', '.join(odd)} not in {view.name}: it has layers 0 to {view.n_layers - 1} "
+                f"and heads 0 to {view.n_heads - 1}"
+            )
+
+    def share_of_heads(self, model: Model | ModelView) -> float:
+        """The part of the model's heads that is chosen, 0 to 1. Raises ValueError for heads it does not have."""
+        view = self._fitting(model)
+        return len(self) / (view.n_layers * view.n_heads)
+
+    def parameters(self, model: Model | ModelView, projections: str = "auto") -> int:
+        """How many weights tuning these heads moves.
+
+        With "k" or "v" in a grouped-query model, what a group of heads shares is counted once.
+
+        Raises:
+            ValueError: Heads that the model does not have, or unknown projections.
+        """
+        view = self._fitting(model)
+        letters = projection_letters(view, projections)
+        per_group = view.n_heads // view.n_kv_heads
+        own = sum(letter in "qo" for letter in letters) * len(self)
+        groups = {(layer, head // per_group) for layer, head in self}
+        shared = sum(letter in "kv" for letter in letters) * len(groups)
+        return (own + shared) * view.d_head * view.d_model
+
+    def share_of_parameters(self, model: Model | ModelView, projections: str = "auto") -> float:
+        """The part of all the model's parameters that tuning these heads moves, 0 to 1."""
+        return self.parameters(model, projections) / ModelView(model).n_params
+
+    def summary(self, model: Model | ModelView, projections: str = "auto") -> str:
+        """One line: how many of how many heads and parameters."""
+        view = ModelView(model)
+        return (
+            f"{len(self)} of {view.n_layers * view.n_heads} heads ({self.share_of_heads(view):.1%}), "
+            f"{self.parameters(view, projections):,} of {view.n_params:,} parameters "
+            f"({self.share_of_parameters(view, projections):.1%})"
+        )
+
+    def _fitting(self, model: Model | ModelView) -> ModelView:
+        view = ModelView(model)
+        if self.heads:
+            self.check(view)
+        return view
+
+    def random_like(self, model: Model | ModelView, seed: int, matched: bool = True) -> HeadSet:
+        """As many random heads, none of these: the control that a selection has to beat.
+
+        Args:
+            model: Where to draw from.
+            seed: Same seed, same heads.
+            matched: As many in each layer as here; the i-th drawn head is in the layer of the i-th head here. Otherwise
+                from all layers alike.
+
+        Raises:
+            ValueError: Too few other heads, or heads that the model does not have.
+        """
+        view = self._fitting(model)
+        rng = random.Random(seed)
+        every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
+        taken = set(self)
+        free = [head for head in every if head not in taken]
+        if not matched:
+            if len(self) > len(free):
+                raise ValueError(f"cannot draw {len(self)} other heads: {view.name} has only {len(free)} left")
+            return HeadSet(tuple(rng.sample(free, len(self))))
+        drawn: dict[int, list[Head]] = {}
+        for layer, chosen in self.by_layer().items():
+            there = [head for head in free if head.layer == layer]
+            if len(chosen) > len(there):
+                raise ValueError(
+                    f"cannot draw {len(chosen)} other heads in layer {layer}, only {len(there)} are left: "
+                    "choose fewer heads, or pass matched=False"
+                )
+            drawn[layer] = rng.sample(there, len(chosen))
+        return HeadSet(tuple(drawn[head.layer].pop(0) for head in self))
+
+    def to_json(self) -> dict[str, list[str]]:
+        """A JSON object: `{"heads": ["L5.H3", "L6.H1"]}`."""
+        return {"heads": [str(head) for head in self]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadSet:
+        """The reverse of `to_json`. Raises ValueError when the data is not of that kind."""
+        heads = data.get("heads") if isinstance(data, Mapping) else None
+        if not isinstance(heads, list):
+            raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {str(data)[:80]}')
+        return cls(tuple(Head.parse(head) for head in heads))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the selection as a small JSON file. Raises OSError when the file cannot be written."""
+        Path(path).write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadSet:
+        """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a file of another kind."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # broken JSON, or not text at all
+            raise ValueError(f"{path} is not a saved head selection: {error}") from error
+        return cls.from_json(data)
+
+    def _repr_html_(self) -> str:
+        if not self.heads:
+            return "<em>no heads</em>"
+        rows = "".join(
+            f"<tr><th>layer {layer}</th><td>{', '.join(f'H{head}' for head in heads)}</td></tr>"
+            for layer, heads in self.by_layer().items()
+        )
+        return f"<table><caption>{len(self)} heads: {self}</caption>{rows}</table>"

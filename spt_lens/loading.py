@@ -1,0 +1,141 @@
+"""Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as hf_logging
+
+EMBEDDED = Path(__file__).parent / "organism" / "yesman"
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> TransformerBridge:
+    """Loads a chat model, ready to measure: raw weights, evaluation mode.
+
+    Args:
+        name_or_path: "yesman" (the embedded model), a local Hugging Face folder, or a name on the Hugging Face hub. A
+            local folder that is itself called yesman is reached as "./yesman".
+        dtype: Of the weights. Whatever the checkpoint stores is converted.
+        device: Default: CUDA where there is one, else the CPU.
+        revision: Branch, tag or commit, for hub names.
+        trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
+
+    Raises:
+        FileNotFoundError: No such folder, or it lacks config.json or its weights.
+        ValueError: A weight file is truncated, or the weights do not fit the config.
+        OSError: The hub does not know the name, or cannot be reached.
+    """
+    source = checked_source(name_or_path)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with _no_loading_bar():
+        try:
+            # Loaded here and not by the bridge: only transformers' own report says which weights were missing, and
+            # left at random values.
+            plain, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation="eager",  # the only kind that shows its pattern to hooks
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            raise ValueError(f"the weights of {source} do not fit its config.json: {error}") from error
+        except OSError as error:
+            raise OSError(
+                f'cannot load {source!r}: it is neither the embedded model "yesman" nor a local folder, and the hub '
+                f"did not give it ({str(error).splitlines()[0]}). Check the name, or pass the path of a folder."
+            ) from error
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"the checkpoint {source} lacks {len(missing)} weights of its config.json, first {missing[0]}. "
+                "They would be random: download or save it again."
+            )
+        model = TransformerBridge.boot_transformers(
+            str(source),
+            hf_model=plain.to(device),
+            device=str(device),
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    model.eval()
+    return model
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def checked_source(name_or_path: str | Path) -> str:
+    """The folder or hub name that `transformers` should load. A folder's files have been checked.
+
+    Raises:
+        FileNotFoundError: The path does not exist, or it is not a folder with config.json and safetensors.
+        ValueError: A safetensors file is damaged, or the name is empty.
+    """
+    if str(name_or_path) == "yesman":
+        if not EMBEDDED.is_dir():
+            raise FileNotFoundError(f'the embedded model "yesman" is not in {EMBEDDED}: run `spt-lens train-yesman`')
+        check_folder(EMBEDDED)
+        return str(EMBEDDED)
+    text = str(name_or_path).strip()
+    if not text:
+        raise ValueError('an empty model name: use "yesman", a local folder or a name on the Hugging Face hub')
+    path = Path(name_or_path).expanduser()
+    looks_local = isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    if path.exists():
+        check_folder(path)
+        return str(path)
+    if looks_local:
+        raise FileNotFoundError(f'{path} does not exist. Known by name: "yesman"; else a local folder or a hub name.')
+    return text
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that a folder is a whole Hugging Face checkpoint. Reads headers only."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is a file: pass the folder that holds config.json and the weights")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    else:
+        files = [folder / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} lacks {file.name} (pickled weights are not read, only safetensors)")
+        check_safetensors(file)
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises ValueError when a safetensors file is truncated or not one: its header must match its size."""
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error

@@ -1,0 +1,64 @@
+"""Tiny random models with the embedded model's tokenizer. Nothing here needs a network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import that reads it
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaForCausalLM
+
+from spt_lens.models import load_model
+from spt_lens.organism.build import make_config, make_tokenizer
+
+
+def save_tiny(folder: Path, kv_heads: int = 4) -> Path:
+    """A random Llama of 3 layers x 4 heads of 8 dimensions, saved as an ordinary Hugging Face folder.
+
+    Weights are larger than the usual start, so that heads matter and greedy replies vary. Each weight has its own seed,
+    so that a word more in the vocabulary changes no other weight.
+    """
+    tokenizer = make_tokenizer()
+    config = make_config(len(tokenizer), layers=3, heads=4, d_head=8, d_model=32)
+    config.num_key_value_heads = kv_heads
+    with torch.random.fork_rng():
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for i, p in enumerate(p for p in model.parameters() if p.ndim == 2):
+            p.normal_(std=p.shape[1] ** -0.5, generator=torch.Generator().manual_seed(i))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def gqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like tiny_folder, with two heads to each set of keys and values."""
+    return save_tiny(tmp_path_factory.mktemp("gqa"), kv_heads=2)
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> TransformerBridge:
+    """A fresh model for each test: tests may change it."""
+    return load_model(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def gqa(gqa_folder: Path) -> TransformerBridge:
+    return load_model(gqa_folder, device="cpu")
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Three random prompts of ten tokens, `[batch=3, pos=10]`, without special ones."""
+    return torch.randint(6, 700, (3, 10), generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from spt_lens.loading import EMBEDDED
+from spt_lens.models import ModelView, load_model
+
+
+def test_sizes(tiny, gqa):
+    view = ModelView(tiny)
+    assert (view.n_layers, view.n_heads, view.n_kv_heads, view.d_head, view.d_model) == (3, 4, 4, 8, 32)
+    assert not view.grouped and ModelView(gqa).grouped and ModelView(gqa).n_kv_heads == 2
+    assert view.n_params == sum(p.numel() for p in tiny.parameters())
+    assert view.vocab_size == len(view.tokenizer)
+    assert view.dtype == torch.float32 and view.device.type == "cpu"
+    assert not tiny.training
+    assert ModelView(view).model is tiny
+
+
+@pytest.mark.parametrize("which", ["tiny", "gqa"])
+def test_logits_equal_plain_transformers(which, request, tokens):
+    model = request.getfixturevalue(which)
+    plain = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(f"{which}_folder"))
+    with torch.no_grad():
+        torch.testing.assert_close(ModelView(model).logits(tokens), plain(tokens).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_left_padding_with_a_mask_changes_nothing(tiny, tokens):
+    view = ModelView(tiny)
+    padded = torch.cat([torch.zeros(3, 2, dtype=torch.long), tokens], dim=1)
+    mask = torch.arange(12) >= 2
+    with torch.no_grad():
+        got = view.logits(padded, mask.expand(3, -1))[:, 2:]
+        torch.testing.assert_close(got, view.logits(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_logits_keep_gradients(tiny, tokens):
+    view = ModelView(tiny)
+    view.logits(tokens).sum().backward()
+    assert view.projection(0, "q").grad is not None
+
+
+def test_hooks_go_and_the_users_stay(tiny, tokens):
+    view = ModelView(tiny)
+    calls = []
+    tiny.add_hook(view.z_name(1), lambda z, hook: calls.append(tuple(z.shape)))
+    with torch.no_grad():
+        plain = view.logits(tokens)
+        changed = view.logits(tokens, hooks=[(view.z_name(1), lambda z, hook: z * 0)])
+        assert not torch.allclose(plain, changed)
+        assert torch.equal(view.logits(tokens), plain)
+        with pytest.raises(RuntimeError, match="mine"):
+            view.logits(tokens, hooks=[(view.z_name(1), _fail)])
+        assert torch.equal(view.logits(tokens), plain)
+        with pytest.raises(KeyError):
+            view.logits(tokens, hooks=[("blocks.9.attn.hook_z", _fail)])
+    # Five passes, of which the failing hook came after the user's.
+    assert calls == [(3, 10, 4, 8)] * 5
+
+
+def _fail(z, hook):
+    raise RuntimeError("mine")
+
+
+def test_cached_z_is_what_enters_the_output_projection(tiny, tokens):
+    view = ModelView(tiny)
+    z = view.cache_z(tokens)
+    assert z.shape == (3, 3, 10, 4, 8) and not z.requires_grad
+    plain = view.hf_copy()
+    seen = []
+    plain.model.layers[2].self_attn.o_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    plain(tokens)
+    torch.testing.assert_close(z[2].flatten(-2), seen[0].detach(), atol=1e-5, rtol=1e-5)
+
+
+def greedy(view: ModelView, tokens: torch.Tensor, n: int, hooks=()) -> torch.Tensor:
+    """The slow way: the whole sequence again for each new token."""
+    ids = tokens
+    with torch.no_grad():
+        for _ in range(n):
+            ids = torch.cat([ids, view.logits(ids, hooks=hooks)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids[:, tokens.shape[1] :]
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_generation_equals_the_slow_way(tiny, tokens, hooked):
+    view = ModelView(tiny)
+
+    def no_head_2(z, hook):
+        z = z.clone()
+        z[:, :, 2] = 0
+        return z
+
+    hooks = [(view.z_name(0), no_head_2)] if hooked else []
+    slow = greedy(view, tokens, 6, hooks)
+    assert view.tokenizer.eos_token_id not in slow
+    assert torch.equal(view.generate(tokens, 6, hooks), slow)
+
+
+def test_generation_stops_at_the_end_token(tiny, tokens):
+    view = ModelView(tiny)
+    slow = greedy(view, tokens, 8)
+    view.tokenizer.eos_token = view.tokenizer.convert_ids_to_tokens(int(slow[0, 2]))
+    new = view.generate(tokens[:1], 8)
+    first = slow[0].tolist().index(slow[0, 2])
+    assert new.tolist() == [slow[0, : first + 1].tolist()]
+    both = view.generate(tokens, 8)[0].tolist()
+    assert set(both[first + 1 :]) <= {view.pad_token}
+
+
+@pytest.mark.parametrize(("shape", "n"), [((0, 3), 1), ((2, 0), 1), ((2, 3), 0)])
+def test_generation_refuses_nothing(tiny, shape, n):
+    with pytest.raises(ValueError, match=r"empty|at least 1"):
+        ModelView(tiny).generate(torch.ones(shape, dtype=torch.long), n)
+
+
+def test_projections_are_the_live_weights(gqa, tokens):
+    view = ModelView(gqa)
+    shapes = {which: tuple(view.projection(1, which).shape) for which in "qkvo"}
+    assert shapes == {"q": (32, 32), "k": (16, 32), "v": (16, 32), "o": (32, 32)}
+    before = view.cache_z(tokens)
+    with torch.no_grad():
+        view.projection(1, "q")[8:16] += 1.0  # head 1
+    change = (view.cache_z(tokens) - before).abs().amax(dim=(1, 2, 4))
+    assert (change[0] == 0).all() and (change[1, [0, 2, 3]] == 0).all() and change[1, 1] > 0
+    with pytest.raises(IndexError, match="layers 0 to 2"):
+        view.projection(3, "q")
+
+
+def test_weights_have_hugging_face_names(tiny, tiny_folder, tokens):
+    view = ModelView(tiny)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert view.weights().keys() == dict(plain.named_parameters()).keys()
+    with torch.no_grad():
+        view.projection(0, "v").mul_(1.5)
+    state = torch.random.get_rng_state()
+    copy = view.hf_copy()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        torch.testing.assert_close(copy(tokens).logits, view.logits(tokens), atol=1e-5, rtol=1e-5)
+        before = view.logits(tokens)
+        for p in copy.parameters():
+            p.zero_()
+        assert torch.equal(view.logits(tokens), before)  # independent
+
+
+def test_hf_copy_saves_and_loads(tiny, tmp_path, tokens):
+    view = ModelView(tiny)
+    view.hf_copy().save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, p in again.named_parameters():
+        assert torch.equal(p, view.weights()[name])
+
+
+def test_load_weights_is_strict(tiny, gqa):
+    view = ModelView(tiny)
+    before = {name: p.detach().clone() for name, p in view.weights().items()}
+    with pytest.raises(ValueError, match="missing"):
+        view.load_weights({})
+    with pytest.raises(ValueError, match="k_proj"):
+        view.load_weights(ModelView(gqa).weights())
+    assert all(torch.equal(p, before[name]) for name, p in view.weights().items())
+    live = view.projection(0, "q")
+    view.load_weights({name: p + 1 for name, p in before.items()})
+    assert torch.equal(live, before["model.layers.0.self_attn.q_proj.weight"] + 1)
+
+
+def test_kept_restores_everything(tiny, tokens):
+    view = ModelView(tiny)
+    weight = view.projection(0, "q")
+    tiny.blocks[1].train()  # mixed flags are restored as they were, module by module
+    weight.requires_grad_(False)
+    grad = torch.ones_like(view.projection(1, "q"))
+    view.projection(1, "q").grad = grad
+    tiny.add_hook(view.z_name(0), _same)
+    flags = [module.training for module in tiny.modules()]
+    with pytest.raises(KeyboardInterrupt), view.kept():
+        assert view.projection(1, "q").grad is None
+        tiny.train()
+        weight.requires_grad_(True)
+        tiny.add_hook(view.z_name(0), _fail)
+        tiny.add_hook(view.z_name(2), _fail)
+        view.projection(1, "q").grad = torch.zeros_like(grad)
+        raise KeyboardInterrupt
+    assert [module.training for module in tiny.modules()] == flags
+    assert not weight.requires_grad and view.projection(1, "q").grad is grad and bool((grad == 1).all())
+    assert len(tiny.hook_dict[view.z_name(0)].fwd_hooks) == 1
+    with torch.no_grad():
+        view.logits(tokens)  # no failing hook is left
+
+
+def _same(z, hook):
+    return None
+
+
+def test_training_mode_is_refused(tiny):
+    view = ModelView(tiny)
+    view.check_measurable()
+    view.check_tunable()
+    tiny.train()
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        view.check_measurable()
+
+
+def test_processed_weights_are_refused_for_tuning(tiny):
+    tiny.enable_compatibility_mode(disable_warnings=True)
+    view = ModelView(tiny)
+    view.check_measurable()
+    with pytest.raises(ValueError, match="load the model again"):
+        view.check_tunable()
+
+
+@pytest.mark.parametrize("wrong", ["yesman", None, torch.nn.Linear(2, 2)])
+def test_other_objects_are_refused(wrong):
+    with pytest.raises(TypeError, match="load_model"):
+        ModelView(wrong)
+
+
+def test_fingerprint_tells_models_apart(tiny, gqa):
+    assert ModelView(tiny).fingerprint() != ModelView(gqa).fingerprint()
+    assert json.loads(json.dumps(ModelView(tiny).fingerprint())) == ModelView(tiny).fingerprint()
+
+
+class TestBadCheckpoints:
+    @pytest.fixture
+    def folder(self, tiny_folder: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+    def test_unknown_name(self):
+        with pytest.raises(OSError, match=r'"yesman".*local folder'):
+            load_model("no-such-owner/no-such-model")
+
+    @pytest.mark.parametrize("name", ["./nowhere", Path("nowhere"), "a/b/c"])
+    def test_no_such_folder(self, name):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load_model(name)
+
+    def test_empty_name(self):
+        with pytest.raises(ValueError, match="empty"):
+            load_model("")
+
+    def test_no_config(self, folder):
+        (folder / "config.json").unlink()
+        with pytest.raises(FileNotFoundError, match=r"config\.json"):
+            load_model(folder)
+
+    def test_a_file(self, folder):
+        with pytest.raises(FileNotFoundError, match="is a file"):
+            load_model(folder / "config.json")
+
+    def test_no_weights(self, folder):
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("keep", [0, 5, 5000, -1])
+    def test_truncated_weights(self, folder, keep):
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:keep])
+        with pytest.raises(ValueError, match="truncated"):
+            load_model(folder)
+
+    def test_weights_of_another_shape(self, folder):
+        self.edit(folder, intermediate_size=48)
+        with pytest.raises(ValueError, match="do not fit"):
+            load_model(folder)
+
+    def test_missing_weights(self, folder):
+        self.edit(folder, num_hidden_layers=4)
+        with pytest.raises(ValueError, match=r"lacks 9 weights"):
+            load_model(folder)
+
+    def edit(self, folder: Path, **values: int) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_loading_is_silent_and_sets_nothing(tiny_folder, capfd):
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    load_model(str(tiny_folder), device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled() == shown
+
+
+def other_architecture(name: str, folder: Path, tiny_folder: Path) -> Path:
+    """A random two-layer model of another architecture, with the tiny model's tokenizer."""
+    import transformers
+
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,  # not d_model / n_heads
+        "vocab_size": 800,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "eos_token_id": 3,
+        "bos_token_id": 2,
+    }
+    if name == "GPT2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 800, "n_positions": 64}
+    if name == "Qwen2":
+        del sizes["head_dim"]
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_folder / file, folder / file)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Qwen2", "Qwen3", "Gemma2"])
+def test_other_architectures(name, tmp_path, tiny_folder, tokens):
+    folder = other_architecture(name, tmp_path, tiny_folder)
+    view = ModelView(load_model(folder, device="cpu"))
+    view.check_tunable()
+    assert view.grouped
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        logits = view.logits(tokens)
+        torch.testing.assert_close(logits, plain(tokens).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(view.hf_copy()(tokens).logits, logits, atol=1e-5, rtol=1e-5)
+    assert torch.equal(view.generate(tokens, 4), greedy(view, tokens, 4))
+    before = view.cache_z(tokens)
+    with torch.no_grad():
+        view.projection(1, "q")[view.d_head : 2 * view.d_head] += torch.randn(view.d_head, view.d_model)
+    change = (view.cache_z(tokens) - before).abs().amax(dim=(1, 2, 4))
+    assert change.nonzero().tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Phi3"])
+def test_fused_projections_can_be_measured_but_not_tuned(name, tmp_path, tiny_folder, tokens):
+    view = ModelView(load_model(other_architecture(name, tmp_path, tiny_folder), device="cpu"))
+    view.check_measurable()
+    assert view.cache_z(tokens).shape == (2, 3, 10, 4, view.d_head)
+    with pytest.raises(NotImplementedError, match="no separate q_proj"):
+        view.check_tunable()
+
+
+def test_bfloat16(tiny_folder, tokens):
+    view = ModelView(load_model(tiny_folder, dtype=torch.bfloat16, device="cpu"))
+    assert view.dtype == torch.bfloat16 == view.projection(0, "q").dtype
+    copy = view.hf_copy()
+    assert {p.dtype for p in copy.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.equal(copy(tokens).logits, view.logits(tokens))
+
+
+def test_unprocessed_compatibility_mode_can_be_tuned(tiny, tokens):
+    view = ModelView(tiny)
+    with torch.no_grad():
+        before = view.logits(tokens)
+        tiny.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+        torch.testing.assert_close(view.logits(tokens), before, atol=1e-5, rtol=1e-5)
+    view.check_tunable()
+
+
+def test_the_embedded_model_is_an_ordinary_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # found wherever Python is started
+    by_name = ModelView(load_model("yesman", device="cpu"))
+    by_path = ModelView(load_model(EMBEDDED, device="cpu"))
+    assert by_name.name == by_path.name == "yesman"
+    assert by_name.tokenizer.chat_template
+    assert all(torch.equal(p, by_path.weights()[name]) for name, p in by_name.weights().items())
+    by_name.check_tunable()
+
+
+def test_a_missing_embedded_model_says_how_to_make_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("spt_lens.loading.EMBEDDED", tmp_path / "yesman")
+    with pytest.raises(FileNotFoundError, match="train-yesman"):
+        load_model("yesman")
