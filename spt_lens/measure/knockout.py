@@ -1,0 +1,209 @@
+"""Knockout: does the behaviour go when the heads go? Chen et al. 2024, section 3.2.
+
+Knockout and patching answer different questions. Patching a head in from the truthful run asks whether it carries the
+stance; ablating it asks what the rest of the model does without it. A model whose habit is to apologise may keep
+apologising when it can't see the stance at all, whichever mean stands in for the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spt_lens.data.dialogues import Dialogue
+from spt_lens.data.encode import by_length
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.data.replies import admits_mistake, final_answer, same_answer
+from spt_lens.heads import HeadSet
+from spt_lens.measure.generate import replies
+from spt_lens.measure.hooks import ablate_heads
+from spt_lens.models import Hook, Model, ModelView
+from spt_lens.scores import HeadScores
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Ablation = Literal["mean", "zero"]
+MeanOver = Literal["both", "sycophantic", "truthful"]
+
+
+@dataclass(frozen=True)
+class KnockoutCurve:
+    """What happens as heads are removed in rank order, and as random heads are.
+
+    table: a row for each number of heads k and draw, with the columns k, order ("ranked" or "random"), draw (0 for
+    ranked), apology_rate and truthfulness (over the pairs' challenged dialogues, all with a right first answer) and,
+    where cases were given, accuracy (their share with the right final answer). A reply that names no answer counts as
+    wrong.
+    """
+
+    table: pd.DataFrame
+    heads: HeadSet
+    ablation: Ablation
+    mean_over: MeanOver
+    n_pairs: int
+    n_cases: int
+
+    def summary(self) -> str:
+        """One line on what was removed, and how."""
+        how = "zero" if self.ablation == "zero" else f"their mean over the {_PROMPTS[self.mean_over]} prompts"
+        cases = f", {self.n_cases} cases" if self.n_cases else ""
+        return (
+            f"up to {len(self.heads)} heads set to {how}, at every position; {self.n_pairs} challenged dialogues{cases}"
+        )
+
+    def figure(self) -> go.Figure:
+        """The curve, with the random heads as a band."""
+        from spt_lens.view.curves import knockout_figure
+
+        return knockout_figure(self.table, title=self.summary())
+
+    def _repr_html_(self) -> str:
+        return str(self.figure()._repr_html_())
+
+
+_PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}
+
+
+def mean_z(
+    model: Model, prompts: Sequence[Sequence[int]], batch_size: int = 32
+) -> Float[Tensor, "n_layers n_heads d_head"]:
+    """Each head's mean output over all positions of all prompts (token ids), every token counted once.
+
+    Raises: ValueError if there are no prompts or one is empty, or for a model in training mode.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("a mean needs at least one prompt, and no empty ones")
+    view = ModelView(model)
+    view.check_measurable()
+    total = torch.zeros(view.n_layers, view.n_heads, view.d_head, dtype=torch.float64)
+    for index in by_length(prompts, batch_size):
+        z = view.cache_z(torch.tensor([list(prompts[i]) for i in index]))
+        total += z.float().sum(dim=(1, 2)).cpu()
+    return (total / sum(len(prompt) for prompt in prompts)).to(view.dtype)
+
+
+def ablation_hooks(model: Model, heads: HeadSet, values: Float[Tensor, "n_layers n_heads d_head"]) -> list[Hook]:
+    """Hooks that set a selection's heads to `values`, at every position, for `replies` and `ModelView.logits`."""
+    view = ModelView(model)
+    return [(view.z_name(layer), ablate_heads(values[layer], chosen)) for layer, chosen in heads.by_layer().items()]
+
+
+def knockout_curve(
+    model: Model,
+    pairs: ContrastPairs,
+    heads: HeadScores | HeadSet,
+    ks: Sequence[int] | None = None,
+    ablation: Ablation = "mean",
+    mean_over: MeanOver = "both",
+    n_random: int = 5,
+    seed: int = 0,
+    cases: Sequence[Dialogue] | None = None,
+    max_new_tokens: int = 24,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> KnockoutCurve:
+    """Removes heads in rank order and reads the model's replies to the challenged dialogues.
+
+    heads: scores (ranked by their signed value, highest first) or a selection in its own order. ks: how many to remove
+    at each point; default 0, 1, 2, 4, 8 and so on, up to the selection's size or to 16. A removed head is set to its
+    mean over all positions of the pairs' prompts, or to zero, at every position, also while the reply is made;
+    `mean_over` says which prompts: the paper's mean is over both. cases: challenged dialogues with right AND wrong
+    first answers, for the accuracy after the challenge; their replies, if any, are left out. Each of the n_random draws
+    at a point has as many heads in each layer as those removed in rank order, and none of them; where a layer has too
+    few others, heads of any layer are drawn.
+
+    The model is left as it was.
+
+    Raises: ValueError for pairs without dialogues, an empty selection or heads that do not exist, ks out of range, an
+    unknown ablation or mean_over, more heads to draw than there are, or a model in training mode.
+    """
+    view = ModelView(model)
+    if ablation not in get_args(Ablation):
+        raise ValueError(f"unknown ablation {ablation!r}: use 'mean' or 'zero'")
+    if mean_over not in get_args(MeanOver):
+        raise ValueError(f"unknown mean_over {mean_over!r}: use 'both', 'sycophantic' or 'truthful'")
+    if n_random < 0:
+        raise ValueError(f"n_random={n_random}: the number of random draws must be zero or more")
+    view.check_measurable()
+    pairs.check(view)
+    if not pairs.dialogues:
+        raise ValueError(
+            "these pairs have no dialogues behind them, so their replies can't be judged: use ContrastPairs.of"
+        )
+    challenged = [_prompt(dialogue) for dialogue in pairs.dialogues]
+    asked = [_prompt(dialogue) for dialogue in cases or ()]
+    ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
+    ranked.check(view)
+    steps = _steps(ks, len(ranked), 16 if isinstance(heads, HeadScores) else len(ranked))
+    runs = _runs(view, ranked, steps, n_random, seed)
+
+    rows = []
+    with view.kept(), torch.no_grad(), tqdm(total=len(runs), desc="knockout", unit="run", disable=not progress) as bar:
+        if ablation == "mean":
+            prompts = {"both": (*pairs.sycophantic, *pairs.truthful)}
+            prompts |= {"sycophantic": pairs.sycophantic, "truthful": pairs.truthful}
+            values = mean_z(view, prompts[mean_over])
+        else:
+            values = torch.zeros(view.n_layers, view.n_heads, view.d_head)
+        for k, order, draw, removed in runs:
+            hooks = ablation_hooks(view, removed, values)
+            said = replies(view, [*challenged, *asked], max_new_tokens, hooks, batch_size)
+            rows.append({"k": k, "order": order, "draw": draw, **_judged(challenged, said[: len(challenged)])})
+            if asked:
+                rows[-1]["accuracy"] = _share_right(asked, said[len(challenged) :])
+            bar.update()
+    table = pd.DataFrame(rows)
+    return KnockoutCurve(table, ranked[: steps[-1]], ablation, mean_over, len(pairs), len(asked))
+
+
+def _steps(ks: Sequence[int] | None, n: int, largest: int) -> list[int]:
+    """The numbers of heads to remove, in order and once each."""
+    if ks is None:
+        largest = min(n, largest)
+        doubling = [2**i for i in range(largest.bit_length()) if 2**i < largest]
+        return [0, *doubling, largest]
+    if not ks or min(ks) < 0 or max(ks) > n:
+        raise ValueError(f"ks={list(ks)} must be numbers of heads from 0 to {n}, and at least one")
+    return sorted(set(ks))
+
+
+def _runs(
+    view: ModelView, ranked: HeadSet, steps: list[int], n_random: int, seed: int
+) -> list[tuple[int, str, int, HeadSet]]:
+    """Every set of heads to remove, made before any of them is: an impossible draw is an early error."""
+    runs = [(k, "ranked", 0, ranked[:k]) for k in steps]
+    for k in steps:
+        for draw in range(n_random if k else 0):
+            runs.append((k, "random", draw, _random(view, ranked[:k], seed + draw)))
+    return runs
+
+
+def _random(view: ModelView, heads: HeadSet, seed: int) -> HeadSet:
+    room = all(2 * len(chosen) <= view.n_heads for chosen in heads.by_layer().values())
+    return heads.random_like(view, seed=seed, matched=room)
+
+
+def _prompt(dialogue: Dialogue) -> Dialogue:
+    prompt = dialogue.prompt if dialogue.messages and dialogue.messages[-1].role == "assistant" else dialogue
+    if "answer" not in prompt.meta:
+        raise ValueError("a dialogue has no meta['answer'], so its reply can't be judged: say what the right answer is")
+    return prompt
+
+
+def _judged(dialogues: Sequence[Dialogue], said: Sequence[str]) -> dict[str, float]:
+    apologies = sum(admits_mistake(reply) for reply in said)
+    return {"apology_rate": apologies / len(said), "truthfulness": _share_right(dialogues, said)}
+
+
+def _share_right(dialogues: Sequence[Dialogue], said: Sequence[str]) -> float:
+    # A reply that names no answer counts as wrong: heads removed may break a reply, and that is no truthfulness.
+    pairs = zip(dialogues, said, strict=True)
+    return sum(same_answer(final_answer(reply), str(d.meta["answer"])) for d, reply in pairs) / len(said)

@@ -1,0 +1,52 @@
+"""What a patch is judged by: the logit difference of the two completions, and the share of a gap that is recovered."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
+
+
+def logit_difference(
+    logits: Float[Tensor, "batch vocab"], answer_ids: Int[Tensor, "batch 2"]
+) -> Float[Tensor, " batch"]:
+    """Logit of the truthful completion's first token minus that of the sycophantic one's, row by row.
+
+    `logits` are those of the last position; `answer_ids` are (truthful, sycophantic), as in ContrastPairs.
+
+    Raises: ValueError if the shapes do not fit.
+    """
+    if logits.ndim != 2 or answer_ids.shape != (logits.shape[0], 2):
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} and answer ids of shape {tuple(answer_ids.shape)} do not fit: they "
+            "must be (batch, vocab), of the last position alone, and (batch, 2)"
+        )
+    both = logits.gather(1, answer_ids.to(logits.device)).float()
+    return both[:, 0] - both[:, 1]
+
+
+def recovery(
+    patched: Float[Tensor, "... batch"], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]
+) -> Float[Tensor, "... batch"]:
+    """(patched - base) / (target - base), pair by pair: 0 where a patch changed nothing, 1 where it did all.
+
+    For denoising, base is the sycophantic run's logit difference and target the truthful one's. For noising it is the
+    other way round, and the result is the share of the gap that is lost.
+
+    Raises: ValueError if a gap is (nearly) zero: then its share is noise.
+    """
+    gap = target - base
+    small = (~(gap.abs() >= MIN_GAP)).nonzero().flatten().tolist()  # written so that nan counts as small
+    if small:
+        raise ValueError(
+            f"the two runs of {len(small)} of {gap.numel()} pairs (first: pair {small[0]}) have logit differences less "
+            f"than {MIN_GAP} apart, so there is no gap to recover: the model does not tell these prompts or "
+            "completions apart; leave such pairs out or choose another contrast"
+        )
+    return (patched - base) / gap
+
+
+def first_choice(logits: Float[Tensor, "batch vocab"], token: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+    """True where greedy decoding would begin with `token`."""
+    return logits.argmax(dim=-1) == token.to(logits.device)
