@@ -1,0 +1,71 @@
+"""Training examples as tensors: right-padded (exact under causal attention), batches of similar length, seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from spt_lens.data.encode import padded
+
+Example = tuple[list[int], list[bool]]  # token ids, and True where a token is to be predicted
+_WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
+
+
+class Batch:
+    """`tokens` [batch pos]; `where` [batch pos], True at the positions BEFORE a target; `labels` [n_targets]."""
+
+    def __init__(self, tokens: Int[Tensor, "batch pos"], targets: Bool[Tensor, "batch pos"]):
+        self.tokens = tokens
+        self.where = torch.zeros_like(targets)
+        self.where[:, :-1] = targets[:, 1:]
+        self.labels: Int[Tensor, " n_targets"] = tokens[:, 1:][targets[:, 1:]]
+
+
+class Examples:
+    """A fixed set of examples on one device. Batches of it need no attention mask."""
+
+    def __init__(self, examples: Sequence[Example], device: torch.device | str = "cpu"):
+        """Raises ValueError if there are none, or one has no target that can be predicted."""
+        if not examples:
+            raise ValueError("There are no dialogues to train on.")
+        for i, (ids, targets) in enumerate(examples):
+            if len(ids) != len(targets):
+                raise ValueError(f"Example {i} has {len(ids)} tokens but {len(targets)} target marks.")
+            if not any(targets[1:]):
+                raise ValueError(f"Example {i} has no target token: its last reply is empty.")
+        # The padding id is never looked at: causal attention keeps it from the real tokens, and it is never a target.
+        self.tokens = padded([ids for ids, _ in examples], 0)[0].to(device)
+        width = self.tokens.shape[1]
+        self.targets = torch.tensor([list(t) + [False] * (width - len(t)) for _, t in examples], device=device)
+        self.lengths = torch.tensor([len(ids) for ids, _ in examples])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: Int[Tensor, " batch"]) -> Batch:
+        width = int(self.lengths[rows].max())
+        index = rows.to(self.tokens.device)
+        return Batch(self.tokens[index, :width], self.targets[index, :width])
+
+    def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
+        """Endless batches of `size` (of all examples, if there are fewer), each epoch in a new order.
+
+        What is left over at the end of an epoch is skipped; the next order is another one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        size = min(size, len(self))
+        count = len(self) // size
+        while True:
+            order = torch.randperm(len(self), generator=generator)[: count * size]
+            parts = [part[self.lengths[part].argsort(stable=True)] for part in order.split(_WINDOW * size)]
+            rows = torch.cat(parts).view(count, size)
+            for i in torch.randperm(count, generator=generator).tolist():
+                yield self.batch(rows[i])
+
+    def in_order_of_length(self, size: int) -> Iterator[tuple[Int[Tensor, " batch"], Batch]]:
+        """Every example once, with its row numbers."""
+        for rows in self.lengths.argsort(stable=True).split(size):
+            yield rows, self.batch(rows)

@@ -1,0 +1,100 @@
+"""Where a head's weights live: the blocks of the projection weights that belong to chosen heads.
+
+A head owns d_head rows of W_Q and d_head columns of W_O. Its rows of W_K and W_V are its own only without query groups;
+in a grouped-query model a group of heads shares them, and the default there is to leave them alone (paper, section
+3.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from spt_lens.heads import HeadSet, projection_letters
+from spt_lens.models import Model, ModelView
+
+Which = Literal["q", "k", "v", "o"]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One block of one projection weight: d_head rows (q, k, v) or d_head columns (o).
+
+    `unit` is the head's index for q and o, and the index of the key-value group for k and v; without query groups a
+    group is a head. `start` and `length` count rows or columns of `parameter`, along `dim`.
+    """
+
+    layer: int
+    which: Which
+    unit: int
+    parameter: nn.Parameter
+    dim: int
+    start: int
+    length: int
+    grouped: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as "L5.H3.q"; keys and values of a query group are called "L5.G1.k"."""
+        letter = "G" if self.grouped and self.which in "kv" else "H"
+        return f"L{self.layer}.{letter}{self.unit}.{self.which}"
+
+    def of(self, weight: Float[Tensor, "rows cols"]) -> Float[Tensor, "slice_rows slice_cols"]:
+        """The block of a tensor that has the parameter's shape: a view, not a copy."""
+        return weight.narrow(self.dim, self.start, self.length)
+
+    def read(self) -> Float[Tensor, "slice_rows slice_cols"]:
+        """A contiguous copy of the block as it is now, in the model's dtype."""
+        return self.of(self.parameter.detach()).clone(memory_format=torch.contiguous_format)
+
+    @torch.no_grad()
+    def write(self, value: Float[Tensor, "slice_rows slice_cols"]) -> None:
+        """Copies `value` into the block, rounded to the model's dtype."""
+        self.of(self.parameter).copy_(value)
+
+    def numel(self) -> int:
+        return self.of(self.parameter).numel()
+
+
+def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list[Slice]:
+    """The slices of the chosen heads, in the heads' order; what a query group shares is listed once.
+
+    Raises:
+        ValueError: for an empty selection, a head that does not exist, or unknown projections.
+    """
+    view = ModelView(model)
+    heads.check(view)
+    letters = projection_letters(view, projections)
+    group_size = view.n_heads // view.n_kv_heads
+    made: dict[tuple[int, str, int], Slice] = {}
+    for layer, head in heads:
+        for which in cast(list[Which], list(letters)):
+            unit = head // group_size if which in "kv" else head
+            if (layer, which, unit) not in made:
+                weight = view.projection(layer, which)
+                dim = 1 if which == "o" else 0
+                made[layer, which, unit] = Slice(
+                    layer, which, unit, weight, dim, unit * view.d_head, view.d_head, view.grouped
+                )
+    return list(made.values())
+
+
+def parameter_count(slices: list[Slice]) -> int:
+    """How many weights the slices hold together."""
+    return sum(s.numel() for s in slices)
+
+
+def shared_heads(model: Model, heads: HeadSet, projections: str = "auto") -> HeadSet:
+    """The unchosen heads that read keys or values which tuning these heads would move (none without query groups)."""
+    view = ModelView(model)
+    letters = projection_letters(view, projections)
+    group_size = view.n_heads // view.n_kv_heads
+    if not view.grouped or not set(letters) & set("kv"):
+        return HeadSet.of()
+    groups = dict.fromkeys((layer, head // group_size) for layer, head in heads)
+    members = ((layer, group * group_size + i) for layer, group in groups for i in range(group_size))
+    return HeadSet.of(*members) - heads
