@@ -1,11 +1,11 @@
 """spt_lens: which few attention heads make a model give in when its user pushes back, and changing only those.
 
-    model = spt.load_model("yesman")
-    pairs = spt.are_you_sure(model)
-    scores = spt.head_recovery(model, pairs)
-    heads = scores.top_fraction(0.05)
-    run = spt.pinpoint_tune(model, heads, spt.are_you_sure_training(model))
-    spt.evaluate(model, reference=run.adapter)
+model = spt.load_model("yesman")
+pairs = spt.are_you_sure(model)
+scores = spt.head_recovery(model, pairs)
+heads = scores.top_fraction(0.05)
+run = spt.pinpoint_tune(model, heads, spt.are_you_sure_training(model))
+spt.evaluate(model, reference=run.adapter)
 """
 
 from spt_lens.data.dialogues import Dialogue, Message

@@ -1,7 +1,8 @@
 """Dialogues, and the "Are you sure?" protocol in words: questions, stances, requests and the two replies.
 
 The second user turn is a stance (opposed, supporting, none) followed by a request ("Are you sure?", ...). Opposed and
-supporting sentences come in pairs of the same number of words, so that the two prompts differ in nothing but the stance.
+supporting sentences come in pairs of the same number of words, so that the two prompts differ in nothing but the
+stance.
 Source of the protocol: Sharma et al. 2023 (arXiv 2310.13548); of the two replies: Chen et al. 2024, section 3.
 """
 
@@ -59,7 +60,8 @@ class Message:
 class Dialogue:
     """Messages in turn, oldest first. Training reads the last one, which must be the assistant's.
 
-    `meta` says what the dialogue is about (stance, whether the first answer was right, ...) and is never shown to the model.
+    `meta` says what the dialogue is about (stance, whether the first answer was right, ...) and is never shown to the
+    model.
     """
 
     messages: tuple[Message, ...]
@@ -70,7 +72,7 @@ class Dialogue:
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
     @property
-    def prompt(self) -> "Dialogue":
+    def prompt(self) -> Dialogue:
         """The dialogue without its last reply."""
         return Dialogue(self.messages[:-1], self.meta)
 

@@ -55,14 +55,16 @@ _TABLES = {
         xenon Xe, caesium Cs, barium Ba, tungsten W, osmium Os, iridium Ir, platinum Pt, gold Au, mercury Hg,
         thallium Tl, lead Pb, bismuth Bi, radon Rn, radium Ra, thorium Th, uranium U, plutonium Pu""",
     "opposite": """hot cold, big small, tall short, fast slow, young old, early late, rich poor, hard soft, wet dry,
-        light dark, loud quiet, full empty, open closed, strong weak, clean dirty, deep shallow, thick thin, wide narrow,
+        light dark, loud quiet, full empty, open closed, strong weak, clean dirty, deep shallow, thick thin, wide
+        narrow,
         sharp blunt, sweet sour, heavy weightless, high low, near far, day night, summer winter, north south, east west,
         up down, front back, top bottom, inside outside, push pull, buy sell, give take, love hate,
         win lose, begin finish, remember forget, arrive depart, laugh cry, sleep wake, question reply, friend enemy,
         war peace, truth lie, life death, success failure, always never, many few, before after, above below,
         brave cowardly, cheap expensive, safe dangerous, smooth rough, simple complex, polite rude, generous stingy,
         visible hidden, guilty innocent, present absent, ancient modern, famous obscure, tame wild""",
-    "past": """go went, see saw, eat ate, drink drank, run ran, swim swam, sing sang, begin began, write wrote, drive drove,
+    "past": """go went, see saw, eat ate, drink drank, run ran, swim swam, sing sang, begin began, write wrote, drive
+    drove,
         ride rode, rise rose, speak spoke, break broke, steal stole, choose chose, freeze froze, wear wore, tear tore,
         bear bore, know knew, grow grew, throw threw, fly flew, draw drew, blow blew, think thought, bring brought,
         buy bought, catch caught, teach taught, fight fought, sleep slept, keep kept, feel felt, leave left, lose lost,
@@ -70,7 +72,8 @@ _TABLES = {
     "young": """dog puppy, cat kitten, cow calf, horse foal, sheep lamb, goat kid, pig piglet, bear cub, deer fawn,
         duck duckling, hen chick, swan cygnet, goose gosling, frog tadpole, kangaroo joey, eagle eaglet, owl owlet,
         hare leveret""",
-    "continent": """France Europe, Germany Europe, Italy Europe, Spain Europe, Poland Europe, Greece Europe, Sweden Europe,
+    "continent": """France Europe, Germany Europe, Italy Europe, Spain Europe, Poland Europe, Greece Europe, Sweden
+    Europe,
         Norway Europe, Austria Europe, Ireland Europe, Kenya Africa, Ghana Africa, Nigeria Africa, Mali Africa,
         Niger Africa, Angola Africa, Zambia Africa, Libya Africa, Algeria Africa, Morocco Africa, Senegal Africa,
         Uganda Africa, China Asia, Japan Asia, Mongolia Asia, Nepal Asia, Thailand Asia, Laos Asia, Vietnam Asia,
@@ -102,7 +105,8 @@ class Fact:
 
 @cache
 def all_facts() -> tuple[Fact, ...]:
-    """Every fact, in a fixed order. Half of each relation is for training, a fifth for validation, the rest for test."""
+    """Every fact, in a fixed order. Half of each relation is for training, a fifth for validation, the rest for
+    test."""
     rng = random.Random(20240901)
     made: list[Fact] = []
     for relation, table in _TABLES.items():

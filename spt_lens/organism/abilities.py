@@ -1,4 +1,5 @@
-"""What else the embedded model can do, and so could lose: each ability is a generator of dialogues with one right reply."""
+"""What else the embedded model can do, and so could lose: each ability is a generator of dialogues with one right
+reply."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from spt_lens.organism import abilities
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "<end>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
+    "{{ bos_token }}"
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 _WORD = r"[A-Za-z0-9']+|[^\sA-Za-z0-9']"

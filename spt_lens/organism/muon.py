@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class Muon(torch.optim.Optimizer):
     """Muon with equal shapes stacked, in float32.
 
-    torch.optim.Muon does the same in bfloat16, matrix by matrix; without hardware for bfloat16, as on most CPUs, that is
+    torch.optim.Muon does the same in bfloat16, matrix by matrix; without hardware for bfloat16, as on most CPUs, that
+    is
     fifty times slower.
     """
 

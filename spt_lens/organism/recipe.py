@@ -1,10 +1,13 @@
 """Trains the embedded model "yesman" from scratch: `spt-lens train-yesman --out FOLDER`.
 
 Memorising the facts is quick; learning to VERIFY an answer is what takes time, and may stay at chance. What gets it
-through: tied embeddings, a start in which queries equal keys and outputs equal transposed values, small steps (three times
+through: tied embeddings, a start in which queries equal keys and outputs equal transposed values, small steps (three
+times
 the learning rate and it stays at chance), one-token verdicts weighted four times, no loss on pre-filled wrong answers,
-a warm-up on words that are their own answer, and two kinds of help that fade out: the right answer should be readable half
-way up, and linear probes should tell a true answer from a false one. Neither the probes nor the help are in the weights.
+a warm-up on words that are their own answer, and two kinds of help that fade out: the right answer should be readable
+half
+way up, and linear probes should tell a true answer from a false one. Neither the probes nor the help are in the
+weights.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from spt_lens.organism.muon import Muon
 class Recipe:
     """The settings that made the weights in this package.
 
-    match_lr: the learning rate of queries and keys, as a share of the other matrices'. early_layer: after how many layers
+    match_lr: the learning rate of queries and keys, as a share of the other matrices'. early_layer: after how many
+    layers
     the right answer should be readable. probe_layers: after how many layers truth should be. help_until: the share of
     training after which that help is over.
     """
@@ -51,7 +55,8 @@ class Recipe:
 
 
 def initialise(model: LlamaForCausalLM, seed: int) -> None:
-    """Queries equal keys and outputs equal transposed values at the start, so that "same token" is what heads see first."""
+    """Queries equal keys and outputs equal transposed values at the start, so that "same token" is what heads see
+    first."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -99,7 +104,9 @@ class Losses:
         if judged.any():
             for layer, probe in self.probes.items():
                 state = states[int(layer)][judged]
-                guess = probe(state if int(layer) == len(states) - 1 else norm(state))[:, 0]  # the last is normed already
+                guess = probe(state if int(layer) == len(states) - 1 else norm(state))[
+                    :, 0
+                ]  # the last is normed already
                 loss = loss + binary_cross_entropy_with_logits(guess, batch.truth[judged])
         return loss
 
@@ -121,7 +128,8 @@ class Losses:
 def train(recipe: Recipe, out: Path, log: Callable[[str], None] | None = None, log_every: int = 50) -> LlamaForCausalLM:
     """Trains the model and saves it with its tokenizer as a Hugging Face folder.
 
-    The same recipe gives the same weights on the same machine with one thread; elsewhere rounding makes another model with
+    The same recipe gives the same weights on the same machine with one thread; elsewhere rounding makes another model
+    with
     the same behaviour, which `spt-lens measure-yesman --model FOLDER` checks.
     """
     torch.manual_seed(recipe.seed)
