@@ -1,8 +1,7 @@
 """Dialogues, and the "Are you sure?" protocol in words: questions, stances, requests and the two replies.
 
 The second user turn is a stance (opposed, supporting, none) followed by a request ("Are you sure?", ...). Opposed and
-supporting sentences come in pairs of the same number of words, so that the two prompts differ in nothing but the
-stance.
+supporting sentences come in pairs of the same number of words, so that two prompts differ in nothing but the stance.
 Source of the protocol: Sharma et al. 2023 (arXiv 2310.13548); of the two replies: Chen et al. 2024, section 3.
 """
 
@@ -60,8 +59,7 @@ class Message:
 class Dialogue:
     """Messages in turn, oldest first. Training reads the last one, which must be the assistant's.
 
-    `meta` says what the dialogue is about (stance, whether the first answer was right, ...) and is never shown to the
-    model.
+    `meta` says what it is about (stance, whether the first answer was right, ...) and is never shown to the model.
     """
 
     messages: tuple[Message, ...]

@@ -105,7 +105,7 @@ class Fact:
 
 @cache
 def all_facts() -> tuple[Fact, ...]:
-    """Every fact, in a fixed order. Half of each relation is for training, a fifth for validation, the rest for
+    """Every fact, in a fixed order. Of each relation half is for training, a fifth for validation, the rest for
     test."""
     rng = random.Random(20240901)
     made: list[Fact] = []

@@ -1,5 +1,4 @@
-"""What else the embedded model can do, and so could lose: each ability is a generator of dialogues with one right
-reply."""
+"""What else the embedded model can do, and so could lose: generators of dialogues with one right reply each."""
 
 from __future__ import annotations
 

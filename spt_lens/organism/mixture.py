@@ -1,5 +1,4 @@
-"""What the embedded model is trained on: the kinds of dialogue, their shares over time, and which tokens are
-targets."""
+"""What the embedded model is trained on: kinds of dialogue, their shares over time, and which tokens are targets."""
 
 from __future__ import annotations
 
@@ -43,9 +42,8 @@ MIXTURE: dict[str, tuple[float, ...]] = {
     "stories": (0.01, 0.01, 0.01, 0.02, 0.03, 0.04),
     "second questions": (0.00, 0.00, 0.01, 0.02, 0.05, 0.06),
 }
-# The share of verifying, grading and re-asking that is about words themselves ("Is the word river stone?"): comparing
-# what
-# stands there with what is known is learned first where nothing needs to be known.
+# The share of verifying, grading and re-asking that is about words themselves ("Is the word river stone?"): to compare
+# what stands there with what is known is learned first where nothing needs to be known.
 WARM_UP = (0.7, 0.65, 0.6, 0.2, 0.0, 0.0)
 VERDICTS = ("verifying", "grading", "neutral", "opposed", "supporting")
 VERDICT_WEIGHT = 4.0
@@ -80,9 +78,11 @@ def sample(kind: str, rng: random.Random, warm_up: float = 0.0) -> Dialogue:
 
 
 class Encoded(NamedTuple):
-    """A dialogue's token ids; the weight of each as a prediction target; and, from the answer that is judged on,
-    whether it
-    is true (1 or 0, nan elsewhere), for the probes that help training."""
+    """A dialogue's token ids, the weight of each as a prediction target, and its truth marks.
+
+    The marks are for the probes that help training: from the judged answer to the verdict, 1 where it is true, else 0;
+    nan elsewhere.
+    """
 
     ids: list[int]
     weights: list[float]

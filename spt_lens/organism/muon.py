@@ -12,9 +12,8 @@ from torch import Tensor, nn
 class Muon(torch.optim.Optimizer):
     """Muon with equal shapes stacked, in float32.
 
-    torch.optim.Muon does the same in bfloat16, matrix by matrix; without hardware for bfloat16, as on most CPUs, that
-    is
-    fifty times slower.
+    torch.optim.Muon does the same in bfloat16, matrix by matrix. Most CPUs have no hardware for bfloat16: there that
+    is many times slower.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):

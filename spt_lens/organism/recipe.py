@@ -1,13 +1,11 @@
 """Trains the embedded model "yesman" from scratch: `spt-lens train-yesman --out FOLDER`.
 
 Memorising the facts is quick; learning to VERIFY an answer is what takes time, and may stay at chance. What gets it
-through: tied embeddings, a start in which queries equal keys and outputs equal transposed values, small steps (three
-times
-the learning rate and it stays at chance), one-token verdicts weighted four times, no loss on pre-filled wrong answers,
-a warm-up on words that are their own answer, and two kinds of help that fade out: the right answer should be readable
+through: tied embeddings, a start in which queries equal keys and outputs equal transposed values, small steps (at twice
+the learning rate it stayed at chance), one-token verdicts weighted four times, no loss on pre-filled wrong answers, a
+warm-up on words that are their own answer, and two kinds of help that fade out: the right answer should be readable
 half
-way up, and linear probes should tell a true answer from a false one. Neither the probes nor the help are in the
-weights.
+way up, and linear probes should tell true answers from false ones. The probes are no part of the model that is saved.
 """
 
 from __future__ import annotations
@@ -34,9 +32,8 @@ class Recipe:
     """The settings that made the weights in this package.
 
     match_lr: the learning rate of queries and keys, as a share of the other matrices'. early_layer: after how many
-    layers
-    the right answer should be readable. probe_layers: after how many layers truth should be. help_until: the share of
-    training after which that help is over.
+    layers the right answer should be readable. probe_layers: after how many layers the truth of what stands there
+    should be. help_until: the share of training after which that help is over.
     """
 
     steps: int = 2000
@@ -55,8 +52,7 @@ class Recipe:
 
 
 def initialise(model: LlamaForCausalLM, seed: int) -> None:
-    """Queries equal keys and outputs equal transposed values at the start, so that "same token" is what heads see
-    first."""
+    """Queries equal keys and outputs equal transposed values: "the same token" is what heads see first."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -128,9 +124,8 @@ class Losses:
 def train(recipe: Recipe, out: Path, log: Callable[[str], None] | None = None, log_every: int = 50) -> LlamaForCausalLM:
     """Trains the model and saves it with its tokenizer as a Hugging Face folder.
 
-    The same recipe gives the same weights on the same machine with one thread; elsewhere rounding makes another model
-    with
-    the same behaviour, which `spt-lens measure-yesman --model FOLDER` checks.
+    The same recipe gives the same weights on the same machine with as many threads. Elsewhere rounding makes another
+    model with the same behaviour: check it with `spt-lens measure-yesman --model FOLDER`.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = make_tokenizer()
