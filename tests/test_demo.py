@@ -1,0 +1,65 @@
+"""The demo: its table fits a terminal, and the whole story runs on a tiny model with a few steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from spt_lens.data.pairs import are_you_sure
+from spt_lens.demo import DemoSettings, mean_scores, run_demo, writable_folder
+from spt_lens.demo_report import METRICS, PINPOINT, RANDOM, Row, summary
+from spt_lens.evaluate.evaluate import Evaluation
+from spt_lens.evaluate.statistics import Estimate
+from spt_lens.heads import HeadSet
+from spt_lens.measure.activation import head_recovery
+from spt_lens.models import load_model
+from spt_lens.tune.adapter import Adapter
+
+
+def row(value: float) -> Row:
+    estimates = dict.fromkeys(METRICS, Estimate(value, value - 0.1, value + 0.1, 10))
+    return Row(RANDOM, 1, Evaluation("model", "suite", estimates))
+
+
+def test_one_run_shows_its_interval_and_several_their_median_and_range() -> None:
+    assert summary([row(0.5)], "confidence") == ("0.50", "0.40-0.60")
+    assert summary([row(0.9), row(0.2), row(0.3)], "confidence") == ("0.30", "0.20-0.90")
+    assert summary([row(0.5)], "kl")[0] == "0.5000"
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(OSError):
+        writable_folder(blocked)
+    assert writable_folder(tmp_path / "new" / "folder").is_dir()
+
+
+def test_the_mean_of_two_measurements_keeps_the_pairs(tiny_folder: Path) -> None:
+    model = load_model(tiny_folder, device="cpu")
+    try:
+        one = head_recovery(model, are_you_sure(model, n=4), progress=False)
+        other = head_recovery(model, are_you_sure(model, n=4, contrast="neutral"), progress=False)
+    except ValueError as error:
+        pytest.skip(f"the random model's two runs hardly differ: {error}")
+    both = mean_scores(one, other)
+    assert both.per_pair.shape == one.per_pair.shape
+    assert both.values.allclose((one.values + other.values) / 2)
+
+
+def test_the_whole_story_runs_and_leaves_a_report_and_an_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = DemoSettings(pairs=4, share=0.1, steps=2, random_draws=2, n_cases=4, n_ability=2, n_knockout=2)
+    console = Console(width=80, record=True, quiet=True)
+    demo = run_demo(tmp_path, str(tiny_folder), settings, console)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert str(demo.heads[0]) in page and "Two dialogues, before and after" in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
+
+    fresh = load_model(tiny_folder, device="cpu")
+    adapter = Adapter.load(tmp_path / "adapter")
+    adapter.apply(fresh)
+    assert isinstance(demo.heads, HeadSet) and adapter.heads == demo.heads
+    assert [r.method for r in demo.rows][1] == PINPOINT

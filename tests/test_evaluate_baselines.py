@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spt_lens.data.pairs import are_you_sure_training
+from spt_lens.evaluate import baselines as module
+from spt_lens.evaluate.baselines import full_finetune, lora_tune
+from spt_lens.models import ModelView
+from spt_lens.tune.batches import Examples
+from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.trainer import encode_all
+
+CONFIG = TuneConfig(lr=3e-3, steps=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def dialogues():
+    return are_you_sure_training(n=8)
+
+
+def copies(model) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in ModelView(model).weights().items()}
+
+
+def moved(model, before) -> set[str]:
+    return {name for name, weight in ModelView(model).weights().items() if not torch.equal(weight, before[name])}
+
+
+def test_full_finetuning_moves_everything_and_is_undone_exactly(tiny, dialogues):
+    before = copies(tiny)
+    change = full_finetune(tiny, dialogues, CONFIG, progress=False)
+    assert moved(tiny, before) == set(before)
+    assert change.parameters == ModelView(tiny).n_params and len(change.history) == 3
+    change.restore(tiny)
+    assert moved(tiny, before) == set()
+
+
+def test_full_finetuning_equals_plain_sgd(tiny, dialogues):
+    """One step of SGD on all dialogues at once, written out."""
+    plain = ModelView(tiny).hf_copy()
+    data = Examples(encode_all(tiny, dialogues))
+    batch = data.batch(torch.arange(len(data)))
+    logits = plain(input_ids=batch.tokens).logits[batch.where]
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    expected = {name: (p - 0.1 * p.grad).detach() for name, p in plain.named_parameters()}
+    settings = TuneConfig(
+        lr=0.1,
+        steps=1,
+        batch_size=8,
+        optimizer="sgd",
+        momentum=0,
+        max_grad_norm=None,
+        warmup_share=0,
+        schedule="constant",
+    )
+    full_finetune(tiny, dialogues, settings, progress=False)
+    for name, weight in ModelView(tiny).weights().items():
+        torch.testing.assert_close(weight.detach(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_lora_moves_attention_only_by_a_low_rank(tiny, dialogues):
+    before = copies(tiny)
+    change = lora_tune(tiny, dialogues, CONFIG, rank=2, progress=False)
+    attention = {name for name in before if any(part in name for part in module.ATTENTION)}
+    assert moved(tiny, before) == attention and len(attention) == 4 * 3
+    for name in attention:
+        assert torch.linalg.matrix_rank(ModelView(tiny).weights()[name] - before[name], atol=1e-5) <= 2
+    assert change.parameters == 4 * 3 * 2 * (32 + 32)
+    change.restore(tiny)
+    assert moved(tiny, before) == set()
+
+
+@pytest.mark.parametrize("tune", [full_finetune, lora_tune])
+def test_seeds_reproduce_and_leave_the_global_one_alone(tiny, dialogues, tune):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    found = []
+    for noise in (5, 6):
+        torch.manual_seed(noise)
+        change = tune(tiny, dialogues, CONFIG, progress=False)
+        if noise == 5:
+            assert torch.equal(torch.rand(1), expected)
+        found.append(copies(tiny))
+        change.restore(tiny)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_model_is_untouched_after_an_interrupt(tiny, dialogues, monkeypatch):
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    before = copies(tiny)
+    monkeypatch.setattr(module, "fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        full_finetune(tiny, dialogues, CONFIG, progress=False)
+    assert moved(tiny, before) == set()
+
+
+def test_bad_input(tiny, dialogues):
+    with pytest.raises(ValueError, match="rank=0"):
+        lora_tune(tiny, dialogues, rank=0)
+    with pytest.raises(ValueError, match="no dialogues"):
+        full_finetune(tiny, [], progress=False)
