@@ -9,6 +9,7 @@ import torch
 
 from spt_lens.data.pairs import are_you_sure_training
 from spt_lens.evaluate import runs as runs_module
+from spt_lens.evaluate import sycophancy as sycophancy_module
 from spt_lens.evaluate.compare import default_methods, frontier
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import Evaluation
@@ -25,9 +26,16 @@ METHODS = [Method("chosen heads", "heads", (1e-2,), (HEADS,)), Method("full fine
 
 @pytest.fixture(scope="module")
 def small():
-    suites = {s: yesman_suite(s, n=2, n_ability=2, n_texts=10) for s in ("validation", "test")}
+    suites = {s: yesman_suite(s, n=1, n_ability=1, n_texts=3) for s in ("validation", "test")}
     config = TuneConfig(steps=2, batch_size=2)
     return {"dialogues": are_you_sure_training(n=4), "config": config, "suites": suites, "progress": False}
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Random models never end a reply, and what they say does not matter here."""
+    monkeypatch.setattr(sycophancy_module, "MAX_FIRST", 2)
+    monkeypatch.setattr(sycophancy_module, "MAX_SECOND", 2)
 
 
 def made(discernment: float, kl: float, ability: float, seed: int = 0) -> dict[str, Evaluation]:
@@ -68,6 +76,12 @@ def test_the_choice_follows_the_rule():
     table = found.frontier
     assert len(table) == 20 and set(table.loc[table["chosen"], "lr"]) == {1e-3}
     assert table.loc[table["method"] == "hopeless", "worst_ability_loss"].max() == pytest.approx(0.4)
+
+
+def test_a_model_that_lost_its_right_answers_is_chosen_last():
+    lost = [run(name, 1e-2, math.nan, 0.0) for name in "ab"]
+    found = Comparison((UNTUNED, run("a", 1e-3, 0.6, 0.1), *lost))
+    assert found.choice == {"a": 1e-3, "b": 1e-2}
 
 
 def test_the_choice_never_looks_at_the_test_split():
@@ -116,7 +130,7 @@ def test_within_drift_takes_the_best_affordable_point():
         found.within_drift("heads", "LoRA")
 
 
-def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, tmp_path):
+def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, short, tmp_path):
     before = {name: w.clone() for name, w in ModelView(tiny).weights().items()}
     methods = [*METHODS, Method("LoRA", "lora", (1e-3,), rank=2)]
     found = frontier(tiny, HEADS, methods=methods, seeds=(0,), **small)
@@ -137,7 +151,7 @@ def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, tmp_pat
     assert len(found.figure().data) >= 3
 
 
-def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
+def test_an_interrupted_comparison_goes_on(tiny, small, short, tmp_path, monkeypatch):
     before = {name: w.clone() for name, w in ModelView(tiny).weights().items()}
     out = tmp_path / "runs.jsonl"
     settings = {"methods": METHODS, "seeds": (0,), "out": out, **small}
@@ -174,7 +188,7 @@ def test_worker_processes_find_the_same(tiny, small):
     pd.testing.assert_frame_equal(here.frontier.drop(columns=drop), there.frontier.drop(columns=drop), rtol=1e-3)
 
 
-def test_a_diverging_run_is_reported_not_fatal(tiny, small, monkeypatch):
+def test_a_diverging_run_is_reported_not_fatal(tiny, small, short, monkeypatch):
     def diverge(*args, **kwargs):
         raise FloatingPointError("Step 1: loss nan")
 

@@ -110,7 +110,8 @@ class Comparison:
             kept = by_lr[loss <= self.max_ability_loss]
             if kept.empty:
                 kept = by_lr[loss == loss.min()]
-            near = kept[kept["discernment"] >= kept["discernment"].max() - self.tie]
+            reached = kept["discernment"].fillna(0.0)  # nan: a model that has lost all its right first answers
+            near = kept[reached >= reached.max() - self.tie]
             # Without figures for drift the smallest learning rate is the gentlest guess.
             chosen[str(method)] = float(near["kl"].idxmin() if "kl" in near else min(near.index))
         return chosen

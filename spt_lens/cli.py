@@ -1,0 +1,102 @@
+"""The command line: a thin layer over the functions of the library. `spt-lens --help` lists the commands."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Each command imports what it needs when it runs, so that one does not wait for another's libraries.
+
+app = typer.Typer(
+    help="Supervised pinpoint tuning: find the few attention heads behind a behaviour, and tune only them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Out = Annotated[Path, typer.Option(help="The folder to write into.")]
+ModelName = Annotated[str, typer.Option("--model", help='"yesman", a local Hugging Face folder, or a hub name.')]
+
+
+@app.command()
+def demo(
+    out: Out = Path("spt-lens-demo"),
+    model: ModelName = "yesman",
+    seed: Annotated[int, typer.Option(help="Of the pairs, the tuning and the random heads.")] = 0,
+    quick: Annotated[bool, typer.Option(help="A few steps and cases: only to see that it runs.")] = False,
+) -> None:
+    """Run the whole story on the embedded model: a table here, a report and an adapter in the folder."""
+    from spt_lens.demo import DemoSettings, run_demo
+
+    settings = DemoSettings(seed=seed)
+    if quick:
+        settings = DemoSettings(8, steps=5, random_draws=1, n_cases=8, n_ability=4, n_knockout=4, seed=seed)
+    run_demo(out, model, settings)
+
+
+@app.command()
+def train_yesman(
+    out: Out = Path("yesman-retrained"),
+    seed: Annotated[int, typer.Option(help="Of the weights and the data.")] = 0,
+) -> None:
+    """Train the embedded model from scratch by its recipe: about 25 minutes on two cores."""
+    from spt_lens.demo import writable_folder
+    from spt_lens.organism.recipe import Recipe, train
+
+    train(Recipe(seed=seed), writable_folder(out), log=typer.echo)
+    typer.echo(f"The model is in {out}. Measure it: spt-lens measure-yesman --model {out}")
+
+
+@app.command()
+def measure_yesman(
+    model: ModelName = "yesman",
+    write: Annotated[bool, typer.Option("--write", help="Write the model card into the model's folder.")] = False,
+) -> None:
+    """Measure the embedded model's behaviour on facts and challenge phrasings kept out of the tuning data."""
+    from spt_lens.loading import EMBEDDED
+    from spt_lens.models import ModelView, load_model
+    from spt_lens.organism.card import measure, misses, write_card
+
+    loaded = load_model(model)
+    table = measure(loaded)
+    typer.echo(table.to_string(float_format="{:.3f}".format))
+    if write:
+        folder = EMBEDDED if model == "yesman" else Path(model)
+        typer.echo(f"Wrote {write_card(table, folder, ModelView(loaded).n_params)}")
+    missed = misses(table)
+    if missed:
+        typer.echo(f"Short of the recipe's goals: {', '.join(missed)}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    out: Out = Path("spt-lens-compare"),
+    model: ModelName = "yesman",
+    workers: Annotated[int, typer.Option(help="Processes of one thread each.", min=1)] = 2,
+) -> None:
+    """Compare every method over learning rates and seeds; goes on where an interrupted comparison stopped."""
+    from spt_lens.comparing import run_comparison
+
+    run_comparison(out, model, workers)
+
+
+def main() -> None:
+    """The console script. What the user can mend is told in a line; `--traceback` before the command shows where."""
+    # peft and transformers warn of each other's deprecations; nothing a user could do about them.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    arguments = [a for a in sys.argv[1:] if a != "--traceback"]
+    try:
+        app(arguments, prog_name="spt-lens")
+    except (ValueError, OSError, ImportError) as error:
+        if len(arguments) < len(sys.argv) - 1:
+            raise
+        print(f"spt-lens: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

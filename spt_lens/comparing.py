@@ -1,0 +1,98 @@
+"""The full comparison on the embedded model, written to a folder: what `spt-lens compare` and `make compare` run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from spt_lens.demo import DemoSettings, find, writable_folder
+from spt_lens.evaluate.compare import frontier
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.runs import Method
+from spt_lens.evaluate.suite import Suite
+from spt_lens.models import load_model
+from spt_lens.tune.config import TuneConfig
+from spt_lens.view.report import Section, write_report
+
+
+def run_comparison(
+    out: str | Path = "spt-lens-compare",
+    model_name: str = "yesman",
+    workers: int = 2,
+    settings: DemoSettings | None = None,
+    console: Console | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    methods: Sequence[Method] | None = None,
+    suites: Mapping[str, Suite] | None = None,
+) -> Comparison:
+    """Finds the heads as the demo does, then tunes by every method over learning rates and seeds.
+
+    seeds, methods, suites: as of `evaluate.compare.frontier`.
+
+    Writes into `out`: `runs.jsonl` (each run as it ends; an interrupted comparison goes on from there),
+    `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every run) and `report.html`.
+
+    Raises:
+        OSError: `out` can't be written to, or the model can't be loaded; before any long work.
+        ImportError: peft is missing.
+    """
+    settings = settings or DemoSettings()
+    console = console or Console()
+    out = writable_folder(out)
+    model = load_model(model_name)
+    _, scores = find(model, settings)
+    heads = scores.top_fraction(settings.share)
+    console.print(heads.summary(model))
+    comparison = frontier(
+        model,
+        heads,
+        config=TuneConfig(steps=settings.steps),
+        methods=methods,
+        seeds=seeds,
+        suites=suites,
+        out=out / "runs.jsonl",
+        workers=workers,
+    )
+    comparison.save(out / "comparison.json")
+    comparison.table.to_csv(out / "table.csv", index=False, float_format="%.5g")
+    comparison.frontier.to_csv(out / "frontier.csv", index=False, float_format="%.5g")
+    report = write_report(out / "report.html", "Every method, over learning rates and seeds", "", sections(comparison))
+    console.print(comparison.table.to_string(index=False, float_format="{:.3f}".format))
+    console.print(f"Open [bold]{report}[/].")
+    return comparison
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """The report: the table at the chosen settings, then the frontiers on both splits."""
+    common = ", ".join(f"{name}: {value}" for name, value in comparison.settings.items())
+    made = [
+        Section(
+            "At the learning rates chosen on the validation split",
+            "Test facts and phrasings. Means over the tuning seeds; for random heads the median over the draws. "
+            f"{common}.",
+            table=as_text(comparison.table),
+        )
+    ]
+    for split in ("test", "validation"):
+        for cost in ("kl", "ability_loss"):
+            made.append(
+                Section(
+                    f"Discernment against {'drift' if cost == 'kl' else 'ability lost'}, {split} split",
+                    figure=comparison.figure(x=cost, split=split),
+                )
+            )
+    return made
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with drift to four places, learning rates and shares short, and the rest to three places."""
+    formats = {"lr": "{:g}", "share": "{:.1%}", "kl": "{:.4f}", "runs": "{:.0f}"}
+    text = table.copy()
+    for column in text.columns:
+        if pd.api.types.is_numeric_dtype(text[column]):
+            form = formats.get(str(column), "{:.3f}")
+            text[column] = ["" if pd.isna(value) else form.format(value) for value in text[column]]
+    return text
