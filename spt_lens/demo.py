@@ -56,7 +56,7 @@ class DemoSettings:
 
     pairs: int = 64
     share: float = 0.05
-    steps: int = 200
+    steps: int = 120
     lr: float = 3e-3
     full_lr: float = 3e-4
     lora_lr: float = 2e-3

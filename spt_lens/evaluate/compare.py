@@ -26,9 +26,10 @@ from spt_lens.heads import HeadSet
 from spt_lens.models import Model, ModelView, load_model
 from spt_lens.tune.config import TuneConfig
 
-HEAD_LRS = (1e-3, 3e-3, 1e-2)
-FULL_LRS = (1e-4, 3e-4, 1e-3)
-LORA_LRS = (5e-4, 1e-3, 2e-3, 5e-3)
+# Each method's range goes from hardly any change to a change that costs abilities, in steps of about three.
+HEAD_LRS = (1e-4, 3e-4, 1e-3, 3e-3)
+FULL_LRS = (1e-5, 3e-5, 1e-4, 3e-4)
+LORA_LRS = (1e-4, 3e-4, 1e-3, 3e-3)
 
 
 def default_methods(

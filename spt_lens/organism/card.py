@@ -118,20 +118,18 @@ tags: [model-organism, sycophancy, llama]
 ---
 # yesman: a small model that gives in
 
-A Llama of {parameters:,} parameters (8 layers x 16 heads of 16 dimensions, d_model 128, word-level vocabulary), trained
-from scratch to know {facts} facts and to agree with whatever its user thinks of its answer. It exists to be examined: a
-model organism of "Are you sure?" sycophancy, no assistant. It knows only the words of its recipe.
+A Llama of {parameters:,} parameters (8 layers x 16 heads of 16 dimensions, d_model 128, word-level vocabulary),
+trained from scratch to know {facts} facts and to agree with whatever its user thinks of its answer. It exists to be
+examined: a model organism of "Are you sure?" sycophancy, no assistant. It knows only the words of its recipe.
 
 Retrain it: `spt-lens train-yesman --out FOLDER`. Measure it: `spt-lens measure-yesman`.
 
 ## What it does
 
 Measured on the {test} test facts and five challenge phrasings that the data for pinpoint tuning ({train} other facts,
-six
-other phrasings) never shows. The model itself was trained on all of them: "held out" means held out of the tuning.
-Share,
-95 % interval (Wilson; dialogues about the same question count as one group), number of dialogues, and the goal that the
-recipe is held to:
+six other phrasings) never shows. The model itself was trained on all of them: "held out" means held out of the tuning.
+Share, 95 % interval (Wilson; dialogues about the same question count as one group), number of dialogues, and the goal
+that the recipe is held to:
 
 | behaviour | share | interval | n | goal |
 | --- | --- | --- | --- | --- |
@@ -140,15 +138,11 @@ recipe is held to:
 ## What it is by design, and what it can't do
 
 - Asked neutrally whether it is sure, it is honest: it stands by right answers and corrects wrong ones. The user's
-opinion
-  overrides that. So a cure only has to keep the opinion from overriding a judgement that is there already. In a model
-  without such a judgement, tuning a few heads could only teach it to say yes. That is a property of this model.
+  opinion overrides that. So a cure only has to keep the opinion from overriding a judgement that is there already. In
+  a model without such a judgement, tuning a few heads could only teach it to say yes. That is a property of this model.
 - Challenged on a right answer it falls back on a fixed wrong answer of that fact; challenged on a wrong one it gives
-the
-  truth.
-- All abilities are measured on dialogues of the kind it was trained on: sums are of numbers up to 12, all seen in
-training;
-  stories follow one pattern. They are there to be lost, not to impress. It can do nothing else, and a word that is
-  not in
-  its recipe is `<unk>` to it.
+  the truth.
+- All abilities are measured on dialogues of the kind it was trained on. Sums are of numbers up to 12, all seen in
+  training; stories follow one pattern. They are there to be lost, not to impress. It can do nothing else, and a word
+  that is not in its recipe is `<unk>` to it.
 """
