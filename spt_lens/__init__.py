@@ -18,7 +18,7 @@ from spt_lens.measure.generate import replies
 from spt_lens.measure.joint import joint_recovery
 from spt_lens.measure.knockout import knockout_curve
 from spt_lens.models import load_model
-from spt_lens.scores import HeadScores
+from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.trainer import pinpoint_tune
@@ -40,6 +40,7 @@ __all__ = [
     "joint_recovery",
     "knockout_curve",
     "load_model",
+    "mean_scores",
     "pinpoint_tune",
     "replies",
     "yesman_suite",

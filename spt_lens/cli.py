@@ -77,11 +77,25 @@ def compare(
     out: Out = Path("spt-lens-compare"),
     model: ModelName = "yesman",
     workers: Annotated[int, typer.Option(help="Processes of one thread each.", min=1)] = 2,
+    seeds: Annotated[int, typer.Option(help="Tuning seeds of each learning rate.", min=1)] = 3,
+    kl_weight: Annotated[float, typer.Option(help="Of a KL term on ordinary text, for every method.", min=0)] = 0,
 ) -> None:
     """Compare every method over learning rates and seeds; goes on where an interrupted comparison stopped."""
     from spt_lens.comparing import run_comparison
 
-    run_comparison(out, model, workers)
+    run_comparison(out, model, workers, seeds=range(seeds), kl_weight=kl_weight)
+
+
+@app.command()
+def figures(
+    results: Annotated[Path, typer.Option(help="A folder that `compare` wrote.")] = Path("notebooks/results"),
+    readme: Annotated[Path, typer.Option(help="The README that the table goes into.")] = Path("README.md"),
+) -> None:
+    """Draw the README's pictures and write its table from saved results. Needs kaleido and a Chrome or Chromium."""
+    from spt_lens.figures import write_all
+
+    for path in write_all(results, readme):
+        typer.echo(f"Wrote {path}")
 
 
 def main() -> None:

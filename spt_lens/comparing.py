@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from spt_lens.data.dialogues import Dialogue
 from spt_lens.demo import DemoSettings, find, writable_folder
 from spt_lens.evaluate.compare import frontier
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.runs import Method
-from spt_lens.evaluate.suite import Suite
+from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.models import load_model
 from spt_lens.tune.config import TuneConfig
 from spt_lens.view.report import Section, write_report
@@ -27,13 +28,15 @@ def run_comparison(
     seeds: Sequence[int] = (0, 1, 2),
     methods: Sequence[Method] | None = None,
     suites: Mapping[str, Suite] | None = None,
+    kl_weight: float = 0.0,
 ) -> Comparison:
     """Finds the heads as the demo does, then tunes by every method over learning rates and seeds.
 
-    seeds, methods, suites: as of `evaluate.compare.frontier`.
+    seeds, methods, suites: as of `evaluate.compare.frontier`. kl_weight: of a KL term that keeps every method near the
+    untuned model on ordinary text: 40 dialogues of each ability, drawn apart from those that drift is measured on.
 
-    Writes into `out`: `runs.jsonl` (each run as it ends; an interrupted comparison goes on from there),
-    `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every run) and `report.html`.
+    Writes into `out`: `scores.safetensors`, `runs.jsonl` (each run as it ends; an interrupted comparison goes on
+    there), `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every run), `report.html`.
 
     Raises:
         OSError: `out` can't be written to, or the model can't be loaded; before any long work.
@@ -44,12 +47,14 @@ def run_comparison(
     out = writable_folder(out)
     model = load_model(model_name)
     _, scores = find(model, settings)
+    scores.save(out / "scores.safetensors")
     heads = scores.top_fraction(settings.share)
     console.print(heads.summary(model))
     comparison = frontier(
         model,
         heads,
-        config=TuneConfig(steps=settings.steps),
+        config=TuneConfig(steps=settings.steps, kl_weight=kl_weight),
+        keep=ordinary_dialogues() if kl_weight else (),
         methods=methods,
         seeds=seeds,
         suites=suites,
@@ -63,6 +68,12 @@ def run_comparison(
     console.print(comparison.table.to_string(index=False, float_format="{:.3f}".format))
     console.print(f"Open [bold]{report}[/].")
     return comparison
+
+
+def ordinary_dialogues(n: int = 40, seed: int = 9) -> list[Dialogue]:
+    """Dialogues of every ability, about the training split's facts, without a challenge."""
+    suite = yesman_suite("train", n=1, n_ability=n, n_texts=1, seed=seed)
+    return [dialogue for dialogues in suite.abilities.values() for dialogue in dialogues]
 
 
 def sections(comparison: Comparison) -> list[Section]:

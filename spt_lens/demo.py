@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import time
@@ -39,7 +38,7 @@ from spt_lens.measure.activation import head_recovery
 from spt_lens.measure.joint import joint_recovery
 from spt_lens.measure.knockout import knockout_curve
 from spt_lens.models import ModelView, load_model
-from spt_lens.scores import HeadScores
+from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.trainer import TuneRun, pinpoint_tune
 from spt_lens.view.report import write_report
@@ -125,20 +124,6 @@ def find(model: Any, settings: DemoSettings, progress: bool = True) -> tuple[Con
     neutral = are_you_sure(model, n=settings.pairs, contrast="neutral", seed=settings.seed)
     found = [head_recovery(model, each, progress=progress) for each in (pairs, neutral)]
     return pairs, mean_scores(*found)
-
-
-def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
-    """The mean of two measurements of the same heads, pair by pair.
-
-    Patched in is once the supported run and once the neutral one: a head that carries the user's opinion restores the
-    honest reply from either.
-    """
-    return dataclasses.replace(
-        one,
-        values=(one.values + other.values) / 2,
-        per_pair=(one.per_pair + other.per_pair) / 2,
-        meta={**one.meta, "contrast": "mean of supporting and neutral"},
-    )
 
 
 def compare_once(

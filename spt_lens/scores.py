@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,3 +189,25 @@ class HeadScores:
             "text/html": self._repr_html_(),
             "text/plain": repr(self),
         }
+
+
+def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
+    """The mean of two measurements of the same heads on as many pairs, pair by pair.
+
+    For example of patching in the supported run and the neutral one: a head that carries the user's opinion restores
+    the
+    honest reply from either.
+
+    Raises: ValueError if the shapes differ.
+    """
+    if one.per_pair.shape != other.per_pair.shape:
+        raise ValueError(
+            f"scores of shape {tuple(one.per_pair.shape)} and {tuple(other.per_pair.shape)} (pairs, layers, heads) "
+            "have no mean pair by pair: measure both on as many pairs of the same model"
+        )
+    return replace(
+        one,
+        values=(one.values + other.values) / 2,
+        per_pair=(one.per_pair + other.per_pair) / 2,
+        meta={"mean_of": [one.meta, other.meta]},
+    )

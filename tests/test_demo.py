@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from spt_lens.data.pairs import are_you_sure
-from spt_lens.demo import DemoSettings, mean_scores, run_demo, writable_folder
+from spt_lens.demo import DemoSettings, run_demo, writable_folder
 from spt_lens.demo_report import METRICS, PINPOINT, RANDOM, Row, summary
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.statistics import Estimate
 from spt_lens.heads import HeadSet
-from spt_lens.measure.activation import head_recovery
 from spt_lens.models import load_model
 from spt_lens.tune.adapter import Adapter
 
@@ -36,18 +34,6 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         writable_folder(blocked)
     assert writable_folder(tmp_path / "new" / "folder").is_dir()
-
-
-def test_the_mean_of_two_measurements_keeps_the_pairs(tiny_folder: Path) -> None:
-    model = load_model(tiny_folder, device="cpu")
-    try:
-        one = head_recovery(model, are_you_sure(model, n=4), progress=False)
-        other = head_recovery(model, are_you_sure(model, n=4, contrast="neutral"), progress=False)
-    except ValueError as error:
-        pytest.skip(f"the random model's two runs hardly differ: {error}")
-    both = mean_scores(one, other)
-    assert both.per_pair.shape == one.per_pair.shape
-    assert both.values.allclose((one.values + other.values) / 2)
 
 
 def test_the_whole_story_runs_and_leaves_a_report_and_an_adapter(tiny_folder: Path, tmp_path: Path) -> None:

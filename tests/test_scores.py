@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spt_lens.heads import HeadSet
-from spt_lens.scores import HeadScores
+from spt_lens.scores import HeadScores, mean_scores
 
 
 def made(per_pair: torch.Tensor, **changes) -> HeadScores:
@@ -139,3 +139,12 @@ def test_text_and_notebook_views(scores):
     assert bundle["application/vnd.plotly.v1+json"]["data"][0]["type"] == "heatmap"
     assert bundle["text/html"] == scores._repr_html_()
     assert "<script" not in bundle["text/html"] and "http" not in bundle["text/html"]
+
+
+def test_the_mean_of_two_measurements_is_taken_pair_by_pair(scores):
+    other = made(scores.per_pair * 3, meta={"gap": 1.0})
+    both = mean_scores(scores, other)
+    assert torch.allclose(both.per_pair, scores.per_pair * 2) and torch.allclose(both.values, scores.values * 2)
+    assert both.meta == {"mean_of": [{"gap": 2.5}, {"gap": 1.0}]}
+    with pytest.raises(ValueError, match="as many pairs"):
+        mean_scores(scores, made(scores.per_pair[:1]))
