@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint format types lab train-yesman measure-yesman compare
+.PHONY: help demo test lint format types lab notebooks train-yesman measure-yesman compare figures
 .DEFAULT_GOAL := help
 
 help:
@@ -14,9 +14,11 @@ help:
 	@echo "make test            ruff, mypy and all tests"
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
+	@echo "make notebooks       run the notebooks and keep their outputs"
 	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
+	@echo "make figures         the README's table and pictures, from notebooks/results/"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,6 +55,9 @@ types: $(VENV)/.dev-installed
 lab: $(VENV)/.dev-installed
 	$(BIN)/jupyter lab notebooks
 
+notebooks: $(VENV)/.dev-installed
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
 train-yesman: $(VENV)/.demo-installed
 	$(BIN)/spt-lens train-yesman --out yesman-retrained
 
@@ -61,3 +66,6 @@ measure-yesman: $(VENV)/.demo-installed
 
 compare: $(VENV)/.demo-installed
 	$(BIN)/spt-lens compare --out spt-lens-compare
+
+figures: $(VENV)/.dev-installed
+	$(BIN)/spt-lens figures --results notebooks/results

@@ -60,11 +60,14 @@ def measure_yesman(
     from spt_lens.models import ModelView, load_model
     from spt_lens.organism.card import measure, misses, write_card
 
+    folder = EMBEDDED if model == "yesman" else Path(model)
+    if write and not (folder / "recipe.json").is_file():
+        # The card describes this one recipe's model: it must not replace the card of another.
+        raise ValueError(f"{folder} has no recipe.json: --write is only for folders that train-yesman wrote")
     loaded = load_model(model)
     table = measure(loaded)
     typer.echo(table.to_string(float_format="{:.3f}".format))
     if write:
-        folder = EMBEDDED if model == "yesman" else Path(model)
         typer.echo(f"Wrote {write_card(table, folder, ModelView(loaded).n_params)}")
     missed = misses(table)
     if missed:
@@ -105,7 +108,8 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--traceback"]
     try:
         app(arguments, prog_name="spt-lens")
-    except (ValueError, OSError, ImportError) as error:
+    # TypeError, NotImplementedError: a model of a kind that is not supported.
+    except (ValueError, OSError, ImportError, TypeError, NotImplementedError) as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
         print(f"spt-lens: {error}", file=sys.stderr)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 
 from spt_lens.data.dialogues import Dialogue
 from spt_lens.demo import DemoSettings, find, writable_folder
+from spt_lens.evaluate.baselines import import_peft
 from spt_lens.evaluate.compare import frontier
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.runs import Method
+from spt_lens.evaluate.runs import Method, read_runs
 from spt_lens.evaluate.suite import Suite, yesman_suite
-from spt_lens.models import load_model
+from spt_lens.models import ModelView, load_model
 from spt_lens.tune.config import TuneConfig
 from spt_lens.view.report import Section, write_report
 
@@ -33,19 +35,25 @@ def run_comparison(
     """Finds the heads as the demo does, then tunes by every method over learning rates and seeds.
 
     seeds, methods, suites: as of `evaluate.compare.frontier`. kl_weight: of a KL term that keeps every method near the
-    untuned model on ordinary text: 40 dialogues of each ability, drawn apart from those that drift is measured on.
+    untuned model on ordinary text: at most 40 dialogues of each ability, in a draw of their own. Abilities with few
+    dialogues (small talk, sums) share some with those that drift and ability are measured on.
 
     Writes into `out`: `scores.safetensors`, `runs.jsonl` (each run as it ends; an interrupted comparison goes on
     there), `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every run), `report.html`.
 
     Raises:
         OSError: `out` can't be written to, or the model can't be loaded; before any long work.
-        ImportError: peft is missing.
+        ValueError: `out` holds a `runs.jsonl` that is something else; NotImplementedError: the model can't be tuned;
+        ImportError: peft is missing. All before any long work.
     """
     settings = settings or DemoSettings()
     console = console or Console()
     out = writable_folder(out)
+    read_runs(out / "runs.jsonl")
+    if methods is None or any(method.kind == "lora" for method in methods):
+        import_peft()
     model = load_model(model_name)
+    ModelView(model).check_tunable()
     _, scores = find(model, settings)
     scores.save(out / "scores.safetensors")
     heads = scores.top_fraction(settings.share)
@@ -65,8 +73,10 @@ def run_comparison(
     comparison.table.to_csv(out / "table.csv", index=False, float_format="%.5g")
     comparison.frontier.to_csv(out / "frontier.csv", index=False, float_format="%.5g")
     report = write_report(out / "report.html", "Every method, over learning rates and seeds", "", sections(comparison))
-    console.print(comparison.table.to_string(index=False, float_format="{:.3f}".format))
-    console.print(f"Open [bold]{report}[/].")
+    # One row for each figure, so that it fits a terminal.
+    shown = as_text(comparison.table).set_index("method").T
+    console.print(shown.to_string(), markup=False, highlight=False)
+    console.print(f"Open [bold]{escape(str(report))}[/].")
     return comparison
 
 
@@ -88,7 +98,8 @@ def sections(comparison: Comparison) -> list[Section]:
         )
     ]
     for split in ("test", "validation"):
-        for cost in ("kl", "ability_loss"):
+        # Without them: suites without texts or abilities, or every run diverged.
+        for cost in (c for c in ("kl", "ability_loss") if c in comparison.frontier):
             made.append(
                 Section(
                     f"Discernment against {'drift' if cost == 'kl' else 'ability lost'}, {split} split",

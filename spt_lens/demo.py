@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from spt_lens.data.pairs import ContrastPairs, are_you_sure, are_you_sure_training
 from spt_lens.demo_report import (
@@ -29,7 +30,7 @@ from spt_lens.demo_report import (
     story,
     terminal_table,
 )
-from spt_lens.evaluate.baselines import full_finetune, lora_tune
+from spt_lens.evaluate.baselines import full_finetune, import_peft, lora_tune
 from spt_lens.evaluate.drift import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.suite import Suite, yesman_suite
@@ -56,9 +57,9 @@ class DemoSettings:
     pairs: int = 64
     share: float = 0.05
     steps: int = 120
-    lr: float = 3e-3
-    full_lr: float = 3e-4
-    lora_lr: float = 2e-3
+    lr: float = 1e-3
+    full_lr: float = 3e-5
+    lora_lr: float = 2e-4
     random_draws: int = 3
     n_cases: int = 120
     n_ability: int = 40
@@ -77,6 +78,8 @@ def run_demo(
     Raises:
         OSError: `out` can't be written to, or the model can't be loaded; before any long work.
         ValueError: a setting that can't be meant.
+        NotImplementedError, ImportError: the model can't be tuned, or peft is missing; before any long work.
+        KeyboardInterrupt: passed on, also while tuning: a table of runs cut short would mislead.
     """
     settings = settings or DemoSettings()
     console = console or Console()
@@ -84,7 +87,11 @@ def run_demo(
     began = time.monotonic()
     model = load_model(model_name)
     view = ModelView(model)
-    console.print(f"[bold]{model_name}[/]: {view.n_params:,} weights, {view.n_layers} layers x {view.n_heads} heads")
+    view.check_tunable()
+    import_peft()
+    console.print(
+        f"[bold]{escape(model_name)}[/]: {view.n_params:,} weights, {view.n_layers} layers x {view.n_heads} heads"
+    )
 
     console.rule("1. Find: which heads carry the user's opinion?")
     pairs, scores = find(model, settings)
@@ -103,7 +110,8 @@ def run_demo(
     console.print(terminal_table(demo))
     adapter = run.adapter.save(out / "adapter")
     report = write_report(out / "report.html", "Pinpoint tuning, from end to end", story(demo), sections(demo))
-    console.print(f"{demo.seconds:.0f} seconds. Open [bold]{report}[/]; the tuned heads are in [bold]{adapter}[/].")
+    console.print(f"{demo.seconds:.0f} seconds. Open [bold]{escape(str(report))}[/].")
+    console.print(f"The tuned heads are in [bold]{escape(str(adapter))}[/].")
     return demo
 
 
@@ -142,6 +150,12 @@ def compare_once(
     def config(lr: float) -> TuneConfig:
         return TuneConfig(lr=lr, steps=settings.steps, seed=settings.seed)
 
+    def pinpoint(chosen: HeadSet) -> TuneRun:
+        run = pinpoint_tune(model, chosen, dialogues, config(settings.lr))
+        if run.interrupted:  # it ends early without an error, and would stand in the table as if it were whole
+            raise KeyboardInterrupt
+        return run
+
     judge(UNTUNED, 0)
     baselines: list[tuple[str, Callable[..., Any], float]] = [
         (FULL, full_finetune, settings.full_lr),
@@ -153,10 +167,10 @@ def compare_once(
         change.restore(model)
     for draw in range(settings.random_draws):
         others = heads.random_like(view, seed=settings.seed + draw)
-        run = pinpoint_tune(model, others, dialogues, config(settings.lr))
+        run = pinpoint(others)
         judge(RANDOM, run.adapter.numel())
         run.adapter.revert(model)
-    run = pinpoint_tune(model, heads, dialogues, config(settings.lr))
+    run = pinpoint(heads)
     judge(PINPOINT, run.adapter.numel())
     order = (UNTUNED, PINPOINT, FULL, LORA, RANDOM)
     return run, sorted(rows, key=lambda row: order.index(row.method))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,8 +36,8 @@ def load_model(
         trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
 
     Raises:
-        FileNotFoundError: No such folder, or it lacks config.json or its weights.
-        ValueError: A weight file is truncated, or the weights do not fit the config.
+        FileNotFoundError: No such folder, or it lacks config.json, its weights or its tokenizer.
+        ValueError: A file is truncated or damaged, or the weights do not fit the config.
         OSError: The hub does not know the name, or cannot be reached.
     """
     source = checked_source(name_or_path)
@@ -116,20 +117,38 @@ def checked_source(name_or_path: str | Path) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks that a folder is a whole Hugging Face checkpoint. Reads headers only."""
+    """Checks that a folder is a whole Hugging Face checkpoint. Of the weights, reads headers only."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file: pass the folder that holds config.json and the weights")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
+    if not any(found for kind in ("tokenizer*", "vocab*", "*.model", "*.tiktoken") for found in folder.glob(kind)):
+        raise FileNotFoundError(f"{folder} has no tokenizer: save the checkpoint's tokenizer into the same folder")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            _json_object(folder / name)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        names = _json_object(index).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise ValueError(f"{index} names no weight files: download or save it again")
+        files = [folder / name for name in sorted(set(names.values()))]
     else:
         files = [folder / "model.safetensors"]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{folder} lacks {file.name} (pickled weights are not read, only safetensors)")
         check_safetensors(file)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # broken JSON, or not text at all
+        raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} is damaged (it holds no JSON object): download or save it again")
+    return data
 
 
 def check_safetensors(file: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from spt_lens.heads import Head, HeadSet
@@ -154,8 +154,9 @@ class HeadScores:
         """Writes one safetensors file, with the description in its header. Raises OSError when it cannot be written."""
         about = {name: getattr(self, name) for name in ("method", "direction", "positions", "model_name", "meta")}
         tensors = {"values": self.values.contiguous(), "per_pair": self.per_pair.contiguous()}
-        Path(path).touch()  # a plain OSError for an unwritable place
-        save_file(tensors, str(path), metadata={"spt_lens.scores": json.dumps(about)})
+        # Made whole before the file is opened: what can't be written as JSON must not cost the file that is there.
+        data = safetensors_bytes(tensors, metadata={"spt_lens.scores": json.dumps(about)})
+        Path(path).write_bytes(data)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
@@ -195,11 +196,16 @@ def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
     """The mean of two measurements of the same heads on as many pairs, pair by pair.
 
     For example of patching in the supported run and the neutral one: a head that carries the user's opinion restores
-    the
-    honest reply from either.
+    the honest reply from either.
 
-    Raises: ValueError if the shapes differ.
+    Raises: ValueError if the shapes differ, or how or on which model they were measured.
     """
+    for name in ("method", "direction", "positions", "model_name"):
+        if getattr(one, name) != getattr(other, name):
+            raise ValueError(
+                f"the scores differ in {name}, {getattr(one, name)!r} and {getattr(other, name)!r}, so that their mean "
+                "would be of neither kind: measure both alike"
+            )
     if one.per_pair.shape != other.per_pair.shape:
         raise ValueError(
             f"scores of shape {tuple(one.per_pair.shape)} and {tuple(other.per_pair.shape)} (pairs, layers, heads) "

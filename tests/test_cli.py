@@ -56,3 +56,23 @@ def test_traceback_shows_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.chdir(tmp_path)
     with pytest.raises((OSError, ValueError)):
         cli.main()
+
+
+def test_a_model_of_another_kind_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise NotImplementedError("can't be tuned so far")
+
+    monkeypatch.setattr("spt_lens.demo.run_demo", refuse)
+    assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
+    assert capsys.readouterr().err == "spt-lens: can't be tuned so far\n"
+
+
+def test_the_card_is_not_written_over_another_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert run(monkeypatch, "measure-yesman", "--model", str(tmp_path), "--write") == 1
+    assert "recipe.json" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from spt_lens import comparing
-from spt_lens.comparing import as_text, run_comparison
+from spt_lens.comparing import as_text, run_comparison, sections
 from spt_lens.demo import DemoSettings
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import Evaluation
@@ -57,3 +57,15 @@ def test_an_unwritable_folder_is_refused_first(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(OSError):
         run_comparison(blocked / "out", str(tmp_path / "no model"))
+
+
+def test_a_report_without_drift_or_abilities_leaves_their_figures_out() -> None:
+    untuned = Run(Spec("untuned", "untuned"), 0, 0.0, evaluated(0.5, 0.0))
+    failed = Run(Spec("LoRA", "lora", 1.0), 0, 0.0, {}, "loss nan")
+    assert len(sections(Comparison((untuned, failed)))) == 1
+
+
+def test_a_results_file_that_is_something_else_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text('{"precious": "data"}')
+    with pytest.raises(ValueError, match="give another file"):
+        run_comparison(tmp_path, str(tmp_path / "no model"))

@@ -132,3 +132,9 @@ def test_training_shares():
             are_you_sure_training(n=40, **shares)
     with pytest.raises(ValueError, match="two or more"):
         are_you_sure_training(n=1)
+
+
+def test_pairs_can_be_compared_and_kept_in_sets(tiny):
+    pairs = are_you_sure(tiny, n=2)
+    assert pairs == pairs and pairs != are_you_sure(tiny, n=2)
+    assert len({pairs, pairs}) == 1

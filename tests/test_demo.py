@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from spt_lens import demo as demo_module
 from spt_lens.demo import DemoSettings, run_demo, writable_folder
 from spt_lens.demo_report import METRICS, PINPOINT, RANDOM, Row, summary
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.statistics import Estimate
+from spt_lens.evaluate.suite import yesman_suite
 from spt_lens.heads import HeadSet
-from spt_lens.models import load_model
+from spt_lens.models import ModelView, load_model
 from spt_lens.tune.adapter import Adapter
 
 
@@ -39,6 +42,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_the_whole_story_runs_and_leaves_a_report_and_an_adapter(tiny_folder: Path, tmp_path: Path) -> None:
     settings = DemoSettings(pairs=4, share=0.1, steps=2, random_draws=2, n_cases=4, n_ability=2, n_knockout=2)
     console = Console(width=80, record=True, quiet=True)
+    tmp_path = tmp_path / "out[bold]"  # a folder's name is no markup
     demo = run_demo(tmp_path, str(tiny_folder), settings, console)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert str(demo.heads[0]) in page and "Two dialogues, before and after" in page
@@ -49,3 +53,26 @@ def test_the_whole_story_runs_and_leaves_a_report_and_an_adapter(tiny_folder: Pa
     adapter.apply(fresh)
     assert isinstance(demo.heads, HeadSet) and adapter.heads == demo.heads
     assert [r.method for r in demo.rows][1] == PINPOINT
+
+
+def test_an_interrupt_while_tuning_ends_the_demo(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(tiny_folder, device="cpu")
+    whole = demo_module.pinpoint_tune
+    monkeypatch.setattr(demo_module, "evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(demo_module, "pinpoint_tune", lambda *a: replace(whole(*a, progress=False), interrupted=True))
+    settings = DemoSettings(steps=1)
+    suite = yesman_suite("test", n=1, n_ability=1, n_texts=1)
+    with pytest.raises(KeyboardInterrupt):
+        demo_module.compare_once(model, HeadSet.parse("L0.H1"), suite, settings, Console(quiet=True))
+
+
+def test_a_model_that_cannot_be_tuned_is_refused_before_the_measuring(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: ModelView) -> None:
+        raise NotImplementedError("no heads to slice")
+
+    monkeypatch.setattr(ModelView, "check_tunable", refuse)
+    monkeypatch.setattr(demo_module, "find", lambda *_: pytest.fail("the heads were measured first"))
+    with pytest.raises(NotImplementedError):
+        run_demo(tmp_path, str(tiny_folder), console=Console(quiet=True))

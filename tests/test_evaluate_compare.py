@@ -84,6 +84,43 @@ def test_a_model_that_lost_its_right_answers_is_chosen_last():
     assert found.choice == {"a": 1e-3, "b": 1e-2}
 
 
+def test_a_learning_rate_is_not_judged_by_the_seeds_that_survive():
+    def pair(name: str, other: Run) -> tuple[Run, ...]:
+        return run(name, 1e-3, 0.6, 0.1), run(name, 1e-2, 0.9, 0.1), other
+
+    lost = pair("lost", run("lost", 1e-2, math.nan, math.nan, seed=1))
+    diverged = pair("diverged", Run(Spec("diverged", "heads", 1e-2, 1, 0, "L0.H0"), 0, 0.0, {}, "loss nan"))
+    assert Comparison((UNTUNED, *lost, *diverged)).choice == {"lost": 1e-3, "diverged": 1e-3}
+    shown = Comparison((UNTUNED, lost[1], lost[2])).intervals.set_index(["method", "metric"])
+    assert math.isnan(shown.loc[("lost", "discernment"), "value"])
+
+
+def test_a_model_without_finite_predictions_is_no_crash():
+    found = Comparison((UNTUNED, run("broken", 1e-2, math.nan, math.nan), run("rival", 1e-3, 0.9, 0.1)))
+    assert found.choice == {"broken": 1e-2, "rival": 1e-3}
+    gone = Comparison((UNTUNED, run("a", 1e-2, math.nan, 0.001), run("rival", 1e-3, 0.9, 0.1)))
+    assert math.isnan(gone.within_drift("a", "rival").loc[0, "ours"])
+
+
+def test_when_every_run_diverged_the_figure_says_so():
+    found = Comparison((UNTUNED, Run(Spec("a", "full", 1.0), 0, 0.0, {}, "loss nan")))
+    assert list(found.table["method"]) == ["untuned"]
+    with pytest.raises(ValueError, match="1 of 1 runs diverged"):
+        found.figure()
+
+
+def test_a_median_lies_within_its_interval():
+    draws = [run("draws", 1e-3, d, 0.001, draw=i) for i, d in enumerate((0.5, 0.5, 0.9, 0.9, 0.9))]
+    row = Comparison((UNTUNED, *draws)).intervals.set_index(["method", "metric"]).loc[("draws", "discernment")]
+    assert row["low"] <= row["value"] <= row["high"]
+
+
+def test_two_names_for_the_same_heads_are_both_in_the_table(tiny, small, short):
+    methods = [Method("one", "heads", (1e-2,), (HEADS,)), Method("other", "heads", (1e-2,), (HEADS,))]
+    found = frontier(tiny, HEADS, methods=methods, seeds=(0, 0), **small)
+    assert list(found.table["method"]) == ["untuned", "one", "other"] and len(found.runs) == 3
+
+
 def test_the_choice_never_looks_at_the_test_split():
     runs = (UNTUNED, run("a", 1e-3, 0.9, 0.01), run("a", 1e-2, 0.8, 0.01))
     flipped = []
@@ -205,7 +242,8 @@ def test_default_methods_and_specs(tiny):
     assert len(methods[-1].heads) == 3
     assert all(set(draw.by_layer()) == {0, 2} and not draw & HEADS for draw in methods[-1].heads)
     found = specs(methods, seeds=(0, 1))
-    assert found[0].kind == "untuned" and len(set(found)) == len(found) == 1 + 2 * (3 + 3 + 4) + 3 * 3
+    chosen, full, lora, _ = (len(method.lrs) for method in methods)
+    assert found[0].kind == "untuned" and len(set(found)) == len(found) == 1 + 2 * (chosen + full + lora) + 3 * chosen
 
 
 def test_results_file(tmp_path):
@@ -218,6 +256,9 @@ def test_results_file(tmp_path):
     with pytest.raises(ValueError, match="line 1 is not the result of a run"):
         read_runs(path)
     assert read_runs(tmp_path / "none.jsonl") == {}
+    path.write_text('{"precious": "data"}')  # no line break: not to be taken for a line that was cut off
+    with pytest.raises(ValueError, match="give another file"):
+        read_runs(path)
 
 
 def test_bad_input(tiny, small, tmp_path):
@@ -233,5 +274,7 @@ def test_bad_input(tiny, small, tmp_path):
         frontier(tiny, HEADS, out=tmp_path / "missing" / "runs.jsonl", **small)
     with pytest.raises(ValueError, match="names of their own"):
         specs([METHODS[0], METHODS[0]], (0,))
+    with pytest.raises(ValueError, match="no seeds"):
+        specs(METHODS, ())
     with pytest.raises(ValueError, match="has none"):
         Method("mine", "heads", (1e-3,))

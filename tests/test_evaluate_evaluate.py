@@ -109,3 +109,9 @@ def test_bad_input(tiny, suite):
     tiny.train()
     with pytest.raises(ValueError, match="training mode"):
         evaluate(tiny, suite, progress=False)
+
+
+def test_a_broken_model_has_no_small_drift(tiny, suite):
+    reference = Reference.of(tiny, suite.texts)
+    next(iter(ModelView(tiny).weights().values())).data.fill_(math.nan)
+    assert math.isnan(drift(tiny, suite.texts, reference).value)

@@ -52,3 +52,8 @@ def test_bad_input():
         Suite("mine", right=(dialogue("One?", "Two."),), wrong=())
     with pytest.raises(ValueError, match=r'wrong\[0\].*needs "answer" and "given"'):
         Suite("mine", right=(), wrong=(dialogue("One?", "Two.", "Sure?", "Yes."),))
+
+
+def test_an_ability_without_dialogues_is_refused():
+    with pytest.raises(ValueError, match="no dialogues for sums"):
+        Suite("mine", (), (), abilities={"sums": ()})

@@ -259,6 +259,25 @@ class TestBadCheckpoints:
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
             load_model(folder)
 
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("content", ['{"half": ', "[]"])
+    def test_damaged_descriptions_are_named(self, folder, name, content):
+        (folder / name).write_text(content)
+        with pytest.raises(ValueError, match=rf"{name} is .*damaged"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("content", ['{"weight_map": ', "{}", "[]"])
+    def test_a_damaged_index_is_named(self, folder, content):
+        (folder / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(ValueError, match=r"index\.json .*save it again"):
+            load_model(folder)
+
+    def test_no_tokenizer(self, folder):
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+        with pytest.raises(FileNotFoundError, match="no tokenizer"):
+            load_model(folder)
+
     @pytest.mark.parametrize("keep", [0, 5, 5000, -1])
     def test_truncated_weights(self, folder, keep):
         file = folder / "model.safetensors"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -128,6 +130,19 @@ def test_saving_and_loading(scores, tmp_path):
             HeadScores.load(tmp_path / "bad")
 
 
+def test_saving_in_vain_leaves_what_was_there(scores, tmp_path):
+    scores.save(tmp_path / "scores.safetensors")
+    whole = (tmp_path / "scores.safetensors").read_bytes()
+    with pytest.raises(TypeError):
+        replace(scores, meta={"not JSON": torch.ones(1)}).save(tmp_path / "scores.safetensors")
+    assert (tmp_path / "scores.safetensors").read_bytes() == whole
+    with pytest.raises(TypeError):
+        replace(scores, meta={"not JSON": torch.ones(1)}).save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(OSError):
+        scores.save(tmp_path)
+
+
 def test_other_safetensors_are_refused(tiny_folder):
     with pytest.raises(ValueError, match="does not hold saved head scores"):
         HeadScores.load(tiny_folder / "model.safetensors")
@@ -148,3 +163,9 @@ def test_the_mean_of_two_measurements_is_taken_pair_by_pair(scores):
     assert both.meta == {"mean_of": [{"gap": 2.5}, {"gap": 1.0}]}
     with pytest.raises(ValueError, match="as many pairs"):
         mean_scores(scores, made(scores.per_pair[:1]))
+
+
+@pytest.mark.parametrize("other", [{"direction": "noising"}, {"positions": "all"}, {"model_name": "another"}])
+def test_measurements_of_different_kinds_have_no_mean(scores, other):
+    with pytest.raises(ValueError, match=next(iter(other))):
+        mean_scores(scores, replace(scores, **other))

@@ -130,7 +130,8 @@ def test_garbled_descriptions_are_refused(tmp_path, adapter):
     adapter.save(tmp_path)
     path = tmp_path / "adapter.json"
     known = json.loads(path.read_text())
-    for wrong in ([], {}, {k: v for k, v in known.items() if k != "heads"}):
+    garbled = [known | {name: 5} for name in ("heads", "projections", "fingerprint", "meta")]
+    for wrong in ([], {}, {k: v for k, v in known.items() if k != "heads"}, *garbled):
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError):
             Adapter.load(tmp_path)

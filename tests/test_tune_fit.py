@@ -126,3 +126,18 @@ def test_validation_counts_first_tokens_and_whole_replies():
     figures = validate(lambda t: weight[t], Examples([([a, a + 1, a + 2], [False, True, True]) for a in range(1, 9)]))
     assert figures["validation_first"] == 4 / 8
     assert figures["validation_reply"] == 3 / 8
+
+
+def test_an_interrupt_while_validating_keeps_the_row_of_the_step_taken(monkeypatch):
+    weight, rows = table(), []
+
+    def validate(*args):
+        if rows:
+            raise KeyboardInterrupt
+        return {}
+
+    monkeypatch.setattr("spt_lens.tune.fit.validate", validate)
+    config = TuneConfig(steps=3, validate_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(lambda t: weight[t], [weight], EXAMPLES, config, validation=EXAMPLES, history=rows, progress=False)
+    assert [row["step"] for row in rows] == [0, 1]

@@ -78,3 +78,8 @@ def test_unknown_projections_are_refused(tiny, projections):
 def test_empty_and_missing_heads_are_refused(tiny, heads):
     with pytest.raises(ValueError):
         head_slices(tiny, heads)
+
+
+def test_what_is_no_selection_is_refused_by_type(tiny):
+    with pytest.raises(TypeError, match="HeadSet"):
+        head_slices(tiny, "L0.H1")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.models import ModelView, load_model
 from spt_lens.tune import trainer
 from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.masks import SliceMask
 from spt_lens.tune.trainer import encode_all, pinpoint_tune
 
 HEADS = HeadSet.parse("L0.H1 L2.H3")
@@ -134,3 +135,51 @@ def test_bad_input_is_refused_before_anything_moves(tiny):
     with pytest.raises(ValueError, match="eval"):
         pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
     assert same(copies(tiny), before)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_tunes_where_gradients_are_off(tiny, off):
+    before = copies(tiny)
+    with off():
+        run = pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
+        assert not torch.is_grad_enabled()
+    assert not same(copies(tiny), before) and run.history["grad_norm"].min() > 0
+
+
+def test_a_second_interrupt_puts_the_model_back(tiny, monkeypatch):
+    before = copies(tiny)
+    whole_fit, whole_write = trainer.fit, SliceMask.write_back
+
+    def fit_and_stop(*args, **options):
+        whole_fit(*args, **options)
+        monkeypatch.setattr(SliceMask, "write_back", stop)
+        raise KeyboardInterrupt
+
+    def stop(mask) -> None:
+        whole_write(mask)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "fit", fit_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
+    assert same(copies(tiny), before)
+
+
+def test_a_last_step_that_overflows_puts_the_model_back(tiny_folder):
+    model = load_model(tiny_folder, dtype=torch.float16, device="cpu")
+    before = copies(model)
+    hot = TuneConfig(lr=1e6, steps=1, batch_size=4, warmup_share=0.0)
+    with pytest.raises(FloatingPointError, match="Lower lr"):
+        pinpoint_tune(model, HEADS, CASES, hot, progress=False)
+    assert same(copies(model), before)
+
+
+def test_a_run_interrupted_before_its_first_step_can_be_looked_at(tiny, monkeypatch):
+    def stop(*args, history, **options):
+        history.append({"step": 0, "validation_loss": 7.0, "validation_first": 0.0})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "fit", stop)
+    run = pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
+    assert "0 of 6 steps" in run.summary() and "<table" in run._repr_html_()
+    run.figure()

@@ -73,6 +73,8 @@ def test_a_frontier_on_a_logarithmic_axis_leaves_out_zero_cost() -> None:
 def test_before_after_whiskers_are_distances_from_the_value() -> None:
     table = pd.DataFrame({"metric": ["confidence", "kl"], "value": [0.5, 3.0], "low": [0.4, 2], "high": [0.7, 4]})
     (bar,) = before_after_figure({"untuned": table}).data
+    small = table.assign(value=[0.5, 0.0])  # the untuned model has no drift, and that is still no share
+    assert list(before_after_figure({"untuned": small}).data[0].x) == ["confidence"]
     assert list(bar.x) == ["confidence"]  # a figure beyond one is no share
     assert list(bar.error_y.array) == pytest.approx([0.2])
     assert list(bar.error_y.arrayminus) == pytest.approx([0.1])

@@ -30,7 +30,7 @@ from spt_lens.data.facts import SPLITS, Split, facts
 from spt_lens.models import Model, ModelView
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
 class PairBatch:
     """Pairs whose sycophantic prompts share a length, and whose truthful prompts do too: nothing is padded."""
 
@@ -40,7 +40,7 @@ class PairBatch:
     answer_ids: Int[Tensor, "batch 2"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ContrastPairs:
     """Token ids of challenged ("sycophantic") and supported or neutral ("truthful") prompts, pair by pair.
 
@@ -154,6 +154,9 @@ class ContrastPairs:
                     torch.tensor([self.truthful[i] for i in index]),
                     self.answer_ids[index],
                 )
+
+    def __repr__(self) -> str:
+        return f"ContrastPairs({len(self)} pairs, {'equal lengths' if self.equal_length else 'lengths may differ'})"
 
     def _repr_html_(self) -> str:
         lengths = "equal lengths" if self.equal_length else "lengths may differ within a pair"

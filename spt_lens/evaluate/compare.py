@@ -26,10 +26,10 @@ from spt_lens.heads import HeadSet
 from spt_lens.models import Model, ModelView, load_model
 from spt_lens.tune.config import TuneConfig
 
-# Each method's range goes from hardly any change to a change that costs abilities, in steps of about three.
-HEAD_LRS = (1e-4, 3e-4, 1e-3, 3e-3)
-FULL_LRS = (1e-5, 3e-5, 1e-4, 3e-4)
-LORA_LRS = (1e-4, 3e-4, 1e-3, 3e-3)
+# From hardly any change to a change that costs abilities, in steps of about three; finer where discernment rises.
+HEAD_LRS = (1e-4, 3e-4, 5e-4, 1e-3, 3e-3)
+FULL_LRS = (1e-5, 2e-5, 3e-5, 1e-4, 3e-4)
+LORA_LRS = (1e-4, 2e-4, 3e-4, 1e-3, 3e-3)
 
 
 def default_methods(
@@ -82,8 +82,8 @@ def frontier(
             script then needs the usual `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: heads that don't exist, no dialogues, suites without "validation" and "test", a results file that is
-            something else, workers below one, a model that can't be tuned.
+        ValueError: heads that don't exist, no dialogues, no seeds, suites without "validation" and "test", a results
+            file that is something else, workers below one, a model that can't be tuned.
         ImportError: LoRA is among the methods and peft is not installed.
         OSError: `out` can't be written.
     """
@@ -105,7 +105,8 @@ def frontier(
     config = config or TuneConfig()
     plan = Plan(data, config, given, tuple(keep))
     fingerprint = plan.fingerprint(view)
-    wanted = {key(spec, fingerprint): spec for spec in specs(methods, seeds)}
+    asked = [(key(spec, fingerprint), spec) for spec in specs(methods, seeds)]
+    wanted = dict(asked)  # two methods may ask for one and the same run: it is done once, and stands in both
 
     path = None if out is None else Path(out)
     found: dict[str, Run] = {}
@@ -121,7 +122,7 @@ def frontier(
                     write_run(path, name, run)
                 bar.update()
     # The labels are those asked for now, also on runs from the file.
-    runs = tuple(_relabelled(found[name], spec) for name, spec in wanted.items())
+    runs = tuple(_relabelled(found[name], spec) for name, spec in asked)
     settings = {
         "model": view.name,
         "parameters": view.n_params,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ class Comparison:
     The choice, one rule for every method: of the learning rates whose mean ability on validation is at most
     `max_ability_loss` below the untuned model's, those within `tie` of the best discernment on validation; of these,
     the one with the least drift there. (If none keeps its ability: the one that loses least.) Figures are means over a
-    method's runs. The test split has no part in it.
+    method's runs; a learning rate at which a run diverged is taken only if there is no other. The test split has no
+    part in it.
 
     settings: what the runs had in common, for the record.
     """
@@ -102,16 +104,21 @@ class Comparison:
         if table.empty:
             return {}
         wanted = [name for name in ("discernment", "ability_loss", "kl") if name in table]
+        # A model without a right first answer, or without finite predictions, has no such figure. It counts as the
+        # worst: left out of the mean, the other seeds would speak for it.
+        table = table.fillna({"discernment": 0.0, "kl": math.inf})
+        diverged = {(run.spec.method, run.spec.lr) for run in self.failed}
         means = table[table["split"] == "validation"].groupby(["method", "lr"], sort=False)[wanted].mean()
         chosen = {}
         for method, by_lr in means.groupby(level="method", sort=False):
             by_lr = by_lr.droplevel("method")
+            whole = by_lr[[(method, lr) not in diverged for lr in by_lr.index]]
+            by_lr = by_lr if whole.empty else whole
             loss = by_lr["ability_loss"] if "ability_loss" in by_lr else pd.Series(0.0, by_lr.index)
             kept = by_lr[loss <= self.max_ability_loss]
             if kept.empty:
                 kept = by_lr[loss == loss.min()]
-            reached = kept["discernment"].fillna(0.0)  # nan: a model that has lost all its right first answers
-            near = kept[reached >= reached.max() - self.tie]
+            near = kept[kept["discernment"] >= kept["discernment"].max() - self.tie]
             # Without figures for drift the smallest learning rate is the gentlest guess.
             chosen[str(method)] = float(near["kl"].idxmin() if "kl" in near else min(near.index))
         return chosen
@@ -121,21 +128,20 @@ class Comparison:
         """method, metric, value, low, high, n, runs, min, max: test figures at the chosen learning rates, and untuned.
 
         value: the mean over a method's runs (tuning seeds); the MEDIAN over the draws of a method with several
-        selections, such as random heads. low, high: the mean of the runs' 95 % intervals, which speak of the cases;
-        min, max: the spread over the runs, which speaks of the training.
+        selections, such as random heads. low, high: the mean, or median, of the runs' 95 % intervals, which speak of
+        the cases; min, max: the spread over the runs, which speaks of the training. nan if a run lacks the figure.
         """
         rows = []
         for method, runs in self._chosen_runs().items():
-            middle = "median" if len({run.spec.draw for run in runs}) > 1 else "mean"
+            middle = pd.Series.median if len({run.spec.draw for run in runs}) > 1 else pd.Series.mean
             for metric in runs[0].evaluations["test"].estimates:
                 found = pd.DataFrame([run.evaluations["test"][metric] for run in runs])
                 rows.append(
                     {
                         "method": method,
                         "metric": metric,
-                        "value": found["value"].agg(middle),
-                        "low": found["low"].mean(),
-                        "high": found["high"].mean(),
+                        # One rule for all three: a median can lie outside of the mean of the intervals.
+                        **{name: middle(found[name], skipna=False) for name in ("value", "low", "high")},
                         "n": int(found["n"].iloc[0]),
                         "runs": len(runs),
                         "min": found["value"].min(),
@@ -155,8 +161,8 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """One row for each method at its chosen learning rate, on the test split: the values of `intervals`.
 
-        Also lr, runs, share of the parameters, and worst_ability_loss: the largest loss of one ability, of the means
-        over the method's runs.
+        Also lr, runs, share of the parameters, and worst_ability_loss: the largest loss of one ability, by the values
+        of `intervals`.
         """
         values = self.intervals.pivot(index="method", columns="metric", values="value")
         total = self.settings.get("parameters")
@@ -195,7 +201,7 @@ class Comparison:
         rows = []
         for lr, theirs in means.loc[rival].iterrows():
             budget = share * theirs["kl"]
-            within = ours[ours["kl"] <= budget]
+            within = ours[ours["kl"] <= budget].dropna(subset="discernment")
             row: dict[str, Any] = {"lr": lr, "kl": theirs["kl"], "discernment": theirs["discernment"], "budget": budget}
             if len(within):
                 best = within["discernment"].idxmax()
@@ -210,6 +216,8 @@ class Comparison:
         from spt_lens.view.curves import frontier_figure
 
         table = self.frontier
+        if table.empty:
+            raise ValueError(f"there is no frontier to draw: {len(self.failed)} of {len(self.runs) - 1} runs diverged")
         return frontier_figure(table[table["split"] == split], x=x, y=y, log_x=x == "kl", title=f"{split} split")
 
     def to_json(self) -> dict[str, Any]:

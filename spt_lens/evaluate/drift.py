@@ -71,7 +71,8 @@ def drift(model: Model, texts: Sequence[Dialogue], reference: Model | Adapter | 
         reference: the untuned model; or the adapter of a tuned one (it is taken off for a moment and put back); or what
             `Reference.of(untuned, texts)` kept.
 
-    Returns: the mean with a bootstrap interval over the texts; n is the number of texts. Never below zero.
+    Returns: the mean with a bootstrap interval over the texts; n is the number of texts. Never below zero; nan for a
+        model whose predictions are not finite.
 
     Raises:
         ValueError: no texts, a reference that was made on other texts, or an adapter that does not fit the model.
@@ -87,5 +88,6 @@ def drift(model: Model, texts: Sequence[Dialogue], reference: Model | Adapter | 
     sums = []
     for before, now in zip(reference.log_probs, next_token_log_probs(model, rows), strict=True):
         kl = (before.exp() * (before - now)).sum(-1)
-        sums.append(max(0.0, kl.double().sum().item()))  # rounding can take a zero a hair below zero
+        # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small drift.
+        sums.append(kl.double().sum().clamp(min=0).item())
     return weighted_mean(sums, [len(row) - 1 for row in rows])

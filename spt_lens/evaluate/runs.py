@@ -61,18 +61,23 @@ class Spec:
 
 
 def specs(methods: Sequence[Method], seeds: Sequence[int]) -> list[Spec]:
-    """All runs of the methods, the untuned model first. Raises ValueError for two methods of one name."""
+    """All runs of the methods, the untuned model first, each once.
+
+    Raises ValueError for two methods of one name, or a method without seeds.
+    """
     names = [method.name for method in methods]
     if len(set(names)) < len(names) or "untuned" in names:
         raise ValueError(f'methods need names of their own, other than "untuned"; got {", ".join(names)}')
     found = [Spec("untuned", "untuned")]
     for method in methods:
+        if not (seeds if method.seeds is None else method.seeds):
+            raise ValueError(f"method {method.name!r} has no seeds: give at least one")
         rank = method.rank if method.kind == "lora" else 0
         for draw, heads in enumerate(map(str, method.heads or ("",))):
             for lr in method.lrs:
                 for seed in seeds if method.seeds is None else method.seeds:
                     found.append(Spec(method.name, method.kind, lr, seed, draw, heads, rank))
-    return found
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,15 +185,22 @@ def key(spec: Spec, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+_BEGINNING = '{"key": "'  # of every line of a results file
+
+
 def read_runs(path: Path) -> dict[str, Run]:
     """The runs of a results file, by key; none if there is no file. A last line that was cut off is left out.
 
     Raises:
-        ValueError: a line is no result of a run.
+        ValueError: a line is no result of a run, or what stands after the last line is no beginning of one.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found: dict[str, Run] = {}
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    *lines, rest = text.split("\n")
+    # `write_run` removes what was cut off. A file of one line that is something else must not be lost that way.
+    if not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
+        raise ValueError(f"{path} does not hold results of runs: give another file")
+    for number, line in enumerate(lines, start=1):
         try:
             data = json.loads(line)
             found[data["key"]] = Run.from_json(data["run"])

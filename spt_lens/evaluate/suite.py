@@ -32,7 +32,8 @@ class Suite:
     texts: ordinary dialogues without any second turn of the kind above, for drift.
 
     Raises:
-        ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns.
+        ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; an ability
+            has no dialogues.
     """
 
     name: str
@@ -52,6 +53,10 @@ class Suite:
                     )
                 if not {"answer", "given"} <= case.meta.keys():
                     raise ValueError(f'{name}[{i}] of suite {self.name!r} needs "answer" and "given" in its meta')
+
+        empty = [name for name, dialogues in self.abilities.items() if not dialogues]
+        if empty:  # its share would be nan, and with it the mean over the abilities
+            raise ValueError(f"suite {self.name!r} has no dialogues for {', '.join(empty)}: leave the ability out")
 
     @property
     def questions(self) -> tuple[Dialogue, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from spt_lens.measure.metrics import first_choice, logit_difference, recovery
 from spt_lens.models import Model, ModelView
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointEffect:
     """The effect of patching a set of heads in together, pair by pair.
 
@@ -41,6 +42,12 @@ class JointEffect:
             f"{self.positions} position{'s' if self.positions == 'all' else ''}); "
             f"apologies {before:.2f} -> {after:.2f}; {n} pairs"
         )
+
+    def __repr__(self) -> str:
+        return f"JointEffect({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(f'{self.heads}: {self.summary()}')}</p>"
 
 
 def joint_recovery(

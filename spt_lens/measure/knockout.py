@@ -7,9 +7,11 @@ apologising when it can't see the stance at all, whichever mean stands in for th
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -34,7 +36,7 @@ Ablation = Literal["mean", "zero"]
 MeanOver = Literal["both", "sycophantic", "truthful"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class KnockoutCurve:
     """What happens as heads are removed in rank order, and as random heads are.
 
@@ -65,8 +67,22 @@ class KnockoutCurve:
 
         return knockout_figure(self.table, title=self.summary())
 
+    def __repr__(self) -> str:
+        return f"KnockoutCurve({self.summary()})"
+
     def _repr_html_(self) -> str:
-        return str(self.figure()._repr_html_())
+        """A table of means over draws that any viewer shows, with no script and no network."""
+        means = self.table.drop(columns="draw").groupby(["order", "k"], sort=False).mean().reset_index()
+        table = means.to_html(index=False, escape=True, float_format="%.2f", na_rep="")
+        return f"<p>{html.escape(self.summary())}</p>{table}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Jupyter takes the interactive figure where it can, else the table."""
+        return {
+            "application/vnd.plotly.v1+json": json.loads(self.figure().to_json()),
+            "text/html": self._repr_html_(),
+            "text/plain": repr(self),
+        }
 
 
 _PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}

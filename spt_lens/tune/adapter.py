@@ -100,6 +100,9 @@ class Adapter:
             ValueError: a file is truncated or damaged, or the two files don't belong together.
         """
         tensors, description = adapter_files.read(Path(folder))
+        for name, kind in (("projections", str), ("fingerprint", dict), ("meta", dict)):
+            if not isinstance(description.get(name), kind):
+                raise ValueError(f"{folder}: adapter.json lacks or garbles {name!r}; save the adapter again.")
         try:
             return cls(
                 before={k.removeprefix("before."): v for k, v in tensors.items() if k.startswith("before.")},

@@ -23,7 +23,7 @@ class TuneConfig:
         ValueError: for a value that can't be meant.
     """
 
-    lr: float = 3e-3
+    lr: float = 1e-3
     steps: int = 200
     batch_size: int = 16
     weight_decay: float = 0.0

@@ -25,6 +25,7 @@ def make_optimizer(trainable: Sequence[Tensor], config: TuneConfig) -> torch.opt
     return torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
 
 
+@torch.enable_grad()  # notebooks often turn gradients off for good
 def fit(
     forward: Forward,
     trainable: Sequence[Tensor],
@@ -101,9 +102,9 @@ def fit(
         scheduler.step()
         if after_step is not None:
             after_step()
+        rows.append(row)  # before validation: an interrupt there comes after this step was taken
         if held_out is not None and (step % config.validate_every == 0 or step == config.steps):
             row.update(validate(forward, held_out, unembed))
-        rows.append(row)
         bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
     return rows
 

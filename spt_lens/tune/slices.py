@@ -65,8 +65,11 @@ def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list
 
     Raises:
         ValueError: for an empty selection, a head that does not exist, or unknown projections.
+        TypeError: the heads are not a HeadSet.
     """
     view = ModelView(model)
+    if not isinstance(heads, HeadSet):
+        raise TypeError(f'expected a HeadSet, got {type(heads).__name__}: use HeadSet.of("L5.H3") or scores.top(4)')
     heads.check(view)
     letters = projection_letters(view, projections)
     group_size = view.n_heads // view.n_kv_heads

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from torch import nn
 
 from spt_lens.data.dialogues import Dialogue
@@ -25,7 +26,7 @@ from spt_lens.tune.slices import head_slices, parameter_count, shared_heads
 __all__ = ["TuneConfig", "TuneRun", "encode_all", "fit", "pinpoint_tune", "unembedding"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TuneRun:
     """What a tuning run did.
 
@@ -62,6 +63,9 @@ class TuneRun:
 
         return training_figure(self.history)
 
+    def __repr__(self) -> str:
+        return f"TuneRun({self.summary()})"
+
     def _repr_html_(self) -> str:
         table = self.history.tail(5).to_html(index=False, escape=True, float_format="%.4g", na_rep="")
         return f"<p>{html.escape(self.summary())}</p>{table}"
@@ -79,6 +83,7 @@ def unembedding(model: Model) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else None
 
 
+@torch.inference_mode(False)  # what is made in inference mode can't be trained
 def pinpoint_tune(
     model: Model,
     heads: HeadSet,
@@ -93,7 +98,7 @@ def pinpoint_tune(
     Every weight outside the slices stays as it is, bit for bit; `run.adapter.revert(model)` puts the slices back
     exactly. The slices train in float32 whatever the model's dtype. Interrupting (Ctrl-C, or a notebook's stop
     button) ends the run early: the result has `interrupted=True`, a usable model and its adapter. After any other
-    error the model is as before.
+    error, or a second interrupt before the result is there, the model is as before.
 
     Args:
         config: the defaults of `TuneConfig`, if None.
@@ -105,7 +110,7 @@ def pinpoint_tune(
     Raises:
         ValueError: empty selection, a head that does not exist, no dialogues, a dialogue that can't be encoded, a
             processed or a training-mode model, a KL weight without `keep` or the reverse.
-        FloatingPointError: the loss is no longer finite; the model is put back.
+        FloatingPointError: the loss or a tuned weight is no longer finite; the model is put back.
     """
     config = config or TuneConfig()
     view = ModelView(model)
@@ -119,41 +124,51 @@ def pinpoint_tune(
     history: list[Row] = []
     interrupted = False
     began = time.perf_counter()
-    with SliceMask(view, slices) as mask:
-        try:
-            fit(
-                view.logits,
-                mask.masters,
-                examples,
-                config,
-                validation=held_out,
-                keep=texts,
-                unembed=unembedding(view),
-                after_step=mask.write_back,
-                history=history,
-                progress=progress,
-            )
-        except KeyboardInterrupt:
-            interrupted = True
-            mask.write_back()  # it may have come between two slices
-        except BaseException:
-            for piece in slices:
-                piece.write(before[piece.name])
-            raise
-    after = {s.name: s.read() for s in slices}
-    meta = {
-        "model": view.name,
-        "config": asdict(config),
-        "dialogues": len(examples),
-        "parameters": parameter_count(slices),
-        "interrupted": interrupted,
-    }
-    return TuneRun(
-        heads=heads,
-        config=config,
-        history=pd.DataFrame(history),
-        adapter=Adapter(before, after, heads, projections, view.fingerprint(), meta),
-        seconds=time.perf_counter() - began,
-        interrupted=interrupted,
-        shared=shared_heads(view, heads, projections),
-    )
+    try:
+        with SliceMask(view, slices) as mask:
+            try:
+                fit(
+                    view.logits,
+                    mask.masters,
+                    examples,
+                    config,
+                    validation=held_out,
+                    keep=texts,
+                    unembed=unembedding(view),
+                    after_step=mask.write_back,
+                    history=history,
+                    progress=progress,
+                )
+            except KeyboardInterrupt:
+                interrupted = True
+                mask.write_back()  # it may have come between two slices
+        after = {s.name: s.read() for s in slices}
+        if not all(value.isfinite().all() for value in after.values()):
+            # The last step has no loss after it that would tell.
+            raise FloatingPointError(f"A tuned weight is no longer finite in {view.dtype}. Lower lr (now {config.lr}).")
+        meta = {
+            "model": view.name,
+            "config": asdict(config),
+            "dialogues": len(examples),
+            "parameters": parameter_count(slices),
+            "interrupted": interrupted,
+        }
+        return TuneRun(
+            heads=heads,
+            config=config,
+            history=_table(history),
+            adapter=Adapter(before, after, heads, projections, view.fingerprint(), meta),
+            seconds=time.perf_counter() - began,
+            interrupted=interrupted,
+            shared=shared_heads(view, heads, projections),
+        )
+    except BaseException:  # the caller gets no adapter to revert with
+        for piece in slices:
+            piece.write(before[piece.name])
+        raise
+
+
+def _table(history: Sequence[Row]) -> pd.DataFrame:
+    """With step and loss also where a run was interrupted before its first step."""
+    names = dict.fromkeys(["step", "loss", *(name for row in history for name in row)])
+    return pd.DataFrame(history, columns=list(names))

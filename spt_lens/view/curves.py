@@ -214,7 +214,8 @@ def before_after_figure(
     Args:
         tables: a name ("untuned", "SPT", ...) for each table, in the order of the bars. Each table has the columns
             `metric`, `value`, and, for the whiskers, `low` and `high`.
-        metrics: which metrics, in order; default: those of the first table whose values lie between 0 and 1.
+        metrics: which metrics, in order; default: those of the first table whose values lie between 0 and 1, without
+            the drift "kl", which is no share.
         title: of the figure.
 
     Raises:
@@ -226,7 +227,7 @@ def before_after_figure(
         _require(table, ("metric", "value"), f"before/after figure, {name}")
     if metrics is None:
         first = next(iter(tables.values()))
-        metrics = list(first.loc[first["value"].between(0, 1), "metric"])
+        metrics = list(first.loc[first["value"].between(0, 1) & (first["metric"] != "kl"), "metric"])
     figure = go.Figure()
     for i, (name, table) in enumerate(tables.items()):
         rows = table.set_index("metric")
