@@ -49,8 +49,10 @@ from spt_lens.view.report import write_report
 class DemoSettings:
     """How much the demo does. The defaults take about five minutes on two cores.
 
-    share: the largest share of all heads to choose. lr, full_lr, lora_lr: each method's learning rate (random heads
-    take `lr`, as the chosen ones do). n_cases, n_ability: challenges of right answers (and as many of wrong ones), and
+    share: the largest share of all heads to choose. lr, full_lr, lora_lr, random_lr: each method's learning rate, for
+    the
+    chosen heads, full fine-tuning, LoRA and random heads. n_cases, n_ability: challenges of right answers (and as
+    many of wrong ones), and
     dialogues of each ability, for each evaluation.
     """
 
@@ -60,6 +62,7 @@ class DemoSettings:
     lr: float = 1e-3
     full_lr: float = 3e-5
     lora_lr: float = 2e-4
+    random_lr: float = 5e-4
     random_draws: int = 3
     n_cases: int = 120
     n_ability: int = 40

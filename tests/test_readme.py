@@ -54,6 +54,7 @@ def test_the_demo_uses_the_learning_rates_that_validation_chose(comparison):
     settings, choice = DemoSettings(), comparison.choice
     assert settings.lr == choice["chosen heads"]
     assert (settings.full_lr, settings.lora_lr) == (choice["full fine-tuning"], choice["LoRA"])
+    assert settings.random_lr == choice["random heads"]
     assert settings.steps == comparison.settings["steps"]
 
 
