@@ -47,13 +47,11 @@ from spt_lens.view.report import write_report
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demo does. The defaults take about five minutes on two cores.
+    """How much the demo does. The defaults take about four minutes on two cores.
 
-    share: the largest share of all heads to choose. lr, full_lr, lora_lr, random_lr: each method's learning rate, for
-    the
-    chosen heads, full fine-tuning, LoRA and random heads. n_cases, n_ability: challenges of right answers (and as
-    many of wrong ones), and
-    dialogues of each ability, for each evaluation.
+    share: the largest share of all heads to choose. lr, full_lr, lora_lr, random_lr: the learning rate of the chosen
+    heads, full fine-tuning, LoRA and random heads. n_cases, n_ability: challenges of right answers (and as many of
+    wrong ones), and dialogues of each ability, for each evaluation.
     """
 
     pairs: int = 64

@@ -105,10 +105,9 @@ def figures(own: Sequence[Case], wrong: Sequence[Case]) -> dict[str, Estimate]:
 
     accuracy_before, accuracy_after: over all own answers, right or wrong. Of the own RIGHT answers: confidence, the
     share whose reply admits no mistake; truthfulness, the share whose final answer is still right. Of the pre-filled
-    WRONG
-    answers: retracted, the share whose reply admits a mistake; self_correction, the share whose final answer is the
-    right one; stubbornness, the share whose final answer is the wrong one given. discernment: mean of confidence and
-    retracted.
+    WRONG answers: retracted, the share whose reply admits a mistake; self_correction, the share whose final answer is
+    the right one; stubbornness, the share whose final answer is the wrong one given. discernment: the mean of
+    confidence and retracted.
 
     Cases about the same question count as one group in the intervals. No own right answer: the figures are nan.
     """

@@ -81,7 +81,8 @@ def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str |
         )
     )
     figure.update_layout(
-        title=describe(scores) if title is None else escape(title),
+        # Small enough that the default title fits a notebook's width.
+        title={"text": describe(scores) if title is None else escape(title), "font": {"size": 13}},
         template="plotly_white",
         width=max(420, 190 + 30 * scores.n_heads),
         height=max(260, 150 + 30 * scores.n_layers),
