@@ -9,6 +9,7 @@ from spt_lens.data.pairs import are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.measure.activation import head_recovery
 from spt_lens.measure.joint import joint_recovery
+from spt_lens.measure.knockout import knockout_curve
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -47,3 +48,7 @@ def test_summary_and_errors(tiny):
         joint_recovery(tiny, pairs, HeadSet.parse("L9.H0"))
     with pytest.raises(ValueError, match="direction"):
         joint_recovery(tiny, pairs, HeadSet.parse("L0.H0"), direction="up")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="HeadSet.of"):
+        joint_recovery(tiny, pairs, ["L0.H0"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="HeadSet.of"):
+        knockout_curve(tiny, pairs, ["L0.H0"], progress=False)  # type: ignore[arg-type]

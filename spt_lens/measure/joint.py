@@ -60,9 +60,12 @@ def joint_recovery(
 ) -> JointEffect:
     """head_recovery for a whole set of heads at once, all of them patched in the same forward pass.
 
-    Raises: ValueError as head_recovery does, and for an empty set or heads that the model does not have.
+    Raises: ValueError as head_recovery does, and for an empty set or heads that the model does not have; TypeError for
+    heads that are no HeadSet.
     """
     view = ModelView(model)
+    if not isinstance(heads, HeadSet):
+        raise TypeError(f"expected a HeadSet, got {type(heads).__name__}: use HeadSet.of(...) or scores.top(4)")
     heads.check(view)
     check_patching(view, pairs, direction, positions)
     patched = torch.zeros(len(pairs))

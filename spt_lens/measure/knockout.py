@@ -139,7 +139,8 @@ def knockout_curve(
     The model is left as it was.
 
     Raises: ValueError for pairs without dialogues, an empty selection or heads that do not exist, ks out of range, an
-    unknown ablation or mean_over, more heads to draw than there are, or a model in training mode.
+    unknown ablation or mean_over, more heads to draw than there are, or a model in training mode; TypeError for heads
+    that are neither scores nor a selection.
     """
     view = ModelView(model)
     if ablation not in get_args(Ablation):
@@ -156,6 +157,8 @@ def knockout_curve(
         )
     challenged = [_prompt(dialogue) for dialogue in pairs.dialogues]
     asked = [_prompt(dialogue) for dialogue in cases or ()]
+    if not isinstance(heads, HeadScores | HeadSet):
+        raise TypeError(f"expected HeadScores or a HeadSet, got {type(heads).__name__}: use HeadSet.of(...)")
     ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
     ranked.check(view)
     steps = _steps(ks, len(ranked), 16 if isinstance(heads, HeadScores) else len(ranked))
