@@ -151,8 +151,8 @@ def compare_once(
     def config(lr: float) -> TuneConfig:
         return TuneConfig(lr=lr, steps=settings.steps, seed=settings.seed)
 
-    def pinpoint(chosen: HeadSet) -> TuneRun:
-        run = pinpoint_tune(model, chosen, dialogues, config(settings.lr))
+    def pinpoint(chosen: HeadSet, lr: float) -> TuneRun:
+        run = pinpoint_tune(model, chosen, dialogues, config(lr))
         if run.interrupted:  # it ends early without an error, and would stand in the table as if it were whole
             raise KeyboardInterrupt
         return run
@@ -168,10 +168,10 @@ def compare_once(
         change.restore(model)
     for draw in range(settings.random_draws):
         others = heads.random_like(view, seed=settings.seed + draw)
-        run = pinpoint(others)
+        run = pinpoint(others, settings.random_lr)
         judge(RANDOM, run.adapter.numel())
         run.adapter.revert(model)
-    run = pinpoint(heads)
+    run = pinpoint(heads, settings.lr)
     judge(PINPOINT, run.adapter.numel())
     order = (UNTUNED, PINPOINT, FULL, LORA, RANDOM)
     return run, sorted(rows, key=lambda row: order.index(row.method))

@@ -76,3 +76,25 @@ def test_a_model_that_cannot_be_tuned_is_refused_before_the_measuring(
     monkeypatch.setattr(demo_module, "find", lambda *_: pytest.fail("the heads were measured first"))
     with pytest.raises(NotImplementedError):
         run_demo(tmp_path, str(tiny_folder), console=Console(quiet=True))
+
+
+def test_chosen_and_random_heads_take_their_own_learning_rates(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_folder, device="cpu")
+    whole = demo_module.pinpoint_tune
+    used: list[tuple[HeadSet, float]] = []
+
+    def noted(model, heads, dialogues, config):
+        used.append((heads, config.lr))
+        return whole(model, heads, dialogues, config, progress=False)
+
+    monkeypatch.setattr(demo_module, "evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(demo_module, "pinpoint_tune", noted)
+    settings = DemoSettings(steps=1, random_draws=2, lr=2e-3, random_lr=7e-4)
+    chosen = HeadSet.parse("L0.H1")
+    demo_module.compare_once(
+        model, chosen, yesman_suite("test", 1, n_ability=1, n_texts=1), settings, Console(quiet=True)
+    )
+    assert [lr for heads, lr in used if heads == chosen] == [2e-3]
+    assert [lr for heads, lr in used if heads != chosen] == [7e-4, 7e-4]
