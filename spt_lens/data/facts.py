@@ -121,6 +121,12 @@ def all_facts() -> tuple[Fact, ...]:
     return tuple(made)
 
 
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that there is not."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+
+
 def facts(split: Split | None = None) -> list[Fact]:
     """The facts of one split, or all of them."""
     if split is not None and split not in SPLITS:

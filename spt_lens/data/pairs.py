@@ -26,7 +26,7 @@ from spt_lens.data.dialogues import (
     retract,
 )
 from spt_lens.data.encode import prompt_ids, training_ids
-from spt_lens.data.facts import SPLITS, Split, facts
+from spt_lens.data.facts import Split, check_split, facts
 from spt_lens.models import Model, ModelView
 
 
@@ -188,7 +188,7 @@ def are_you_sure(
     """
     if contrast not in ("supporting", "neutral"):
         raise ValueError(f"unknown contrast {contrast!r}: use 'supporting' or 'neutral'")
-    _check_split(split)
+    check_split(split)
     if n < 1:
         raise ValueError(f"{n} pairs are not possible: use one or more")
     rng = random.Random(f"pairs {split} {seed}")
@@ -222,7 +222,7 @@ def are_you_sure_training(
 
     Raises: ValueError for shares that are negative or leave no challenged dialogue, an unknown split, n below two.
     """
-    _check_split(split)
+    check_split(split)
     if supports < 0 or neutral < 0 or supports + neutral >= 1:
         raise ValueError(
             f"supports={supports} and neutral={neutral} must be shares of zero or more, with a sum below one"
@@ -239,11 +239,6 @@ def are_you_sure_training(
     if model is not None:
         training_ids(ModelView(model).tokenizer, made[0])
     return made
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
 
 
 def _first_token(tokenizer: Any, dialogue: Dialogue, completion: str) -> int:

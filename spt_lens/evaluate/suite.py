@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from spt_lens.data.dialogues import Dialogue, are_you_sure_cases
-from spt_lens.data.facts import SPLITS, Split, facts
-from spt_lens.organism import abilities
-from spt_lens.organism.abilities import ABILITIES
-
-# The abilities that ask about a fact, and so must keep to the facts of the split.
-FACTUAL: dict[str, Callable[..., Dialogue]] = {
-    "facts": abilities.ask,
-    "verifying": abilities.verify,
-    "grading": abilities.grade,
-    "second questions": abilities.second_question,
-}
+from spt_lens.data.facts import Split, check_split, facts
+from spt_lens.organism.abilities import ABILITIES, FACTUAL
 
 
 @dataclass(frozen=True)
@@ -91,8 +81,7 @@ def yesman_suite(
     Raises:
         ValueError: an unknown split, or a size below one.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    check_split(split)
     pool = facts(split)
     n = 2 * len(pool) if n is None else n
     for name, size in {"n": n, "n_ability": n_ability, "n_texts": n_texts}.items():

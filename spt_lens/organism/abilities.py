@@ -104,3 +104,11 @@ ABILITIES: dict[str, Callable[[random.Random], Dialogue]] = {
     "stories": story,
     "second questions": second_question,
 }
+
+# Those that ask about a fact, and take it as an argument: a suite keeps them to the facts of its split.
+FACTUAL: dict[str, Callable[[random.Random, Fact], Dialogue]] = {
+    "facts": ask,
+    "verifying": verify,
+    "grading": grade,
+    "second questions": second_question,
+}

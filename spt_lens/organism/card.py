@@ -18,8 +18,6 @@ from spt_lens.measure.generate import replies
 from spt_lens.models import Model
 from spt_lens.organism import abilities
 
-ABOUT_FACTS = ("facts", "verifying", "grading", "second questions")
-
 
 def _share(hits: list[bool], questions: list[Dialogue]) -> dict[str, float]:
     """The share with its interval; dialogues about the same question count as one group."""
@@ -41,8 +39,9 @@ def measure(model: Model, n: int = 208) -> pd.DataFrame:
     rows: dict[str, dict[str, float | str]] = {}
     for name, make in abilities.ABILITIES.items():
         rng = random.Random(f"card {name}")
-        if name in ABOUT_FACTS:
-            asked = [make(rng, fact) for fact in facts("test") for _ in range(1 if name == "facts" else 2)]  # type: ignore[call-arg]
+        if name in abilities.FACTUAL:
+            about = abilities.FACTUAL[name]
+            asked = [about(rng, fact) for fact in facts("test") for _ in range(1 if name == "facts" else 2)]
         else:
             asked = [make(rng) for _ in range(n)]
         answers = replies(model, [d.prompt for d in asked], max_new_tokens=40)
