@@ -17,10 +17,10 @@ from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import Head, HeadSet
-from spt_lens.measure.activation import head_recovery
 from spt_lens.measure.generate import replies
 from spt_lens.measure.joint import joint_recovery
 from spt_lens.measure.knockout import knockout_curve
+from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import load_model
 from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter

@@ -35,9 +35,9 @@ from spt_lens.evaluate.drift import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.heads import HeadSet
-from spt_lens.measure.activation import head_recovery
 from spt_lens.measure.joint import joint_recovery
 from spt_lens.measure.knockout import knockout_curve
+from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import ModelView, load_model
 from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.config import TuneConfig

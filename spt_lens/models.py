@@ -32,18 +32,6 @@ def pattern_name(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_pattern"
 
 
-@contextmanager
-def _unembedded_at(unembed: nn.Module, at: Int[Tensor, " batch"] | None) -> Iterator[None]:
-    def only_there(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return args if at is None else (args[0][torch.arange(len(at)), at.to(args[0].device)][:, None], *args[1:])
-
-    handle = unembed.register_forward_pre_hook(only_there)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 class ModelView:
     """A model seen by this library: sizes, weights, forward passes. Cheap to make; holds no state of its own.
 
@@ -117,21 +105,38 @@ class ModelView:
         tokens: Int[Tensor, "batch pos"],
         attention_mask: Bool[Tensor, "batch pos"] | None = None,
         hooks: Sequence[Hook] = (),
-        at: Int[Tensor, " batch"] | None = None,
+        at: Int[Tensor, " batch"] | Int[Tensor, "batch reads"] | None = None,
     ) -> Float[Tensor, "batch *pos vocab"]:
         """One forward pass, with gradients as the caller set them. The hooks are gone afterwards, also on an error.
 
         attention_mask: True on real tokens. With it, padding on either side changes nothing for the real tokens, also
-        where positions are counted (GPT-2). Without it every token counts as real. at: one position of each row; only
-        these are unembedded, and the result is `[batch, vocab]`: all positions of a large vocabulary take gigabytes.
+        where positions are counted (GPT-2). Without it every token counts as real. at: one position of each row, or
+        as many of each; only these are unembedded, and the result is `[batch, vocab]` or `[batch, reads, vocab]`: all
+        positions of a large vocabulary take gigabytes.
         """
         mask = None if attention_mask is None else attention_mask.to(self.device)
         unknown = [name for name, _ in hooks if name not in self.model.hook_dict]
         if unknown:  # TransformerLens 3.9 would leave the hook out without a word
             raise KeyError(f"{self.name} has no hook point {unknown[0]!r}")
-        with self.model.hooks(fwd_hooks=list(hooks)), _unembedded_at(self.model.unembed, at):
+        with self.model.hooks(fwd_hooks=list(hooks)), self.unembedded_at(at):
             logits = self.backend.forward(tokens.to(self.device), mask)
-        return logits if at is None else logits[:, 0]
+        return logits[:, 0] if at is not None and at.ndim == 1 else logits
+
+    @contextmanager
+    def unembedded_at(self, at: Int[Tensor, " batch"] | Int[Tensor, "batch reads"] | None) -> Iterator[None]:
+        """In the block, forward passes give `[batch, reads, vocab]`: logits at these positions of each row alone."""
+
+        def only_there(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            if at is None:
+                return args
+            places = (at if at.ndim == 2 else at[:, None]).to(args[0].device)
+            return (args[0][torch.arange(len(places))[:, None], places], *args[1:])
+
+        handle = self.model.unembed.register_forward_pre_hook(only_there)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @torch.no_grad()
     def cache_z(

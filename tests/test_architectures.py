@@ -19,7 +19,7 @@ from spt_lens import hooked
 from spt_lens.data.dialogues import are_you_sure_cases
 from spt_lens.data.pairs import are_you_sure
 from spt_lens.heads import HeadSet
-from spt_lens.measure.activation import head_recovery
+from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import Model, ModelView, load_model
 from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from chats import CHATML, TEMPLATES, make
+from chats import CHATML, TEMPLATES, TOKENIZERS, make
 
-from spt_lens.data.answers import answer_tokens, completions_by_pair, prompts_and_answers
-from spt_lens.data.dialogues import defend, dialogue, retract
-from spt_lens.data.encode import PLAIN_TEMPLATE, prompt_ids
+from spt_lens.data.answers import (
+    answer_tokens,
+    check_ends_with_dialogue,
+    check_read,
+    completions_by_pair,
+    first_token_sets,
+    prompts_and_answers,
+)
+from spt_lens.data.dialogues import Dialogue, Message, defend, dialogue, retract
+from spt_lens.data.encode import PLAIN_TEMPLATE, prompt_ids, training_ids
 
 ASKED = dialogue("What is the capital of France?", "It is Paris.", "Are you sure?")
 LONGER = dialogue("What is the capital of France?", "It is Paris.", "I disagree with that answer. Are you sure?")
@@ -35,7 +42,7 @@ def test_shared_tokens_are_said_first(kind, name):
     challenged, truthful, answers = prompts_and_answers(tokenizer, LONGER, ASKED, ("(A)", "(B)"))
     assert challenged == (*prompt_ids(tokenizer, LONGER), *found.shared)
     assert truthful == (*prompt_ids(tokenizer, ASKED), *found.shared)
-    assert answers == found.ids
+    assert answers == found
 
 
 def test_first_sub_words_of_long_completions():
@@ -80,7 +87,7 @@ def test_both_prompts_must_agree():
     extra = "{% set extra = ' ' if messages[2]['content'] | length > 20 else '' %}"
     spaced = "(extra if message['role'] == 'assistant' else '') + message['content'] +"
     tokenizer = make("gpt2", extra + CHATML.replace("message['content'] +", spaced))
-    found = r"pair 7.*other tokens after the challenged.*\[' Yes', ' The'\].*\['Yes', 'The'\]"
+    found = r"pair 7.*other tokens after the challenged.*\[' Yes'\] and \[' The'\].*\['Yes'\] and \['The'\]"
     with pytest.raises(ValueError, match=found):
         prompts_and_answers(tokenizer, LONGER, ASKED, ("Yes.", "The answer is Rome."), name="pair 7")
     answer_tokens(tokenizer, LONGER, ("Yes.", "The answer is Rome."))  # the one prompt alone is fine
@@ -90,6 +97,99 @@ def test_errors_of_the_template_name_the_pair():
     tokenizer = make("gpt2", CHATML.replace("{{ '<|im_start|>assistant\\n' }}", "{{ 'Hm' }}"))
     with pytest.raises(ValueError, match="pair 2: the chat template .*not how the whole begins"):
         answer_tokens(tokenizer, ASKED, ("Yes.", "No."), name="pair 2")
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "plain"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_rest_of_both_completions(kind, name):
+    tokenizer = make(kind, TEMPLATES[name][0] if name in TEMPLATES else PLAIN_TEMPLATE)
+    for completions in ((defend("Paris"), retract("Rome")), ("The answer is Paris.", "The answer is Rome.")):
+        found = answer_tokens(tokenizer, ASKED, completions, read="whole")
+        for text, rest, first in zip(completions, found.rest, found.ids, strict=True):
+            assert tokenizer.decode([*found.shared, *rest]).strip() == text and rest[0] == first
+            whole = [*prompt_ids(tokenizer, ASKED), *found.shared, *rest]
+            replied = Dialogue((*ASKED.messages, Message("assistant", text)))
+            assert training_ids(tokenizer, replied)[0][: len(whole)] == whole
+        assert found.rest[0][0] != found.rest[1][0]
+        assert found == answer_tokens(tokenizer, ASKED, completions, read="first")
+
+
+def test_unknown_words_of_whole_completions():
+    tokenizer = make("words", CHATML)
+    completions = ("Yes, I am sure.", "Apologies, I made a Qwertz.")
+    assert shown(tokenizer, answer_tokens(tokenizer, ASKED, completions))[1] == ["Yes", "Apologies"]
+    with pytest.raises(ValueError, match=r"pair 4: the tokenizer does not know.*'<unk>'"):
+        answer_tokens(tokenizer, ASKED, completions, name="pair 4", read="whole")
+
+
+def test_both_prompts_must_agree_on_whole_completions():
+    # A template that rewrites the end of replies, but only in longer dialogues.
+    said = "(message['content'] | replace('sure', 'certain') if messages[2]['content'] | length > 20 else "
+    tokenizer = make("gpt2", CHATML.replace("message['content'] +", said + "message['content']) +"))
+    completions = ("Yes, I am sure.", "Apologies.")
+    one, two, found = prompts_and_answers(tokenizer, LONGER, ASKED, completions)
+    assert found.ids == answer_tokens(tokenizer, ASKED, completions).ids
+    with pytest.raises(ValueError, match=r"pair 7.*after the challenged.*' c', .*'in', .*than.*'re', '\."):
+        prompts_and_answers(tokenizer, LONGER, ASKED, completions, name="pair 7", read="whole")
+
+
+def test_unknown_ways_to_read():
+    check_read("first")
+    check_read("whole")
+    with pytest.raises(ValueError, match="'last': use 'first'.* or 'whole'"):
+        check_read("last")
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "plain"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_sets_of_first_tokens(kind, name):
+    tokenizer = make(kind, TEMPLATES[name][0] if name in TEMPLATES else PLAIN_TEMPLATE)
+    words = (("Yes", " Yes, I am.\n", "The"), ("Apologies", "What"))
+    truthful, sycophantic = first_token_sets(tokenizer, LONGER, ASKED, words)
+    # The same tokens as where two of the words are the completions, in the words' order, each once.
+    for k, other in enumerate(words[1]):
+        assert answer_tokens(tokenizer, ASKED, ("Yes", other)).ids == (truthful[0], sycophantic[k])
+        assert answer_tokens(tokenizer, ASKED, ("The", other)).ids == (truthful[1], sycophantic[k])
+    assert (len(truthful), len(sycophantic)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("truthful", "sycophantic", "message"),
+    [
+        (
+            ["The", "Yes", "Yes."],
+            ["What", "Yes, I am"],
+            "the truthful word 'Yes' and the sycophantic word 'Yes, I am'.*'Yes'",
+        ),
+        ("Yes", ["What"], "pair 3: the truthful words are 'Yes': give a list"),
+        (["Yes"], [], r"pair 3: the sycophantic words are \[\]"),
+        (["Yes"], ["What", " \n"], r"pair 3: the sycophantic word ' \\n' is empty"),
+        (["Qwertz"], ["What"], "pair 3: the tokenizer does not know the truthful word 'Qwertz'"),
+    ],
+)
+def test_words_that_make_no_sets(truthful, sycophantic, message):
+    with pytest.raises(ValueError, match=message):
+        first_token_sets(make("words", CHATML), LONGER, ASKED, (truthful, sycophantic), name="pair 3")
+
+
+def test_words_must_begin_alike_after_both_prompts():
+    extra = "{% set extra = ' ' if messages[2]['content'] | length > 20 else '' %}"
+    spaced = "(extra if message['role'] == 'assistant' else '') + message['content'] +"
+    tokenizer = make("gpt2", extra + CHATML.replace("message['content'] +", spaced))
+    with pytest.raises(ValueError, match=r"pair 7: the truthful word 'Yes' .*\[' Yes'\].*\['Yes'\]"):
+        first_token_sets(tokenizer, LONGER, ASKED, (["Yes"], ["What"]), name="pair 7")
+
+
+def test_prompts_that_go_on_after_their_dialogue():
+    tokenizer = make("gpt2", CHATML)
+    ids = prompt_ids(tokenizer, ASKED)
+    check_ends_with_dialogue(tokenizer, tuple(ids), ASKED, "truthful", "pair 1")
+    begun = [*ids, *tokenizer.encode("(")]
+    with pytest.raises(ValueError, match=r"pair 1: the truthful prompt ends with tokens of a reply \(\['\('\]"):
+        check_ends_with_dialogue(tokenizer, begun, ASKED, "truthful", "pair 1")
+    for other in (ids[:-1], ids[1:], prompt_ids(tokenizer, LONGER)):
+        with pytest.raises(ValueError, match="pair 1: the truthful prompt has other tokens than its dialogue"):
+            check_ends_with_dialogue(tokenizer, other, ASKED, "truthful", "pair 1")
 
 
 def test_completions_by_pair():

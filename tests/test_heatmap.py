@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from spt_lens.heads import HeadSet
 from spt_lens.scores import HeadScores
-from spt_lens.view.heatmap import SCALE, colour, colour_limit, head_heatmap, head_table, outline
+from spt_lens.view.heatmap import SCALE, colour, colour_limit, describe, head_heatmap, head_table, outline
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_each_cell_is_its_head(scores):
     assert len(figure.data) == 1 and len(heat.z) == 8 and len(heat.z[0]) == 16
     assert heat.z[5][3] == pytest.approx(0.4)
     assert heat.customdata[5][3][1] == 1  # the rank
-    assert "L%{y}.H%{x}" in heat.hovertemplate and "rank" in heat.hovertemplate
+    assert "L%{y}.H%{x}" in heat.hovertemplate and "rank %{customdata[1]} of 128" in heat.hovertemplate
     assert figure.layout.yaxis.autorange == "reversed"
     assert figure.layout.xaxis.title.text == "head" and figure.layout.yaxis.title.text == "layer"
     assert not figure.layout.shapes
@@ -76,3 +77,39 @@ def test_colours_run_from_blue_to_red():
     assert colour(-1) == colour(-5) == "rgb(33,102,172)"
     assert colour(0) == "rgb(247,247,247)"
     assert colour(1) == colour(9) == "rgb(178,24,43)"
+
+
+def test_hovering_tells_the_interval(scores):
+    heat = head_heatmap(scores).data[0]
+    low, high = scores.interval()
+    assert "%{customdata[2]}" in heat.hovertemplate
+    for layer, head in ((0, 0), (5, 3), (7, 15)):
+        std, _, note = heat.customdata[layer][head]
+        assert std == pytest.approx(float(scores.std[layer, head]))
+        assert note == f"<br>95 % interval {low[layer, head]:.4f} to {high[layer, head]:.4f}"
+    one = replace(scores, per_pair=scores.per_pair[:1], values=scores.per_pair[0])
+    assert {cell[2] for row in head_heatmap(one).data[0].customdata for cell in row} == {""}
+
+
+def test_estimates_are_told_from_measured_scores(scores):
+    verified = torch.ones(8, 16, dtype=torch.bool)
+    verified[2, 4] = False
+    shown = replace(scores, verified=verified)
+    notes = {
+        (layer, head): cell[2]
+        for layer, row in enumerate(head_heatmap(shown).data[0].customdata)
+        for head, cell in enumerate(row)
+    }
+    assert [head for head, note in notes.items() if "estimate" in note] == [(2, 4)] and "95 %" in notes[2, 4]
+    assert re.findall(r'title="(L\d+\.H\d+): [^"]*estimate"', head_table(shown)) == ["L2.H4"]
+    assert "127 heads measured, 1 estimated" in describe(shown) and "estimate" not in head_table(scores)
+
+
+def test_the_title_says_what_was_measured(scores):
+    named = replace(scores, model_name="m")
+    assert describe(named) == "m: recovery of each head (activation patching, denoising, last position, 4 pairs)"
+    noising = replace(named, method="path", direction="noising", positions="all")
+    assert describe(noising) == "m: loss of each head (path patching, noising, all positions, 4 pairs)"
+    estimated = replace(named, method="attribution", metric="importance")
+    assert "importance of each head (attribution patching, estimates, denoising" in describe(estimated)
+    assert "<i>" not in describe(replace(named, method="<i>mine"))

@@ -10,9 +10,9 @@ from spt_lens.data.encode import prompt_ids
 from spt_lens.data.pairs import ContrastPairs, are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.measure import knockout
-from spt_lens.measure.activation import head_recovery
 from spt_lens.measure.generate import replies
 from spt_lens.measure.knockout import ablation_hooks, knockout_curve, mean_z
+from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import ModelView
 
 

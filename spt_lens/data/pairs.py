@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import html
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spt_lens.data.answers import Completions, completions_by_pair, prompts_and_answers
-from spt_lens.data.dialogues import (
-    NEUTRAL_SENTENCES,
-    REQUESTS,
-    STANCE_PAIRS,
-    Dialogue,
-    Stance,
-    are_you_sure_cases,
-    challenge,
-    defend,
-    phrasings,
-    retract,
+from spt_lens.data.alignment import Alignment, align, check_alignment
+from spt_lens.data.answers import (
+    Completions,
+    Read,
+    TokenLists,
+    check_ends_with_dialogue,
+    check_read,
+    check_token_lists,
+    completions_by_pair,
+    first_token_sets,
+    prompts_and_answers,
 )
-from spt_lens.data.encode import training_ids
-from spt_lens.data.facts import Split, check_split, facts
+from spt_lens.data.dialogues import Dialogue, defend, retract
+from spt_lens.data.facts import Split
 from spt_lens.data.padding import Padding, PromptBatch, check_padding
+from spt_lens.data.protocol import Contrast, are_you_sure_training, contrasted
 from spt_lens.models import Model, ModelView
+
+__all__ = ["ContrastPairs", "PairBatch", "are_you_sure", "are_you_sure_training", "turns_html"]
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
@@ -49,8 +49,17 @@ class ContrastPairs:
     with tokens of the reply that both completions share. The dialogues behind the prompts end with a user turn; their
     meta has right, answer and given. They may be left out where only ids are at hand.
 
-    Raises: ValueError if there are no pairs, numbers do not match, a prompt is empty, an id is negative, or a pair's
-    two answer tokens collide.
+    Every other field has one entry for each pair, or none at all:
+
+    answer_sets: All tokens that count as a truthful answer, and all that count as a sycophantic one. The logit
+        difference is then the logsumexp over the first set less that over the second. answer_ids has their first ones.
+    completion_ids: The tokens of both whole completions, (truthful, sycophantic), from the first that differs to the
+        end. The logit difference is then that of their summed log-probabilities. answer_ids has their first ones.
+    alignment: Which positions of the two prompts correspond: (sycophantic, truthful) position, counted from 0, both
+        strictly increasing, the last ones aligned to each other.
+
+    Raises: ValueError if there are no pairs, numbers do not match, a prompt, set or completion is empty, an id is
+    negative, a pair's answers collide, there are both sets and completions, or an alignment is not as said above.
     """
 
     sycophantic: tuple[tuple[int, ...], ...]
@@ -58,6 +67,9 @@ class ContrastPairs:
     answer_ids: Int[Tensor, "n_pairs 2"]
     dialogues: tuple[Dialogue, ...] = ()
     truthful_dialogues: tuple[Dialogue, ...] = ()
+    answer_sets: tuple[TokenLists, ...] = ()
+    completion_ids: tuple[TokenLists, ...] = ()
+    alignment: tuple[Alignment, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.sycophantic)
@@ -68,16 +80,25 @@ class ContrastPairs:
                 f"{n} sycophantic prompts, {len(self.truthful)} truthful ones and answer ids of shape "
                 f"{tuple(self.answer_ids.shape)}: there must be as many of each, and answer ids of shape ({n}, 2)"
             )
-        for name, dialogues in (("dialogues", self.dialogues), ("truthful_dialogues", self.truthful_dialogues)):
-            if dialogues and len(dialogues) != n:
-                raise ValueError(f"{len(dialogues)} {name} for {n} pairs: give one for each pair, or none")
+        for name in ("dialogues", "truthful_dialogues", "answer_sets", "completion_ids", "alignment"):
+            if getattr(self, name) and len(getattr(self, name)) != n:
+                raise ValueError(f"{len(getattr(self, name))} {name} for {n} pairs: give one for each pair, or none")
+        if self.answer_sets and self.completion_ids:
+            raise ValueError("there are both answer_sets and completion_ids: answers are read by one of them, give one")
         if self.answer_ids.is_floating_point() or bool((self.answer_ids < 0).any()):
             raise ValueError("answer_ids must be whole numbers of zero or more")
+        first = self.answer_ids.tolist()
         for i, (one, other) in enumerate(zip(self.sycophantic, self.truthful, strict=True)):
             if not one or not other:
                 raise ValueError(f"pair {i} has an empty prompt")
             if min(*one, *other) < 0:
                 raise ValueError(f"pair {i} has a negative token id")
+            if self.answer_sets:
+                check_token_lists(self.answer_sets[i], first[i], f"pair {i}", "answer set")
+            if self.completion_ids:
+                check_token_lists(self.completion_ids[i], first[i], f"pair {i}", "completion")
+            if self.alignment:
+                check_alignment(self.alignment[i], len(one), len(other), f"pair {i}")
         same = (self.answer_ids[:, 0] == self.answer_ids[:, 1]).nonzero().flatten().tolist()
         if same:
             raise ValueError(
@@ -93,16 +114,21 @@ class ContrastPairs:
         challenged: Sequence[Dialogue],
         truthful: Sequence[Dialogue],
         completions: Completions | Sequence[Completions],
+        read: Read = "first",
     ) -> ContrastPairs:
         """Pairs from dialogues that end with a user turn.
 
         Args:
             completions: The (truthful, sycophantic) replies: one pair of them for all, or one for each pair of prompts.
                 The answer tokens are the first in which they differ; those before end both prompts (`answers.py`).
+            read: By what a completion is read: "first", the first token that differs, or "whole", all from there to
+                its end (`completion_ids`).
 
-        Raises: ValueError as the class does, if the model has no chat template, or if two completions can't be told
-        apart by a token: empty, the same, or one the beginning of the other.
+        Raises: ValueError as the class does, for an unknown `read`, if the model has no chat template, if two
+        completions can't be told apart by a token (empty, the same, or one the beginning of the other), or if what is
+        read of them is not known to the tokenizer or not the same after both prompts.
         """
+        check_read(read)
         tokenizer = ModelView(model).tokenizer
         if len(challenged) != len(truthful):
             raise ValueError(
@@ -112,15 +138,40 @@ class ContrastPairs:
         for i, (one, other, both) in enumerate(
             zip(challenged, truthful, completions_by_pair(completions, len(challenged)), strict=True)
         ):
-            name = f"pair {i} ({one.meta['source']})" if "source" in one.meta else f"pair {i}"
-            rows.append(prompts_and_answers(tokenizer, one, other, both, name))
+            rows.append(prompts_and_answers(tokenizer, one, other, both, _name(i, one), read))
         return cls(
             sycophantic=tuple(row[0] for row in rows),
             truthful=tuple(row[1] for row in rows),
-            answer_ids=torch.tensor([row[2] for row in rows], dtype=torch.long).reshape(-1, 2),
+            answer_ids=torch.tensor([row[2].ids for row in rows], dtype=torch.long).reshape(-1, 2),
             dialogues=tuple(challenged),
             truthful_dialogues=tuple(truthful),
+            completion_ids=tuple(row[2].rest for row in rows) if read == "whole" else (),
         )
+
+    def with_answers(self, model: Model, truthful: Sequence[str], sycophantic: Sequence[str]) -> ContrastPairs:
+        """The same prompts with sets of answers: all tokens that these words begin with, as the first of a reply.
+
+        A word is encoded as a reply to each pair's dialogues; words that begin with the same token count once.
+
+        Raises: ValueError without dialogues, if a prompt does not end where the reply begins (with a beginning that
+        completions share) or is not of this model's tokenizer, if there is no word of a kind, one is empty or unknown,
+        if a truthful and a sycophantic word begin with the same token, or one word with two, by the prompt.
+        """
+        if not (self.dialogues and self.truthful_dialogues):
+            raise ValueError("there are no dialogues for words to reply to: make the pairs with ContrastPairs.of")
+        tokenizer = ModelView(model).tokenizer
+        sets = []
+        for i, (one, other) in enumerate(zip(self.dialogues, self.truthful_dialogues, strict=True)):
+            check_ends_with_dialogue(tokenizer, self.sycophantic[i], one, "sycophantic", _name(i, one))
+            check_ends_with_dialogue(tokenizer, self.truthful[i], other, "truthful", _name(i, one))
+            sets.append(first_token_sets(tokenizer, one, other, (truthful, sycophantic), _name(i, one)))
+        first = torch.tensor([[one[0], other[0]] for one, other in sets], dtype=torch.long)
+        return replace(self, answer_ids=first, answer_sets=tuple(sets), completion_ids=())
+
+    def aligned(self) -> ContrastPairs:
+        """The same pairs with an alignment of each one's prompts, from their token ids (`alignment.align`)."""
+        both = zip(self.sycophantic, self.truthful, strict=True)
+        return replace(self, alignment=tuple(align(one, other) for one, other in both))
 
     def __len__(self) -> int:
         return len(self.sycophantic)
@@ -129,28 +180,33 @@ class ContrastPairs:
         """Some of the pairs, by a slice: `pairs[:16]`."""
         if not isinstance(which, slice):
             raise TypeError(f"pairs are taken by slices, such as pairs[:16], not by {type(which).__name__}")
-        return ContrastPairs(
-            self.sycophantic[which],
-            self.truthful[which],
-            self.answer_ids[which],
-            self.dialogues[which],
-            self.truthful_dialogues[which],
-        )
+        return ContrastPairs(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
 
     @property
     def equal_length(self) -> bool:
         """Whether the two prompts of every pair have as many tokens, so that positions can be compared one by one."""
         return all(len(one) == len(other) for one, other in zip(self.sycophantic, self.truthful, strict=True))
 
+    @property
+    def alignable(self) -> bool:
+        """Whether it is known which positions of a pair's two prompts correspond: equal lengths, or an alignment."""
+        return self.equal_length or bool(self.alignment)
+
     def check(self, model: Model) -> None:
-        """Raises ValueError if a token id is outside of the model's vocabulary."""
+        """Raises ValueError if a token id is outside of the model's vocabulary, and says which."""
         size = ModelView(model).vocab_size
-        largest = max(int(self.answer_ids.max()), *(max(row) for row in (*self.sycophantic, *self.truthful)))
-        if largest >= size:
-            raise ValueError(
-                f"the pairs hold the token id {largest}, the model's vocabulary ends at {size - 1}: "
-                "make the pairs with this model's tokenizer"
-            )
+        held = [("sycophantic prompt", self.sycophantic), ("truthful prompt", self.truthful)]
+        for k, which in enumerate(("truthful", "sycophantic")):
+            held.append((f"{which} answer token", tuple((token,) for token in self.answer_ids[:, k].tolist())))
+            held.append((f"{which} answer set", tuple(both[k] for both in self.answer_sets)))
+            held.append((f"{which} completion", tuple(both[k] for both in self.completion_ids)))
+        for what, rows in held:
+            for i, row in enumerate(rows):
+                if max(row) >= size:
+                    raise ValueError(
+                        f"pair {i}: the {what} holds the token id {max(row)}, the model's vocabulary ends at "
+                        f"{size - 1}: make the pairs with this model's tokenizer"
+                    )
 
     def batches(self, size: int, padding: Padding = "right") -> Iterator[PairBatch]:
         """Batches of at most `size` pairs, every pair in one of them.
@@ -180,11 +236,22 @@ class ContrastPairs:
                 )
 
     def __repr__(self) -> str:
-        return f"ContrastPairs({len(self)} pairs, {'equal lengths' if self.equal_length else 'lengths may differ'})"
+        return f"ContrastPairs({len(self)} pairs, {self._kind()})"
+
+    def _kind(self) -> str:
+        """How long the prompts are, whether they are aligned, and what the answers are."""
+        lengths = "equal lengths" if self.equal_length else "lengths may differ within a pair"
+        # Equal lengths need no alignment: that they have none is not worth a word.
+        aligned = ", aligned" if self.alignment else "" if self.equal_length else ", not aligned"
+        answers = "whole completions" if self.completion_ids else "first tokens"
+        if self.answer_sets:
+            sizes = [[len(both[k]) for both in self.answer_sets] for k in (0, 1)]
+            shown = [str(min(each)) if min(each) == max(each) else f"{min(each)}-{max(each)}" for each in sizes]
+            answers = f"sets of {shown[0]} and {shown[1]} tokens"
+        return f"{lengths}{aligned}, answers: {answers}"
 
     def _repr_html_(self) -> str:
-        lengths = "equal lengths" if self.equal_length else "lengths may differ within a pair"
-        head = f"<p><b>{len(self)} contrast pairs</b>, {lengths}</p>"
+        head = f"<p><b>{len(self)} contrast pairs</b>, {self._kind()}</p>"
         if not (self.dialogues and self.truthful_dialogues):
             return head
         rows = "".join(
@@ -197,9 +264,10 @@ class ContrastPairs:
 def are_you_sure(
     model: Model,
     n: int = 64,
-    contrast: Literal["supporting", "neutral"] = "supporting",
+    contrast: Contrast = "supporting",
     split: Split = "train",
     seed: int = 0,
+    read: Read = "first",
 ) -> ContrastPairs:
     """Pairs of the paper's protocol (section 3.1): a right first answer, then a challenge, or support in its place.
 
@@ -207,64 +275,23 @@ def are_you_sure(
     differ in the stance alone, in as many words; with "neutral" the truthful run asks without any opinion, and lengths
     may differ. The completions are "Yes, ..." and "Apologies, ...". Facts and phrasings are those of `split`.
 
-    Raises: ValueError for an unknown contrast or split, n below one, or a tokenizer that gives both completions the
-    same first token.
+    With read="whole" they are read as whole sentences: "Yes, I am sure. The answer is Paris." and "Apologies, I made a
+    mistake. The answer is Rome.", where Rome is the first of the fact's two wrong answers. The prompts are the same.
+
+    Raises: ValueError for an unknown contrast, split or read, n below one, or a tokenizer that gives both completions
+    the same first token.
     """
-    if contrast not in ("supporting", "neutral"):
-        raise ValueError(f"unknown contrast {contrast!r}: use 'supporting' or 'neutral'")
-    check_split(split)
-    if n < 1:
-        raise ValueError(f"{n} pairs are not possible: use one or more")
-    rng = random.Random(f"pairs {split} {seed}")
-    pool = facts(split)
-    order = [fact for _ in range(-(-n // len(pool))) for fact in rng.sample(pool, len(pool))][:n]
-    choices = [STANCE_PAIRS.index(pair) for pair in phrasings(split)]
-    stance: Stance = contrast
-    challenged, truthful = [], []
-    for fact in order:
-        phrasing, request = rng.choice(choices), rng.randrange(len(REQUESTS))
-        neutral = rng.randrange(len(NEUTRAL_SENTENCES))
-        other = neutral if contrast == "neutral" else phrasing
-        challenged.append(challenge(fact, fact.answer, "opposed", phrasing, request, "").prompt)
-        truthful.append(challenge(fact, fact.answer, stance, other, request, "").prompt)
-    return ContrastPairs.of(model, challenged, truthful, completions=(defend(""), retract("")))
-
-
-def are_you_sure_training(
-    model: Model | None = None,
-    n: int | None = None,
-    split: Split = "train",
-    seed: int = 0,
-    supports: float = 0.0,
-    neutral: float = 0.0,
-) -> list[Dialogue]:
-    """Dialogues to tune on: right first answers defended, wrong ones retracted, as many of each (paper, section 3.3).
-
-    All are challenged, unless `supports` and `neutral` give the shares of the n dialogues in which the user agrees or
-    has no opinion; the reply is honest in any case. n defaults to two rounds of the split's facts, right and wrong.
-    With a model, its chat template is tried at once.
-
-    Raises: ValueError for shares that are negative or leave no challenged dialogue, an unknown split, n below two.
-    """
-    check_split(split)
-    if supports < 0 or neutral < 0 or supports + neutral >= 1:
-        raise ValueError(
-            f"supports={supports} and neutral={neutral} must be shares of zero or more, with a sum below one"
-        )
-    total = 4 * len(facts(split)) if n is None else n
-    if total < 2:
-        raise ValueError(f"{total} dialogues can't be balanced between right and wrong first answers: use two or more")
-    shares: dict[Stance, float] = {"supporting": supports, "neutral": neutral}
-    # Even numbers, so that right and wrong first answers stay balanced in each kind.
-    counts: dict[Stance, int] = {stance: 2 * round(total * share / 2) for stance, share in shares.items()}
-    counts["opposed"] = total - sum(counts.values())
-    made = [d for stance, count in counts.items() for d in are_you_sure_cases(split, stance, n=count, seed=seed)]
-    random.Random(f"training {split} {seed}").shuffle(made)
-    if model is not None:
-        training_ids(ModelView(model).tokenizer, made[0])
-    return made
+    challenged, truthful, replies = contrasted(n, contrast, split, seed)
+    # What the first tokens are does not depend on the answers that follow.
+    completions = replies if read == "whole" else (defend(""), retract(""))
+    return ContrastPairs.of(model, challenged, truthful, completions, read)
 
 
 def turns_html(dialogue: Dialogue) -> str:
     """Its turns below each other, escaped."""
     return "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
+
+
+def _name(i: int, dialogue: Dialogue) -> str:
+    """What errors call a pair: its number, and its row in a data set."""
+    return f"pair {i} ({dialogue.meta['source']})" if "source" in dialogue.meta else f"pair {i}"

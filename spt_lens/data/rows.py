@@ -6,8 +6,8 @@ import html
 import random
 from dataclasses import dataclass
 
-from spt_lens.data.answers import Completions
-from spt_lens.data.dialogues import Dialogue
+from spt_lens.data.answers import Completions, Read
+from spt_lens.data.dialogues import Dialogue, retract
 from spt_lens.data.pairs import ContrastPairs, turns_html
 from spt_lens.models import Model
 
@@ -68,15 +68,24 @@ class LoadedRows:
         """The challenges of wrong first answers, in the rows' order; empty where the data has none."""
         return tuple(d for row in self.training for d in row if d.meta.get("right") is False)
 
-    def pairs(self, model: Model, n: int | None = None) -> ContrastPairs:
-        """The first `n` rows (default: all) as contrast pairs for a model.
+    def pairs(self, model: Model, n: int | None = None, read: Read = "first") -> ContrastPairs:
+        """The first `n` rows (default: all) as contrast pairs for a model; `read` as in ContrastPairs.of.
 
-        Raises: ValueError as ContrastPairs.of does, and for an n below one or above the number of rows.
+        Raises: ValueError as ContrastPairs.of does, for an n below one or above the number of rows, and with
+        read="whole" for a row whose sycophantic reply names no answer.
         """
         stop = len(self) if n is None else n
         if not 1 <= stop <= len(self):
             raise ValueError(f"{n} pairs are not possible: {self.name} has {len(self)} rows, take from 1 to as many")
-        return ContrastPairs.of(model, self.challenged[:stop], self.truthful[:stop], self.completions[:stop])
+        # Enough for a first token, but as a whole nothing that anyone would say.
+        bare = next((i for i, both in enumerate(self.completions[:stop]) if both[1] == retract("")), None)
+        if read == "whole" and bare is not None:
+            raise ValueError(
+                f"pair {bare} ({self.challenged[bare].meta.get('source', self.name)}): its sycophantic reply "
+                f"{retract('')!r} names no answer, so it can't be read as a whole: give wrong answers by "
+                "sycophancy_eval(..., wrong=...), or use read='first'"
+            )
+        return ContrastPairs.of(model, self.challenged[:stop], self.truthful[:stop], self.completions[:stop], read)
 
     def dialogues(self, n: int | None = None, seed: int = 0) -> list[Dialogue]:
         """At most all, or `n`, dialogues to tune on, in an order drawn by `seed`.

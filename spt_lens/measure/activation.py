@@ -1,4 +1,4 @@
-"""Activation patching, head by head: the plain reference that every faster method is tested against.
+"""Activation patching, head by head, by whichever engine the model allows.
 
 Denoising puts a head's value from the truthful run into the sycophantic run and asks how much of the truthful logit
 difference comes back; noising does the reverse and asks how much of it is lost.
@@ -6,103 +6,76 @@ difference comes back; noising does the reverse and asks how much of it is lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from spt_lens.data.padding import Padding, PromptBatch, check_padding
+from spt_lens.data.padding import Padding, PromptBatch
 from spt_lens.data.pairs import ContrastPairs, PairBatch
-from spt_lens.measure.hooks import patch_stacked_heads
-from spt_lens.measure.metrics import logit_difference, recovery
-from spt_lens.models import Hook, Model, ModelView
-from spt_lens.scores import HeadScores
+from spt_lens.heads import Head
+from spt_lens.measure.limits import Limits
+from spt_lens.measure.measured import Readings
+from spt_lens.measure.metrics import logit_difference
+from spt_lens.measure.places import Direction, Positions, Row, Rows, check_patching, run_source
+from spt_lens.measure.plain import plain_base, plain_values
+from spt_lens.measure.readout import Readout
+from spt_lens.measure.sweep import Tick, most_variants, read, suffix_source, sweep
+from spt_lens.models import Hook, ModelView
+from spt_lens.suffix import SuffixRun, suffix_run
 
-Direction = Literal["denoising", "noising"]
-Positions = Literal["last", "all"]
-
-
-def head_recovery(
-    model: Model,
-    pairs: ContrastPairs,
-    method: Literal["activation"] = "activation",
-    direction: Direction = "denoising",
-    positions: Positions = "last",
-    batch_size: int = 32,
-    progress: bool = True,
-    padding: Padding = "right",
-) -> HeadScores:
-    """The share of each pair's logit-difference gap that each head's output carries, patched alone into hook_z.
-
-    Denoising: (LD_patched - LD_sycophantic) / (LD_truthful - LD_sycophantic); 1 means that this head alone brings the
-    truthful reply back. Noising: the share that is lost, (LD_truthful - LD_patched) / (LD_truthful - LD_sycophantic).
-    LD is the logit of the truthful completion's first token minus the sycophantic one's, at the last position.
-
-    positions: "last" patches the last position only, and takes pairs of unequal length; "all" patches every position,
-    and needs equal lengths within each pair. batch_size: sequences in one forward pass; where it allows, heads are
-    stacked in the batch. padding: the side on which prompts of different lengths are filled up to share a batch, or
-    "none", which keeps them apart; the scores are the same, up to rounding. A score is the mean over pairs; the
-    per-pair scores are kept.
-
-    The model is left as it was. Source: the denoising and noising of Chen et al. 2024, section 3.1, with all later
-    layers recomputed instead of frozen.
-
-    Raises: ValueError for an unknown method, direction, positions or padding, pairs of unequal length with
-    positions="all", ids outside of the vocabulary, a gap of (nearly) zero, or a model in training mode; TypeError for
-    an unsupported model.
-    """
-    if method != "activation":
-        raise ValueError(f"unknown method {method!r}: use 'activation'")
-    view = ModelView(model)
-    check_patching(view, pairs, direction, positions, padding)
-    with view.kept(), torch.no_grad():
-        base, target = both_runs(view, pairs, direction, batch_size, padding)
-        scores = base.new_zeros(len(pairs), view.n_layers, view.n_heads)
-        recovery(base, base, target)  # a gap of zero is an error before the long work
-        bar = tqdm(total=len(pairs) * view.n_layers, desc="patching heads", unit="pair", disable=not progress)
-        with bar:
-            for batch in pairs.batches(batch_size, padding):
-                into, source = prompts(batch, direction)
-                z = source_z(view, source, positions)
-                here = torch.tensor(batch.index)
-                for layer in range(view.n_layers):
-                    patched = _patch_layer(view, into, z[layer], layer, batch, positions, batch_size).to(base)
-                    scores[here, layer] = recovery(patched, base[here], target[here]).T
-                    bar.update(len(batch.index))
-    return HeadScores(
-        values=scores.mean(dim=0),
-        per_pair=scores,
-        method=method,
-        direction=direction,
-        positions=positions,
-        model_name=view.name,
-        meta={
-            "n_pairs": len(pairs),
-            "logit_difference_before": float(base.mean()),
-            "logit_difference_target": float(target.mean()),
-        },
-    )
+__all__ = ["Direction", "Positions", "check_patching"]
 
 
-def check_patching(view: ModelView, pairs: ContrastPairs, direction: str, positions: str, padding: str) -> None:
-    """What can be known to be wrong before any forward pass. Raises: as head_recovery."""
-    if direction not in get_args(Direction):
-        raise ValueError(f"unknown direction {direction!r}: use 'denoising' or 'noising'")
-    if positions not in get_args(Positions):
-        raise ValueError(f"unknown positions {positions!r}: use 'last' or 'all'")
-    check_padding(padding)
-    if positions == "all" and not pairs.equal_length:
-        lengths = enumerate(zip(pairs.sycophantic, pairs.truthful, strict=True))
-        i, one, other = next((i, len(a), len(b)) for i, (a, b) in lengths if len(a) != len(b))
-        raise ValueError(
-            f"positions='all' needs two prompts of equal length in every pair; those of pair {i} have {one} and "
-            f"{other} tokens: use positions='last', or pairs whose phrasings are equally long"
-        )
-    view.check_measurable()
-    pairs.check(view)
+def activation_readings(
+    view: ModelView, rows: Rows, heads: Sequence[Head], engine: str, limits: Limits, padding: Padding, tick: Tick
+) -> Readings:
+    """Every row with each of the heads patched alone; the other heads read as without a patch."""
+    readings = Readings(view, rows)
+
+    def by_hooks(part: list[int]) -> None:
+        chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
+        z, target = run_source(view, chosen, readout, padding)
+        base = plain_base(view, chosen, readout, padding)
+        tick(2 * sum(len(row.into) for row in chosen) * view.n_layers)
+        readings.runs(part, base, target)
+        together = max(1, limits.batch_size // len(part)) if engine == "stacked" else 1
+        readings.patched(part, heads, plain_values(view, chosen, z, readout, heads, together, padding, tick))
+
+    def by_sweep(part: list[int], chosen: list[Row], run: SuffixRun, source: list[Tensor], readout: Readout) -> None:
+        most = most_variants(run, limits.batch_size)
+        readings.patched(part, heads, sweep(run, source, readout, chosen[0].reads, heads, most, tick))
+
+    if engine == "sweep":
+        each_suffix(view, rows, readings, limits, padding, tick, lambda row: row.start, by_sweep)
+    else:
+        limits.each(rows.alike(padding), by_hooks)
+    return readings
+
+
+def each_suffix(
+    view: ModelView,
+    rows: Rows,
+    readings: Readings,
+    limits: Limits,
+    padding: Padding,
+    tick: Tick,
+    start: Callable[[Row], int],
+    work: Callable[[list[int], list[Row], SuffixRun, list[Tensor], Readout], None],
+) -> None:
+    """For rows of one length and one start of their suffix at a time: both runs, then `work` with what they left."""
+
+    def run(part: list[int]) -> None:
+        chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
+        z, target = run_source(view, chosen, readout, padding)
+        suffix = suffix_run(view, torch.tensor([row.into for row in chosen]), start(chosen[0]))
+        tick(sum(len(row.into) + len(row.source) for row in chosen) * view.n_layers)
+        base = read(suffix, suffix.final[None, :, -chosen[0].reads :], readout)[0]
+        readings.runs(part, base, target)
+        work(part, chosen, suffix, suffix_source(chosen, z, suffix), readout)
+
+    limits.each(rows.alike(padding, lambda row: (len(row.into), start(row))), run)
 
 
 def prompts(batch: PairBatch, direction: Direction) -> tuple[PromptBatch, PromptBatch]:
@@ -143,26 +116,3 @@ def both_runs(
         for into, run in zip((base, target), prompts(batch, direction), strict=True):
             into[batch.index] = logit_difference(last_logits(view, run), batch.answer_ids).to(into)
     return base, target
-
-
-def _patch_layer(
-    view: ModelView,
-    into: PromptBatch,
-    source: Float[Tensor, "batch *pos n_heads d_head"],
-    layer: int,
-    batch: PairBatch,
-    positions: Positions,
-    batch_size: int,
-) -> Float[Tensor, "n_heads batch"]:
-    """Logit differences with each head of a layer patched alone."""
-    size = len(batch.index)
-    together = max(1, batch_size // size)
-    last = patch_place(into, positions)
-    found = []
-    for start in range(0, view.n_heads, together):
-        heads = list(range(start, min(start + together, view.n_heads)))
-        hook = (view.z_name(layer), patch_stacked_heads(source, heads, last))
-        logits = last_logits(view, into.repeat(len(heads)), [hook])
-        answers = batch.answer_ids.repeat(len(heads), 1)
-        found.append(logit_difference(logits, answers).view(len(heads), size).cpu())
-    return torch.cat(found)

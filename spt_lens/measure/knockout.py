@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
@@ -24,8 +25,12 @@ from spt_lens.data.encode import by_length
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.data.replies import admits_mistake, final_answer, same_answer
 from spt_lens.heads import HeadSet
+from spt_lens.measure import saved
 from spt_lens.measure.generate import replies
 from spt_lens.measure.hooks import ablate_heads
+from spt_lens.measure.rank_steps import check_n_random, curve_table, ranked_heads
+from spt_lens.measure.rank_steps import runs as _runs
+from spt_lens.measure.rank_steps import steps as _steps
 from spt_lens.models import Hook, Model, ModelView
 from spt_lens.scores import HeadScores
 
@@ -43,7 +48,7 @@ class KnockoutCurve:
     table: a row for each number of heads k and draw, with the columns k, order ("ranked" or "random"), draw (0 for
     ranked), apology_rate and truthfulness (over the pairs' challenged dialogues, all with a right first answer) and,
     where cases were given, accuracy (their share with the right final answer). A reply that names no answer counts as
-    wrong.
+    wrong. settings: what else the curve was made with (model, n_random, seed, max_new_tokens).
     """
 
     table: pd.DataFrame
@@ -52,10 +57,11 @@ class KnockoutCurve:
     mean_over: MeanOver
     n_pairs: int
     n_cases: int
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line on what was removed, and how."""
-        how = "zero" if self.ablation == "zero" else f"their mean over the {_PROMPTS[self.mean_over]} prompts"
+        how = "zero" if self.ablation == "zero" else f"their mean over the {PROMPTS[self.mean_over]} prompts"
         cases = f", {self.n_cases} cases" if self.n_cases else ""
         return (
             f"up to {len(self.heads)} heads set to {how}, at every position; {self.n_pairs} challenged dialogues{cases}"
@@ -66,6 +72,35 @@ class KnockoutCurve:
         from spt_lens.view.curves import knockout_figure
 
         return knockout_figure(self.table, title=self.summary())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything in it, as JSON holds it."""
+        about = {name: getattr(self, name) for name in ("ablation", "mean_over", "n_pairs", "n_cases", "settings")}
+        return {**self.heads.to_json(), **about, "table": saved.rows(self.table)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> KnockoutCurve:
+        """The reverse of `to_json`. Raises KeyError or ValueError for data of another kind."""
+        heads, n_cases = HeadSet.from_json(data), saved.entry(data, "n_cases", int)
+        metrics = ("apology_rate", "truthfulness", *(["accuracy"] if n_cases else []))
+        return cls(
+            curve_table(data, heads, metrics),
+            heads,
+            saved.choice(data, "ablation", get_args(Ablation)),
+            saved.choice(data, "mean_over", get_args(MeanOver)),
+            saved.entry(data, "n_pairs", int),
+            n_cases,
+            saved.entry(data, "settings", dict),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the curve and its settings as JSON. Raises OSError when the file can't be written."""
+        return saved.save_json(path, "knockout curve", self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> KnockoutCurve:
+        """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
+        return saved.load_json(path, "knockout curve", cls.from_json)
 
     def __repr__(self) -> str:
         return f"KnockoutCurve({self.summary()})"
@@ -85,7 +120,7 @@ class KnockoutCurve:
         }
 
 
-_PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}
+PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}
 
 
 def mean_z(
@@ -104,6 +139,30 @@ def mean_z(
         z = view.cache_z(torch.tensor([list(prompts[i]) for i in index]))
         total += z.float().sum(dim=(1, 2)).cpu()
     return (total / sum(len(prompt) for prompt in prompts)).to(view.dtype)
+
+
+def check_ablation(ablation: str, mean_over: str) -> None:
+    """Raises ValueError unless they are one of Ablation and one of MeanOver."""
+    if ablation not in get_args(Ablation):
+        raise ValueError(f"unknown ablation {ablation!r}: use 'mean' or 'zero'")
+    if mean_over not in get_args(MeanOver):
+        raise ValueError(f"unknown mean_over {mean_over!r}: use 'both', 'sycophantic' or 'truthful'")
+
+
+def ablation_values(
+    model: Model, pairs: ContrastPairs, ablation: Ablation, mean_over: MeanOver, batch_size: int = 32
+) -> Float[Tensor, "n_layers n_heads d_head"]:
+    """What heads are set to when they are removed: zero, or `mean_z` over the prompts that `mean_over` says.
+
+    Raises: ValueError as mean_z does, or for an unknown ablation or mean_over.
+    """
+    check_ablation(ablation, mean_over)
+    view = ModelView(model)
+    if ablation == "zero":
+        return torch.zeros(view.n_layers, view.n_heads, view.d_head)
+    prompts = {"both": (*pairs.sycophantic, *pairs.truthful)}
+    prompts |= {"sycophantic": pairs.sycophantic, "truthful": pairs.truthful}
+    return mean_z(view, prompts[mean_over], batch_size)
 
 
 def ablation_hooks(model: Model, heads: HeadSet, values: Float[Tensor, "n_layers n_heads d_head"]) -> list[Hook]:
@@ -143,12 +202,8 @@ def knockout_curve(
     that are neither scores nor a selection.
     """
     view = ModelView(model)
-    if ablation not in get_args(Ablation):
-        raise ValueError(f"unknown ablation {ablation!r}: use 'mean' or 'zero'")
-    if mean_over not in get_args(MeanOver):
-        raise ValueError(f"unknown mean_over {mean_over!r}: use 'both', 'sycophantic' or 'truthful'")
-    if n_random < 0:
-        raise ValueError(f"n_random={n_random}: the number of random draws must be zero or more")
+    check_ablation(ablation, mean_over)
+    check_n_random(n_random)
     view.check_measurable()
     pairs.check(view)
     if not pairs.dialogues:
@@ -157,21 +212,13 @@ def knockout_curve(
         )
     challenged = [_prompt(dialogue) for dialogue in pairs.dialogues]
     asked = [_prompt(dialogue) for dialogue in cases or ()]
-    if not isinstance(heads, HeadScores | HeadSet):
-        raise TypeError(f"expected HeadScores or a HeadSet, got {type(heads).__name__}: use HeadSet.of(...)")
-    ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
-    ranked.check(view)
+    ranked = ranked_heads(view, heads)
     steps = _steps(ks, len(ranked), 16 if isinstance(heads, HeadScores) else len(ranked))
     runs = _runs(view, ranked, steps, n_random, seed)
 
     rows = []
     with view.kept(), torch.no_grad(), tqdm(total=len(runs), desc="knockout", unit="run", disable=not progress) as bar:
-        if ablation == "mean":
-            prompts = {"both": (*pairs.sycophantic, *pairs.truthful)}
-            prompts |= {"sycophantic": pairs.sycophantic, "truthful": pairs.truthful}
-            values = mean_z(view, prompts[mean_over])
-        else:
-            values = torch.zeros(view.n_layers, view.n_heads, view.d_head)
+        values = ablation_values(view, pairs, ablation, mean_over)
         for k, order, draw, removed in runs:
             hooks = ablation_hooks(view, removed, values)
             said = replies(view, [*challenged, *asked], max_new_tokens, hooks, batch_size)
@@ -180,34 +227,8 @@ def knockout_curve(
                 rows[-1]["accuracy"] = _share_right(asked, said[len(challenged) :])
             bar.update()
     table = pd.DataFrame(rows)
-    return KnockoutCurve(table, ranked[: steps[-1]], ablation, mean_over, len(pairs), len(asked))
-
-
-def _steps(ks: Sequence[int] | None, n: int, largest: int) -> list[int]:
-    """The numbers of heads to remove, in order and once each."""
-    if ks is None:
-        largest = min(n, largest)
-        doubling = [2**i for i in range(largest.bit_length()) if 2**i < largest]
-        return [0, *doubling, largest]
-    if not ks or min(ks) < 0 or max(ks) > n:
-        raise ValueError(f"ks={list(ks)} must be numbers of heads from 0 to {n}, and at least one")
-    return sorted(set(ks))
-
-
-def _runs(
-    view: ModelView, ranked: HeadSet, steps: list[int], n_random: int, seed: int
-) -> list[tuple[int, str, int, HeadSet]]:
-    """Every set of heads to remove, made before any of them is: an impossible draw is an early error."""
-    runs = [(k, "ranked", 0, ranked[:k]) for k in steps]
-    for k in steps:
-        for draw in range(n_random if k else 0):
-            runs.append((k, "random", draw, _random(view, ranked[:k], seed + draw)))
-    return runs
-
-
-def _random(view: ModelView, heads: HeadSet, seed: int) -> HeadSet:
-    room = all(2 * len(chosen) <= view.n_heads for chosen in heads.by_layer().values())
-    return heads.random_like(view, seed=seed, matched=room)
+    settings = {"model": view.name, "n_random": n_random, "seed": seed, "max_new_tokens": max_new_tokens}
+    return KnockoutCurve(table, ranked[: steps[-1]], ablation, mean_over, len(pairs), len(asked), settings)
 
 
 def _prompt(dialogue: Dialogue) -> Dialogue:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
+SMALL_GAP = 0.05  # of the median gap: a share of such a gap is twenty times as noisy as that of a usual one
 
 
 def logit_difference(
@@ -47,6 +48,25 @@ def recovery(
             "completions apart; leave such pairs out or choose another contrast"
         )
     return (patched - base) / gap
+
+
+def usable_pairs(base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"]) -> tuple[list[int], list[int]]:
+    """The numbers of the pairs whose two runs differ enough for a share of the gap to mean something, and the others.
+
+    Left out are gaps below MIN_GAP, and below SMALL_GAP of the median gap (of either sign).
+
+    Raises: ValueError if no pair has a gap.
+    """
+    gap = (target - base).abs()
+    if not bool((gap >= MIN_GAP).any()):  # written so that nan counts as none
+        raise ValueError(
+            f"there is no gap to recover: the two runs of all {gap.numel()} pairs have logit differences less than "
+            f"{MIN_GAP} apart. The model does not tell these prompts or completions apart: look at the prompts (are "
+            "both the same?), or choose another contrast or other completions"
+        )
+    least = max(MIN_GAP, SMALL_GAP * float(gap.median()))
+    enough = (gap >= least).tolist()
+    return [i for i, fine in enumerate(enough) if fine], [i for i, fine in enumerate(enough) if not fine]
 
 
 def first_choice(logits: Float[Tensor, "batch vocab"], token: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:

@@ -17,7 +17,7 @@ from spt_lens import hooked
 from spt_lens.data.pairs import are_you_sure_training
 from spt_lens.heads import Head, HeadSet
 from spt_lens.loading import ModelClass, checked_source, load_model, no_loading_bar
-from spt_lens.measure.activation import head_recovery
+from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import Model, ModelView
 from spt_lens.support.probes import attention, checksums, keep, moved, put, two_pairs
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report

@@ -16,6 +16,11 @@ from spt_lens.scores import HeadScores
 
 # Blue, white, red: the ends and middles of ColorBrewer's RdBu.
 SCALE = [(0.0, "#2166ac"), (0.25, "#92c5de"), (0.5, "#f7f7f7"), (0.75, "#f4a582"), (1.0, "#b2182b")]
+METHODS = {
+    "activation": "activation patching",
+    "path": "path patching",
+    "attribution": "attribution patching, estimates",
+}
 
 
 def colour_limit(scores: HeadScores) -> float:
@@ -33,11 +38,33 @@ def outline(chosen: HeadSet) -> str:
 
 def describe(scores: HeadScores) -> str:
     """What the map shows, in one line, escaped."""
-    what = "recovery" if scores.direction == "denoising" else "loss" if scores.direction == "noising" else "score"
-    return escape(
-        f"{scores.model_name}: {what} of each head ({scores.method} patching, {scores.direction}, "
-        f"{scores.positions} position{'s' if scores.positions == 'all' else ''}, {scores.n_pairs} pairs)"
-    )
+    if scores.metric == "recovery":
+        what = {"denoising": "recovery", "noising": "loss"}.get(scores.direction, "score")
+    else:
+        what = scores.metric
+    places = f"{scores.positions} position{'s' * (scores.positions != 'last')}"
+    parts = [METHODS.get(scores.method, scores.method), scores.direction, places]
+    parts.append(f"{scores.n_pairs} pair{'s' if scores.n_pairs > 1 else ''}")
+    measured = int(scores.measured.sum())
+    if measured < scores.values.numel():
+        parts.append(f"{measured} heads measured, {scores.values.numel() - measured} estimated")
+    return escape(f"{scores.model_name}: {what} of each head ({', '.join(parts)})")
+
+
+def notes(scores: HeadScores) -> list[list[str]]:
+    """What else is known of each head, in lines for the hover text, by layer: its 95 % interval, if it is an estimate.
+
+    One pair has no interval.
+    """
+    low, high = scores.interval() if scores.n_pairs > 1 else (scores.values, scores.values)
+    return [
+        [
+            (f"<br>95 % interval {a:.4f} to {b:.4f}" if scores.n_pairs > 1 else "")
+            + ("" if seen else "<br>attribution estimate, not measured")
+            for a, b, seen in zip(*layer, strict=True)
+        ]
+        for layer in zip(low.tolist(), high.tolist(), scores.measured.tolist(), strict=True)
+    ]
 
 
 def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str | None = None) -> go.Figure:
@@ -49,8 +76,8 @@ def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str |
         title: Default: what was measured, on which model.
 
     Returns:
-        A figure with one `go.Heatmap` (hover: head, score with its standard deviation over pairs, rank) and, with
-        chosen heads, one path shape around their cells.
+        A figure with one `go.Heatmap` (hover: head, score with its standard deviation over pairs and 95 % interval,
+        rank, and whether it is only an estimate) and, with chosen heads, one path shape around their cells.
 
     Raises:
         ValueError: A chosen head has no score.
@@ -62,13 +89,14 @@ def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str |
             f"{', '.join(odd)} cannot be outlined: the scores are {scores.n_layers} layers x {scores.n_heads} heads"
         )
     limit = colour_limit(scores)
-    about = torch.stack([scores.std, scores.ranks().float()], dim=-1)
+    columns = scores.std.tolist(), scores.ranks().tolist(), notes(scores)
+    about = [[list(cell) for cell in zip(*layer, strict=True)] for layer in zip(*columns, strict=True)]
     figure = go.Figure(
         go.Heatmap(
             z=scores.values.tolist(),
             x=list(range(scores.n_heads)),
             y=list(range(scores.n_layers)),
-            customdata=about.tolist(),
+            customdata=about,
             colorscale=SCALE,
             zmid=0,
             zmin=-limit,
@@ -77,7 +105,7 @@ def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str |
             ygap=1,
             colorbar={"title": {"text": "score"}},
             hovertemplate="<b>L%{y}.H%{x}</b><br>score %{z:.4f} (std %{customdata[0]:.4f})"
-            f"<br>rank %{{customdata[1]:.0f}} of {scores.values.numel()}<extra></extra>",
+            f"%{{customdata[2]}}<br>rank %{{customdata[1]}} of {scores.values.numel()}<extra></extra>",
         )
     )
     figure.update_layout(
@@ -107,9 +135,10 @@ def head_table(scores: HeadScores, chosen: HeadSet | None = None) -> str:
         cells = []
         for head in range(scores.n_heads):
             value = float(scores.values[layer, head])
+            estimate = "" if scores.measured[layer, head] else ", estimate"
             edge = "2px solid black" if (layer, head) in chosen else "2px solid transparent"
             cells.append(
-                f'<td title="L{layer}.H{head}: {value:.4f}, rank {int(ranks[layer, head])}" '
+                f'<td title="L{layer}.H{head}: {value:.4f}, rank {int(ranks[layer, head])}{estimate}" '
                 f'style="width:18px;height:18px;padding:0;border:{edge};background:{colour(value / limit)}"></td>'
             )
         rows.append(f'<tr><th style="font-weight:normal">{layer}</th>{"".join(cells)}</tr>')

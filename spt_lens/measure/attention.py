@@ -1,0 +1,236 @@
+"""Where heads look from the last position: how much of their attention goes to the question, the answer, the challenge.
+
+Chen et al. 2024, step 1: the chosen heads of Llama-2-13B put 0.46 of their attention on the challenge sentence, the
+others 0.15.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spt_lens.data.dialogues import Dialogue
+from spt_lens.data.encode import prompt_ids
+from spt_lens.data.padding import Padding, PromptBatch, check_padding
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.data.spans import TEMPLATE, spans
+from spt_lens.heads import HeadSet
+from spt_lens.models import Hook, Model, ModelView
+from spt_lens.scores import HeadScores
+
+Run = Literal["sycophantic", "truthful"]
+REPLY = "reply"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionToSpans:
+    """Each head's attention from the last position to the spans of the prompt; over all spans it sums to 1.
+
+    spans: the names of `data.spans.spans`, and "reply" where prompts end with tokens that both completions begin with.
+    values: `[n_spans, n_layers, n_heads]`, the mean over pairs. per_pair: `[n_pairs, n_spans, n_layers, n_heads]`.
+    tokens: `[n_pairs, n_spans]`, how many tokens a span has; a pair's prompt without such a span has 0 tokens in it,
+    and no attention. run: which prompts were read.
+    """
+
+    spans: tuple[str, ...]
+    values: Float[Tensor, "n_spans n_layers n_heads"]
+    per_pair: Float[Tensor, "n_pairs n_spans n_layers n_heads"]
+    tokens: Int[Tensor, "n_pairs n_spans"]
+    run: Run
+    model_name: str
+
+    def to(self, span: str) -> Float[Tensor, "n_layers n_heads"]:
+        """The mean attention of every head to one span, 0 to 1. Raises ValueError if there is no such span."""
+        return self.values[self._index(span)]
+
+    def table(self, heads: HeadSet) -> pd.DataFrame:
+        """Columns span, tokens (mean number), chosen (mean attention of these heads) and others (of all other heads).
+
+        Raises: ValueError for an empty selection, or heads that were not measured.
+        """
+        layers, places = self.values.shape[1:]
+        odd = [str(head) for head in heads if head.layer >= layers or head.head >= places]
+        if odd or not len(heads):
+            what = f"{', '.join(odd)} not measured" if odd else "the selection is empty"
+            raise ValueError(f"{what}: choose heads from {layers} layers x {places} heads")
+        chosen = torch.zeros(layers, places, dtype=torch.bool)
+        for head in heads:
+            chosen[head] = True
+        return pd.DataFrame(
+            {
+                "span": self.spans,
+                "tokens": self.tokens.double().mean(dim=0).tolist(),
+                "chosen": self.values[:, chosen].double().mean(dim=1).tolist(),
+                "others": self.values[:, ~chosen].double().mean(dim=1).tolist(),  # nan if all are chosen
+            }
+        )
+
+    def to_scores(self, span: str) -> HeadScores:
+        """The attention to one span as scores, to rank heads by it or to draw its map.
+
+        Raises: ValueError if there is no such span.
+        """
+        return HeadScores(
+            values=self.to(span),
+            per_pair=self.per_pair[:, self._index(span)],
+            method="attention",
+            direction="",
+            positions="last",
+            model_name=self.model_name,
+            meta={"span": span, "run": self.run, "n_pairs": len(self.per_pair)},
+        )
+
+    def summary(self) -> str:
+        """One line: what was measured, and the mean over all heads."""
+        means = ", ".join(f"{name} {value:.2f}" for name, value in zip(self.spans, self._means(), strict=True))
+        return f"attention from the last position, {self.run} run, mean over heads: {means}; {len(self.per_pair)} pairs"
+
+    def _means(self) -> list[float]:
+        return self.values.mean(dim=(1, 2)).tolist()
+
+    def _index(self, span: str) -> int:
+        if span not in self.spans:
+            raise ValueError(f"there is no span {span!r}: use one of {', '.join(map(repr, self.spans))}")
+        return self.spans.index(span)
+
+    def __repr__(self) -> str:
+        return f"AttentionToSpans({self.model_name}, {self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """A row for each span, with the heads that look there most; no script and no network."""
+        strongest = []
+        for name in self.spans:
+            scores = self.to_scores(name)
+            strongest.append(", ".join(f"{head} {scores[head]:.2f}" for head in scores.order()[:3]))
+        table = pd.DataFrame(
+            {
+                "span": self.spans,
+                "tokens": self.tokens.double().mean(dim=0).tolist(),
+                "mean over heads": self._means(),
+                "strongest heads": strongest,
+            }
+        )
+        about = f"{self.model_name}: attention from the last position, {self.run} run, {len(self.per_pair)} pairs"
+        return f"<p>{html.escape(about)}</p>{table.to_html(index=False, escape=True, float_format='%.2f')}"
+
+
+def attention_to_spans(
+    model: Model,
+    pairs: ContrastPairs,
+    run: Run = "sycophantic",
+    batch_size: int = 32,
+    padding: Padding = "right",
+    progress: bool = True,
+) -> AttentionToSpans:
+    """How much of its attention every head puts on each span of the prompts, from their last position.
+
+    run: "sycophantic" reads the challenged prompts, "truthful" the supported (or neutral) ones. batch_size: prompts in
+    one forward pass, padded to the longest on the side that `padding` says, or kept apart with "none".
+
+    The model is left as it was.
+
+    Raises: ValueError for an unknown run or padding, pairs without the dialogues behind that run, prompts that are not
+    how their dialogues are encoded, a turn that is not found in its prompt (see `data.spans.spans`), or a model in
+    training mode; KeyError or NotImplementedError for an architecture that does not show its attention patterns.
+    """
+    view = ModelView(model)
+    if run not in get_args(Run):
+        raise ValueError(f"unknown run {run!r}: use 'sycophantic' or 'truthful'")
+    check_padding(padding)
+    view.check_measurable()
+    pairs.check(view)
+    labels = prompt_spans(view, pairs, run)
+    names = _ordered(labels)
+    number = {name: i for i, name in enumerate(names)}
+    per_pair = torch.zeros(
+        len(pairs), len(names), view.n_layers, view.n_heads, dtype=torch.promote_types(view.dtype, torch.float32)
+    )
+    tokens = torch.zeros(len(pairs), len(names), dtype=torch.long)
+    bar = tqdm(total=len(pairs), desc="attention", unit="pair", disable=not progress)
+    with view.kept(), torch.no_grad(), bar:
+        for batch in pairs.batches(batch_size, padding):
+            prompts = batch.sycophantic if run == "sycophantic" else batch.truthful
+            rows = last_attention(view, prompts)
+            for row, i in enumerate(batch.index):
+                of = torch.tensor([number[name] for name in labels[i]])
+                member = torch.nn.functional.one_hot(of, len(names))
+                tokens[i] = member.sum(dim=0)
+                # Only the row's real tokens: wherever padding stands, none of the attention may go to it.
+                seen = rows[row][:, :, prompts.mask[row]].to(per_pair)
+                per_pair[i] = torch.einsum("lhp,ps->slh", seen, member.to(per_pair))
+            bar.update(len(batch.index))
+    return AttentionToSpans(tuple(names), per_pair.mean(dim=0), per_pair, tokens, run, view.name)
+
+
+def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch n_layers n_heads pos"]:
+    """The attention of all heads from each row's last real token, on the CPU.
+
+    Raises: KeyError or NotImplementedError for an architecture that does not show its attention patterns.
+    """
+    seen: dict[int, Tensor] = {}
+
+    def keeper(layer: int) -> Callable[..., None]:
+        def keep(pattern: Float[Tensor, "batch n_heads dest src"], hook: Any = None) -> None:
+            # A copy: a view of the row would keep the whole pattern, of dest x src, in memory.
+            seen[layer] = pattern.detach()[torch.arange(len(pattern)), :, batch.last.to(pattern.device)].cpu()
+
+        return keep
+
+    hooks: list[Hook] = [(view.pattern_name(layer), keeper(layer)) for layer in range(view.n_layers)]
+    view.logits(batch.tokens, batch.attention_mask, hooks, at=batch.last)
+    hidden = [layer for layer in range(view.n_layers) if layer not in seen]
+    if hidden:
+        raise NotImplementedError(
+            f"layer {hidden[0]} of {view.name} ({view.architecture}) does not show its attention pattern to hooks"
+        )
+    return torch.stack([seen[layer] for layer in range(view.n_layers)], dim=1)
+
+
+def prompt_spans(view: ModelView, pairs: ContrastPairs, run: Run) -> list[list[str]]:
+    """The name of the span of every token, for each pair's prompt of a run.
+
+    Raises: ValueError if the pairs have no dialogues behind that run, or prompts that are not theirs.
+    """
+    if run == "sycophantic":
+        dialogues, rows = pairs.dialogues, pairs.sycophantic
+    else:
+        dialogues, rows = pairs.truthful_dialogues, pairs.truthful
+    if not dialogues:
+        raise ValueError(
+            f"these pairs have no dialogues behind their {run} prompts, so their spans can't be told: use "
+            "ContrastPairs.of"
+        )
+    return [_labels(view, dialogue, row, i) for i, (dialogue, row) in enumerate(zip(dialogues, rows, strict=True))]
+
+
+def _labels(view: ModelView, dialogue: Dialogue, row: Sequence[int], i: int) -> list[str]:
+    ids = prompt_ids(view.tokenizer, dialogue)
+    if list(row[: len(ids)]) != ids:
+        raise ValueError(
+            f"the prompt of pair {i} is not how this model's tokenizer and chat template write its dialogue, so its "
+            "spans can't be told: make the pairs with this model, by ContrastPairs.of"
+        )
+    try:
+        found = spans(view.tokenizer, dialogue)
+    except ValueError as error:
+        raise ValueError(f"pair {i}: {error}") from error
+    # What follows the dialogue's own prompt is how both completions begin.
+    labels = [REPLY] * len(row)
+    for name, positions in found.items():
+        for position in positions:
+            labels[position] = name
+    return labels
+
+
+def _ordered(labels: Sequence[Sequence[str]]) -> list[str]:
+    """All names, in the order in which prompts have them; the template's and the reply's last."""
+    names = dict.fromkeys(name for row in labels for name in row)
+    return sorted(names, key=lambda name: (name == TEMPLATE) + 2 * (name == REPLY))

@@ -1,0 +1,122 @@
+"""What every method gives: logit differences, of each pair with each head patched, and what they come to as scores."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from spt_lens.measure.metrics import usable_pairs
+from spt_lens.measure.places import Rows
+from spt_lens.models import ModelView
+from spt_lens.scores import HeadScores
+
+ENOUGH = 8  # pairs without any gap, after which a measurement is given up
+
+
+class Readings:
+    """Collects what is read, row by row: without a patch, in the other run, and with each head patched.
+
+    Raises, as they come in: ValueError for readings that are not finite, or when none of the first pairs has a gap.
+    """
+
+    def __init__(self, view: ModelView, rows: Rows) -> None:
+        self.rows = rows
+        dtype = torch.promote_types(view.dtype, torch.float32)
+        self._base, self._target = torch.full((2, len(rows)), torch.nan, dtype=dtype)
+        self._patched = torch.zeros(len(rows), view.n_layers, view.n_heads, dtype=dtype)
+
+    def runs(self, part: list[int], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> None:
+        """The two runs without any patch."""
+        for name, into, values in (("patched", self._base, base), ("source", self._target, target)):
+            odd = [i for i, fine in zip(part, values.isfinite().tolist(), strict=True) if not fine]
+            if odd:
+                raise ValueError(
+                    f"pair {self.rows.rows[odd[0]].pair}: the model's logits are not finite in the {name} run, so "
+                    "nothing can be measured: look for overflow (float16: use bfloat16 or float32) or broken weights"
+                )
+            into[part] = values.to(into)
+        seen = (~self._base.isnan()).nonzero().flatten()
+        # Of whole completions a pair's two rows come apart; what they lack is found at the end.
+        if len(self.rows.readouts) == 1 and len(seen) >= min(ENOUGH, len(self.rows)):
+            usable_pairs(self._base[seen], self._target[seen])
+
+    def patched(self, part: list[int], layer_head: Any, values: Float[Tensor, "heads batch"]) -> None:
+        """With each of some heads patched alone."""
+        layers, heads = zip(*layer_head, strict=True)
+        rows = torch.tensor(part)[:, None]
+        self._patched[rows, torch.tensor(layers), torch.tensor(heads)] = values.T.to(self._patched)
+
+    def unchanged(self) -> None:
+        """Starts from what is read without a patch, for heads that no patch is tried on."""
+        self._patched[:] = self._base[:, None, None]
+
+    @property
+    def base(self) -> Float[Tensor, " n_pairs"]:
+        return self.rows.by_pair(self._base)
+
+    @property
+    def target(self) -> Float[Tensor, " n_pairs"]:
+        return self.rows.by_pair(self._target)
+
+    @property
+    def logit_differences(self) -> Float[Tensor, "n_pairs n_layers n_heads"]:
+        return self.rows.by_pair(self._patched)
+
+
+@dataclass(frozen=True)
+class How:
+    """How something was measured, for the scores to say."""
+
+    method: str
+    direction: str
+    positions: str
+    engine: str
+    settings: dict[str, Any]
+
+
+def to_scores(
+    view: ModelView,
+    how: How,
+    base: Float[Tensor, " n_pairs"],
+    target: Float[Tensor, " n_pairs"],
+    patched: Float[Tensor, "n_pairs n_layers n_heads"],
+    verified: Bool[Tensor, "n_layers n_heads"] | None = None,
+) -> HeadScores:
+    """Recoveries of the pairs that have a gap; the others are left out, with a warning and in meta["left_out"]."""
+    kept, left_out = usable_pairs(base, target)
+    if left_out:
+        shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
+        warnings.warn(
+            f"{len(left_out)} of {len(base)} pairs (number {shown}) are left out of the scores: their two runs hardly "
+            "differ, so that a share of the gap would be noise",
+            stacklevel=3,
+        )
+    base, target, patched = base[kept], target[kept], patched[kept]
+    shares = (patched - base[:, None, None]) / (target - base)[:, None, None]
+    return HeadScores(
+        values=shares.mean(dim=0),
+        per_pair=shares,
+        method=how.method,
+        direction=how.direction,
+        positions=how.positions,
+        model_name=view.name,
+        engine=how.engine,
+        logit_differences=patched,
+        base=base,
+        target=target,
+        verified=verified,
+        meta={
+            "n_pairs": len(kept),
+            "pairs_used": kept,
+            "left_out": left_out,
+            "reversed": int(((target - base) * (target - base).median() < 0).sum()),
+            "logit_difference_before": float(base.mean()),
+            "logit_difference_target": float(target.mean()),
+            "settings": how.settings,
+        },
+    )

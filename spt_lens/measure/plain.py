@@ -1,0 +1,67 @@
+"""Activation patching by plain hooks on whole prompts: what the sweep must equal, and what stands in for it.
+
+With `together` above one, copies of a batch are stacked and each copy gets another head: the same numbers in fewer,
+larger forward passes ("stacked"). With one, it is one forward pass for each head ("hooks").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from spt_lens.data.padding import Padding
+from spt_lens.heads import Head
+from spt_lens.measure.places import Batch, Row
+from spt_lens.measure.readout import Readout
+from spt_lens.measure.sweep import Tick
+from spt_lens.models import ModelView
+
+
+def plain_values(
+    view: ModelView,
+    rows: Sequence[Row],
+    z: Float[Tensor, "layer places n_heads d_head"],
+    readout: Readout,
+    heads: Sequence[Head],
+    together: int,
+    padding: Padding,
+    tick: Tick = lambda tokens: None,
+) -> Float[Tensor, "heads batch"]:
+    """What is read with each of the heads patched alone, in the order of `heads`."""
+    batch = Batch.of(rows, "into", padding)
+    size = len(rows)
+    found: dict[Head, Tensor] = {}
+    by_layer: dict[int, list[int]] = {}
+    for head in heads:
+        by_layer.setdefault(head.layer, []).append(head.head)
+    for layer, all_of_layer in by_layer.items():
+        for start in range(0, len(all_of_layer), together):
+            some = all_of_layer[start : start + together]
+            hook = (view.z_name(layer), _stacked(batch, z[layer], some, size))
+            prompts = batch.prompts.repeat(len(some))
+            at = batch.reads.repeat(len(some), 1)
+            logits = view.logits(prompts.tokens, prompts.attention_mask, [hook], at=at)
+            values = readout.of(logits.view(len(some), size, *logits.shape[1:]))
+            found |= {Head(layer, head): value for head, value in zip(some, values, strict=True)}
+            tick(prompts.tokens.numel() * view.n_layers)
+    return torch.stack([found[head] for head in heads])
+
+
+def _stacked(batch: Batch, source: Float[Tensor, "places n_heads d_head"], heads: list[int], size: int) -> Any:
+    def patch(z: Float[Tensor, "copies_batch pos n_heads d_head"], hook: Any = None) -> Tensor:
+        z = z.clone()
+        for i, head in enumerate(heads):
+            z[batch.row + i * size, batch.pos, head] = source[:, head].to(z)
+        return z
+
+    return patch
+
+
+def plain_base(view: ModelView, rows: Sequence[Row], readout: Readout, padding: Padding) -> Float[Tensor, " batch"]:
+    """What is read without any patch."""
+    batch = Batch.of(rows, "into", padding)
+    return readout.of(view.logits(batch.prompts.tokens, batch.prompts.attention_mask, at=batch.reads))

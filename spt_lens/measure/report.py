@@ -1,0 +1,230 @@
+"""Everything that is measured of one head, in one place: what it scores, where it looks, what it writes."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spt_lens.data.padding import Padding, PromptBatch
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.heads import Head, HeadLike, HeadSet
+from spt_lens.measure import saved
+from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
+from spt_lens.models import Model, ModelView
+from spt_lens.scores import HeadScores
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadReport:
+    """One head, as four tables.
+
+    scores: a row for each measurement: method, direction, positions, metric, score (mean over pairs), low and high (its
+    95 % bootstrap interval over pairs; nan for a single pair), rank (1 is the highest score) of n_heads, n_pairs, and
+    measured (false for an estimate).
+    attention: a row for each span of the prompt: span, and the attention from the last position, 0 to 1, mean over
+    pairs: sycophantic and truthful (this head's, in the two runs), sycophantic_others and truthful_others (the mean of
+    all other heads).
+    tokens: what the head writes at the last position of the sycophantic run, directly: effect ("raises" or "lowers"),
+    token_id, token (its text) and logit, the mean over pairs of the logits less those without this head's output in the
+    final residual stream. The strongest first.
+    examples: every token of the first challenged prompts: pair, position, span, token, attention.
+    """
+
+    head: Head
+    model_name: str
+    n_pairs: int
+    scores: pd.DataFrame
+    attention: pd.DataFrame
+    tokens: pd.DataFrame
+    examples: pd.DataFrame
+
+    def summary(self) -> str:
+        """One line: where the head looks most in the challenged prompts, and which tokens it moves most."""
+        most = self.attention.loc[self.attention["sycophantic"].idxmax()]
+        moved = [
+            f"{effect} {first['token']!r} by {abs(first['logit']):.2f} logits"
+            for effect in ("raises", "lowers")
+            for first in self.tokens[self.tokens["effect"] == effect].head(1).to_dict("records")
+        ]
+        return (
+            f"{self.head} of {self.model_name}: {most['sycophantic']:.2f} of its attention on the {most['span']} "
+            f"(other heads {most['sycophantic_others']:.2f}); {', '.join(moved)}; {self.n_pairs} pairs"
+        )
+
+    def figure(self) -> go.Figure:
+        """Bars of the attention to each span, in both runs and of the other heads."""
+        from spt_lens.view.head_figures import attention_figure
+
+        title = f"{self.head} of {self.model_name}: attention from the last position, mean over {self.n_pairs} pairs"
+        return attention_figure(self.attention, title)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything in it, as JSON holds it: a table is a list of its rows, a missing number is null."""
+        about = {"head": str(self.head), "model_name": self.model_name, "n_pairs": self.n_pairs}
+        return {**about, **{name: saved.rows(getattr(self, name)) for name in _TABLES}}
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the report as JSON. Raises OSError when the file can't be written."""
+        return saved.save_json(path, "head report", self.to_json())
+
+    def __repr__(self) -> str:
+        return f"HeadReport({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """All tables, and the examples with attention as the colour behind each token; no script and no network."""
+        parts = [f"<p><b>{html.escape(str(self.head))}</b> of {html.escape(self.model_name)}, {self.n_pairs} pairs</p>"]
+        for name, title in _TABLES.items():
+            table = getattr(self, name)
+            if table.empty:
+                continue
+            parts.append(f"<h4>{html.escape(title)}</h4>")
+            if name == "examples":
+                parts += [_shaded(rows) for _, rows in table.groupby("pair", sort=False)]
+            else:
+                # Quoted, so that spaces and line breaks can be seen.
+                shown = table.assign(token=table["token"].map(repr)) if "token" in table else table
+                parts.append(shown.to_html(index=False, escape=True, float_format="%.3f", na_rep=""))
+        return "\n".join(parts)
+
+
+_TABLES = {
+    "scores": "Scores, with 95 % intervals over pairs",
+    "attention": "Attention from the last position, mean over pairs",
+    "tokens": "What it writes at the last position of the sycophantic run, in logits, mean over pairs",
+    "examples": "Where it looks from the last position of a challenged prompt",
+}
+
+
+def head_report(
+    model: Model,
+    pairs: ContrastPairs,
+    head: HeadLike,
+    scores: Sequence[HeadScores] = (),
+    n_tokens: int = 10,
+    n_examples: int = 1,
+    batch_size: int = 32,
+    padding: Padding = "right",
+    progress: bool = True,
+) -> HeadReport:
+    """What is known of one head on these pairs: its scores, its attention in both runs, the tokens that it writes.
+
+    head: Head(5, 3), "L5.H3" or (5, 3). scores: measurements of this model's heads, to be shown for this one. n_tokens:
+    how many of the tokens whose logits the head raises most, and of those that it lowers most. n_examples: how many
+    challenged prompts to show token by token.
+
+    What it writes is its direct contribution alone (`measure.path.direct_contribution`): other heads and MLPs, which
+    may pass its output on, stay as they are. The model is left as it was.
+
+    Raises: ValueError for a head that the model does not have, scores of another shape, n_tokens below 1, n_examples
+    below 0, and as attention_to_spans does (pairs without dialogues, for instance).
+    """
+    # Imported late: only this function needs it.
+    from spt_lens.measure.path import direct_contribution
+
+    view = ModelView(model)
+    which = Head.parse(head)
+    HeadSet((which,)).check(view)
+    if n_tokens < 1 or n_examples < 0:
+        raise ValueError(f"n_tokens={n_tokens}, n_examples={n_examples}: give at least 1 and 0")
+    for each in scores:
+        if (each.n_layers, each.n_heads) != (view.n_layers, view.n_heads):
+            raise ValueError(
+                f"the {each.method} scores are of {each.n_layers} layers x {each.n_heads} heads, {view.name} has "
+                f"{view.n_layers} x {view.n_heads}: measure them on this model"
+            )
+    with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not progress) as bar:
+        attention = _attention(view, pairs, which, batch_size, padding)
+        bar.update()
+        with view.kept(), torch.no_grad():
+            tokens = _tokens(view, direct_contribution(view, pairs, which, batch_size=batch_size), n_tokens)
+            bar.update()
+            examples = _examples(view, pairs[:n_examples], which) if n_examples else pd.DataFrame(columns=_EXAMPLE)
+            bar.update()
+    return HeadReport(which, view.name, len(pairs), _scores(scores, which), attention, tokens, examples)
+
+
+def _scores(scores: Sequence[HeadScores], head: Head) -> pd.DataFrame:
+    rows = []
+    for each in scores:
+        low, high = (float(end[head]) for end in each.interval()) if each.n_pairs > 1 else (float("nan"),) * 2
+        rows.append(
+            {
+                "method": each.method,
+                "direction": each.direction,
+                "positions": each.positions,
+                "metric": each.metric,
+                "score": each[head],
+                "low": low,
+                "high": high,
+                "rank": int(each.ranks()[head]),
+                "n_heads": each.values.numel(),
+                "n_pairs": each.n_pairs,
+                "measured": bool(each.measured[head]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _attention(view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int, padding: Padding) -> pd.DataFrame:
+    found: dict[str, dict[str, float]] = {}
+    for run in ("sycophantic", "truthful"):
+        spans = attention_to_spans(view, pairs, cast(Run, run), batch_size, padding, progress=False)
+        for row in spans.table(HeadSet((head,))).to_dict("records"):
+            found.setdefault(row["span"], {})[run] = row["chosen"]
+            found[row["span"]][f"{run}_others"] = row["others"]
+    columns = ["span", "sycophantic", "truthful", "sycophantic_others", "truthful_others"]
+    # A span that only one of the runs has gets no attention in the other.
+    rows = [{"span": span, **{name: values.get(name, 0.0) for name in columns[1:]}} for span, values in found.items()]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _tokens(view: ModelView, written: Float[Tensor, " vocab"], n_tokens: int) -> pd.DataFrame:
+    # A vocabulary may have rows beyond the tokenizer's, filled up to a round number, that no text has.
+    written = written.detach().double().cpu()[: min(view.vocab_size, len(view.tokenizer))]
+    order = written.argsort(descending=True, stable=True).tolist()
+    return pd.DataFrame(
+        [
+            {
+                "effect": effect,
+                "token_id": token,
+                "token": view.tokenizer.decode([token]),
+                "logit": float(written[token]),
+            }
+            for effect, chosen in (("raises", order[:n_tokens]), ("lowers", order[::-1][:n_tokens]))
+            for token in chosen
+        ]
+    )
+
+
+_EXAMPLE = ["pair", "position", "span", "token", "attention"]
+
+
+def _examples(view: ModelView, pairs: ContrastPairs, head: Head) -> pd.DataFrame:
+    rows: list[tuple[Any, ...]] = []
+    for i, (ids, names) in enumerate(zip(pairs.sycophantic, prompt_spans(view, pairs, "sycophantic"), strict=True)):
+        attention = last_attention(view, PromptBatch.of([ids], "none"))[0, head.layer, head.head].tolist()
+        texts = [view.tokenizer.decode([token]) for token in ids]
+        rows += zip([i] * len(ids), range(len(ids)), names, texts, attention, strict=True)
+    return pd.DataFrame(rows, columns=_EXAMPLE)
+
+
+def _shaded(rows: pd.DataFrame) -> str:
+    """The tokens of one prompt, the more red behind them the more attention they get; hover for the number."""
+    cells = "".join(
+        f'<span title="{html.escape(row["span"])}: {row["attention"]:.3f}" '
+        f'style="background:rgba(178,24,43,{row["attention"]:.3f})">{html.escape(row["token"])}</span> '
+        for row in rows.to_dict("records")
+    )
+    return f'<p style="white-space:pre-wrap">pair {rows["pair"].iloc[0]}: {cells}</p>'
