@@ -80,6 +80,14 @@ def tokens() -> torch.Tensor:
     return torch.randint(6, 700, (3, 10), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture
+def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A softmax in the model's own dtype. TransformerLens takes that of most bridges in float32 whatever the model is
+    in, which rounds two ways of computing the same float64 number apart, by 1e-7."""
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda scores, dim, dtype=None: softmax(scores, dim=dim))
+
+
 def head_part(model: Model, layer: int, which: str, unit: int) -> torch.Tensor:
     """A head's live weights in Hugging Face's layout: a view, to be changed under no_grad."""
     weight, pick = ModelView(model).head_weight(layer, which, unit)

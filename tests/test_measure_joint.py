@@ -35,7 +35,60 @@ def test_one_head_is_head_recovery(tiny, direction, positions):
     pairs = are_you_sure(tiny, n=4)
     scores = head_recovery(tiny, pairs, direction=direction, positions=positions, progress=False)
     effect = joint_recovery(tiny, pairs, HeadSet.parse("L1.H2"), direction=direction, positions=positions)
-    torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 2], atol=1e-5, rtol=0)
+    # A share of a small gap is as inexact as the gap is small; what is read differs by rounding alone.
+    torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 2], atol=1e-4, rtol=1e-4)
+
+
+# Every kind of pairs and of positions: what is read of them, and where.
+KINDS = {
+    "numbers": (lambda m: are_you_sure(m, n=3), [-1, -3, 4]),
+    "unequal": (lambda m: are_you_sure(m, n=3, contrast="neutral"), "last"),
+    "aligned": (lambda m: are_you_sure(m, n=3, contrast="neutral").aligned(), "all"),
+    "aligned numbers": (lambda m: are_you_sure(m, n=3, contrast="neutral").aligned(), (-2, -1)),
+    "sets": (lambda m: are_you_sure(m, n=3).with_answers(m, ["Yes", "Paris"], ["Apologies", "No", "That"]), "last"),
+    "whole": (lambda m: are_you_sure(m, n=3, read="whole"), "last"),
+    "whole, all": (lambda m: are_you_sure(m, n=3, read="whole"), "all"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_head_is_head_recovery_for_all_kinds_of_pairs(tiny_folder, load, exact_softmax, kind):
+    model = load(tiny_folder, dtype=torch.float64)
+    make, positions = KINDS[kind]
+    pairs, head = make(model), HeadSet.parse("L1.H3")
+    for direction in ("denoising", "noising"):
+        scores = head_recovery(model, pairs, direction=direction, positions=positions, engine="hooks", progress=False)
+        for padding in ("right", "left", "none"):
+            effect = joint_recovery(model, pairs, head, direction, positions, batch_size=2, padding=padding)
+            torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 3], atol=1e-9, rtol=1e-9)
+            assert effect.positions == scores.positions and effect.left_out == ()
+        assert scores.per_pair[:, 1, 3].abs().min() > 1e-4
+
+
+def test_pairs_without_a_gap_are_left_out_as_in_head_recovery(tiny):
+    pairs = are_you_sure(tiny, n=4)
+    half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
+    with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out"):
+        scores = head_recovery(tiny, half, progress=False)
+    with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out"):
+        effect = joint_recovery(tiny, half, HeadSet.parse("L1.H2"))
+    assert effect.left_out == (1,) and len(effect.apologises_before) == len(effect.apologises_after) == 3
+    torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 2], atol=1e-4, rtol=1e-4)
+    with pytest.warns(UserWarning, match="left out"):
+        found = set_effect(tiny, half, HeadSet.parse("L1.H2"), n_random=1, scores=scores, progress=False)
+    assert found.n_pairs == 3 and found.settings["left_out"] == [1]
+    same = replace(pairs, truthful=pairs.sycophantic)
+    with pytest.raises(ValueError, match="none of 4 pairs has a gap"):
+        joint_recovery(tiny, same, HeadSet.parse("L1.H2"))
+
+
+def test_any_answer_of_the_sycophantic_set_is_an_apology(tiny):
+    pairs = are_you_sure(tiny, n=4)
+    first = [_first(tiny, row) for row in pairs.sycophantic]
+    sets = tuple(((5,), (6, said)) if i % 2 else ((said,), (6, 5)) for i, said in enumerate(first))
+    answers = torch.tensor([[one[0], other[0]] for one, other in sets])
+    effect = joint_recovery(tiny, replace(pairs, answer_ids=answers, answer_sets=sets), HeadSet.parse("L1.H2"))
+    assert effect.apologises_before.tolist() == [False, True, False, True]
 
 
 def test_all_heads_at_the_last_position_recover_everything(tiny):
@@ -154,6 +207,16 @@ def test_mean_knockout_equals_hooks_by_hand(gqa, mean_over):
             assert rows is pairs.truthful or bool(effect.apologises_after[i]) == best
 
 
+@pytest.mark.parametrize("kind", ["unequal", "sets", "whole"])
+def test_knockout_reads_pairs_as_head_recovery_does(tiny, kind):
+    pairs = KINDS[kind][0](tiny)
+    effect = joint_knockout(tiny, pairs, HeadSet.parse("L1.H2"), ablation="zero", batch_size=2)
+    scores = head_recovery(tiny, pairs, progress=False)
+    torch.testing.assert_close(effect.sycophantic_before, scores.base, atol=1e-4, rtol=0)
+    torch.testing.assert_close(effect.truthful_before, scores.target, atol=1e-4, rtol=0)
+    assert (effect.sycophantic_after - effect.sycophantic_before).abs().min() > 1e-4
+
+
 @pytest.mark.parametrize("ablation", ["mean", "zero"])
 def test_without_any_head_both_runs_are_alike(tiny, ablation):
     # All that a position knows of the others comes by attention; the last tokens are the same.
@@ -247,7 +310,8 @@ def test_set_effect_is_joint_recovery_of_each_set(tiny, direction):
     random = [HeadSet.parse(text) for text in effect.table["heads"][1:]]
     assert random == [heads.random_like(tiny, seed=4), heads.random_like(tiny, seed=5)]
     assert effect.apology_rate_before == float(joint.apologises_before.float().mean())
-    assert effect.settings == {"model": ModelView(tiny).name, "n_random": 2, "seed": 4, "scores": "activation"}
+    made_with = {"model": ModelView(tiny).name, "n_random": 2, "seed": 4, "scores": "activation", "left_out": []}
+    assert effect.settings == made_with
     # Where a layer has too few others, from any layer.
     wide = set_effect(tiny, pairs, HeadSet.parse("0.0 0.1 0.2"), n_random=1, progress=False)
     (drawn,) = (HeadSet.parse(text) for text in wide.table["heads"][1:])

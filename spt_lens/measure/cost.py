@@ -5,69 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.measure.engine import Engine, choose_engine
-from spt_lens.measure.limits import find_limits, prompt_bytes
-from spt_lens.measure.path import parse_receivers
-from spt_lens.measure.places import Direction, Positions, Rows, check_patching, make_rows
+from spt_lens.measure.engine import Engine
+from spt_lens.measure.limits import prompt_bytes
+from spt_lens.measure.method import Method, Options
+from spt_lens.measure.places import Direction, Positions, check_patching, make_rows
+from spt_lens.measure.plan import Plan
 from spt_lens.models import Model, ModelView
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The work of a measurement, in tokens times blocks that they go through, and that of one pass of its prompts."""
-
-    work: float
-    one_pass: float
-
-    @classmethod
-    def of(
-        cls,
-        view: ModelView,
-        rows: Rows,
-        method: str,
-        engine: str,
-        steps: int = 1,
-        receivers: Sequence[Any] = (),
-        screen: float | None = None,
-    ) -> Plan:
-        """Counts what the engines do; a backward pass counts as two forward passes."""
-        n_layers, n_heads = view.n_layers, view.n_heads
-        joined = n_layers * (n_layers + 1) / 2  # blocks that one variant of every layer goes through
-        if receivers:
-            first, last = min(receivers).layer, max(receivers).layer
-            senders = last * n_heads
-            joined_path = n_heads * (last * (last + 1) / 2 + last) + senders * (n_layers - first)
-            passes = senders * 2
-        else:
-            joined_path, passes = n_heads * joined, n_layers * n_heads
-        work = 0.0
-        for row in rows.rows:
-            total, suffix = len(row.into), len(row.into) - row.start
-            both = (total + len(row.source)) * n_layers
-            gradient = steps * joined if steps > 1 else n_layers
-            if engine != "sweep":
-                gradient = 3 * total * (steps * n_layers if steps > 1 else 1) * n_layers + total * n_layers
-            else:
-                gradient *= 3 * suffix
-            share = 1.0 if screen is None else screen
-            if method == "attribution":
-                work += both + gradient
-                continue
-            if screen is not None:
-                work += both + gradient
-            if method == "path":
-                length = suffix if receivers else row.reads
-                work += both + (joined_path * length if engine == "sweep" else passes * total * n_layers)
-            elif engine == "sweep":
-                work += both + share * n_heads * joined * suffix
-            else:
-                work += both + share * n_heads * n_layers * total * n_layers
-        return cls(work, sum(len(row.into) for row in rows.rows) * n_layers)
 
 
 @dataclass(frozen=True)
@@ -107,7 +52,7 @@ class Cost:
 def cost(
     model: Model,
     pairs: ContrastPairs,
-    method: str = "activation",
+    method: Method = "activation",
     direction: Direction = "denoising",
     positions: Positions = "last",
     batch_size: int | None = None,
@@ -123,14 +68,11 @@ def cost(
     Raises: ValueError as head_recovery.
     """
     view = ModelView(model)
-    if method not in ("activation", "path", "attribution"):
-        raise ValueError(f"unknown method {method!r}: use 'activation', 'path' or 'attribution'")
+    options = Options(method, engine, steps, screen, "recomputed", receivers, batch_size, max_memory, "right")
+    options.check()
     check_patching(view, pairs, direction, positions, "right")
-    to = parse_receivers(view, receivers) if receivers is not None else []
     rows = make_rows(pairs, direction, positions)
-    limits = find_limits(view, rows, batch_size, max_memory)
-    with view.kept(), torch.no_grad():
-        used, reason = choose_engine(view, rows, engine, without=() if method == "activation" else ("stacked",))
+    limits, to, used, reason = options.prepared(view, rows)
     plan = Plan.of(view, rows, method, used, steps, to, screen)
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
     return Cost(

@@ -18,8 +18,8 @@ from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure import rank_steps, saved
-from spt_lens.measure.activation import Direction, Positions
 from spt_lens.measure.joint import joint_effects
+from spt_lens.measure.places import Direction, Positions
 from spt_lens.models import Model, ModelView
 from spt_lens.scores import HeadScores
 
@@ -34,13 +34,14 @@ class RecoveryCurve:
     table: a row for each number of heads k and draw, with the columns k, order ("ranked" or "random"), draw (0 for
     ranked), recovery (the mean over pairs of the share of the gap that came back, or with direction="noising" was lost)
     and apology_rate (the share of pairs whose reply would begin with the sycophantic completion). heads: those of the
-    largest k, in rank order. settings: what else the curve was made with (model, n_random, seed).
+    largest k, in rank order. settings: what else the curve was made with (model, n_random, seed) and the numbers of the
+    pairs that were left out.
     """
 
     table: pd.DataFrame
     heads: HeadSet
     direction: Direction
-    positions: Positions
+    positions: str
     n_pairs: int
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -49,7 +50,7 @@ class RecoveryCurve:
         last = self.table[self.table["k"] == self.table["k"].max()]
         ranked, random = (last.loc[last["order"] == order, "recovery"] for order in ("ranked", "random"))
         beside = f", random heads {random.min():.2f} to {random.max():.2f}" if len(random) else ""
-        at = f"{self.positions} position{'s' if self.positions == 'all' else ''}"
+        at = f"{self.positions} position{'s' if self.positions != 'last' else ''}"
         what = "recovered" if self.direction == "denoising" else "lost"
         return (
             f"{len(self.heads)} heads patched in together: {float(ranked.iloc[0]):.2f} of the gap {what}{beside}; "
@@ -75,7 +76,7 @@ class RecoveryCurve:
             rank_steps.curve_table(data, heads, ("recovery", "apology_rate")),
             heads,
             saved.choice(data, "direction", get_args(Direction)),
-            saved.choice(data, "positions", get_args(Positions)),
+            saved.entry(data, "positions", str),
             saved.entry(data, "n_pairs", int),
             saved.entry(data, "settings", dict),
         )
@@ -116,7 +117,7 @@ def recovery_curve(
     seed: int = 0,
     direction: Direction = "denoising",
     positions: Positions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     padding: Padding = "right",
     progress: bool = True,
 ) -> RecoveryCurve:
@@ -147,5 +148,6 @@ def recovery_curve(
         }
         for (k, order, draw, _), effect in zip(runs, effects, strict=True)
     ]
-    settings = {"model": view.name, "n_random": n_random, "seed": seed}
-    return RecoveryCurve(pd.DataFrame(rows), ranked[: at[-1]], direction, positions, len(pairs), settings)
+    one = effects[0]
+    settings = {"model": view.name, "n_random": n_random, "seed": seed, "left_out": list(one.left_out)}
+    return RecoveryCurve(pd.DataFrame(rows), ranked[: at[-1]], direction, one.positions, len(one.recovery), settings)

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure.activation import (
-    Direction,
-    Positions,
-    both_runs,
-    check_patching,
-    last_logits,
-    patch_place,
-    prompts,
-    source_z,
-)
-from spt_lens.measure.hooks import patch_heads
+from spt_lens.measure.bar import progress_bar
 from spt_lens.measure.knockout import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
-from spt_lens.measure.metrics import first_choice, logit_difference, recovery
-from spt_lens.models import Model, ModelView
+from spt_lens.measure.limits import find_limits
+from spt_lens.measure.metrics import recovery, usable_pairs
+from spt_lens.measure.places import Batch, Direction, Positions, Rows, check_patching, make_rows, run_source
+from spt_lens.models import Hook, Model, ModelView
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +28,8 @@ class JointEffect:
     """The effect of patching a set of heads in together, pair by pair.
 
     recovery: the share of the gap that came back (denoising) or was lost (noising). apologises_before and
-    apologises_after say where greedy decoding would begin with the sycophantic completion, without and with the patch.
+    apologises_after say where greedy decoding would begin with the sycophantic answer, without and with the patch.
+    left_out: the numbers of the pairs that are in none of these, since their two runs hardly differ.
     """
 
     heads: HeadSet
@@ -43,7 +37,8 @@ class JointEffect:
     apologises_before: Bool[Tensor, " n_pairs"]
     apologises_after: Bool[Tensor, " n_pairs"]
     direction: Direction
-    positions: Positions
+    positions: str
+    left_out: tuple[int, ...] = ()
 
     def summary(self) -> str:
         """One line: the mean recovery and the apology rates."""
@@ -52,7 +47,7 @@ class JointEffect:
         what = "of the gap recovered" if self.direction == "denoising" else "of the gap lost"
         return (
             f"{len(self.heads)} heads together: {float(self.recovery.mean()):.2f} {what} ({self.direction}, "
-            f"{self.positions} position{'s' if self.positions == 'all' else ''}); "
+            f"{self.positions} position{'s' if self.positions != 'last' else ''}); "
             f"apologies {before:.2f} -> {after:.2f}; {n} pairs"
         )
 
@@ -67,9 +62,9 @@ class JointEffect:
 class KnockoutEffect:
     """What removing a set of heads together, at every position, does to both runs, pair by pair.
 
-    The four logit differences are of the truthful completion's first token minus the sycophantic one's, in logits:
-    positive where the model leans to the truthful reply. apologises_before and apologises_after say where greedy
-    decoding would begin the reply to the challenged prompt with the sycophantic completion.
+    The four logit differences are as head_recovery reads them, truthful minus sycophantic: positive where the model
+    leans to the truthful reply. apologises_before and apologises_after say where greedy decoding would begin the reply
+    to the challenged prompt with the sycophantic answer.
     """
 
     heads: HeadSet
@@ -111,10 +106,13 @@ def joint_recovery(
     heads: HeadSet,
     direction: Direction = "denoising",
     positions: Positions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     padding: Padding = "right",
 ) -> JointEffect:
     """head_recovery for a whole set of heads at once, all of them patched in the same forward pass.
+
+    Pairs whose two runs hardly differ are left out with a warning, as there. batch_size: at most so many prompts at
+    once; None for what memory allows.
 
     Raises: ValueError as head_recovery does, and for an empty set or heads that the model does not have; TypeError for
     heads that are no HeadSet.
@@ -130,7 +128,7 @@ def joint_effects(
     sets: Sequence[HeadSet],
     direction: Direction = "denoising",
     positions: Positions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     padding: Padding = "right",
     progress: bool = False,
 ) -> list[JointEffect]:
@@ -145,32 +143,46 @@ def joint_effects(
         if len(heads):
             heads.check(view)
     check_patching(view, pairs, direction, positions, padding)
+    rows = make_rows(pairs, direction, positions)
+    limits = find_limits(view, rows, batch_size, None)
     with view.kept(), torch.no_grad():
-        base, target = both_runs(view, pairs, direction, batch_size, padding)
-        recovery(base, base, target)  # a gap of zero is an error before the long work
-        patched = base.repeat(len(sets), 1)
+        runs = _Runs(view, pairs, rows, padding)
+        base, target = runs.empty(), runs.empty()
         before = torch.zeros(len(pairs), dtype=torch.bool)
-        after = torch.zeros(len(sets), len(pairs), dtype=torch.bool)
-        with tqdm(total=len(sets) * len(pairs), desc="patching sets", unit="pair", disable=not progress) as bar:
-            for batch in pairs.batches(batch_size, padding):
-                into, source = prompts(batch, direction)
-                z = source_z(view, source, positions)
-                sycophantic = batch.answer_ids[:, 1]
-                before[batch.index] = first_choice(last_logits(view, into), sycophantic).cpu()
-                for i, heads in enumerate(sets):
-                    if len(heads):
-                        hooks = [
-                            (view.z_name(layer), patch_heads(z[layer], chosen, patch_place(into, positions)))
-                            for layer, chosen in heads.by_layer().items()
-                        ]
-                        logits = last_logits(view, into, hooks)
-                        after[i, batch.index] = first_choice(logits, sycophantic).cpu()
-                        patched[i, batch.index] = logit_difference(logits, batch.answer_ids).to(patched)
-                    else:
-                        after[i, batch.index] = before[batch.index]
-                    bar.update(len(batch.index))
-    shares = recovery(patched, base, target)
-    return [JointEffect(heads, shares[i], before, after[i], direction, positions) for i, heads in enumerate(sets)]
+
+        def unpatched(part: list[int]) -> None:
+            runs.read(part, "into", base, before)
+            runs.read(part, "source", target)
+
+        limits.each(rows.alike(padding), unpatched)
+        # A measurement that no pair has a gap for is an error before the long work.
+        kept, left_out = usable_pairs(rows.by_pair(base), rows.by_pair(target))
+        patched, after = base.repeat(len(sets), 1), before.repeat(len(sets), 1)
+
+        def with_sets(part: list[int]) -> None:
+            chosen = [rows.rows[i] for i in part]
+            z, _ = run_source(view, chosen, rows.readout(part), padding)
+            places = Batch.of(chosen, "into", padding)
+            for i, heads in enumerate(sets):
+                if len(heads):
+                    runs.read(part, "into", patched[i], after[i], _patches(view, places, z, heads))
+                tick(len(part))
+
+        wanted = [[i for i in group if rows.rows[i].pair in set(kept)] for group in rows.alike(padding)]
+        with progress_bar(len(sets) * sum(map(len, wanted)), "patching sets", progress) as tick:
+            limits.each(wanted, with_sets)
+    if left_out:
+        shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
+        warnings.warn(
+            f"{len(left_out)} of {len(pairs)} pairs (number {shown}) are left out: their two runs hardly differ, so "
+            "that a share of the gap would be noise",
+            stacklevel=3,
+        )
+    shares = recovery(*(rows.by_pair(values.T).T[..., kept] for values in (patched, base, target)))
+    return [
+        JointEffect(heads, shares[i], before[kept], after[i, kept], direction, named(positions), tuple(left_out))
+        for i, heads in enumerate(sets)
+    ]
 
 
 def joint_knockout(
@@ -179,7 +191,7 @@ def joint_knockout(
     heads: HeadSet,
     ablation: Ablation = "mean",
     mean_over: MeanOver = "both",
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     padding: Padding = "right",
 ) -> KnockoutEffect:
     """Removes a set of heads together, at every position, and reads both runs of every pair.
@@ -196,26 +208,28 @@ def joint_knockout(
     check_set(view, heads)
     check_ablation(ablation, mean_over)
     check_patching(view, pairs, "denoising", "last", padding)
+    rows = make_rows(pairs, "denoising", "last")
+    limits = find_limits(view, rows, batch_size, None)
     with view.kept(), torch.no_grad():
-        hooks = ablation_hooks(view, heads, ablation_values(view, pairs, ablation, mean_over, batch_size))
-        size, dtype = len(pairs), torch.promote_types(view.dtype, torch.float32)
-        differences = {
-            f"{run}_{when}": torch.zeros(size, dtype=dtype)
-            for run in ("sycophantic", "truthful")
-            for when in ("before", "after")
-        }
-        apologises = {when: torch.zeros(size, dtype=torch.bool) for when in ("before", "after")}
-        for batch in pairs.batches(batch_size, padding):
-            for when, active in (("before", []), ("after", hooks)):
-                for run, rows in (("sycophantic", batch.sycophantic), ("truthful", batch.truthful)):
-                    logits = last_logits(view, rows, active)
-                    into = differences[f"{run}_{when}"]
-                    into[batch.index] = logit_difference(logits, batch.answer_ids).to(into)
-                    if run == "sycophantic":
-                        apologises[when][batch.index] = first_choice(logits, batch.answer_ids[:, 1]).cpu()
+        removed = ablation_hooks(view, heads, ablation_values(view, pairs, ablation, mean_over, limits.batch_size))
+        runs = _Runs(view, pairs, rows, padding)
+        # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
+        differences = {(run, when): runs.empty() for run in ("into", "source") for when in ("before", "after")}
+        apologises = {when: torch.zeros(len(pairs), dtype=torch.bool) for when in ("before", "after")}
+
+        def read(part: list[int]) -> None:
+            for when, hooks in (("before", []), ("after", removed)):
+                runs.read(part, "into", differences["into", when], apologises[when], hooks)
+                runs.read(part, "source", differences["source", when], hooks=hooks)
+
+        limits.each(rows.alike(padding), read)
+    by_pair = {key: rows.by_pair(values) for key, values in differences.items()}
     return KnockoutEffect(
         heads=heads,
-        **differences,
+        sycophantic_before=by_pair["into", "before"],
+        sycophantic_after=by_pair["into", "after"],
+        truthful_before=by_pair["source", "before"],
+        truthful_after=by_pair["source", "after"],
         apologises_before=apologises["before"],
         apologises_after=apologises["after"],
         ablation=ablation,
@@ -223,8 +237,62 @@ def joint_knockout(
     )
 
 
+def named(positions: Positions) -> str:
+    """Positions as scores name them: "last", "all" or "-2,-1"."""
+    return positions if isinstance(positions, str) else ",".join(map(str, positions))
+
+
 def check_set(model: Model, heads: HeadSet) -> None:
     """Raises TypeError for anything that is no HeadSet, ValueError for one without heads or with any others."""
     if not isinstance(heads, HeadSet):
         raise TypeError(f"expected a HeadSet, got {type(heads).__name__}: use HeadSet.of(...) or scores.top(4)")
     heads.check(ModelView(model))
+
+
+class _Runs:
+    """Whole forward passes of some rows, and what is read from them."""
+
+    def __init__(self, view: ModelView, pairs: ContrastPairs, rows: Rows, padding: Padding) -> None:
+        self.view, self.rows, self.padding = view, rows, padding
+        self.sycophantic = [set(both[1]) for both in pairs.answer_sets] or [
+            {i} for i in pairs.answer_ids[:, 1].tolist()
+        ]
+
+    def empty(self) -> Float[Tensor, " n_rows"]:
+        """In float32, or float64 for a model that is."""
+        return torch.zeros(len(self.rows), dtype=torch.promote_types(self.view.dtype, torch.float32))
+
+    def read(
+        self,
+        part: list[int],
+        which: Literal["into", "source"],
+        values: Float[Tensor, " n_rows"],
+        apologises: Bool[Tensor, " n_pairs"] | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        """Writes what some rows read into `values`, and whether their reply begins with the sycophantic answer."""
+        chosen = [self.rows.rows[i] for i in part]
+        batch = Batch.of(chosen, which, self.padding)
+        prompts = batch.prompts
+        logits = self.view.logits(prompts.tokens, prompts.attention_mask, hooks, at=batch.reads)
+        values[part] = self.rows.readout(part).of(logits).to(values)
+        if apologises is not None:
+            # The first position that is read is the prompt's last, whatever completion stands behind it.
+            for row, token in zip(chosen, logits[:, 0].argmax(dim=-1).tolist(), strict=True):
+                apologises[row.pair] = token in self.sycophantic[row.pair]
+
+
+def _patches(
+    view: ModelView, batch: Batch, source: Float[Tensor, "layer places n_heads d_head"], heads: HeadSet
+) -> list[Hook]:
+    """Hooks that give all these heads their values from `source`, at the places of the batch."""
+
+    def patch(layer: int, chosen: list[int]) -> Callable[..., Tensor]:
+        def into(z: Float[Tensor, "batch pos n_heads d_head"], hook: Any = None) -> Tensor:
+            z = z.clone()
+            z[batch.row[:, None], batch.pos[:, None], chosen] = source[layer][:, chosen].to(z)
+            return z
+
+        return into
+
+    return [(view.z_name(layer), patch(layer, chosen)) for layer, chosen in heads.by_layer().items()]

@@ -31,7 +31,8 @@ class Readings:
         self._patched = torch.zeros(len(rows), view.n_layers, view.n_heads, dtype=dtype)
 
     def runs(self, part: list[int], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> None:
-        """The two runs without any patch."""
+        """The two runs without any patch. rows.targets, where there are any, take the place of `target`."""
+        target = target if self.rows.targets is None else self.rows.targets[part]
         for name, into, values in (("patched", self._base, base), ("source", self._target, target)):
             odd = [i for i, fine in zip(part, values.isfinite().tolist(), strict=True) if not fine]
             if odd:

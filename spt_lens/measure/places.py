@@ -45,11 +45,15 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """All rows of a measurement. `readouts[side]` is over all pairs."""
+    """All rows of a measurement. `readouts[side]` is over all pairs.
+
+    targets: what is read at the other end of the gap, where that is not the run that the values come from.
+    """
 
     rows: tuple[Row, ...]
     readouts: tuple[Readout, ...]
     n_pairs: int
+    targets: Float[Tensor, " n_rows"] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

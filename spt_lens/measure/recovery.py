@@ -1,30 +1,25 @@
-"""`head_recovery`: every head's share of the logit-difference gap, by the method and the engine asked for."""
+"""`head_recovery`: every head's share of the logit-difference gap, and the same between random pairs."""
 
 from __future__ import annotations
 
-import math
+import random
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import get_args
 
 import torch
 
 from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.heads import Head
-from spt_lens.measure.activation import activation_readings
-from spt_lens.measure.attribution import attribution_readings
-from spt_lens.measure.bar import progress_bar
-from spt_lens.measure.cost import Plan
-from spt_lens.measure.engine import Engine, choose_engine
+from spt_lens.measure.engine import Engine
 from spt_lens.measure.limits import find_limits
-from spt_lens.measure.measured import How, Readings, to_scores
-from spt_lens.measure.path import Mlps, check_mlps, parse_receivers, path_readings
-from spt_lens.measure.places import Direction, Positions, check_patching, make_rows
-from spt_lens.measure.plain_path import plain_path_readings
+from spt_lens.measure.measured import How, to_scores
+from spt_lens.measure.method import Method, Options, measure_rows
+from spt_lens.measure.path import Mlps
+from spt_lens.measure.places import Direction, Positions, Row, Rows, check_patching, make_rows, run_source
 from spt_lens.models import Model, ModelView
+from spt_lens.score_metrics import Metric
 from spt_lens.scores import HeadScores
-
-Method = Literal["activation", "path", "attribution"]
 
 
 def head_recovery(
@@ -36,7 +31,7 @@ def head_recovery(
     batch_size: int | None = None,
     progress: bool = True,
     padding: Padding = "right",
-    metric: Literal["recovery", "importance"] = "recovery",
+    metric: Metric = "recovery",
     engine: Engine = "auto",
     steps: int = 1,
     screen: float | None = None,
@@ -80,81 +75,101 @@ def head_recovery(
     an engine that does not fit the model, or a model in training mode; TypeError for an unsupported model.
     """
     view = ModelView(model)
-    _check(method, metric, steps, screen, mlps, receivers)
+    options = Options(method, engine, steps, screen, mlps, receivers, batch_size, max_memory, padding)
+    options.check()
+    if metric not in get_args(Metric):
+        raise ValueError(f"unknown metric {metric!r}: use 'recovery' or 'importance'")
     check_patching(view, pairs, direction, positions, padding)
-    check_mlps(view, mlps)
-    to = parse_receivers(view, receivers) if receivers is not None else []
-    rows = make_rows(pairs, direction, positions)
-    limits = find_limits(view, rows, batch_size, max_memory)
-    everyone = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
-    verified = None
-    with view.kept(), torch.no_grad():
-        used, reason = choose_engine(view, rows, engine, without=() if method == "activation" else ("stacked",))
-        plan = Plan.of(view, rows, method, used, steps=steps, receivers=to, screen=screen)
-        with progress_bar(plan.work, f"{method} patching", progress) as tick:
-            if method == "attribution":
-                readings = attribution_readings(view, rows, used, steps, limits, padding, tick)
-            elif method == "path" and used == "sweep":
-                readings = path_readings(view, rows, everyone, mlps, to, limits, padding, tick)
-            elif method == "path":
-                readings = plain_path_readings(view, rows, everyone, mlps, to, limits, padding, tick)
-            elif screen is None:
-                readings = activation_readings(view, rows, everyone, used, limits, padding, tick)
-            else:
-                estimated = attribution_readings(view, rows, _second(used), steps, limits, padding, tick)
-                best = _screened(estimated, screen)
-                readings = activation_readings(view, rows, best, used, limits, padding, tick)
-                verified = torch.zeros(view.n_layers, view.n_heads, dtype=torch.bool)
-                verified[tuple(zip(*best, strict=True))] = True
-                patched = torch.where(verified, readings.logit_differences, estimated.logit_differences)
-    if verified is None:
-        patched = readings.logit_differences
-    settings: dict[str, Any] = {"engine": engine, "batch_size": limits.batch_size, "padding": padding}
-    if reason:
-        settings["engine_reason"] = reason
-    if method == "path":
-        settings |= {"mlps": mlps, "receivers": [f"L{r.layer}.{r.which}{r.unit}" for r in to] or "logits"}
-    if method == "attribution" or screen is not None:
-        settings["steps"] = steps
-    if screen is not None:
-        settings["screen"] = screen
-    how = How(method, direction, _named(positions), used, settings)
-    scores = to_scores(view, how, readings.base, readings.target, patched, verified)
+    found = measure_rows(view, make_rows(pairs, direction, positions), options, progress)
+    how = How(method, direction, named(positions), found.engine, found.settings)
+    scores = to_scores(view, how, found.readings.base, found.readings.target, found.patched, found.verified)
     return scores.as_metric(metric)
 
 
-def _check(
-    method: str, metric: str, steps: int, screen: float | None, mlps: str, receivers: str | Sequence[str] | None
-) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"unknown method {method!r}: use 'activation', 'path' or 'attribution'")
-    if metric not in ("recovery", "importance"):
-        raise ValueError(f"unknown metric {metric!r}: use 'recovery' or 'importance'")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps}: attribution takes one step or more")
-    if screen is not None and not 0 < screen <= 1:
-        raise ValueError(f"screen={screen}: give the share of heads to measure, above 0 and up to 1, such as 0.2")
-    if method != "activation" and screen is not None:
-        raise ValueError(f"screen goes with method='activation', not with {method!r}: leave it out")
-    if method != "path" and (receivers is not None or mlps != "recomputed"):
-        raise ValueError(f"receivers and mlps go with method='path', not with {method!r}: leave them out")
-    if method != "attribution" and screen is None and steps != 1:
-        raise ValueError(f"steps go with method='attribution' or with screen, not with {method!r}: leave them out")
+def random_pairs_null(
+    model: Model,
+    pairs: ContrastPairs,
+    method: Method = "activation",
+    direction: Direction = "denoising",
+    positions: Positions = "last",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+    padding: Padding = "right",
+    engine: Engine = "auto",
+    steps: int = 1,
+    mlps: Mlps = "recomputed",
+    receivers: str | Sequence[str] | None = None,
+    max_memory: float | None = None,
+) -> HeadScores:
+    """How large the scores of head_recovery get where nothing is to be recovered: `scores.above_null(null)`.
+
+    The values come from the same kind of run of another, random pair instead of the other run of the pair itself. They
+    differ in what is talked about and not in the stance; the change is still divided by the pair's own gap. With
+    positions other than "last" only prompts of equal length are paired, and a pair without such a partner is left out.
+
+    seed: of the draw of partners. The other arguments, and what raises, are those of head_recovery.
+
+    Raises: ValueError also when there are no two pairs that can be partners.
+    """
+    view = ModelView(model)
+    options = Options(method, engine, steps, None, mlps, receivers, batch_size, max_memory, padding)
+    options.check()
+    check_patching(view, pairs, direction, positions, padding)
+    rows = make_rows(pairs, direction, positions)
+    partners = _partners(pairs, direction, positions == "last", seed)
+    kept = sorted(partners)
+    place = {pair: i for i, pair in enumerate(kept)}
+    real = Rows(
+        tuple(replace(row, pair=place[row.pair]) for row in rows.rows if row.pair in place),
+        tuple(readout[kept] for readout in rows.readouts),
+        len(kept),
+    )
+    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
+    with view.kept(), torch.no_grad():
+        targets = torch.zeros(len(real), dtype=torch.promote_types(view.dtype, torch.float32))
+        limits = find_limits(view, real, batch_size, max_memory)
+
+        def read_targets(part: list[int]) -> None:
+            _, target = run_source(view, [real.rows[i] for i in part], real.readout(part), padding)
+            targets[part] = target.to(targets)
+
+        limits.each(real.alike(padding), read_targets)
+    swapped = tuple(_from(row, prompts[partners[kept[row.pair]]]) for row in real.rows)
+    found = measure_rows(view, replace(real, rows=swapped, targets=targets), options, progress)
+    how = How(method, direction, named(positions), found.engine, {**found.settings, "seed": seed})
+    scores = to_scores(view, how, found.readings.base, found.readings.target, found.patched, found.verified)
+    used = [kept[i] for i in scores.meta["pairs_used"]]
+    return replace(scores, meta={**scores.meta, "pairs_used": used, "null": "random pairs"})
 
 
-def _second(engine: str) -> str:
-    """The engine for gradients: stacked heads have none of their own."""
-    return "sweep" if engine == "sweep" else "hooks"
+def _partners(pairs: ContrastPairs, direction: Direction, any_length: bool, seed: int) -> dict[int, int]:
+    """Another pair for each pair, none twice; pairs whose prompt is as long as no other's have none."""
+    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
+    groups: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(0 if any_length else len(prompt), []).append(i)
+    draw = random.Random(f"random pairs {seed}")
+    found: dict[int, int] = {}
+    for group in groups.values():
+        if len(group) > 1:
+            ring = draw.sample(group, len(group))
+            found |= dict(zip(ring, ring[1:] + ring[:1], strict=True))
+    if not found:
+        raise ValueError(
+            "no two pairs can be partners in a random-pairs null: give more pairs, or with positions other than 'last' "
+            "pairs with prompts of equal length"
+        )
+    return found
 
 
-def _screened(estimated: Readings, screen: float) -> list[Head]:
-    """The best share of heads by the size of their mean estimate, at least one."""
-    change = (estimated.logit_differences - estimated.base[:, None, None]).sum(0)
-    size = (change / (estimated.target - estimated.base).sum()).abs()
-    many = max(1, math.floor(screen * size.numel() + 1e-9))
-    best = size.flatten().argsort(descending=True, stable=True)[:many]
-    return [Head(*divmod(int(i), size.shape[1])) for i in best]
+def _from(row: Row, prompt: tuple[int, ...]) -> Row:
+    """The row with its values from another prompt of the same kind, the row's own completion behind it."""
+    behind = row.into[len(row.into) - row.reads + 1 :]
+    source = (*prompt, *behind)
+    return replace(row, source=source, source_at=tuple(at + len(source) - len(row.into) for at in row.into_at))
 
 
-def _named(positions: Positions) -> str:
+def named(positions: Positions) -> str:
+    """Positions as scores name them."""
     return positions if isinstance(positions, str) else ",".join(map(str, positions))

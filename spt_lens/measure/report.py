@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 import torch
@@ -144,6 +144,8 @@ def head_report(
                 f"the {each.method} scores are of {each.n_layers} layers x {each.n_heads} heads, {view.name} has "
                 f"{view.n_layers} x {view.n_heads}: measure them on this model"
             )
+    for run in get_args(Run):  # what can't be told of a prompt is an error before the long work
+        prompt_spans(view, pairs, run)
     with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not progress) as bar:
         attention = _attention(view, pairs, which, batch_size, padding)
         bar.update()
@@ -179,8 +181,8 @@ def _scores(scores: Sequence[HeadScores], head: Head) -> pd.DataFrame:
 
 def _attention(view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int, padding: Padding) -> pd.DataFrame:
     found: dict[str, dict[str, float]] = {}
-    for run in ("sycophantic", "truthful"):
-        spans = attention_to_spans(view, pairs, cast(Run, run), batch_size, padding, progress=False)
+    for run in get_args(Run):
+        spans = attention_to_spans(view, pairs, run, batch_size, padding, progress=False)
         for row in spans.table(HeadSet((head,))).to_dict("records"):
             found.setdefault(row["span"], {})[run] = row["chosen"]
             found[row["span"]][f"{run}_others"] = row["others"]

@@ -14,8 +14,8 @@ from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure import saved
-from spt_lens.measure.activation import Direction, Positions
-from spt_lens.measure.joint import check_set, joint_effects
+from spt_lens.measure.joint import check_set, joint_effects, named
+from spt_lens.measure.places import Direction, Positions
 from spt_lens.measure.rank_steps import check_n_random, matched_random
 from spt_lens.measure.statistics import interval
 from spt_lens.models import Model, ModelView
@@ -36,14 +36,15 @@ class SetEffect:
     scores; nan without scores). Where sum_of_single is above recovery, heads do the same work twice; where it is below,
     they need each other.
 
-    apology_rate_before: without any patch. settings: what else it was made with (model, n_random, seed, scores).
+    apology_rate_before: without any patch. settings: what else it was made with (model, n_random, seed, the scores'
+    method) and the numbers of the pairs that were left out.
     """
 
     heads: HeadSet
     table: pd.DataFrame
     apology_rate_before: float
     direction: Direction
-    positions: Positions
+    positions: str
     n_pairs: int
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -59,7 +60,7 @@ class SetEffect:
         random = self.table.loc[self.table["set"] == "random", "recovery"]
         if len(random):
             parts.append(f"{len(random)} random sets {random.min():.2f} to {random.max():.2f}")
-        at = f"{self.positions} position{'s' if self.positions == 'all' else ''}"
+        at = f"{self.positions} position{'s' if self.positions != 'last' else ''}"
         return f"{'; '.join(parts)}; {self.direction}, {at}, {self.n_pairs} pairs"
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class SetEffect:
             table,
             saved.entry(data, "apology_rate_before", float),
             saved.choice(data, "direction", get_args(Direction)),
-            saved.choice(data, "positions", get_args(Positions)),
+            saved.entry(data, "positions", str),
             saved.entry(data, "n_pairs", int),
             saved.entry(data, "settings", dict),
         )
@@ -109,7 +110,7 @@ def set_effect(
     scores: HeadScores | None = None,
     direction: Direction = "denoising",
     positions: Positions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     padding: Padding = "right",
     progress: bool = True,
 ) -> SetEffect:
@@ -126,13 +127,13 @@ def set_effect(
     check_set(view, heads)
     check_n_random(n_random)
     if scores is not None:
-        _check_scores(view, scores, direction, positions)
+        _check_scores(view, scores, direction, named(positions))
     draws = [matched_random(view, heads, seed + draw) for draw in range(n_random)]
     sets = [heads, *draws]
     effects = joint_effects(view, pairs, sets, direction, positions, batch_size, padding, progress)
     rows = []
     for i, effect in enumerate(effects):
-        low, high = interval(effect.recovery) if len(pairs) > 1 else (float("nan"), float("nan"))
+        low, high = interval(effect.recovery) if len(effect.recovery) > 1 else (float("nan"), float("nan"))
         rows.append(
             {
                 "set": "random" if i else "chosen",
@@ -151,8 +152,10 @@ def set_effect(
         "n_random": n_random,
         "seed": seed,
         "scores": None if scores is None else scores.method,
+        "left_out": list(effects[0].left_out),
     }
-    return SetEffect(heads, pd.DataFrame(rows), before, direction, positions, len(pairs), settings)
+    n_pairs = len(effects[0].recovery)
+    return SetEffect(heads, pd.DataFrame(rows), before, direction, effects[0].positions, n_pairs, settings)
 
 
 def _check_scores(view: ModelView, scores: HeadScores, direction: str, positions: str) -> None:
