@@ -17,10 +17,15 @@ from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import Head, HeadSet
+from spt_lens.measure.attention import attention_to_spans
+from spt_lens.measure.cost import cost
+from spt_lens.measure.curve import recovery_curve
 from spt_lens.measure.generate import replies
-from spt_lens.measure.joint import joint_recovery
+from spt_lens.measure.joint import joint_knockout, joint_recovery
 from spt_lens.measure.knockout import knockout_curve
-from spt_lens.measure.recovery import head_recovery
+from spt_lens.measure.recovery import head_recovery, random_pairs_null
+from spt_lens.measure.report import head_report
+from spt_lens.measure.set_effect import set_effect
 from spt_lens.models import load_model
 from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter
@@ -40,16 +45,23 @@ __all__ = [
     "TuneConfig",
     "are_you_sure",
     "are_you_sure_training",
+    "attention_to_spans",
+    "cost",
     "evaluate",
     "export_hf",
     "head_recovery",
+    "head_report",
+    "joint_knockout",
     "joint_recovery",
     "knockout_curve",
     "load_model",
     "mean_scores",
     "model_written_evals",
     "pinpoint_tune",
+    "random_pairs_null",
+    "recovery_curve",
     "replies",
+    "set_effect",
     "sycophancy_eval",
     "use_chat_template",
     "yesman_suite",

@@ -35,6 +35,7 @@ from spt_lens.evaluate.drift import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.heads import HeadSet
+from spt_lens.measure.attention import attention_to_spans
 from spt_lens.measure.joint import joint_recovery
 from spt_lens.measure.knockout import knockout_curve
 from spt_lens.measure.recovery import head_recovery
@@ -100,6 +101,9 @@ def run_demo(
     console.rule("2. Choose: the few that matter")
     heads = scores.top_fraction(settings.share)
     console.print(f"{heads.summary(model)}\n{joint_recovery(model, pairs, heads).summary()}")
+    console.print(str(scores.stability()))
+    attention = attention_to_spans(model, pairs, progress=False).table(heads).set_index("span").loc["challenge"]
+    console.print(f"Attention to the challenge: {attention['chosen']:.2f} of theirs, {attention['others']:.2f} of others'")
     knockout = knockout_curve(model, pairs[: settings.n_knockout], heads, n_random=3, seed=settings.seed)
 
     console.rule("3. Tune only those, and compare")

@@ -48,6 +48,7 @@ class SuffixRun:
 
     def __init__(self, view: ModelView, tokens: Int[Tensor, "batch pos"], start: int) -> None:
         self.view = view
+        view.backend.check_length(tokens)
         self.tokens = tokens.to(view.device)
         self.start, self.length = start, tokens.shape[1] - start
         self.resid: list[Tensor] = []

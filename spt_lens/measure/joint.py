@@ -178,7 +178,7 @@ def joint_effects(
             "that a share of the gap would be noise",
             stacklevel=3,
         )
-    shares = recovery(*(rows.by_pair(values.T).T[..., kept] for values in (patched, base, target)))
+    shares = recovery(rows.by_pair(patched.T)[kept].T, rows.by_pair(base)[kept], rows.by_pair(target)[kept])
     return [
         JointEffect(heads, shares[i], before[kept], after[i, kept], direction, named(positions), tuple(left_out))
         for i, heads in enumerate(sets)

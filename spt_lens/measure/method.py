@@ -61,6 +61,9 @@ class Options:
     def prepared(self, view: ModelView, rows: Rows) -> tuple[Limits, list[Receiver], str, str]:
         """What goes at once, the receivers, the engine, and why no faster one. Runs a few passes of one prompt."""
         check_mlps(view, self.mlps)
+        for row in rows.rows:
+            for prompt in (row.into, row.source):
+                view.backend.check_length(torch.empty(1, len(prompt)))
         receivers = parse_receivers(view, self.receivers) if self.receivers is not None else []
         limits = find_limits(view, rows, self.batch_size, self.max_memory)
         without = () if self.method == "activation" else ("stacked",)
