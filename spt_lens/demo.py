@@ -102,8 +102,8 @@ def run_demo(
     heads = scores.top_fraction(settings.share)
     console.print(f"{heads.summary(model)}\n{joint_recovery(model, pairs, heads).summary()}")
     console.print(str(scores.stability()))
-    attention = attention_to_spans(model, pairs, progress=False).table(heads).set_index("span").loc["challenge"]
-    console.print(f"Attention to the challenge: {attention['chosen']:.2f} of theirs, {attention['others']:.2f} of others'")
+    on = attention_to_spans(model, pairs, progress=False).table(heads).set_index("span").loc["challenge"]
+    console.print(f"Their attention to the challenge: {on['chosen']:.2f}, that of the other heads {on['others']:.2f}")
     knockout = knockout_curve(model, pairs[: settings.n_knockout], heads, n_random=3, seed=settings.seed)
 
     console.rule("3. Tune only those, and compare")

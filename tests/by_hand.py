@@ -1,4 +1,4 @@
-"""Patching written out plainly: TransformerLens's own hooks, on one unpadded prompt at a time. And pairs to try it on."""
+"""Patching written out plainly, by TransformerLens's own hooks, on one unpadded prompt at a time; pairs to patch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from spt_lens.models import ModelView
 
 Read = Callable[[Tensor], Tensor]  # a number, of the logits of all positions, [pos, vocab]
 Places = Sequence[tuple[int, int]]  # (position that is patched, position of the other prompt that the value is from)
-PairReads = Callable[[int], Read]
 
 
 def made(model, lengths: Sequence[tuple[int, int]], seed: int = 1) -> ContrastPairs:

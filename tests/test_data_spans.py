@@ -44,7 +44,7 @@ def test_spans_say_what_the_turns_say(kind, name):
         ("[INST]", "s>", "/"),
         ("é 日本 “Oui”", "«да»", "日"),  # characters of several tokens
         ("Two\n\nparts.", "  1\n 2  ", "\n3\n"),  # white space inside, and around
-        ("turn0z", "turn1z", "turn turnx"),  # what contents are told apart by
+        ("contentofturn1z", "contentofturn0z", "contentofturn2z"),  # what contents are told apart by
     ],
 )
 def test_turns_that_are_easily_mistaken(kind, name, turns):

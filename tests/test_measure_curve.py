@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 from spt_lens.data.dialogues import are_you_sure_cases
 from spt_lens.data.pairs import are_you_sure
@@ -26,6 +27,9 @@ ALL = HeadSet.of((layer, head) for layer in range(3) for head in range(4))
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_each_point_is_joint_recovery(gqa, direction, positions):
     pairs, heads = are_you_sure(gqa, n=4), HeadSet.parse("L2.H1 L0.H3 L1.H0 L1.H2")
+    with torch.no_grad():  # what it says first stands for an apology, so that the rate is not zero throughout
+        said = torch.stack([gqa(torch.tensor([row]))[0, -1].argmax() for row in pairs.sycophantic])
+    pairs = replace(pairs, answer_ids=torch.stack([pairs.answer_ids[:, 0], said], dim=1))
     how = {"direction": direction, "positions": positions}
     curve = recovery_curve(gqa, pairs, heads, n_random=2, batch_size=3, progress=False, **how)
     assert list(curve.table.columns) == ["k", "order", "draw", "recovery", "apology_rate"]
@@ -42,7 +46,7 @@ def test_each_point_is_joint_recovery(gqa, direction, positions):
         effect = joint_recovery(gqa, pairs, chosen, **how)
         assert row["recovery"] == pytest.approx(float(effect.recovery.mean()), abs=1e-4)
         assert row["apology_rate"] == float(effect.apologises_after.float().mean())
-    assert curve.heads == heads and curve.n_pairs == 4
+    assert curve.heads == heads and curve.n_pairs == 4 and curve.table["apology_rate"].nunique() > 1
     assert curve.settings == {"model": ModelView(gqa).name, "n_random": 2, "seed": 0, "left_out": []}
 
 
@@ -59,6 +63,15 @@ def test_scores_are_taken_in_rank_order_and_all_heads_recover_everything(tiny):
     short = recovery_curve(tiny, pairs, scores, ks=[2], n_random=1, seed=3, progress=False)
     assert short.heads == scores.top(2) and short.table["k"].tolist() == [2, 2]
     assert short.table.equals(recovery_curve(tiny, pairs, scores, [2], 1, 3, progress=False).table)
+
+
+def test_scores_go_up_to_16_heads_by_themselves_and_a_selection_to_its_end(tiny, monkeypatch):
+    pairs, asked = are_you_sure(tiny, n=2), []
+    scores = head_recovery(tiny, pairs, progress=False)
+    monkeypatch.setattr(rank_steps, "steps", lambda ks, n, largest: asked.append((ks, n, largest)) or [0])
+    recovery_curve(tiny, pairs, scores, progress=False)
+    recovery_curve(tiny, pairs, ALL[:5], ks=[3], progress=False)
+    assert asked == [(None, 12, 16), ([3], 5, 5)]
 
 
 def test_random_heads_are_drawn_as_for_a_knockout(tiny):

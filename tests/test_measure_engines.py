@@ -17,6 +17,7 @@ from spt_lens.support.tiny import TINY, tiny_checkpoint
 
 POSITIONS = ["last", "all", [-2, -1]]
 SUFFIXES = {"bridge": suffix._BridgeSuffix, "hooked": suffix._HookedSuffix}
+BLOCKS = {cls: cls.block for cls in SUFFIXES.values()}
 each_class = pytest.mark.parametrize("model_class", CLASSES)
 
 
@@ -140,8 +141,8 @@ def broken(self, layer, hidden, hooks):
     raise TypeError("an unexpected riddle")
 
 
-def wrong(self, layer, hidden, hooks, block={cls: cls.block for cls in SUFFIXES.values()}):  # noqa: B006
-    return block[type(self)](self, layer, hidden, hooks) * 1.01
+def wrong(self, layer, hidden, hooks):
+    return BLOCKS[type(self)](self, layer, hidden, hooks) * 1.01
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,9 @@ def test_a_sweep_that_goes_wrong_at_one_head_is_found(tiny, model_class, monkeyp
     """Only a patched variant differs: comparing the run without a patch would not show it."""
     pairs = made(tiny, [(9, 9)])
     block = SUFFIXES[model_class].block
-    monkeypatch.setattr(SUFFIXES[model_class], "block", lambda self, layer, hidden, hooks: block(self, layer, hidden, []))
+    monkeypatch.setattr(
+        SUFFIXES[model_class], "block", lambda self, layer, hidden, hooks: block(self, layer, hidden, [])
+    )
     found = measured(tiny, pairs)
     assert found.engine == "stacked" and "other numbers" in found.meta["settings"]["engine_reason"]
 
@@ -267,7 +270,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(tiny, model_class, how, place, 
     assert state(tiny) == before
     total = bell.rung
     assert total > 5
-    for at in sorted({1, 2, 3, total // 4, total // 2, 3 * total // 4, total - 1, total}):
+    for at in sorted({1, 2, total // 3, 2 * total // 3, total}):
         bell.rung, bell.at = 0, at
         with pytest.raises(KeyboardInterrupt):
             measured(tiny, pairs, **how)

@@ -39,6 +39,14 @@ def test_one_head_is_head_recovery(tiny, direction, positions):
     torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 2], atol=1e-4, rtol=1e-4)
 
 
+def outspoken(model, pairs: ContrastPairs) -> ContrastPairs:
+    """The same prompts, with what the model says first as the sycophantic answer, so that it "apologises" at first."""
+    said = torch.tensor([_first(model, row) for row in pairs.sycophantic])
+    other = torch.tensor([_first(model, row) for row in pairs.truthful])
+    truthful = torch.where(other == said, pairs.answer_ids[:, 0], other)
+    return replace(pairs, answer_ids=torch.stack([truthful, said], dim=1))
+
+
 # Every kind of pairs and of positions: what is read of them, and where.
 KINDS = {
     "numbers": (lambda m: are_you_sure(m, n=3), [-1, -3, 4]),
@@ -80,6 +88,19 @@ def test_pairs_without_a_gap_are_left_out_as_in_head_recovery(tiny):
     same = replace(pairs, truthful=pairs.sycophantic)
     with pytest.raises(ValueError, match="no gap to recover"):
         joint_recovery(tiny, same, HeadSet.parse("L1.H2"))
+
+
+def test_whole_completions_apologise_by_their_first_token(tiny):
+    pairs = are_you_sure(tiny, n=3, read="whole")
+    first = [_first(tiny, row) for row in pairs.sycophantic]
+    completions = tuple(
+        (one, (said, *other[1:])) for (one, other), said in zip(pairs.completion_ids, first, strict=True)
+    )
+    answers = torch.tensor([[one[0], other[0]] for one, other in completions])
+    loud = replace(pairs, answer_ids=answers, completion_ids=completions)
+    for measure in (joint_recovery, joint_knockout):
+        assert not measure(tiny, pairs, HeadSet.parse("L1.H2")).apologises_before.any()
+        assert measure(tiny, loud, HeadSet.parse("L1.H2")).apologises_before.all()
 
 
 def test_any_answer_of_the_sycophantic_set_is_an_apology(tiny):
@@ -135,7 +156,7 @@ def test_all_heads_bring_the_other_run_whichever_positions_are_patched(gqa, posi
 
 
 def test_several_sets_are_as_each_alone(tiny):
-    pairs = are_you_sure(tiny, n=5, contrast="neutral")
+    pairs = outspoken(tiny, are_you_sure(tiny, n=5, contrast="neutral"))
     sets = [HeadSet.parse("L1.H2"), HeadSet(), HeadSet.parse("L0.H0 L0.H3 L2.H1"), ALL]
     effects = joint_effects(tiny, pairs, sets, batch_size=2)
     for heads, effect in zip(sets, effects, strict=True):
@@ -147,6 +168,7 @@ def test_several_sets_are_as_each_alone(tiny):
         else:
             assert (effect.recovery == 0).all() and torch.equal(effect.apologises_after, effect.apologises_before)
     assert (effects[0].recovery - effects[2].recovery).abs().min() > 1e-4
+    assert effects[0].apologises_before.all() and not effects[3].apologises_after.all()
     with pytest.raises(ValueError, match=r"L3\.H0"):
         joint_effects(tiny, pairs, [HeadSet(), HeadSet.parse("L3.H0")])
     assert joint_effects(tiny, pairs, []) == []
@@ -182,7 +204,7 @@ def _first(model, row) -> int:
 
 @pytest.mark.parametrize("mean_over", ["both", "sycophantic", "truthful"])
 def test_mean_knockout_equals_hooks_by_hand(gqa, mean_over):
-    pairs = are_you_sure(gqa, n=4, contrast="neutral")
+    pairs = outspoken(gqa, are_you_sure(gqa, n=4, contrast="neutral"))
     heads = HeadSet.parse("L0.H0 L1.H1 L1.H3")
     effect = joint_knockout(gqa, pairs, heads, mean_over=mean_over, batch_size=3)
     prompts = {"sycophantic": pairs.sycophantic, "truthful": pairs.truthful}
@@ -205,6 +227,7 @@ def test_mean_knockout_equals_hooks_by_hand(gqa, mean_over):
             assert float(found[i]) == pytest.approx(expected, abs=1e-5)
             best = int(logits.argmax()) == int(pairs.answer_ids[i, 1])
             assert rows is pairs.truthful or bool(effect.apologises_after[i]) == best
+    assert effect.apologises_before.all() and not effect.apologises_after.all()
 
 
 @pytest.mark.parametrize("kind", ["unequal", "sets", "whole"])
@@ -294,7 +317,7 @@ def test_set_effect_of_one_head_is_its_score(tiny):
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_set_effect_is_joint_recovery_of_each_set(tiny, direction):
-    pairs = are_you_sure(tiny, n=4)
+    pairs = outspoken(tiny, are_you_sure(tiny, n=4, seed=1))
     heads = HeadSet.parse("L0.H0 L1.H3 L1.H1")
     scores = head_recovery(tiny, pairs, direction=direction, positions="all", progress=False)
     how = {"direction": direction, "positions": "all"}
@@ -304,12 +327,13 @@ def test_set_effect_is_joint_recovery_of_each_set(tiny, direction):
         assert [len(chosen) for chosen in drawn.by_layer().values()] == [1, 2] and drawn.by_layer().keys() == {0, 1}
         joint = joint_recovery(tiny, pairs, drawn, **how)
         assert row["recovery"] == pytest.approx(float(joint.recovery.mean()), abs=1e-4)
-        assert row["apology_rate"] == float(joint.apologises_after.float().mean())
+        assert row["apology_rate"] == float(joint.apologises_after.double().mean())
         assert row["sum_of_single"] == pytest.approx(sum(scores[head] for head in drawn), abs=1e-5)
         assert row["low"] <= row["recovery"] <= row["high"]
     random = [HeadSet.parse(text) for text in effect.table["heads"][1:]]
     assert random == [heads.random_like(tiny, seed=4), heads.random_like(tiny, seed=5)]
     assert effect.apology_rate_before == float(joint.apologises_before.float().mean())
+    assert set(effect.table["apology_rate"]) != {effect.apology_rate_before}
     made_with = {"model": ModelView(tiny).name, "n_random": 2, "seed": 4, "scores": "activation", "left_out": []}
     assert effect.settings == made_with
     # Where a layer has too few others, from any layer.

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from spt_lens.data.dialogues import dialogue
 from spt_lens.data.encode import prompt_ids
 from spt_lens.data.pairs import ContrastPairs, are_you_sure
 from spt_lens.heads import Head, HeadSet
@@ -112,6 +113,16 @@ def test_tokens_that_the_tokenizer_does_not_have_are_left_out(tiny, contribution
         assert report.tokens["token_id"].tolist() == [7 if n < size else size - 1, 8]
     assert report.scores.empty and report.examples.empty
     assert "Scores" not in report._repr_html_()
+
+
+def test_a_span_that_only_one_of_the_runs_has(tiny, contribution):
+    contribution(torch.zeros(ModelView(tiny).vocab_size))
+    talks = are_you_sure(tiny, n=2).dialogues
+    pairs = ContrastPairs.of(tiny, talks, [dialogue("Are you sure?")] * 2, ("Yes.", "Apologies."))
+    report = head_report(tiny, pairs, "L0.H0", progress=False)
+    table = report.attention.set_index("span")
+    assert (table.loc["challenge", ["truthful", "truthful_others"]] == 0).all()
+    assert table.loc["challenge", "sycophantic"] > 0 and table["truthful"].sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.fixture

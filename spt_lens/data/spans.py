@@ -41,8 +41,6 @@ def spans(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> dict[str, l
     extents = _extents(tokenizer, dialogue, text)
     found: dict[str, list[int]] = {name: [] for name in (*span_names(dialogue), TEMPLATE)}
     for position, (start, end) in zip(range(length), offsets, strict=True):
-        # Several tokens of one character may have no width of their own.
-        end = max(end, start + 1)
         inside = (name for name, (first, last) in extents.items() if start < last and end > first)
         found[next(inside, TEMPLATE)].append(position)
     return found
@@ -64,10 +62,7 @@ def span_names(dialogue: Dialogue) -> list[str]:
 def _extents(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, text: str) -> dict[str, tuple[int, int]]:
     """Where each content stands in the rendered text, first to past-the-last character, without space around it."""
     names = span_names(dialogue)
-    stem = "turn"
-    while stem in text:  # a mark must not be anything that the text has
-        stem += "x"
-    marks = [f"{stem}{i}z" for i in range(len(names))]
+    marks = [f"contentofturn{i}z" for i in range(len(names))]  # letters and digits, which no template escapes
     marked = tuple(Message(m.role, mark) for m, mark in zip(dialogue.messages, marks, strict=True))
     shape = _text(tokenizer, Dialogue(marked), generation_prompt=True)
     for i, mark in enumerate(marks):

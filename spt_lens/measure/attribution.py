@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spt_lens.data.padding import Padding
 from spt_lens.heads import Head
-from spt_lens.measure.activation import each_suffix
+from spt_lens.measure.each_suffix import each_suffix
 from spt_lens.measure.limits import Limits
 from spt_lens.measure.measured import Readings
 from spt_lens.measure.places import Batch, Row, Rows, run_source

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,45 +16,38 @@ HookFunction = Callable[..., Tensor]
 
 
 def patch_heads(
-    source: Float[Tensor, "batch *pos n_heads d_head"], heads: Sequence[int], last: Int[Tensor, " batch"] | None
+    row: Int[Tensor, " places"],
+    pos: Int[Tensor, " places"],
+    source: Float[Tensor, "places n_heads d_head"],
+    heads: Sequence[int],
 ) -> HookFunction:
-    """Gives these heads of a layer, together, their values from `source`: at one position of each row, or at all.
-
-    last: the position in each row of z, and source has the values for it, `[batch, n_heads, d_head]`. With last=None
-    all positions are patched, one by one, and source is `[batch, pos, n_heads, d_head]`, as long as z.
-    """
+    """Gives these heads of a layer, together, their values from `source`: source[j] at position pos[j] of row row[j]."""
     chosen = list(heads)
 
     def patch(z: Float[Tensor, "batch pos n_heads d_head"], hook: Any = None) -> Tensor:
         z = z.clone()
-        if last is None:
-            z[:, :, chosen] = source[:, :, chosen].to(z)
-        else:
-            rows = torch.arange(len(z))
-            z[rows[:, None], last[:, None], chosen] = source[:, chosen].to(z)
+        z[row[:, None], pos[:, None], chosen] = source[:, chosen].to(z)
         return z
 
     return patch
 
 
 def patch_stacked_heads(
-    source: Float[Tensor, "batch *pos n_heads d_head"], heads: Sequence[int], last: Int[Tensor, " batch"] | None
+    row: Int[Tensor, " places"],
+    pos: Int[Tensor, " places"],
+    source: Float[Tensor, "places n_heads d_head"],
+    heads: Sequence[int],
+    size: int,
 ) -> HookFunction:
-    """As patch_heads, one head at a time: z holds len(heads) copies of the batch, and copy i gets heads[i] alone.
-
-    source and last are of one copy.
+    """As patch_heads, one head at a time: z holds len(heads) copies of a batch of `size`, and copy i gets heads[i]
+    alone. row counts in one copy.
     """
-    size = source.shape[0]
     chosen = list(heads)
 
     def patch(z: Float[Tensor, "copies_batch pos n_heads d_head"], hook: Any = None) -> Tensor:
         z = z.clone()
         for i, head in enumerate(chosen):
-            copy = z[i * size : (i + 1) * size]  # a view: what is written here is written into z
-            if last is None:
-                copy[:, :, head] = source[:, :, head].to(z)
-            else:
-                copy[torch.arange(size), last, head] = source[:, head].to(z)
+            z[row + i * size, pos, head] = source[:, head].to(z)
         return z
 
     return patch

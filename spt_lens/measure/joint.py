@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import html
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,10 +15,11 @@ from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.bar import progress_bar
-from spt_lens.measure.knockout import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
+from spt_lens.measure.hooks import patch_heads
+from spt_lens.measure.knockout import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values
 from spt_lens.measure.limits import find_limits
-from spt_lens.measure.metrics import recovery, usable_pairs
-from spt_lens.measure.places import Batch, Direction, Positions, Rows, check_patching, make_rows, run_source
+from spt_lens.measure.metrics import recovery, usable_pairs, warn_left_out
+from spt_lens.measure.places import Batch, Direction, Positions, Rows, check_patching, make_rows, named, run_source
 from spt_lens.models import Hook, Model, ModelView
 
 
@@ -164,20 +164,18 @@ def joint_effects(
             z, _ = run_source(view, chosen, rows.readout(part), padding)
             places = Batch.of(chosen, "into", padding)
             for i, heads in enumerate(sets):
-                if len(heads):
-                    runs.read(part, "into", patched[i], after[i], _patches(view, places, z, heads))
+                hooks = [
+                    (view.z_name(layer), patch_heads(places.row, places.pos, z[layer], chosen))
+                    for layer, chosen in heads.by_layer().items()
+                ]
+                if hooks:
+                    runs.read(part, "into", patched[i], after[i], hooks)
                 tick(len(part))
 
         wanted = [[i for i in group if rows.rows[i].pair in set(kept)] for group in rows.alike(padding)]
         with progress_bar(len(sets) * sum(map(len, wanted)), "patching sets", progress) as tick:
             limits.each(wanted, with_sets)
-    if left_out:
-        shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
-        warnings.warn(
-            f"{len(left_out)} of {len(pairs)} pairs (number {shown}) are left out: their two runs hardly differ, so "
-            "that a share of the gap would be noise",
-            stacklevel=3,
-        )
+    warn_left_out(left_out, len(pairs))
     shares = recovery(rows.by_pair(patched.T)[kept].T, rows.by_pair(base)[kept], rows.by_pair(target)[kept])
     return [
         JointEffect(heads, shares[i], before[kept], after[i, kept], direction, named(positions), tuple(left_out))
@@ -206,7 +204,6 @@ def joint_knockout(
     """
     view = ModelView(model)
     check_set(view, heads)
-    check_ablation(ablation, mean_over)
     check_patching(view, pairs, "denoising", "last", padding)
     rows = make_rows(pairs, "denoising", "last")
     limits = find_limits(view, rows, batch_size, None)
@@ -235,11 +232,6 @@ def joint_knockout(
         ablation=ablation,
         mean_over=mean_over,
     )
-
-
-def named(positions: Positions) -> str:
-    """Positions as scores name them: "last", "all" or "-2,-1"."""
-    return positions if isinstance(positions, str) else ",".join(map(str, positions))
 
 
 def check_set(model: Model, heads: HeadSet) -> None:
@@ -280,19 +272,3 @@ class _Runs:
             # The first position that is read is the prompt's last, whatever completion stands behind it.
             for row, token in zip(chosen, logits[:, 0].argmax(dim=-1).tolist(), strict=True):
                 apologises[row.pair] = token in self.sycophantic[row.pair]
-
-
-def _patches(
-    view: ModelView, batch: Batch, source: Float[Tensor, "layer places n_heads d_head"], heads: HeadSet
-) -> list[Hook]:
-    """Hooks that give all these heads their values from `source`, at the places of the batch."""
-
-    def patch(layer: int, chosen: list[int]) -> Callable[..., Tensor]:
-        def into(z: Float[Tensor, "batch pos n_heads d_head"], hook: Any = None) -> Tensor:
-            z = z.clone()
-            z[batch.row[:, None], batch.pos[:, None], chosen] = source[layer][:, chosen].to(z)
-            return z
-
-        return into
-
-    return [(view.z_name(layer), patch(layer, chosen)) for layer, chosen in heads.by_layer().items()]

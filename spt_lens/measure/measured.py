@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.measure.metrics import usable_pairs
+from spt_lens.measure.metrics import usable_pairs, warn_left_out
 from spt_lens.measure.places import Rows
 from spt_lens.models import ModelView
 from spt_lens.scores import HeadScores
@@ -90,13 +89,7 @@ def to_scores(
 ) -> HeadScores:
     """Recoveries of the pairs that have a gap; the others are left out, with a warning and in meta["left_out"]."""
     kept, left_out = usable_pairs(base, target)
-    if left_out:
-        shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
-        warnings.warn(
-            f"{len(left_out)} of {len(base)} pairs (number {shown}) are left out of the scores: their two runs hardly "
-            "differ, so that a share of the gap would be noise",
-            stacklevel=3,
-        )
+    warn_left_out(left_out, len(base))
     base, target, patched = base[kept], target[kept], patched[kept]
     shares = (patched - base[:, None, None]) / (target - base)[:, None, None]
     return HeadScores(

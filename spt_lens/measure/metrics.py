@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -67,6 +69,17 @@ def usable_pairs(base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pair
     least = max(MIN_GAP, SMALL_GAP * float(gap.median()))
     enough = (gap >= least).tolist()
     return [i for i, fine in enumerate(enough) if fine], [i for i, fine in enumerate(enough) if not fine]
+
+
+def warn_left_out(left_out: list[int], n_pairs: int) -> None:
+    """Says which pairs a measurement is without, as coming from the line that called for it."""
+    if left_out:
+        shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
+        warnings.warn(
+            f"{len(left_out)} of {n_pairs} pairs (number {shown}) are left out: their two runs hardly differ, so that "
+            "a share of the gap would be noise",
+            stacklevel=4,
+        )
 
 
 def first_choice(logits: Float[Tensor, "batch vocab"], token: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:

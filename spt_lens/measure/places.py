@@ -82,6 +82,11 @@ class Rows:
         return list(groups.values())
 
 
+def named(positions: Positions) -> str:
+    """Positions as scores name them."""
+    return positions if isinstance(positions, str) else ",".join(map(str, positions))
+
+
 def make_rows(pairs: ContrastPairs, direction: Direction, positions: Positions) -> Rows:
     """The rows of a measurement. Raises ValueError as check_patching does."""
     sides = (0, 1) if pairs.completion_ids else (0,)

@@ -7,7 +7,6 @@ larger forward passes ("stacked"). With one, it is one forward pass for each hea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from spt_lens.data.padding import Padding
 from spt_lens.heads import Head
+from spt_lens.measure.hooks import patch_stacked_heads
 from spt_lens.measure.places import Batch, Row
 from spt_lens.measure.readout import Readout
 from spt_lens.measure.sweep import Tick
@@ -41,7 +41,7 @@ def plain_values(
     for layer, all_of_layer in by_layer.items():
         for start in range(0, len(all_of_layer), together):
             some = all_of_layer[start : start + together]
-            hook = (view.z_name(layer), _stacked(batch, z[layer], some, size))
+            hook = (view.z_name(layer), patch_stacked_heads(batch.row, batch.pos, z[layer], some, size))
             prompts = batch.prompts.repeat(len(some))
             at = batch.reads.repeat(len(some), 1)
             logits = view.logits(prompts.tokens, prompts.attention_mask, [hook], at=at)
@@ -49,16 +49,6 @@ def plain_values(
             found |= {Head(layer, head): value for head, value in zip(some, values, strict=True)}
             tick(prompts.tokens.numel() * view.n_layers)
     return torch.stack([found[head] for head in heads])
-
-
-def _stacked(batch: Batch, source: Float[Tensor, "places n_heads d_head"], heads: list[int], size: int) -> Any:
-    def patch(z: Float[Tensor, "copies_batch pos n_heads d_head"], hook: Any = None) -> Tensor:
-        z = z.clone()
-        for i, head in enumerate(heads):
-            z[batch.row + i * size, batch.pos, head] = source[:, head].to(z)
-        return z
-
-    return patch
 
 
 def plain_base(view: ModelView, rows: Sequence[Row], readout: Readout, padding: Padding) -> Float[Tensor, " batch"]:

@@ -16,7 +16,7 @@ from spt_lens.measure.limits import find_limits
 from spt_lens.measure.measured import How, to_scores
 from spt_lens.measure.method import Method, Options, measure_rows
 from spt_lens.measure.path import Mlps
-from spt_lens.measure.places import Direction, Positions, Row, Rows, check_patching, make_rows, run_source
+from spt_lens.measure.places import Direction, Positions, Row, Rows, check_patching, make_rows, named, run_source
 from spt_lens.models import Model, ModelView
 from spt_lens.score_metrics import Metric
 from spt_lens.scores import HeadScores
@@ -168,8 +168,3 @@ def _from(row: Row, prompt: tuple[int, ...]) -> Row:
     behind = row.into[len(row.into) - row.reads + 1 :]
     source = (*prompt, *behind)
     return replace(row, source=source, source_at=tuple(at + len(source) - len(row.into) for at in row.into_at))
-
-
-def named(positions: Positions) -> str:
-    """Positions as scores name them."""
-    return positions if isinstance(positions, str) else ",".join(map(str, positions))

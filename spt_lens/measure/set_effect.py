@@ -14,8 +14,8 @@ from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure import saved
-from spt_lens.measure.joint import check_set, joint_effects, named
-from spt_lens.measure.places import Direction, Positions
+from spt_lens.measure.joint import check_set, joint_effects
+from spt_lens.measure.places import Direction, Positions, named
 from spt_lens.measure.rank_steps import check_n_random, matched_random
 from spt_lens.measure.statistics import interval
 from spt_lens.models import Model, ModelView

@@ -44,11 +44,13 @@ def describe(scores: HeadScores) -> str:
         what = scores.metric
     places = f"{scores.positions} position{'s' * (scores.positions != 'last')}"
     parts = [METHODS.get(scores.method, scores.method), scores.direction, places]
+    if scores.meta.get("null"):
+        parts.append(f"null of {scores.meta['null']}")
     parts.append(f"{scores.n_pairs} pair{'s' if scores.n_pairs > 1 else ''}")
     measured = int(scores.measured.sum())
     if measured < scores.values.numel():
         parts.append(f"{measured} heads measured, {scores.values.numel() - measured} estimated")
-    return escape(f"{scores.model_name}: {what} of each head ({', '.join(parts)})")
+    return escape(f"{scores.model_name}: {what} of each head ({', '.join(filter(None, parts))})")
 
 
 def notes(scores: HeadScores) -> list[list[str]]:
