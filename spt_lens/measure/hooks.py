@@ -21,7 +21,7 @@ def patch_heads(
     source: Float[Tensor, "places n_heads d_head"],
     heads: Sequence[int],
 ) -> HookFunction:
-    """Gives these heads of a layer, together, their values from `source`: source[j] at position pos[j] of row row[j]."""
+    """Gives these heads of a layer, together, their values from `source`: source[j] at pos[j] of row[j]."""
     chosen = list(heads)
 
     def patch(z: Float[Tensor, "batch pos n_heads d_head"], hook: Any = None) -> Tensor:

@@ -64,7 +64,7 @@ class Rows:
         found = self.readouts[rows[0].side][[row.pair for row in rows]]
         return replace(found, ids=found.ids[:, : rows[0].reads]) if found.whole else found
 
-    def by_pair(self, values: Float[Tensor, n_rows * rest]) -> Float[Tensor, n_pairs * rest]:
+    def by_pair(self, values: Float[Tensor, "n_rows ..."]) -> Float[Tensor, "n_pairs ..."]:
         """The logit difference of each pair: of whole completions, the truthful one's minus the sycophantic one's."""
         total = values.new_zeros(self.n_pairs, *values.shape[1:])
         for row, value in zip(self.rows, values, strict=True):
