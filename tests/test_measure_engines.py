@@ -150,7 +150,7 @@ def wrong(self, layer, hidden, hooks):
 )
 def test_blocks_that_can_not_be_run_on_suffixes(tiny, model_class, monkeypatch, block, why):
     pairs = made(tiny, [(9, 9), (7, 7)])
-    ways = ({}, {"positions": "all"}, {"method": "path"}, {"method": "attribution"}, {"screen": 0.5})
+    ways = ({"positions": "all"}, {"method": "path"}, {"method": "attribution"}, {"screen": 0.5})
     before = [measured(tiny, pairs, **how) for how in ways]
     assert {each.engine for each in before} == {"sweep"}
     monkeypatch.setattr(SUFFIXES[model_class], "block", block)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from by_hand import assert_close, assert_same, logits, made
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.recovery import head_recovery
-from spt_lens.models import ModelView
+from spt_lens.models import ModelView, load_model
 
 WAYS = [
     {},
@@ -24,6 +26,17 @@ WAYS = [
     {"screen": 0.5},
 ]
 LENGTHS = [(9, 9), (6, 6), (9, 9), (7, 7), (6, 6)]
+
+
+@pytest.fixture(scope="module")
+def model_of(tiny_folder: Path):
+    return cache(lambda model_class: load_model(tiny_folder, device="cpu", model_class=model_class))
+
+
+@pytest.fixture
+def tiny(model_of, model_class: str):
+    """One for all tests here, which leave it as it was."""
+    return model_of(model_class)
 
 
 def measured(model, pairs, **how):
@@ -157,7 +170,8 @@ def counting(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
 @torch.no_grad()
-def test_logits_that_are_no_numbers(tiny, how, monkeypatch):
+def test_logits_that_are_no_numbers(tiny_folder, load, how, monkeypatch):
+    tiny = load(tiny_folder)
     pairs = made(tiny, LENGTHS)
     view = ModelView(tiny)
     embedding = next(view.backend.root.parameters())
@@ -225,14 +239,12 @@ def test_odd_prompts(tiny):
     prefix = replace(several, sycophantic=(row[:3],), truthful=(row,)).aligned()
     for pairs in (one, several, many, prefix):
         assert pairs.sycophantic[0][0] != pairs.truthful[0][0] or pairs is prefix
-        for positions in ("all", [0]):
-            for way in ({}, {"method": "attribution"}, {"method": "path", "receivers": "L1.H0.k"}):
-                found, plain = (
-                    measured(tiny, pairs, positions=positions, engine=engine, **way) for engine in ("sweep", "hooks")
-                )
-                assert_same(found, plain)
-                if pairs is many:
-                    alone = measured(tiny, several, positions=positions, **way)
-                    for i in range(5):
-                        expected = (alone.base[0], alone.target[0], alone.logit_differences[0])
-                        assert_close(found, i, expected)
+        for way in ({}, {"method": "attribution"}, {"method": "path", "receivers": "L1.H0.k"}):
+            found, plain = (
+                measured(tiny, pairs, positions="all", engine=engine, **way) for engine in ("sweep", "hooks")
+            )
+            assert_same(found, plain)
+            if pairs is many:
+                alone = measured(tiny, several, positions="all", **way)
+                for i in range(5):
+                    assert_close(found, i, (alone.base[0], alone.target[0], alone.logit_differences[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ each_direction = pytest.mark.parametrize("direction", ["denoising", "noising"])
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For all tests here: two layers, quicker; and learned positions, so that where a token stands shows by itself."""
     return tiny_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="module")
+def model_of(tiny_folder: Path):
+    return cache(lambda model_class: load_model(tiny_folder, device="cpu", model_class=model_class))
+
+
+@pytest.fixture
+def tiny(model_of, model_class: str):
+    """One for all tests here, which leave it as it was."""
+    return model_of(model_class)
 
 
 def measured(model, pairs, **how):

@@ -36,9 +36,9 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, without: Sequence[st
         if engine == "sweep":
             raise ValueError(f"engine='sweep' does not fit {view.name}: it {problem}. Use engine='auto'")
         reason = f"no sweep: {view.name} {problem}"
-        plain = "hooks" if _has_hooks(view) or "stacked" in without else "stacked"
+        plain = "hooks" if has_hooks(view) or "stacked" in without else "stacked"
         return plain, reason
-    if engine == "stacked" and _has_hooks(view):
+    if engine == "stacked" and has_hooks(view):
         raise ValueError(
             f"engine='stacked' does not fit {view.name}: it carries hooks of yours, which would see several copies of "
             "a batch. Use engine='hooks', or take them off by model.reset_hooks()"
@@ -46,7 +46,8 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, without: Sequence[st
     return engine, ""
 
 
-def _has_hooks(view: ModelView) -> bool:
+def has_hooks(view: ModelView) -> bool:
+    """Whether the user has hooks on the model: they may count on whole prompts and on the shape of a batch."""
     points = {id(point): point for point in view.model.hook_dict.values()}.values()
     return any(point.fwd_hooks or point.bwd_hooks for point in points)
 
@@ -58,7 +59,7 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     On the shortest prompt, the run without a patch, and two heads set to the negative of what they are, must read as
     by plain hooks, to rounding.
     """
-    if _has_hooks(view):
+    if has_hooks(view):
         return "carries hooks of yours, which would see suffixes instead of whole prompts"
     i = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
     row, readout = rows.rows[i], rows.readout([i])

@@ -23,6 +23,7 @@ from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.measure.each_suffix import each_suffix
+from spt_lens.measure.engine import sweep_problem
 from spt_lens.measure.limits import Limits
 from spt_lens.measure.measured import Readings
 from spt_lens.measure.places import Row, Rows, make_rows
@@ -246,9 +247,12 @@ def direct_contribution(
 
     The logits minus those without the head's part of the final residual stream, other heads and MLPs frozen.
 
-    Raises: ValueError as check_mlps; NotPossible where suffixes can't be run.
+    Raises: ValueError as check_mlps, and where suffixes can't be run: see `engine.sweep_problem`.
     """
     check_mlps(view, "frozen")
+    problem = sweep_problem(view, make_rows(pairs, "denoising", "last"))
+    if problem:
+        raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
     rows = make_rows(pairs, "denoising", "last")
     total = torch.zeros(view.vocab_size, dtype=torch.float64)
     n = 0
