@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
+import pytest
 import torch
 from torch import Tensor
 
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.models import ModelView
+from spt_lens.models import ModelView, load_model
+from spt_lens.support.tiny import tiny_checkpoint
 
 Read = Callable[[Tensor], Tensor]  # a number, of the logits of all positions, [pos, vocab]
 Places = Sequence[tuple[int, int]]  # (position that is patched, position of the other prompt that the value is from)
+
+
+def two_layers() -> tuple:
+    """The fixtures tiny_folder, model_of and tiny, for a module whose tests all take one model and leave it as it was.
+
+    It is quicker than the usual one, and has learned positions, so that where a token stands shows by itself.
+    """
+
+    @pytest.fixture(scope="module")
+    def tiny_folder(tmp_path_factory):
+        return tiny_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+    @pytest.fixture(scope="module")
+    def model_of(tiny_folder):
+        return cache(lambda model_class: load_model(tiny_folder, device="cpu", model_class=model_class))
+
+    @pytest.fixture
+    def tiny(model_of, model_class):
+        return model_of(model_class)
+
+    return tiny_folder, model_of, tiny
 
 
 def made(model, lengths: Sequence[tuple[int, int]], seed: int = 1) -> ContrastPairs:

@@ -28,6 +28,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory):
     return cache(lambda name: tiny_checkpoint(name, root / name))
 
 
+@pytest.fixture(scope="module")
+def tiny_folder(folder_of):
+    """Two layers: quicker."""
+    return folder_of("gpt2")
+
+
 def loaded(folder, model_class: str, dtype: torch.dtype = torch.float32):
     try:
         return load_model(folder, device="cpu", model_class=model_class, dtype=dtype)
@@ -101,10 +107,9 @@ def test_all_engines_and_batch_sizes(folder_of, name, model_class, direction):
     [
         {"method": "path"},
         {"method": "path", "receivers": "L1.H3.q L1.H0.k L1.H2.v", "mlps": "frozen"},
-        {"method": "attribution"},
         {"method": "attribution", "steps": 2},
     ],
-    ids=["direct", "receivers", "attribution", "steps"],
+    ids=["direct", "receivers", "attribution"],
 )
 def test_the_other_methods_on_what_architectures_differ_in(folder_of, name, model_class, how):
     """Normed queries, norms behind, caps and windows, blocks in parallel, fused projections."""
@@ -164,9 +169,9 @@ def test_blocks_that_can_not_be_run_on_suffixes(tiny, model_class, monkeypatch, 
             measured(tiny, pairs, engine="sweep", **how)
 
 
-def test_blocks_that_take_an_unknown_tensor(tiny_folder):
+def test_blocks_that_take_an_unknown_tensor(folder_of):
     """Of the bridge: the blocks of Hugging Face take any argument."""
-    model = load_model(tiny_folder, device="cpu")
+    model = load_model(folder_of("llama"), device="cpu")
     pairs = made(model, [(9, 9), (7, 7)])
     before = measured(model, pairs)
     for block in model.blocks:
@@ -244,7 +249,7 @@ def ring_before_logits(bell: Bell, view: ModelView, monkeypatch) -> None:
     [
         {"positions": "all"},
         {"method": "path", "mlps": "frozen"},
-        {"method": "path", "receivers": "L2.H1.q L1.H2.v"},
+        {"method": "path", "receivers": "L1.H1.q L1.H2.v"},
         {"method": "attribution"},
         {"method": "attribution", "steps": 2, "positions": "all"},
     ],
@@ -270,7 +275,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(tiny, model_class, how, place, 
     assert state(tiny) == before
     total = bell.rung
     assert total > 5
-    for at in sorted({1, 2, total // 3, 2 * total // 3, total}):
+    for at in sorted({1, total // 3, 2 * total // 3, total}):
         bell.rung, bell.at = 0, at
         with pytest.raises(KeyboardInterrupt):
             measured(tiny, pairs, **how)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
-from by_hand import assert_same, made, state
+from by_hand import assert_same, made, state, two_layers
 
 from spt_lens import suffix
 from spt_lens.measure import limits
 from spt_lens.measure.limits import Limits, find_limits, is_out_of_memory, prompt_bytes
 from spt_lens.measure.places import make_rows
 from spt_lens.measure.recovery import head_recovery
-from spt_lens.models import ModelView, load_model
+from spt_lens.models import ModelView
 
+tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
 GIB = 2**30
 LENGTHS = [(9, 9), (9, 9), (9, 9), (9, 9), (9, 9), (7, 7)]
 ERRORS = [
@@ -28,17 +26,6 @@ ERRORS = [
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits.gc, "collect", lambda: 0)  # of a process with many tests in it, this takes longest
-
-
-@pytest.fixture(scope="module")
-def model_of(tiny_folder: Path):
-    return cache(lambda model_class: load_model(tiny_folder, device="cpu", model_class=model_class))
-
-
-@pytest.fixture
-def tiny(model_of, model_class: str):
-    """One for all tests here, which leave it as it was."""
-    return model_of(model_class)
 
 
 def measured(model, pairs, **how):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,33 +17,17 @@ from by_hand import (
     made,
     said,
     sent,
+    two_layers,
     with_answers,
 )
 
 from spt_lens.data.pairs import ContrastPairs, are_you_sure
 from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import ModelView, load_model
-from spt_lens.support.tiny import tiny_checkpoint
 
+tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
 ENGINES = ["sweep", "stacked"]
 each_direction = pytest.mark.parametrize("direction", ["denoising", "noising"])
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For all tests here: two layers, quicker; and learned positions, so that where a token stands shows by itself."""
-    return tiny_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
-
-
-@pytest.fixture(scope="module")
-def model_of(tiny_folder: Path):
-    return cache(lambda model_class: load_model(tiny_folder, device="cpu", model_class=model_class))
-
-
-@pytest.fixture
-def tiny(model_of, model_class: str):
-    """One for all tests here, which leave it as it was."""
-    return model_of(model_class)
 
 
 def measured(model, pairs, **how):

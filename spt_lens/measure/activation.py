@@ -16,7 +16,7 @@ from spt_lens.measure.each_suffix import each_suffix
 from spt_lens.measure.limits import Limits
 from spt_lens.measure.measured import Readings
 from spt_lens.measure.places import Row, Rows, run_source
-from spt_lens.measure.plain import plain_base, plain_values
+from spt_lens.measure.plain import both_runs, plain_values
 from spt_lens.measure.readout import Readout
 from spt_lens.measure.sweep import Tick, most_variants, sweep
 from spt_lens.models import ModelView
@@ -31,10 +31,7 @@ def activation_readings(
 
     def by_hooks(part: list[int]) -> None:
         chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
-        z, target = run_source(view, chosen, readout, padding)
-        base = plain_base(view, chosen, readout, padding)
-        tick(2 * sum(len(row.into) for row in chosen) * view.n_layers)
-        readings.runs(part, base, target)
+        z, _ = run_source(view, chosen, readout, padding)
         together = max(1, limits.batch_size // len(part)) if engine == "stacked" else 1
         readings.patched(part, heads, plain_values(view, chosen, z, readout, heads, together, padding, tick))
 
@@ -45,5 +42,6 @@ def activation_readings(
     if engine == "sweep":
         each_suffix(view, rows, readings, limits, padding, tick, lambda row: row.start, by_sweep)
     else:
+        both_runs(view, readings, limits, padding, tick)
         limits.each(rows.alike(padding), by_hooks)
     return readings

@@ -21,6 +21,7 @@ from spt_lens.measure.each_suffix import each_suffix
 from spt_lens.measure.limits import Limits
 from spt_lens.measure.measured import Readings
 from spt_lens.measure.places import Batch, Row, Rows, run_source
+from spt_lens.measure.plain import both_runs
 from spt_lens.measure.readout import Readout
 from spt_lens.measure.sweep import Tick, most_variants, read, through, waves
 from spt_lens.models import Hook, ModelView
@@ -44,9 +45,8 @@ def attribution_readings(
     def by_hooks(part: list[int]) -> None:
         chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
         with torch.no_grad():
-            z, target = run_source(view, chosen, readout, padding)
+            z, _ = run_source(view, chosen, readout, padding)
         base, change = _estimate_by_hooks(view, chosen, z, readout, padding, steps, tick)
-        readings.runs(part, base, target)
         readings.patched(part, everyone, base + change.flatten(0, 1))
 
     for parameter in view.backend.root.parameters():  # gradients of head outputs alone; `kept` takes this back
@@ -55,6 +55,7 @@ def attribution_readings(
         with torch.no_grad():
             each_suffix(view, rows, readings, limits, padding, tick, lambda row: row.start, by_sweep)
     else:
+        both_runs(view, readings, limits, padding, tick)
         limits.each(rows.alike(padding), by_hooks)
     return readings
 
@@ -88,7 +89,7 @@ def _estimate(
         if steps == 1:
             ends = _with_leaves(run, joining, tick)
         else:
-            ends = through(run, wave, joining, tick)
+            ends = through(run, wave, joining, lambda tokens: tick(3 * tokens))
         read(run, ends[:, :, -reads:], readout).sum().backward()
         for layer, leaf in leaves:
             assert leaf.grad is not None

@@ -11,6 +11,7 @@ from spt_lens.data.padding import Padding
 from spt_lens.measure.limits import Limits
 from spt_lens.measure.measured import Readings
 from spt_lens.measure.places import Row, Rows, run_source
+from spt_lens.measure.plain import both_runs
 from spt_lens.measure.readout import Readout
 from spt_lens.measure.sweep import Tick, read, suffix_source
 from spt_lens.models import ModelView
@@ -36,6 +37,8 @@ def each_suffix(
         tick(sum(len(row.into) + len(row.source) for row in chosen) * view.n_layers)
         base = read(suffix, suffix.final[None, :, -chosen[0].reads :], readout)[0]
         readings.runs(part, base, target)
+        if readings.gapless:  # rather than measure on in vain
+            both_runs(view, readings, limits, padding, tick)
         work(part, chosen, suffix, suffix_source(chosen, z, suffix), readout)
 
     limits.each(rows.alike(padding, lambda row: (len(row.into), start(row))), run)

@@ -59,7 +59,8 @@ class Limits:
 def is_out_of_memory(error: BaseException) -> bool:
     """torch raises its own error on accelerators, and a plain RuntimeError on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(said in str(error) for said in ("not enough memory", "can't allocate memory"))
     )
 
 
@@ -70,15 +71,16 @@ def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory:
 
     Raises: ValueError for a batch size below one, or memory that is not above zero.
     """
+    if max_memory is not None:
+        if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory > 0:
+            raise ValueError(f"max_memory={max_memory!r}: give a number of GiB above zero")
     if batch_size is not None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"a batch of {batch_size} prompts is not possible: use one or more")
         return Limits(batch_size)
-    if max_memory is not None and not max_memory > 0:
-        raise ValueError(f"max_memory={max_memory}: give a number of GiB above zero")
     room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
-    return Limits(max(1, min(MOST, int(room // prompt_bytes(view, longest)))))
+    return Limits(max(1, int(min(MOST, room / prompt_bytes(view, longest)))))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.measure.metrics import usable_pairs, warn_left_out
+from spt_lens.measure.metrics import MIN_GAP, usable_pairs, warn_left_out
 from spt_lens.measure.places import Rows
 from spt_lens.models import ModelView
 from spt_lens.scores import HeadScores
 
-ENOUGH = 8  # pairs without any gap, after which a measurement is given up
+ENOUGH = 8  # rows without any gap, after which the others' gaps are looked at before anything else is measured
 
 
 class Readings:
     """Collects what is read, row by row: without a patch, in the other run, and with each head patched.
 
-    Raises, as they come in: ValueError for readings that are not finite, or when none of the first pairs has a gap.
+    Raises, as they come in: ValueError for readings that are not finite.
     """
 
     def __init__(self, view: ModelView, rows: Rows) -> None:
@@ -40,10 +40,22 @@ class Readings:
                     "nothing can be measured: look for overflow (float16: use bfloat16 or float32) or broken weights"
                 )
             into[part] = values.to(into)
-        seen = (~self._base.isnan()).nonzero().flatten()
-        # Of whole completions a pair's two rows come apart; what they lack is found at the end.
-        if len(self.rows.readouts) == 1 and len(seen) >= min(ENOUGH, len(self.rows)):
-            usable_pairs(self._base[seen], self._target[seen])
+
+    @property
+    def unseen(self) -> list[int]:
+        """The rows that nothing was read from so far."""
+        return self._base.isnan().nonzero().flatten().tolist()
+
+    @property
+    def gapless(self) -> bool:
+        """Whether some rows were read, and no two runs of them differ."""
+        return len(self.unseen) <= len(self.rows) - min(ENOUGH, len(self.rows)) and not bool(
+            ((self._target - self._base).abs() >= MIN_GAP).any()
+        )
+
+    def check_gap(self) -> None:
+        """Raises ValueError if no pair has a gap."""
+        usable_pairs(self.base, self.target)
 
     def patched(self, part: list[int], layer_head: Any, values: Float[Tensor, "heads batch"]) -> None:
         """With each of some heads patched alone."""

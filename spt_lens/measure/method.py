@@ -19,6 +19,7 @@ from spt_lens.measure.bar import progress_bar
 from spt_lens.measure.engine import choose_engine
 from spt_lens.measure.limits import Limits, find_limits
 from spt_lens.measure.measured import Readings
+from spt_lens.measure.metrics import usable_pairs
 from spt_lens.measure.path import Mlps, Receiver, check_mlps, parse_receivers, path_readings
 from spt_lens.measure.places import Rows
 from spt_lens.measure.plain_path import plain_path_readings
@@ -125,8 +126,10 @@ def measure_rows(view: ModelView, rows: Rows, options: Options, progress: bool) 
 
 def _screened(estimated: Readings, screen: float) -> list[Head]:
     """The best share of heads by the size of their mean estimate, at least one."""
-    change = (estimated.logit_differences - estimated.base[:, None, None]).sum(0)
-    size = (change / (estimated.target - estimated.base).sum()).abs()
+    base, target = estimated.base, estimated.target
+    kept, _ = usable_pairs(base, target)
+    shares = (estimated.logit_differences - base[:, None, None]) / (target - base)[:, None, None]
+    size = shares[kept].mean(dim=0).abs()
     many = max(1, math.floor(screen * size.numel() + 1e-9))
     best = size.flatten().argsort(descending=True, stable=True)[:many]
     return [Head(*divmod(int(i), size.shape[1])) for i in best]

@@ -129,7 +129,8 @@ def _places(pairs: ContrastPairs, i: int, direction: Direction, positions: Posit
     if positions == "all":
         same = next((at for at, (one, other) in enumerate(zip(into, source, strict=False)) if one != other), None)
         first = len(into) - 1 if same is None else same  # what comes before is alike in both runs, also inside
-        chosen = [both for both in aligned if both[0] >= first] or [aligned[-1]]
+        # Before that, only what is aligned to another place can differ.
+        chosen = [both for both in aligned if both[0] >= first or both[0] != both[1]] or [aligned[-1]]
         return [a for a, _ in chosen], [b for _, b in chosen]
     if len(into) == len(source) or pairs.alignment:
         other = dict(aligned)
@@ -159,7 +160,11 @@ def check_patching(view: ModelView, pairs: ContrastPairs, direction: str, positi
     if isinstance(positions, str):
         if positions not in ("last", "all"):
             raise ValueError(f"unknown positions {positions!r}: use 'last', 'all' or numbers such as [-2, -1]")
-    elif not positions or not all(isinstance(at, int) and not isinstance(at, bool) for at in positions):
+    elif (
+        not isinstance(positions, Sequence)
+        or not positions
+        or not all(isinstance(at, int) and not isinstance(at, bool) for at in positions)
+    ):
         raise ValueError(f"positions={positions!r}: use 'last', 'all' or whole numbers such as [-2, -1], at least one")
     check_padding(padding)
     if positions == "all" and not pairs.alignable:

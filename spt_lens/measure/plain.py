@@ -15,7 +15,9 @@ from torch import Tensor
 from spt_lens.data.padding import Padding
 from spt_lens.heads import Head
 from spt_lens.measure.hooks import patch_stacked_heads
-from spt_lens.measure.places import Batch, Row
+from spt_lens.measure.limits import Limits
+from spt_lens.measure.measured import Readings
+from spt_lens.measure.places import Batch, Row, run_source
 from spt_lens.measure.readout import Readout
 from spt_lens.measure.sweep import Tick
 from spt_lens.models import ModelView
@@ -55,3 +57,18 @@ def plain_base(view: ModelView, rows: Sequence[Row], readout: Readout, padding: 
     """What is read without any patch."""
     batch = Batch.of(rows, "into", padding)
     return readout.of(view.logits(batch.prompts.tokens, batch.prompts.attention_mask, at=batch.reads))
+
+
+@torch.no_grad()
+def both_runs(view: ModelView, readings: Readings, limits: Limits, padding: Padding, tick: Tick) -> None:
+    """Reads both runs of every row that nothing was read from yet. Raises ValueError if no pair has a gap."""
+    rows, unseen = readings.rows, set(readings.unseen)
+
+    def run(part: list[int]) -> None:
+        chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
+        _, target = run_source(view, chosen, readout, padding)
+        readings.runs(part, plain_base(view, chosen, readout, padding), target)
+        tick(2 * sum(len(row.into) for row in chosen) * view.n_layers)
+
+    limits.each([[i for i in group if i in unseen] for group in rows.alike(padding)], run)
+    readings.check_gap()

@@ -14,6 +14,7 @@ from spt_lens.measure.limits import Limits
 from spt_lens.measure.measured import Readings
 from spt_lens.measure.path import Mlps, Receiver, mlp_hook
 from spt_lens.measure.places import Batch, Rows, run_source
+from spt_lens.measure.plain import both_runs
 from spt_lens.measure.sweep import Tick
 from spt_lens.models import Hook, ModelView
 
@@ -34,7 +35,7 @@ def plain_path_readings(
 
     def run(part: list[int]) -> None:
         chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
-        z, target = run_source(view, chosen, readout, padding)
+        z, _ = run_source(view, chosen, readout, padding)
         batch = Batch.of(chosen, "into", padding)
         own: dict[str, Tensor] = {}
 
@@ -46,7 +47,6 @@ def plain_path_readings(
         names = [view.z_name(layer) for layer in range(view.n_layers)]
         names += [mlp_hook(layer) for layer in range(view.n_layers)] if mlps == "frozen" else []
         base = passed([(name, _keep(own, name)) for name in names])
-        readings.runs(part, base, target)
         readings.patched(part, heads, base.expand(len(heads), -1))
         for sender in senders:
             frozen = dict(own)
@@ -60,6 +60,7 @@ def plain_path_readings(
                 value = passed([(r.hook, _put_unit(got[r.hook], r.unit)) for r in receivers])
             readings.patched(part, [sender], value[None])
 
+    both_runs(view, readings, limits, padding, tick)
     limits.each(rows.alike(padding), run)
     return readings
 
