@@ -48,7 +48,6 @@ def measured(model, pairs, **how):
 @each_class
 @pytest.mark.parametrize("name", TINY)
 def test_every_architecture(folder_of, name, model_class):
-    # Known to fail: TransformerLens 4.3 hangs permanent hooks of its own into OPT, which are taken for the user's.
     model = loaded(folder_of(name), model_class)
     pairs = two_pairs(ModelView(model))
     for positions in POSITIONS:
@@ -69,7 +68,6 @@ def test_every_architecture_in_float64(folder_of, name, model_class, exact_softm
     model = loaded(folder_of(name), model_class, torch.float64)
     pairs = two_pairs(ModelView(model))
     found, plain = (measured(model, pairs, positions="all", engine=engine) for engine in ("auto", "hooks"))
-    # Known to fail: OPT, as above.
     assert found.engine == "sweep" and found.logit_differences.dtype == torch.float64
     assert_same(found, plain, 1e-9)
 

@@ -47,9 +47,12 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, without: Sequence[st
 
 
 def has_hooks(view: ModelView) -> bool:
-    """Whether the user has hooks on the model: they may count on whole prompts and on the shape of a batch."""
+    """Whether the user has hooks on the model: they may count on whole prompts and on the shape of a batch.
+
+    Permanent ones are left to the try-out: TransformerLens hangs some of its own into a few architectures (OPT).
+    """
     points = {id(point): point for point in view.model.hook_dict.values()}.values()
-    return any(point.fwd_hooks or point.bwd_hooks for point in points)
+    return any(not hook.is_permanent for point in points for hook in (*point.fwd_hooks, *point.bwd_hooks))
 
 
 @torch.no_grad()
