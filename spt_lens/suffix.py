@@ -68,6 +68,7 @@ class SuffixRun:
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.final: Tensor = _first(output)[:, self.start :].clone()
+            self._rest = [None] * (len(output) - 1) if isinstance(output, tuple) else None
 
         def keep_z(z: Tensor, hook: Any) -> None:
             self.z.append(z[:, self.start :].detach().clone())
@@ -113,18 +114,14 @@ class SuffixRun:
         """What the model makes of outputs of the last block: all logits, or of each row those of the tokens `ids`.
 
         By the model's own final norm, unembedding and whatever follows (caps, scales): a forward pass of one token, in
-        which the last block's output is replaced.
+        which every block is passed over and gives `hidden`.
         """
-
-        def instead(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return (hidden[:, None], *output[1:]) if isinstance(output, tuple) else hidden[:, None]
-
-        handle = self._blocks[-1].register_forward_hook(instead)
-        try:
-            with _only_tokens(self.view.model.unembed, ids):
-                return self.view.backend.forward(self.tokens[:1, :1], None)[:, 0]
-        finally:
-            handle.remove()
+        instead = hidden[:, None] if self._rest is None else (hidden[:, None], *self._rest)
+        with ExitStack() as stack:
+            for block in self._blocks:
+                stack.enter_context(_with_methods(block, forward=lambda *args, **kwargs: instead))
+            stack.enter_context(_only_tokens(self.view.model.unembed, ids))
+            return self.view.backend.forward(self.tokens[:1, :1], None)[:, 0]
 
 
 class _BridgeSuffix(SuffixRun):
@@ -239,13 +236,8 @@ class _HookedSuffix(SuffixRun):
                 self._masks[key] = _tree(seen.expand(1, 1, *seen.shape[-2:]), start, variants, False)
             return torch.where(self._masks[key], scores, attention.IGNORE)
 
-        # On this very module, and gone again afterwards: the class's own methods come back into view.
-        attention.__dict__.update(apply_rotary=apply_rotary, apply_causal_mask=apply_causal_mask)
-        try:
+        with _with_methods(attention, apply_rotary=apply_rotary, apply_causal_mask=apply_causal_mask):
             yield
-        finally:
-            for name in ("apply_rotary", "apply_causal_mask"):
-                del attention.__dict__[name]
 
 
 def suffix_run(view: ModelView, tokens: Int[Tensor, "batch pos"], start: int) -> SuffixRun:
@@ -298,6 +290,20 @@ def _tree(mask: Tensor, start: int, variants: int, hidden: float | bool) -> Tens
     own[each, :, each] = mask[0, 0, :, start:]
     before = mask[0, 0, :, :start].repeat(variants, 1)
     return torch.cat([before, own.reshape(variants * length, variants * length)], dim=1)[None, None]
+
+
+@contextmanager
+def _with_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Methods on this very module, that hide its class's until they are gone again (accelerate has some there too)."""
+    own = module.__dict__
+    before = {name: own[name] for name in methods if name in own}
+    own.update(methods)
+    try:
+        yield
+    finally:
+        for name in methods:
+            own.pop(name, None)
+        own.update(before)
 
 
 @contextmanager

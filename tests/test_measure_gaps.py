@@ -128,8 +128,7 @@ def test_gaps_of_either_sign_count(tiny):
 
 
 def test_screening_counts_gaps_of_either_sign_alike(tiny):
-    # Known to fail: changes are added up over pairs before they are divided by the added gaps, so that pairs whose gaps
-    # have other signs cancel each other, although their shares of the gap do not.
+    """Changes of pairs whose gaps have other signs would cancel each other; their shares of the gap do not."""
     pairs = made(tiny, LENGTHS)
     ids = pairs.answer_ids
     for share in (0.125, 0.25, 0.5):
@@ -144,7 +143,7 @@ def test_screening_counts_gaps_of_either_sign_alike(tiny):
 
 
 def test_the_batch_size_does_not_decide_which_pairs_count(tiny):
-    # Known to fail: with eight of the shortest pairs alike, a small batch gives up before it has seen another one.
+    """With eight of the shortest alike, it must not give up before it has seen another one."""
     pairs = alike(made(tiny, [(6, 6)] * 8 + [(9, 9)] * 2), *range(8))
     for size in (16, 3, 1):
         with pytest.warns(UserWarning, match="8 of 10 pairs"):

@@ -86,8 +86,6 @@ def test_max_memory_is_checked(tiny):
 
 
 def test_odd_values_of_max_memory(tiny):
-    # Known to fail: infinity raises "cannot convert float NaN to integer", a text TypeError; with a batch size,
-    # max_memory is neither looked at nor refused.
     pairs = made(tiny, [(7, 7)])
     assert batch_size(measured(tiny, pairs, max_memory=float("inf"))) == limits.MOST
     for wrong in ({"max_memory": "1"}, {"max_memory": True}, {"max_memory": -1, "batch_size": 2}):
@@ -190,7 +188,6 @@ def test_other_errors_come_through_as_they_are(tiny, engine, monkeypatch):
 
 
 def test_what_torch_raises_when_memory_runs_out():
-    # Known to fail: where memory is refused on Linux, torch says "can't allocate memory", not "not enough memory".
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -211,3 +208,12 @@ def test_parts_are_halved_until_they_fit_and_stay_so():
     found.each([[*range(10)], [*range(10, 14)], []], run)
     assert done == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12, 13]] and found.batch_size == 2
     assert tried == [10, 8, 4] + [2] * 7
+
+    def only_one(part: list[int]) -> None:
+        if len(part) > 1:
+            raise torch.OutOfMemoryError
+        done.append(part)
+
+    done.clear()
+    found.each([[3, 1, 2]], only_one)
+    assert done == [[3], [1], [2]] and found.batch_size == 1
