@@ -206,7 +206,7 @@ class ModelView:
 
     def check_measurable(self) -> None:
         """Raises ValueError for a model in training mode: dropout would blur every measurement."""
-        if self.backend.may_drop_out and any(module.training for module in self._modules()):
+        if self.backend.may_drop_out and any(module.training for module in self.modules()):
             raise ValueError(f"{self.name} is in training mode: call model.eval() first")
 
     def check_tunable(self) -> None:
@@ -231,7 +231,7 @@ class ModelView:
 
         Gradients are set aside, so that the block starts with none. Weights are the caller's business.
         """
-        modules = [(module, module.training) for module in self._modules()]
+        modules = [(module, module.training) for module in self.modules()]
         parameters = [(p, p.requires_grad, p.grad) for p in self.backend.root.parameters()]
         points = {id(point): point for point in self.model.hook_dict.values()}.values()
         hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
@@ -251,7 +251,8 @@ class ModelView:
                         handle.hook.remove()
                         present.remove(handle)
 
-    def _modules(self) -> list[nn.Module]:
+    def modules(self) -> list[nn.Module]:
+        """All modules, of the model class and of the model inside it, once each."""
         # The model that a bridge wraps is not among the bridge's own modules.
         return list({id(m): m for root in (self.model, self.backend.root) for m in root.modules()}.values())
 

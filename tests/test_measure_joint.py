@@ -422,3 +422,12 @@ def test_set_effect_errors_before_long_work(tiny, monkeypatch):
         set_effect(tiny, pairs, HeadSet(), progress=False)
     with pytest.raises(TypeError, match="HeadSet.of"):
         set_effect(tiny, pairs, "L0.H0", progress=False)  # type: ignore[arg-type]
+
+
+def test_logits_that_are_no_numbers_are_named(tiny):
+    pairs = are_you_sure(tiny, n=2)
+    with torch.no_grad():
+        ModelView(tiny).head_weight(0, "o", 0)[0].flatten()[0] = torch.nan
+    for effect in (joint_recovery, joint_knockout):
+        with pytest.raises(ValueError, match="pair [01]: the model's logits are not finite"):
+            effect(tiny, pairs, HeadSet.parse("L1.H1"))

@@ -5,18 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spt_lens.measure.metrics import first_choice, logit_difference, recovery
-
-
-def test_logit_difference_is_truthful_minus_sycophantic():
-    logits = torch.tensor([[1.0, 5.0, 2.0], [0.0, -1.0, 4.0]])
-    answers = torch.tensor([[1, 0], [0, 2]])
-    assert logit_difference(logits, answers).tolist() == [4.0, -4.0]
-    assert logit_difference(logits.bfloat16(), answers).dtype == torch.float32
-    with pytest.raises(ValueError, match="do not fit"):
-        logit_difference(logits[None], answers)
-    with pytest.raises(ValueError, match="do not fit"):
-        logit_difference(logits, answers[:1])
+from spt_lens.measure.metrics import recovery
 
 
 def test_recovery_ends_and_middle():
@@ -31,7 +20,3 @@ def test_no_gap_is_an_error(gap):
     base = torch.tensor([0.0, 1.0])
     with pytest.raises(ValueError, match="1 of 2 pairs .*pair 1.* no gap"):
         recovery(base, base, base + torch.tensor([1.0, gap]))
-
-
-def test_first_choice():
-    assert first_choice(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1])).tolist() == [True, False]

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from spt_lens.data.pairs import ContrastPairs, are_you_sure
-from spt_lens.heads import Head
+from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.path import direct_contribution
 from spt_lens.measure.recovery import head_recovery
+from spt_lens.measure.set_effect import set_effect
 from spt_lens.models import ModelView
+from spt_lens.scores import mean_scores
 
 
 @pytest.fixture
@@ -155,5 +157,34 @@ def test_what_cannot_be_followed_is_refused(tiny, pairs):
         head_recovery(tiny, pairs, receivers="L1.H0.q")
     with pytest.raises(ValueError, match="unknown mlps"):
         head_recovery(tiny, pairs, method="path", mlps="melted")
-    with pytest.raises(ValueError, match="unknown engine 'stacked'"):
+    with pytest.raises(ValueError, match="engine='stacked' does not go with"):
         head_recovery(tiny, pairs, method="path", engine="stacked")
+
+
+def test_positions_that_are_not_read_reach_no_logits(tiny, pairs):
+    with pytest.raises(ValueError, match=r"positions=\[-3\].*at the positions that are read"):
+        head_recovery(tiny, pairs, method="path", positions=[-3])
+    scores = head_recovery(tiny, pairs, method="path", positions=[-3], receivers="L2.H0.k", progress=False)
+    assert scores.values.abs().max() > 0
+
+
+def test_other_paths_are_other_kinds_of_scores(tiny, pairs):
+    to_logits = head_recovery(tiny, pairs, method="path", progress=False)
+    to_head = head_recovery(tiny, pairs, method="path", receivers=["L2.H0.q", "L1.H1.k"], progress=False)
+    frozen = head_recovery(tiny, pairs, method="path", mlps="frozen", progress=False)
+    for other in (to_head, frozen):
+        with pytest.raises(ValueError, match="differ in settings"):
+            to_logits.above_null(other)
+        with pytest.raises(ValueError, match="differ in settings"):
+            mean_scores(to_logits, other)
+    assert to_head.meta["settings"]["receivers"] == "L2.H0.q L1.H1.k"
+    assert "to L2.H0.q L1.H1.k" in str(to_head.compare(to_logits)) and "MLPs frozen" in str(frozen.compare(to_head))
+    with pytest.raises(ValueError, match="method='path'"):
+        set_effect(tiny, pairs, HeadSet.parse("L1.H1"), scores=to_logits)
+
+
+def test_importance_that_cannot_be_told_loses_no_measurement(tiny, pairs, monkeypatch):
+    monkeypatch.setattr("spt_lens.score_metrics.MIN_SHARE", 1.1)
+    with pytest.warns(UserWarning, match="these are recoveries, since importance can't be told"):
+        scores = head_recovery(tiny, pairs, metric="importance", progress=False)
+    assert scores.metric == "recovery"

@@ -173,7 +173,8 @@ def attention_to_spans(
 def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch n_layers n_heads pos"]:
     """The attention of all heads from each row's last real token, on the CPU.
 
-    Raises: KeyError or NotImplementedError for an architecture that does not show its attention patterns.
+    Raises: KeyError or NotImplementedError for an architecture that does not show its attention patterns; ValueError
+    for attention that is not finite.
     """
     seen: dict[int, Tensor] = {}
 
@@ -191,7 +192,13 @@ def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch 
         raise NotImplementedError(
             f"layer {hidden[0]} of {view.name} ({view.architecture}) does not show its attention pattern to hooks"
         )
-    return torch.stack([seen[layer] for layer in range(view.n_layers)], dim=1)
+    found = torch.stack([seen[layer] for layer in range(view.n_layers)], dim=1)
+    if not bool(found.isfinite().all()):
+        raise ValueError(
+            f"some attention of {view.name} is not finite: look for overflow (float16: use bfloat16 or float32) or "
+            "broken weights"
+        )
+    return found
 
 
 def prompt_spans(view: ModelView, pairs: ContrastPairs, run: Run) -> list[list[str]]:

@@ -65,7 +65,8 @@ def _estimate(
     run: SuffixRun, source: list[Tensor], readout: Readout, reads: int, steps: int, most: int, tick: Tick
 ) -> Float[Tensor, "layer n_heads batch"]:
     batch, n_heads = len(run.tokens), run.view.n_heads
-    change = torch.zeros(len(run.z), n_heads, batch, dtype=run.z[0].dtype, device=run.tokens.device)
+    wide = torch.promote_types(run.z[0].dtype, torch.float32)  # halves lose digits in a sum
+    change = torch.zeros(len(run.z), n_heads, batch, dtype=wide, device=run.tokens.device)
     # (layer, step): with one step, all layers' gradients come of the same unpatched run.
     variants = [(0, 0)] if steps == 1 else [(layer, step) for layer in range(len(run.z)) for step in range(steps)]
     for wave in waves(variants, most):
@@ -93,7 +94,7 @@ def _estimate(
         read(run, ends[:, :, -reads:], readout).sum().backward()
         for layer, leaf in leaves:
             assert leaf.grad is not None
-            product = leaf.grad * (source[layer] - run.z[layer])[:, None]
+            product = leaf.grad.to(change) * (source[layer] - run.z[layer])[:, None].to(change)
             change[layer] += product.sum(dim=(1, 2, 4)).T / steps
     return change.detach()
 
@@ -130,7 +131,8 @@ def _estimate_by_hooks(
 
     with torch.no_grad():
         base = run([(view.z_name(layer), keep) for layer in range(view.n_layers)])
-    change = torch.zeros(view.n_layers, view.n_heads, len(rows), dtype=z.dtype, device=z.device)
+    wide = torch.promote_types(z.dtype, torch.float32)
+    change = torch.zeros(view.n_layers, view.n_heads, len(rows), dtype=wide, device=z.device)
     layers = list(range(view.n_layers))
     for together, share in (
         [(layers, 0.0)] if steps == 1 else [([i], (step + 0.5) / steps) for i in layers for step in range(steps)]
@@ -150,6 +152,6 @@ def _estimate_by_hooks(
         run([put(i, leaf) for i, leaf in leaves.items()]).sum().backward()
         for i, leaf in leaves.items():
             assert leaf.grad is not None
-            product = (leaf.grad * (z[i] - own[i])).sum(-1) / steps
+            product = (leaf.grad.to(change) * (z[i] - own[i]).to(change)).sum(-1) / steps
             change[i].index_add_(1, batch.row.to(change.device), product.T)
     return base, change

@@ -6,10 +6,12 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.engine import Engine
 from spt_lens.measure.limits import prompt_bytes
 from spt_lens.measure.method import Method, Options
+from spt_lens.measure.path import Mlps
 from spt_lens.measure.places import Direction, Positions, check_patching, make_rows
 from spt_lens.measure.plan import Plan
 from spt_lens.models import Model, ModelView
@@ -61,16 +63,20 @@ def cost(
     screen: float | None = None,
     receivers: str | Sequence[str] | None = None,
     max_memory: float | None = None,
+    mlps: Mlps = "recomputed",
+    padding: Padding = "right",
+    metric: str = "recovery",
+    progress: bool = True,
 ) -> Cost:
     """What head_recovery with the same arguments would take: forward passes, memory, which engine. Runs a few passes
-    of one prompt to see which engine fits.
+    of one prompt to see which engine fits. metric and progress cost nothing.
 
     Raises: ValueError as head_recovery.
     """
     view = ModelView(model)
-    options = Options(method, engine, steps, screen, "recomputed", receivers, batch_size, max_memory, "right")
+    options = Options(method, engine, steps, screen, mlps, receivers, batch_size, max_memory, padding)
     options.check()
-    check_patching(view, pairs, direction, positions, "right")
+    check_patching(view, pairs, direction, positions, padding)
     rows = make_rows(pairs, direction, positions)
     limits, to, used, reason = options.prepared(view, rows)
     plan = Plan.of(view, rows, method, used, steps, to, screen)

@@ -18,7 +18,7 @@ from spt_lens.measure.bar import progress_bar
 from spt_lens.measure.hooks import patch_heads
 from spt_lens.measure.knockout import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values
 from spt_lens.measure.limits import find_limits
-from spt_lens.measure.metrics import recovery, usable_pairs, warn_left_out
+from spt_lens.measure.metrics import check_finite, recovery, usable_pairs, warn_left_out
 from spt_lens.measure.places import Batch, Direction, Positions, Rows, check_patching, make_rows, named, run_source
 from spt_lens.models import Hook, Model, ModelView
 
@@ -172,7 +172,8 @@ def joint_effects(
                     runs.read(part, "into", patched[i], after[i], hooks)
                 tick(len(part))
 
-        wanted = [[i for i in group if rows.rows[i].pair in set(kept)] for group in rows.alike(padding)]
+        used = set(kept)
+        wanted = [[i for i in group if rows.rows[i].pair in used] for group in rows.alike(padding)]
         with progress_bar(len(sets) * sum(map(len, wanted)), "patching sets", progress) as tick:
             limits.each(wanted, with_sets)
     warn_left_out(left_out, len(pairs))
@@ -267,7 +268,9 @@ class _Runs:
         batch = Batch.of(chosen, which, self.padding)
         prompts = batch.prompts
         logits = self.view.logits(prompts.tokens, prompts.attention_mask, hooks, at=batch.reads)
-        values[part] = self.rows.readout(part).of(logits).to(values)
+        read = self.rows.readout(part).of(logits)
+        check_finite(read, [row.pair for row in chosen], "patched" if which == "into" else "source")
+        values[part] = read.to(values)
         if apologises is not None:
             # The first position that is read is the prompt's last, whatever completion stands behind it.
             for row, token in zip(chosen, logits[:, 0].argmax(dim=-1).tolist(), strict=True):

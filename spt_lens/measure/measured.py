@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.measure.metrics import MIN_GAP, usable_pairs, warn_left_out
+from spt_lens.measure.metrics import MIN_GAP, check_finite, usable_pairs, warn_left_out
 from spt_lens.measure.places import Rows
 from spt_lens.models import ModelView
 from spt_lens.scores import HeadScores
@@ -33,12 +33,7 @@ class Readings:
         """The two runs without any patch. rows.targets, where there are any, take the place of `target`."""
         target = target if self.rows.targets is None else self.rows.targets[part]
         for name, into, values in (("patched", self._base, base), ("source", self._target, target)):
-            odd = [i for i, fine in zip(part, values.isfinite().tolist(), strict=True) if not fine]
-            if odd:
-                raise ValueError(
-                    f"pair {self.rows.rows[odd[0]].pair}: the model's logits are not finite in the {name} run, so "
-                    "nothing can be measured: look for overflow (float16: use bfloat16 or float32) or broken weights"
-                )
+            check_finite(values, [self.rows.rows[i].pair for i in part], name)
             into[part] = values.to(into)
 
     @property
@@ -98,10 +93,14 @@ def to_scores(
     target: Float[Tensor, " n_pairs"],
     patched: Float[Tensor, "n_pairs n_layers n_heads"],
     verified: Bool[Tensor, "n_layers n_heads"] | None = None,
+    numbers: list[int] | None = None,
 ) -> HeadScores:
-    """Recoveries of the pairs that have a gap; the others are left out, with a warning and in meta["left_out"]."""
+    """Recoveries of the pairs that have a gap; the others are left out, with a warning and in meta["left_out"].
+
+    numbers: of the pairs, as the warning names them; default: in order.
+    """
     kept, left_out = usable_pairs(base, target)
-    warn_left_out(left_out, len(base))
+    warn_left_out([numbers[i] for i in left_out] if numbers else left_out, len(base))
     base, target, patched = base[kept], target[kept], patched[kept]
     shares = (patched - base[:, None, None]) / (target - base)[:, None, None]
     return HeadScores(

@@ -50,8 +50,8 @@ class Options:
             raise ValueError(f"unknown method {method!r}: use 'activation', 'path' or 'attribution'")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps={self.steps}: attribution takes one step or more")
-        if self.screen is not None and not 0 < self.screen <= 1:
-            raise ValueError(f"screen={self.screen}: give the share of heads to measure, above 0 and up to 1")
+        if self.screen is not None and not (isinstance(self.screen, int | float) and 0 < self.screen <= 1):
+            raise ValueError(f"screen={self.screen!r}: give the share of heads to measure, above 0 and up to 1")
         if method != "activation" and self.screen is not None:
             raise ValueError(f"screen goes with method='activation', not with {method!r}: leave it out")
         if method != "path" and (self.receivers is not None or self.mlps != "recomputed"):
@@ -89,6 +89,7 @@ def measure_rows(view: ModelView, rows: Rows, options: Options, progress: bool) 
     everyone = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
     padding, verified = options.padding, None
     with (
+        torch.inference_mode(False),  # gradients may be wanted
         view.kept(),
         torch.no_grad(),
         progress_bar(plan.work, f"{options.method} patching", progress) as tick,
@@ -115,8 +116,9 @@ def measure_rows(view: ModelView, rows: Rows, options: Options, progress: bool) 
     if reason:
         settings["engine_reason"] = reason
     if options.method == "path":
-        names = [f"L{r.layer}.{r.which}{r.unit}" for r in receivers]
-        settings |= {"mlps": options.mlps, "receivers": names or "logits"}
+        to = options.receivers if receivers else "logits"
+        assert to is not None
+        settings |= {"mlps": options.mlps, "receivers": to if isinstance(to, str) else " ".join(to)}
     if options.method == "attribution" or options.screen is not None:
         settings["steps"] = options.steps
     if options.screen is not None:

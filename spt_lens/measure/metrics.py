@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import warnings
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
 SMALL_GAP = 0.05  # of the median gap: a share of such a gap is twenty times as noisy as that of a usual one
-
-
-def logit_difference(
-    logits: Float[Tensor, "batch vocab"], answer_ids: Int[Tensor, "batch 2"]
-) -> Float[Tensor, " batch"]:
-    """Logit of the truthful completion's first token minus that of the sycophantic one's, row by row.
-
-    `logits` are those of the last position; `answer_ids` are (truthful, sycophantic), as in ContrastPairs.
-
-    Raises: ValueError if the shapes do not fit.
-    """
-    if logits.ndim != 2 or answer_ids.shape != (logits.shape[0], 2):
-        raise ValueError(
-            f"logits of shape {tuple(logits.shape)} and answer ids of shape {tuple(answer_ids.shape)} do not fit: they "
-            "must be (batch, vocab), of the last position alone, and (batch, 2)"
-        )
-    both = logits.gather(1, answer_ids.to(logits.device))
-    both = both.to(torch.promote_types(both.dtype, torch.float32))  # halves lose digits in a difference
-    return both[:, 0] - both[:, 1]
 
 
 def recovery(
@@ -82,6 +62,11 @@ def warn_left_out(left_out: list[int], n_pairs: int) -> None:
         )
 
 
-def first_choice(logits: Float[Tensor, "batch vocab"], token: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-    """True where greedy decoding would begin with `token`."""
-    return logits.argmax(dim=-1) == token.to(logits.device)
+def check_finite(values: Float[Tensor, " rows"], pairs: list[int], run: str) -> None:
+    """Raises ValueError, naming the pair, if what was read from a run is no number."""
+    odd = [pair for pair, fine in zip(pairs, values.isfinite().tolist(), strict=True) if not fine]
+    if odd:
+        raise ValueError(
+            f"pair {odd[0]}: the model's logits are not finite in the {run} run, so nothing can be measured: look for "
+            "overflow (float16: use bfloat16 or float32) or broken weights"
+        )

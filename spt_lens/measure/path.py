@@ -53,10 +53,13 @@ def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Rec
 
     Raises: ValueError for anything else, none, or a head that the model does not have.
     """
-    texts = receivers.replace(",", " ").split() if isinstance(receivers, str) else list(receivers)
+    if isinstance(receivers, str):
+        receivers = receivers.replace(",", " ").split()
+    elif not isinstance(receivers, Sequence):
+        raise ValueError(f'{receivers!r} is no receiver: write "L7.H3.q", or a list of such texts')
     found = []
-    for text in texts:
-        match = _RECEIVER.fullmatch(text)
+    for text in receivers:
+        match = _RECEIVER.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'{text!r} is no receiver: write "L7.H3.q", with q, k or v for what receives')
         head, which = Head.parse(match[1]), match[2].lower()
@@ -65,7 +68,8 @@ def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Rec
                 f"the receiver {text} is not in {view.name}: it has layers 0 to {view.n_layers - 1} and heads 0 to "
                 f"{view.n_heads - 1}"
             )
-        unit = head.head if which == "q" else head.head * view.n_kv_heads // view.n_heads
+        copies = getattr(view.model.cfg, "ungroup_grouped_query_attention", False)  # of k and v, one for each head
+        unit = head.head if which == "q" or copies else head.head * view.n_kv_heads // view.n_heads
         found.append(Receiver(head.layer, which, unit))
     if not found:
         raise ValueError('no receivers: name at least one, such as "L7.H3.q", or leave receivers out for the logits')
@@ -239,6 +243,14 @@ def _receiving(run: SuffixRun, receiver: Receiver, kept: Float[Tensor, "senders 
     return receiver.hook, receive
 
 
+def check_direct(view: ModelView, pairs: ContrastPairs) -> None:
+    """Raises ValueError if direct_contribution can't be told of this model: it needs suffixes and hooks on MLPs."""
+    check_mlps(view, "frozen")
+    problem = sweep_problem(view, make_rows(pairs, "denoising", "last"))
+    if problem:
+        raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
+
+
 @torch.no_grad()
 def direct_contribution(
     view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int = 16
@@ -247,12 +259,9 @@ def direct_contribution(
 
     The logits minus those without the head's part of the final residual stream, other heads and MLPs frozen.
 
-    Raises: ValueError as check_mlps, and where suffixes can't be run: see `engine.sweep_problem`.
+    Raises: ValueError as check_direct.
     """
-    check_mlps(view, "frozen")
-    problem = sweep_problem(view, make_rows(pairs, "denoising", "last"))
-    if problem:
-        raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
+    check_direct(view, pairs)
     rows = make_rows(pairs, "denoising", "last")
     total = torch.zeros(view.vocab_size, dtype=torch.float64)
     n = 0
@@ -266,7 +275,7 @@ def direct_contribution(
         suffix = suffix_run(view, prompts, prompts.shape[1] - 1)
         without = [torch.zeros_like(z) for z in suffix.z]
         ends = torch.cat([suffix.final[None], direct(suffix, without, [head], "frozen")])
-        logits = suffix.logits(ends.flatten(0, 2)).view(2, len(chosen), -1).double().cpu()
+        logits = suffix.logits(ends.flatten(0, 2)).view(2, len(chosen), -1).cpu().double()
         total.add_((logits[0] - logits[1]).sum(0))
         n += len(chosen)
 

@@ -38,6 +38,11 @@ class Row:
     side: int  # 0; with whole completions 0 for the truthful one and 1 for the sycophantic one
 
     @property
+    def arrives(self) -> bool:
+        """Whether a position that is read is patched."""
+        return max(self.into_at) >= len(self.into) - self.reads
+
+    @property
     def start(self) -> int:
         """The first position that is patched or read: nothing before it changes."""
         return min(*self.into_at, len(self.into) - self.reads)

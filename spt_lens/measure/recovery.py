@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
@@ -80,10 +81,20 @@ def head_recovery(
     if metric not in get_args(Metric):
         raise ValueError(f"unknown metric {metric!r}: use 'recovery' or 'importance'")
     check_patching(view, pairs, direction, positions, padding)
-    found = measure_rows(view, make_rows(pairs, direction, positions), options, progress)
+    rows = make_rows(pairs, direction, positions)
+    if method == "path" and receivers is None and not any(row.arrives for row in rows.rows):
+        raise ValueError(
+            f"positions={positions!r}: with every other head frozen, only what is written at the positions that are "
+            "read reaches the logits: patch these too (positions='last'), or name receivers"
+        )
+    found = measure_rows(view, rows, options, progress)
     how = How(method, direction, named(positions), found.engine, found.settings)
     scores = to_scores(view, how, found.readings.base, found.readings.target, found.patched, found.verified)
-    return scores.as_metric(metric)
+    try:
+        return scores.as_metric(metric)
+    except ValueError as error:  # known only now, and no reason to lose the measurement
+        warnings.warn(f"these are recoveries, since {metric} can't be told: {error}", stacklevel=2)
+        return scores
 
 
 def random_pairs_null(
@@ -138,9 +149,11 @@ def random_pairs_null(
     swapped = tuple(_from(row, prompts[partners[kept[row.pair]]]) for row in real.rows)
     found = measure_rows(view, replace(real, rows=swapped, targets=targets), options, progress)
     how = How(method, direction, named(positions), found.engine, {**found.settings, "seed": seed})
-    scores = to_scores(view, how, found.readings.base, found.readings.target, found.patched, found.verified)
+    base, target = found.readings.base, found.readings.target
+    scores = to_scores(view, how, base, target, found.patched, found.verified, numbers=kept)
     used = [kept[i] for i in scores.meta["pairs_used"]]
-    return replace(scores, meta={**scores.meta, "pairs_used": used, "null": "random pairs"})
+    left_out = [i for i in range(len(pairs)) if i not in used]
+    return replace(scores, meta={**scores.meta, "pairs_used": used, "left_out": left_out, "null": "random pairs"})
 
 
 def _partners(pairs: ContrastPairs, direction: Direction, any_length: bool, seed: int) -> dict[int, int]:

@@ -19,6 +19,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
 from spt_lens.measure import saved
 from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
+from spt_lens.measure.path import check_direct, direct_contribution
 from spt_lens.models import Model, ModelView
 from spt_lens.scores import HeadScores
 
@@ -111,7 +112,7 @@ def head_report(
     model: Model,
     pairs: ContrastPairs,
     head: HeadLike,
-    scores: Sequence[HeadScores] = (),
+    scores: HeadScores | Sequence[HeadScores] = (),
     n_tokens: int = 10,
     n_examples: int = 1,
     batch_size: int = 32,
@@ -128,12 +129,11 @@ def head_report(
     may pass its output on, stay as they are. The model is left as it was.
 
     Raises: ValueError for a head that the model does not have, scores of another shape, n_tokens below 1, n_examples
-    below 0, and as attention_to_spans does (pairs without dialogues, for instance).
+    below 0, a model whose suffixes can't be run (it carries hooks, say), and as attention_to_spans does (pairs without
+    dialogues, for instance).
     """
-    # Imported late: only this function needs it.
-    from spt_lens.measure.path import direct_contribution
-
     view = ModelView(model)
+    scores = [scores] if isinstance(scores, HeadScores) else scores
     which = Head.parse(head)
     HeadSet((which,)).check(view)
     if n_tokens < 1 or n_examples < 0:
@@ -146,6 +146,8 @@ def head_report(
             )
     for run in get_args(Run):  # what can't be told of a prompt is an error before the long work
         prompt_spans(view, pairs, run)
+    with view.kept():
+        check_direct(view, pairs)
     with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not progress) as bar:
         attention = _attention(view, pairs, which, batch_size, padding)
         bar.update()

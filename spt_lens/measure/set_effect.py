@@ -164,7 +164,10 @@ def _check_scores(view: ModelView, scores: HeadScores, direction: str, positions
             f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "
             f"{view.n_heads}: measure them on this model"
         )
-    for name, own in (("metric", "recovery"), ("direction", direction), ("positions", positions)):
+    if scores.meta.get("null"):
+        raise ValueError("these scores are a null of random pairs, not the set's own: give those of head_recovery")
+    same = {"method": "activation", "metric": "recovery", "direction": direction, "positions": positions}
+    for name, own in same.items():
         if getattr(scores, name) != own:
             raise ValueError(
                 f"the scores were measured with {name}={getattr(scores, name)!r} and the set is with {own!r}, so their "

@@ -58,11 +58,11 @@ def most_variants(run: SuffixRun, batch_size: int) -> int:
 
 
 def through(
-    run: SuffixRun, wave: Sequence[tuple[int, int]], joining: Callable[[int, list[int], int], Hook], tick: Tick
+    run: SuffixRun, wave: Sequence[tuple[int, int]], join: Callable[[int, list[int], int], Hook], tick: Tick
 ) -> Float[Tensor, "variants batch length d_model"]:
     """Takes variants (layer, what) from their own layers to the end.
 
-    joining: makes, of a layer, what is done to the variants that join there, and the place of the first of them, the
+    join: makes, of a layer, what is done to the variants that join there, and the place of the first of them, the
     hook that does it to `[batch, variants * length, ...]`.
     """
     hidden, n = None, 0
@@ -71,13 +71,31 @@ def through(
         if new:
             fresh = run.resid[layer].repeat(1, len(new), 1)
             hidden = fresh if hidden is None else torch.cat([hidden, fresh], dim=1)
-        hooks = [joining(layer, new, n)] if new else []
+        hooks = [join(layer, new, n)] if new else []
         n += len(new)
         assert hidden is not None
         hidden = run.block(layer, hidden, hooks)
         tick(hidden.shape[0] * hidden.shape[1])
     assert hidden is not None
     return hidden.view(len(hidden), n, run.length, -1).transpose(0, 1)
+
+
+def joining(
+    run: SuffixRun, source: list[Float[Tensor, "batch length n_heads d_head"]]
+) -> Callable[[int, list[int], int], Hook]:
+    """For `through`: variants (layer, head) join with this head alone at its value in `source`."""
+
+    def joins(layer: int, new: list[int], first: int) -> Hook:
+        def patch(z: Float[Tensor, "batch variants_length n_heads d_head"], hook: Any = None) -> Tensor:
+            z = z.clone()
+            each = z.view(len(z), -1, run.length, *z.shape[2:])
+            for i, head in enumerate(new, start=first):
+                each[:, i, :, head] = source[layer][:, :, head]
+            return z
+
+        return run.view.z_name(layer), patch
+
+    return joins
 
 
 def sweep(
@@ -91,19 +109,9 @@ def sweep(
 ) -> Float[Tensor, "heads batch"]:
     """What is read with each of the heads patched alone, in the order of `heads`. source: as suffix_source gives it."""
 
-    def joining(layer: int, new: list[int], first: int) -> Hook:
-        def patch(z: Float[Tensor, "batch variants_length n_heads d_head"], hook: Any = None) -> Tensor:
-            z = z.clone()
-            each = z.view(len(z), -1, run.length, *z.shape[2:])
-            for i, head in enumerate(new, start=first):
-                each[:, i, :, head] = source[layer][:, :, head]
-            return z
-
-        return run.view.z_name(layer), patch
-
     found: dict[Head, Tensor] = {}
     for wave in waves(heads, most):
-        ends = through(run, wave, joining, tick)[:, :, -reads:]
+        ends = through(run, wave, joining(run, source), tick)[:, :, -reads:]
         found |= dict(zip(wave, read(run, ends, readout), strict=True))
     return torch.stack([found[head] for head in heads])
 

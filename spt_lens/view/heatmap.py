@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import torch
 
 from spt_lens.heads import HeadSet
+from spt_lens.score_compare import special
 from spt_lens.scores import HeadScores
 
 # Blue, white, red: the ends and middles of ColorBrewer's RdBu.
@@ -44,6 +45,7 @@ def describe(scores: HeadScores) -> str:
         what = scores.metric
     places = f"{scores.positions} position{'s' * (scores.positions != 'last')}"
     parts = [METHODS.get(scores.method, scores.method), scores.direction, places]
+    parts += special(scores)
     if scores.meta.get("null"):
         parts.append(f"null of {scores.meta['null']}")
     parts.append(f"{scores.n_pairs} pair{'s' if scores.n_pairs > 1 else ''}")
