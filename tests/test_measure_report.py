@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -36,9 +34,7 @@ def contribution(monkeypatch) -> Callable[[torch.Tensor], list]:
             asked.append((view.name, len(pairs), head, batch_size, torch.is_grad_enabled()))
             return values
 
-        module = ModuleType("spt_lens.measure.path")
-        module.direct_contribution = direct_contribution  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "spt_lens.measure.path", module)
+        monkeypatch.setattr("spt_lens.measure.report.direct_contribution", direct_contribution)
         return asked
 
     return put
