@@ -6,13 +6,12 @@ Makes a random model of 12 layers x 12 heads (d_model 768) and 8 pairs of prompt
 last 16, and prints how many times faster than `transformer_lens.patching` the one-sweep engine is, the peak memory of
 each, and the largest difference of their numbers. TransformerLens runs one forward pass for each head, whichever it is:
 `--peer-heads` of them, evenly spread, are timed and the time is scaled to all. It runs without gradients here, which it
-leaves on by itself.
+leaves on by itself; its progress bars, which can't be turned off, go to the standard error stream.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -98,7 +97,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of the sweep, of which the median counts")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    os.environ["TQDM_DISABLE"] = "1"  # TransformerLens's bar has no switch of its own
 
     model = random_model(options.architecture)
     pairs = random_pairs()
