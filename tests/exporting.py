@@ -72,8 +72,8 @@ def state(model: Model) -> list[object]:
     return [
         {name: hashlib.sha256(bytes_of(p)).hexdigest() for name, p in view.weights().items()},
         [(p.requires_grad, p.dtype, p.device, id(p), id(p.grad)) for p in view.backend.root.parameters()],
-        [module.training for module in view._modules()],
-        [[list(hooks.items()) for hooks in (m._forward_hooks, m._forward_pre_hooks)] for m in view._modules()],
+        [module.training for module in view.modules()],
+        [[list(hooks.items()) for hooks in (m._forward_hooks, m._forward_pre_hooks)] for m in view.modules()],
         [(list(point.fwd_hooks), list(point.bwd_hooks)) for point in points],
     ]
 

@@ -152,7 +152,7 @@ def test_hooks_come_back_when_an_interrupt_comes_while_they_do(llama):
             raise KeyboardInterrupt
 
     model, _ = tuned(llama)
-    first, *_, last = ModelView(model)._modules()
+    first, *_, last = ModelView(model).modules()
     first._forward_hooks = Interrupted(first._forward_hooks)
     last.register_forward_hook(lambda *args: None)
     before = state(model)
