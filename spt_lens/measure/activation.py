@@ -26,7 +26,7 @@ from spt_lens.suffix import SuffixRun
 def activation_readings(
     view: ModelView, rows: Rows, heads: Sequence[Head], engine: str, limits: Limits, padding: Padding, tick: Tick
 ) -> Readings:
-    """Every row with each of the heads patched alone; the other heads read as without a patch."""
+    """Every row with each of the heads patched alone; the other heads' readings mean nothing."""
     readings = Readings(view, rows)
 
     def by_hooks(part: list[int]) -> None:

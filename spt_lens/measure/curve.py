@@ -5,12 +5,9 @@ The other side of knockout: knockout asks whether the behaviour needs the heads,
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pandas as pd
 
@@ -20,6 +17,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure import rank_steps, saved
 from spt_lens.measure.joint import joint_effects
 from spt_lens.measure.places import Direction, Positions
+from spt_lens.measure.rank_curve import RankCurve
 from spt_lens.models import Model, ModelView
 from spt_lens.scores import HeadScores
 
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RecoveryCurve:
+class RecoveryCurve(RankCurve):
     """What comes back as heads are patched in together in rank order, and as random heads are.
 
     table: a row for each number of heads k and draw, with the columns k, order ("ranked" or "random"), draw (0 for
@@ -44,6 +42,8 @@ class RecoveryCurve:
     positions: str
     n_pairs: int
     settings: dict[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "recovery curve"
 
     def summary(self) -> str:
         """One line: the recovery with all heads of the curve, and with as many random ones."""
@@ -80,32 +80,6 @@ class RecoveryCurve:
             saved.entry(data, "n_pairs", int),
             saved.entry(data, "settings", dict),
         )
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the curve and its settings as JSON. Raises OSError when the file can't be written."""
-        return saved.save_json(path, "recovery curve", self.to_json())
-
-    @classmethod
-    def load(cls, path: str | Path) -> RecoveryCurve:
-        """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
-        return saved.load_json(path, "recovery curve", cls.from_json)
-
-    def __repr__(self) -> str:
-        return f"RecoveryCurve({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        """A table of means over draws that any viewer shows, with no script and no network."""
-        means = self.table.drop(columns="draw").groupby(["order", "k"], sort=False).mean().reset_index()
-        table = means.to_html(index=False, escape=True, float_format="%.2f", na_rep="")
-        return f"<p>{html.escape(self.summary())}</p>{table}"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """Jupyter takes the interactive figure where it can, else the table."""
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.figure().to_json()),
-            "text/html": self._repr_html_(),
-            "text/plain": repr(self),
-        }
 
 
 def recovery_curve(

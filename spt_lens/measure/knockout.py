@@ -7,12 +7,9 @@ apologising when it can't see the stance at all, whichever mean stands in for th
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pandas as pd
 import torch
@@ -28,6 +25,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure import saved
 from spt_lens.measure.generate import replies
 from spt_lens.measure.hooks import ablate_heads
+from spt_lens.measure.rank_curve import RankCurve
 from spt_lens.measure.rank_steps import check_n_random, curve_table, ranked_heads
 from spt_lens.measure.rank_steps import runs as _runs
 from spt_lens.measure.rank_steps import steps as _steps
@@ -42,7 +40,7 @@ MeanOver = Literal["both", "sycophantic", "truthful"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class KnockoutCurve:
+class KnockoutCurve(RankCurve):
     """What happens as heads are removed in rank order, and as random heads are.
 
     table: a row for each number of heads k and draw, with the columns k, order ("ranked" or "random"), draw (0 for
@@ -58,6 +56,8 @@ class KnockoutCurve:
     n_pairs: int
     n_cases: int
     settings: dict[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "knockout curve"
 
     def summary(self) -> str:
         """One line on what was removed, and how."""
@@ -92,32 +92,6 @@ class KnockoutCurve:
             n_cases,
             saved.entry(data, "settings", dict),
         )
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the curve and its settings as JSON. Raises OSError when the file can't be written."""
-        return saved.save_json(path, "knockout curve", self.to_json())
-
-    @classmethod
-    def load(cls, path: str | Path) -> KnockoutCurve:
-        """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
-        return saved.load_json(path, "knockout curve", cls.from_json)
-
-    def __repr__(self) -> str:
-        return f"KnockoutCurve({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        """A table of means over draws that any viewer shows, with no script and no network."""
-        means = self.table.drop(columns="draw").groupby(["order", "k"], sort=False).mean().reset_index()
-        table = means.to_html(index=False, escape=True, float_format="%.2f", na_rep="")
-        return f"<p>{html.escape(self.summary())}</p>{table}"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """Jupyter takes the interactive figure where it can, else the table."""
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.figure().to_json()),
-            "text/html": self._repr_html_(),
-            "text/plain": repr(self),
-        }
 
 
 PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}

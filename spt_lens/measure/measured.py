@@ -58,10 +58,6 @@ class Readings:
         rows = torch.tensor(part)[:, None]
         self._patched[rows, torch.tensor(layers), torch.tensor(heads)] = values.T.to(self._patched)
 
-    def unchanged(self) -> None:
-        """Starts from what is read without a patch, for heads that no patch is tried on."""
-        self._patched[:] = self._base[:, None, None]
-
     @property
     def base(self) -> Float[Tensor, " n_pairs"]:
         return self.rows.by_pair(self._base)
