@@ -143,14 +143,13 @@ class ModelView:
         self,
         tokens: Int[Tensor, "batch pos"],
         attention_mask: Bool[Tensor, "batch pos"] | None = None,
-        at: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "layer batch *pos n_heads d_head"]:
-        """The outputs of all heads, before W_O, without gradients; with `at`, at one position of each row."""
+    ) -> Float[Tensor, "layer batch pos n_heads d_head"]:
+        """The outputs of all heads, before W_O, without gradients."""
         seen: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Hook:
             def hook_fn(z: Tensor, hook: Any) -> None:
-                seen[layer] = z.detach() if at is None else z.detach()[torch.arange(len(z)), at.to(z.device)]
+                seen[layer] = z.detach()
 
             return z_name(layer), hook_fn
 
