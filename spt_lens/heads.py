@@ -7,7 +7,7 @@ import operator
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -71,9 +71,12 @@ class HeadSet:
     """A selection of heads: immutable, each head once, in an order that means something (usually the rank).
 
     Make one by `HeadSet.of((5, 3), "6.1")` or `HeadSet.parse("L5.H3 L6.H1")`. A head given twice keeps its first place.
+    about: where it came from, as JSON holds it, e.g. a picker's name, scores and date; a selection made from it has
+    none. Two selections of the same heads are equal whatever they say about themselves.
     """
 
     heads: tuple[Head, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
@@ -254,21 +257,22 @@ class HeadSet:
             drawn[layer] = rng.sample(there, len(chosen))
         return HeadSet(tuple(drawn[head.layer].pop(0) for head in self))
 
-    def to_json(self) -> dict[str, list[str]]:
-        """A JSON object: `{"heads": ["L5.H3", "L6.H1"]}`."""
-        return {"heads": [str(head) for head in self]}
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: `{"heads": ["L5.H3", "L6.H1"]}`, and "about" if it has any."""
+        return {"heads": [str(head) for head in self], **({"about": dict(self.about)} if self.about else {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HeadSet:
         """The reverse of `to_json`. Raises ValueError when the data is not of that kind."""
-        heads = data.get("heads") if isinstance(data, Mapping) else None
-        if not isinstance(heads, list):
+        heads, about = (data.get("heads"), data.get("about", {})) if isinstance(data, Mapping) else (None, {})
+        if not isinstance(heads, list) or not isinstance(about, dict):
             raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {str(data)[:80]}')
-        return cls(tuple(Head.parse(head) for head in heads))
+        return cls(tuple(Head.parse(head) for head in heads), about)
 
     def save(self, path: str | Path) -> None:
         """Writes the selection as a small JSON file. Raises OSError when the file cannot be written."""
-        Path(path).write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        text = json.dumps(self.to_json())  # before the file is opened: what JSON can't hold must not cost the old file
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> HeadSet:

@@ -25,7 +25,8 @@ class Adapter:
     """The chosen heads' slices before and after tuning, in the model's dtype, and what they fit.
 
     before, after: slice name -> weights; `heads` and `projections` ("qkvo", "qo", ...) say which slices these are.
-    fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON.
+    fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON; "selection"
+    in it is what the heads said about where they came from.
     """
 
     before: Slices
@@ -94,7 +95,7 @@ class Adapter:
         tensors = {f"before.{name}": value for name, value in self.before.items()}
         tensors |= {f"after.{name}": value for name, value in self.after.items()}
         description = {
-            "heads": self.heads.to_json(),
+            "heads": HeadSet(self.heads.heads).to_json(),  # what they are about is in meta
             "projections": self.projections,
             "fingerprint": self.fingerprint,
             "meta": self.meta,
@@ -117,7 +118,7 @@ class Adapter:
             return cls(
                 before={k.removeprefix("before."): v for k, v in tensors.items() if k.startswith("before.")},
                 after={k.removeprefix("after."): v for k, v in tensors.items() if k.startswith("after.")},
-                heads=HeadSet.from_json(description["heads"]),
+                heads=HeadSet(HeadSet.from_json(description["heads"]).heads, description["meta"].get("selection", {})),
                 projections=description["projections"],
                 fingerprint=description["fingerprint"],
                 meta=description["meta"],

@@ -152,6 +152,8 @@ def pinpoint_tune(
             "dialogues": len(examples),
             "parameters": parameter_count(slices),
             "interrupted": interrupted,
+            # Where the choice came from stays with the weights.
+            **({"selection": dict(heads.about)} if heads.about else {}),
         }
         return TuneRun(
             heads=heads,
