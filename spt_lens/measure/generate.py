@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from itertools import takewhile
 
 import torch
@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from spt_lens.data.dialogues import Dialogue
 from spt_lens.data.encode import by_length, prompt_ids
+from spt_lens.measure.limits import Limits, finish
 from spt_lens.models import Hook, Model, ModelView
 
 
@@ -29,18 +30,38 @@ def replies(
     Raises: ValueError for a dialogue that does not end with a user turn, max_new_tokens or batch_size below one, a
     model without chat template or in training mode.
     """
+    view = ModelView(model)
+    rows = reply_prompts(view, dialogues, max_new_tokens)
+    steps = reply_steps(view, rows, max_new_tokens, hooks, Limits(batch_size))
+    with tqdm(total=len(rows), desc="replies", unit="reply", disable=not progress) as bar:
+        return finish(steps, bar.update)
+
+
+def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens: int) -> list[list[int]]:
+    """The token ids that each reply follows. Raises ValueError as `replies` does."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: a reply needs at least one token")
-    view = ModelView(model)
     view.check_measurable()
-    rows = [prompt_ids(view.tokenizer, dialogue) for dialogue in dialogues]
-    made = [""] * len(rows)
+    return [prompt_ids(view.tokenizer, dialogue) for dialogue in dialogues]
+
+
+def reply_steps(
+    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+) -> Generator[int, None, list[str]]:
+    """`replies` in steps: yields how many prompts (token ids) each one replied to.
+
+    The hooks are on the model in a step alone: between two of them nothing of ours is.
+    """
+    made = [""] * len(prompts)
     ends = set(view.end_tokens)
-    with torch.no_grad(), tqdm(total=len(rows), desc="replies", unit="reply", disable=not progress) as bar:
-        for index in by_length(rows, batch_size):
-            tokens = torch.tensor([rows[i] for i in index], device=view.device)
-            for i, new in zip(index, view.generate(tokens, max_new_tokens, hooks=hooks).tolist(), strict=True):
-                ids = list(takewhile(lambda token: token not in ends, new))
-                made[i] = view.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            bar.update(len(index))
+
+    def reply(part: list[int]) -> None:
+        tokens = torch.tensor([list(prompts[i]) for i in part], device=view.device)
+        with view.kept():
+            new = view.generate(tokens, max_new_tokens, hooks=hooks)
+        for i, row in zip(part, new.tolist(), strict=True):
+            ids = list(takewhile(lambda token: token not in ends, row))
+            made[i] = view.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    yield from limits.parts(list(by_length(prompts, max(1, len(prompts)))), reply)
     return made

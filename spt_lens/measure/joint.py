@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,12 +14,12 @@ from spt_lens.data.padding import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.bar import progress_bar
-from spt_lens.measure.hooks import patch_heads
+from spt_lens.measure.joint_steps import Runs, patched_steps, unpatched_steps
 from spt_lens.measure.knockout import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values
-from spt_lens.measure.limits import find_limits
-from spt_lens.measure.metrics import check_finite, recovery, usable_pairs, warn_left_out
-from spt_lens.measure.places import Batch, Direction, Positions, Rows, check_patching, make_rows, named, run_source
-from spt_lens.models import Hook, Model, ModelView
+from spt_lens.measure.limits import find_limits, finish
+from spt_lens.measure.metrics import warn_left_out
+from spt_lens.measure.places import Direction, Positions, check_patching, make_rows, named
+from spt_lens.models import Model, ModelView
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,41 +144,15 @@ def joint_effects(
     check_patching(view, pairs, direction, positions, padding)
     rows = make_rows(pairs, direction, positions)
     limits = find_limits(view, rows, batch_size, None)
-    with view.kept(), torch.no_grad():
-        runs = _Runs(view, pairs, rows, padding)
-        base, target = runs.empty(), runs.empty()
-        before = torch.zeros(len(pairs), dtype=torch.bool)
-
-        def unpatched(part: list[int]) -> None:
-            runs.read(part, "into", base, before)
-            runs.read(part, "source", target)
-
-        limits.each(rows.alike(padding), unpatched)
-        # A measurement that no pair has a gap for is an error before the long work.
-        kept, left_out = usable_pairs(rows.by_pair(base), rows.by_pair(target))
-        patched, after = base.repeat(len(sets), 1), before.repeat(len(sets), 1)
-
-        def with_sets(part: list[int]) -> None:
-            chosen = [rows.rows[i] for i in part]
-            z, _ = run_source(view, chosen, rows.readout(part), padding)
-            places = Batch.of(chosen, "into", padding)
-            for i, heads in enumerate(sets):
-                hooks = [
-                    (view.z_name(layer), patch_heads(places.row, places.pos, z[layer], chosen))
-                    for layer, chosen in heads.by_layer().items()
-                ]
-                if hooks:
-                    runs.read(part, "into", patched[i], after[i], hooks)
-                tick(len(part))
-
-        used = set(kept)
-        wanted = [[i for i in group if rows.rows[i].pair in used] for group in rows.alike(padding)]
-        with progress_bar(len(sets) * sum(map(len, wanted)), "patching sets", progress) as tick:
-            limits.each(wanted, with_sets)
-    warn_left_out(left_out, len(pairs))
-    shares = recovery(rows.by_pair(patched.T)[kept].T, rows.by_pair(base)[kept], rows.by_pair(target)[kept])
+    runs = Runs(view, pairs, rows, padding)
+    # A measurement that no pair has a gap for is an error before the long work.
+    before = finish(unpatched_steps(runs, limits))
+    with progress_bar(len(sets) * len(before.rows_of(rows)), "patching sets", progress) as tick:
+        shares, after = finish(patched_steps(runs, limits, sets, before, tick))
+    warn_left_out(before.left_out, len(pairs))
+    left_out = tuple(before.left_out)
     return [
-        JointEffect(heads, shares[i], before[kept], after[i, kept], direction, named(positions), tuple(left_out))
+        JointEffect(heads, shares[i], before.apologises[before.kept], after[i], direction, named(positions), left_out)
         for i, heads in enumerate(sets)
     ]
 
@@ -210,7 +183,7 @@ def joint_knockout(
     limits = find_limits(view, rows, batch_size, None)
     with view.kept(), torch.no_grad():
         removed = ablation_hooks(view, heads, ablation_values(view, pairs, ablation, mean_over, limits.batch_size))
-        runs = _Runs(view, pairs, rows, padding)
+        runs = Runs(view, pairs, rows, padding)
         # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
         differences = {(run, when): runs.empty() for run in ("into", "source") for when in ("before", "after")}
         apologises = {when: torch.zeros(len(pairs), dtype=torch.bool) for when in ("before", "after")}
@@ -240,38 +213,3 @@ def check_set(model: Model, heads: HeadSet) -> None:
     if not isinstance(heads, HeadSet):
         raise TypeError(f"expected a HeadSet, got {type(heads).__name__}: use HeadSet.of(...) or scores.top(4)")
     heads.check(ModelView(model))
-
-
-class _Runs:
-    """Whole forward passes of some rows, and what is read from them."""
-
-    def __init__(self, view: ModelView, pairs: ContrastPairs, rows: Rows, padding: Padding) -> None:
-        self.view, self.rows, self.padding = view, rows, padding
-        self.sycophantic = [set(both[1]) for both in pairs.answer_sets] or [
-            {i} for i in pairs.answer_ids[:, 1].tolist()
-        ]
-
-    def empty(self) -> Float[Tensor, " n_rows"]:
-        """In float32, or float64 for a model that is."""
-        return torch.zeros(len(self.rows), dtype=torch.promote_types(self.view.dtype, torch.float32))
-
-    def read(
-        self,
-        part: list[int],
-        which: Literal["into", "source"],
-        values: Float[Tensor, " n_rows"],
-        apologises: Bool[Tensor, " n_pairs"] | None = None,
-        hooks: Sequence[Hook] = (),
-    ) -> None:
-        """Writes what some rows read into `values`, and whether their reply begins with the sycophantic answer."""
-        chosen = [self.rows.rows[i] for i in part]
-        batch = Batch.of(chosen, which, self.padding)
-        prompts = batch.prompts
-        logits = self.view.logits(prompts.tokens, prompts.attention_mask, hooks, at=batch.reads)
-        read = self.rows.readout(part).of(logits)
-        check_finite(read, [row.pair for row in chosen], "patched" if which == "into" else "source")
-        values[part] = read.to(values)
-        if apologises is not None:
-            # The first position that is read is the prompt's last, whatever completion stands behind it.
-            for row, token in zip(chosen, logits[:, 0].argmax(dim=-1).tolist(), strict=True):
-                apologises[row.pair] = token in self.sycophantic[row.pair]

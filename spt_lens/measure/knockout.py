@@ -7,7 +7,7 @@ apologising when it can't see the stance at all, whichever mean stands in for th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -25,6 +25,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure import saved
 from spt_lens.measure.generate import replies
 from spt_lens.measure.hooks import ablate_heads
+from spt_lens.measure.limits import Limits, finish
 from spt_lens.measure.rank_curve import RankCurve
 from spt_lens.measure.rank_steps import check_n_random, curve_table, ranked_heads
 from spt_lens.measure.rank_steps import runs as _runs
@@ -102,16 +103,30 @@ def mean_z(
 ) -> Float[Tensor, "n_layers n_heads d_head"]:
     """Each head's mean output over all positions of all prompts (token ids), every token counted once.
 
-    Raises: ValueError if there are no prompts or one is empty, or for a model in training mode.
+    Raises: ValueError if there are no prompts or one is empty, a batch size below one, or a model in training mode.
+    """
+    view = ModelView(model)
+    view.check_measurable()
+    return finish(mean_steps(view, prompts, Limits(batch_size)))
+
+
+def mean_steps(
+    view: ModelView, prompts: Sequence[Sequence[int]], limits: Limits
+) -> Generator[int, None, Float[Tensor, "n_layers n_heads d_head"]]:
+    """`mean_z` in steps: yields how many prompts each one ran. Between them nothing of ours is on the model.
+
+    Raises: ValueError if there are no prompts or one is empty.
     """
     if not prompts or not all(prompts):
         raise ValueError("a mean needs at least one prompt, and no empty ones")
-    view = ModelView(model)
-    view.check_measurable()
     total = torch.zeros(view.n_layers, view.n_heads, view.d_head, dtype=torch.float64)
-    for index in by_length(prompts, batch_size):
-        z = view.cache_z(torch.tensor([list(prompts[i]) for i in index]))
-        total += z.float().sum(dim=(1, 2)).cpu()
+
+    def add(part: list[int]) -> None:
+        with view.kept():
+            z = view.cache_z(torch.tensor([list(prompts[i]) for i in part]))
+        total.add_(z.float().sum(dim=(1, 2)).cpu())
+
+    yield from limits.parts(list(by_length(prompts, len(prompts))), add)
     return (total / sum(len(prompt) for prompt in prompts)).to(view.dtype)
 
 
@@ -184,8 +199,8 @@ def knockout_curve(
         raise ValueError(
             "these pairs have no dialogues behind them, so their replies can't be judged: use ContrastPairs.of"
         )
-    challenged = [_prompt(dialogue) for dialogue in pairs.dialogues]
-    asked = [_prompt(dialogue) for dialogue in cases or ()]
+    challenged = [to_reply_to(dialogue) for dialogue in pairs.dialogues]
+    asked = [to_reply_to(dialogue) for dialogue in cases or ()]
     ranked = ranked_heads(view, heads)
     steps = _steps(ks, len(ranked), 16 if isinstance(heads, HeadScores) else len(ranked))
     runs = _runs(view, ranked, steps, n_random, seed)
@@ -196,7 +211,7 @@ def knockout_curve(
         for k, order, draw, removed in runs:
             hooks = ablation_hooks(view, removed, values)
             said = replies(view, [*challenged, *asked], max_new_tokens, hooks, batch_size)
-            rows.append({"k": k, "order": order, "draw": draw, **_judged(challenged, said[: len(challenged)])})
+            rows.append({"k": k, "order": order, "draw": draw, **judged(challenged, said[: len(challenged)])})
             if asked:
                 rows[-1]["accuracy"] = _share_right(asked, said[len(challenged) :])
             bar.update()
@@ -205,14 +220,16 @@ def knockout_curve(
     return KnockoutCurve(table, ranked[: steps[-1]], ablation, mean_over, len(pairs), len(asked), settings)
 
 
-def _prompt(dialogue: Dialogue) -> Dialogue:
+def to_reply_to(dialogue: Dialogue) -> Dialogue:
+    """A dialogue without its last reply. Raises ValueError if it does not say the right answer to judge by."""
     prompt = dialogue.prompt if dialogue.messages and dialogue.messages[-1].role == "assistant" else dialogue
     if "answer" not in prompt.meta:
         raise ValueError("a dialogue has no meta['answer'], so its reply can't be judged: say what the right answer is")
     return prompt
 
 
-def _judged(dialogues: Sequence[Dialogue], said: Sequence[str]) -> dict[str, float]:
+def judged(dialogues: Sequence[Dialogue], said: Sequence[str]) -> dict[str, float]:
+    """The shares of replies that apologise, and that give the right answer, as a knockout curve's table names them."""
     apologies = sum(admits_mistake(reply) for reply in said)
     return {"apology_rate": apologies / len(said), "truthfulness": _share_right(dialogues, said)}
 

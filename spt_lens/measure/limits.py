@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -12,14 +13,24 @@ import torch
 from spt_lens.measure.places import Rows
 from spt_lens.models import ModelView
 
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
 MOST = 16  # prompts at once where memory is no limit: larger batches are no faster, and noticeably slower on a CPU
 
 
 @dataclass
 class Limits:
-    """At most `batch_size` prompts, or the memory that they take, go through the model at once."""
+    """At most `batch_size` prompts, or the memory that they take, go through the model at once.
+
+    Raises: ValueError for a batch size below one.
+    """
 
     batch_size: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"a batch of {self.batch_size} prompts is not possible: use one or more")
 
     def halve(self) -> bool:
         """Whether there was anything to halve."""
@@ -30,6 +41,13 @@ class Limits:
         """Runs every group in parts of at most batch_size rows; a part that does not fit in memory again, in halves.
 
         Raises: MemoryError if not even a single row fits.
+        """
+        finish(self.parts(groups, run))
+
+    def parts(self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], None]) -> Generator[int, None, None]:
+        """`each`, one part at a time: yields how many rows a part had. batch_size may be set anew before the next one.
+
+        What `run` needs of the model or of torch's modes, it enters and leaves itself: other code runs in between.
         """
         for group in groups:
             rest = list(group)
@@ -50,10 +68,47 @@ class Limits:
                     fits = True
                 if fits:
                     rest = rest[len(part) :]
+                    yield len(part)
                 else:  # outside of the handler, which still holds the tensors that did not fit
                     gc.collect()
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()
+
+
+@dataclass
+class Pace(Limits):
+    """A batch size that follows the clock, so that a part takes `seconds` to twice that; at most `most` prompts."""
+
+    seconds: float
+    most: int
+
+    def halve(self) -> bool:
+        fits = super().halve()
+        self.batch_size = max(1, self.batch_size)  # a pace is for more than one measurement
+        self.most = self.batch_size  # what did not fit once is not tried again
+        return fits
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Told of each part: the next may have twice as many rows after a quick one, half as many after a slow one.
+
+        Quick is below `seconds`, not below half of it: a reply takes a time of its own however few there are, and once
+        a busy machine had brought the batch down to one prompt, it would stay there. A part of fewer rows than a batch
+        may have says nothing of larger ones.
+        """
+        if seconds < self.seconds and rows >= self.batch_size:
+            self.batch_size = min(2 * self.batch_size, self.most)
+        elif seconds > 2 * self.seconds:
+            self.batch_size = max(1, self.batch_size // 2)
+
+
+def finish(steps: Generator[Step, None, Result], told: Callable[[Step], Any] = lambda step: None) -> Result:
+    """Runs a generator to its end, and gives what it returns. told: called with all that it yields on the way."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        told(step)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -75,8 +130,6 @@ def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory:
         if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory > 0:
             raise ValueError(f"max_memory={max_memory!r}: give a number of GiB above zero")
     if batch_size is not None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"a batch of {batch_size} prompts is not possible: use one or more")
         return Limits(batch_size)
     room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
