@@ -157,10 +157,12 @@ def named(scores: HeadScores) -> str:
 
 
 def special(scores: HeadScores) -> tuple[str, ...]:
-    """What else tells two measurements of one method apart: the receivers and MLPs of a path, steps."""
+    """What else tells two measurements of one method apart: receivers and MLPs of a path, steps, what knocks out."""
     settings = (scores.meta.get("mean_of") or [scores.meta])[0].get("settings", {})
     to, steps = settings.get("receivers", "logits"), settings.get("steps", 1)
     said = {f"to {to}": to != "logits", "MLPs frozen": settings.get("mlps") == "frozen", f"{steps} steps": steps > 1}
+    ablation, over = settings.get("ablation", ""), settings.get("mean_over", "both")
+    said |= {"set to zero": ablation == "zero", f"mean of the {over} prompts": ablation == "mean" and over != "both"}
     return tuple(text for text, true in said.items() if true)
 
 

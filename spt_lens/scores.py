@@ -228,7 +228,7 @@ class HeadScores(Uncertainty):
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {self[head]:+.3f}" for head in self.order()[:3])
-        how = f"{self.method}, {self.direction}, positions={self.positions}"
+        how = ", ".join(filter(None, (self.method, self.direction, f"positions={self.positions}")))
         how += f", engine={self.engine}" if self.engine else ""
         how += f", metric={self.metric}" if self.metric != "recovery" else ""
         estimates = int((~self.measured).sum())

@@ -10,7 +10,7 @@ from spt_lens.evaluate.ability import ability, gives_reply
 from spt_lens.evaluate.baselines import full_finetune
 from spt_lens.evaluate.drift import Reference, drift, encoded
 from spt_lens.evaluate.evaluate import Evaluation, evaluate
-from spt_lens.evaluate.statistics import share
+from spt_lens.evaluate.statistics import Estimate, share
 from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.heads import HeadSet
 from spt_lens.measure.generate import replies
@@ -99,6 +99,45 @@ def test_one_table(tiny, suite):
 def test_html_is_escaped():
     found = Evaluation("<script>", "a & b", {"<b>": share([True])})
     assert "<script>" not in found._repr_html_() and "<b>" not in found._repr_html_()
+
+
+@pytest.fixture
+def two() -> tuple[Evaluation, Evaluation]:
+    none = Estimate(math.nan, 0.0, 1.0, 0)
+    first = {"confidence": Estimate(0.25, 0.1, 0.5, 8), "retracted": none, "ability: <b>": Estimate(1.0, 0.9, 1.0, 5)}
+    second = {"confidence": Estimate(0.75, 0.5, 0.9, 8), "retracted": Estimate(0.5, 0.2, 0.8, 8)}
+    second |= {"ability: <b>": Estimate(0.8, 0.6, 0.9, 5), "kl": Estimate(0.01, 0.005, 0.02, 3)}
+    return Evaluation("<i>m", "a & b", first), Evaluation("<i>m", "a & b", second)
+
+
+def test_the_figure_of_one_evaluation(two):
+    figure = two[1].figure()
+    (bars,) = figure.data
+    assert list(bars.x) == ["confidence", "retracted", "ability: &lt;b&gt;"] and list(bars.y) == [0.75, 0.5, 0.8]
+    assert list(bars.error_y.array) == pytest.approx([0.15, 0.3, 0.1])
+    assert list(bars.error_y.arrayminus) == pytest.approx([0.25, 0.3, 0.2])
+    assert bars.name == "&lt;i&gt;m" and figure.layout.title.text == "&lt;i&gt;m on a &amp; b"
+    assert list(two[0].figure().data[0].x) == ["confidence", "ability: &lt;b&gt;"]  # the other has no cases
+
+
+def test_the_figure_of_two_evaluations(two):
+    first, second = two
+    before, after = second.figure(before=first).data
+    assert (before.name, after.name) == ("before", "after")
+    assert list(before.x) == list(after.x) == ["confidence", "ability: &lt;b&gt;"]  # retracted has cases in one alone
+    assert list(before.y) == [0.25, 1.0] and list(after.y) == [0.75, 0.8]
+    assert list(before.error_y.arrayminus) == pytest.approx([0.15, 0.1])
+    chosen = second.figure(first, ["ability: <b>", "confidence"])
+    assert [list(bars.y) for bars in chosen.data] == [[1.0, 0.25], [0.8, 0.75]]
+    with pytest.raises(ValueError, match="before has no metric kl"):
+        second.figure(first, ["kl"])
+    for empty in ([], None):
+        with pytest.raises(ValueError, match="no metric to draw"):
+            Evaluation("m", "s", {"kl": second["kl"]}).figure(metrics=empty)
+    with pytest.raises(ValueError, match="'a & b' and 'other'"):
+        Evaluation("m", "other", second.estimates).figure(first)
+    with pytest.raises(TypeError, match="got dict"):
+        second.figure(first.estimates)
 
 
 def test_bad_input(model_class, tiny, suite):

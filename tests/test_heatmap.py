@@ -57,6 +57,19 @@ def test_text_is_escaped(scores):
     assert "<b>model" not in head_table(scores)
 
 
+def test_other_methods_are_named_in_words(scores):
+    knockout = replace(scores, method="knockout", direction="", positions="all", model_name="m")
+    assert describe(knockout) == "m: score of each head (knockout, one head at a time, all positions, 4 pairs)"
+    for settings, said in (
+        ({"ablation": "mean", "mean_over": "both"}, "positions, 4 pairs"),
+        ({"ablation": "mean", "mean_over": "truthful"}, "positions, mean of the truthful prompts, 4 pairs"),
+        ({"ablation": "zero", "mean_over": "truthful"}, "positions, set to zero, 4 pairs"),
+    ):
+        assert said in describe(replace(knockout, meta={"settings": settings}))
+    attention = replace(scores, method="attention", direction="", meta={"span": "<u>"}, model_name="m")
+    assert describe(attention) == "m: score of each head (share of attention, on the &lt;u&gt;, last position, 4 pairs)"
+
+
 def test_all_zero_scores_can_be_drawn():
     zero = torch.zeros(1, 2, 2)
     scores = HeadScores(zero[0], zero, "activation", "denoising", "last", "m")

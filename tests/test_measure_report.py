@@ -125,7 +125,9 @@ def test_a_span_that_only_one_of_the_runs_has(tiny, contribution):
 def made() -> HeadReport:
     per_pair = torch.zeros(2, 6, 4)
     scores = HeadScores(per_pair[0], per_pair, "<b>method", "denoising", "last", "m")
-    row = {"method": scores.method, "score": 0.25, "low": float("nan"), "high": float("nan"), "rank": 3}
+    row = {name: getattr(scores, name) for name in ("method", "direction", "positions", "metric")}
+    row |= {"score": 0.25, "low": float("nan"), "high": float("nan"), "rank": 3, "n_heads": 24, "n_pairs": 2}
+    row["measured"] = True
     attention = {"sycophantic": [0.7, 0.3], "truthful": [0.2, 0.8]}
     attention |= {"sycophantic_others": [0.1, 0.9], "truthful_others": [0.4, 0.6]}
     tokens = [("raises", 5, "</td><script>", 1.5), ("raises", 6, " Yes\n", 0.5), ("lowers", 7, "&amp;", -2.25)]
@@ -176,6 +178,74 @@ def test_saved_as_json(made, tmp_path):
     assert data["attention"][0]["truthful_others"] == 0.4 and data["examples"][1]["attention"] == 0.7
     with pytest.raises(OSError, match="nowhere"):
         made.save(tmp_path / "nowhere" / "report.json")
+
+
+def test_a_saved_report_is_read_back_whole(made, tmp_path):
+    path = tmp_path / "report.json"
+    none = replace(made, scores=made.scores[:0], examples=made.examples[:0])
+    for report in (made, none):
+        report.save(path)
+        again = HeadReport.load(path)
+        assert (again.head, again.model_name, again.n_pairs) == (report.head, report.model_name, report.n_pairs)
+        for name in ("scores", "attention", "tokens", "examples"):
+            pd.testing.assert_frame_equal(getattr(again, name), getattr(report, name), check_exact=True)
+        assert again.to_json() == report.to_json() and again.summary() == report.summary()
+        assert again._repr_html_() == report._repr_html_() and again.figure() == report.figure()
+    with pytest.raises(FileNotFoundError):
+        HeadReport.load(tmp_path / "none.json")
+
+
+def test_a_measured_report_is_read_back_whole(tiny, contribution, tmp_path):
+    contribution(torch.randn(ModelView(tiny).vocab_size, generator=torch.Generator().manual_seed(0)))
+    pairs = are_you_sure(tiny, n=2)
+    for how in ({"scores": head_recovery(tiny, pairs, progress=False)}, {"n_examples": 0}):
+        report = head_report(tiny, pairs, "L1.H2", n_tokens=2, progress=False, **how)
+        again = HeadReport.load(report.save(tmp_path / "report.json"))
+        assert again.to_json() == report.to_json() and again._repr_html_() == report._repr_html_()
+        assert [list(getattr(again, t)) for t in ("scores", "examples")] == [list(report.scores), list(report.examples)]
+
+
+def test_damaged_files_are_refused(made, tmp_path):
+    path, bad = tmp_path / "report.json", tmp_path / "bad.json"
+    text = made.save(path).read_text()
+    data = json.loads(text)
+
+    def with_row(name: str, **changes: object) -> str:
+        return json.dumps(data | {name: [data[name][0] | changes, *data[name][1:]]})
+
+    damaged = {
+        "": "Expecting value",
+        text[: len(text) // 2]: "",
+        "[]": "something else",
+        json.dumps(data | {"kind": "set effect"}): "it holds a set effect",
+        json.dumps(data | {"head": "5"}): "not a head",
+        json.dumps(data | {"head": [5, 3]}): "head must be str",
+        json.dumps(data | {"n_pairs": 2.5}): "n_pairs must be int",
+        json.dumps(data | {"n_pairs": 0}): "n_pairs is 0",
+        json.dumps(data | {"model_name": None}): "model_name must be str",
+        json.dumps(data | {"attention": []}): "table attention has no rows",
+        json.dumps(data | {"tokens": []}): "table tokens has no rows",
+        json.dumps(data | {"examples": None}): "table examples has no rows",
+        json.dumps(data | {"scores": [1]}): "row 0 of its table scores does not have the columns method, direction",
+        with_row("scores", more=1): "columns",
+        with_row("scores", measured=1): "measured in row 0 of its table scores is '1', no bool",
+        with_row("scores", score=None): "score is missing in a row of its table scores",
+        with_row("scores", rank=0): "a rank that is not from 1 to n_heads",
+        with_row("scores", rank=25): "a rank that is not from 1 to n_heads",
+        with_row("attention", truthful=None): "truthful is missing in a row of its table attention",
+        with_row("attention", sycophantic="much"): "sycophantic in row 0",
+        with_row("attention", sycophantic=1.5): "table attention holds an attention outside of 0 to 1",
+        with_row("examples", attention=-0.5): "table examples holds an attention outside of 0 to 1",
+        with_row("tokens", token_id=True): "token_id in row 0",
+        with_row("tokens", effect="moves"): "an effect that is neither 'raises' nor 'lowers'",
+        with_row("tokens", logit=float("inf")): "logit in row 0",
+    }
+    for name in data:
+        damaged[json.dumps({k: v for k, v in data.items() if k != name})] = ""
+    for content, message in damaged.items():
+        bad.write_text(content)
+        with pytest.raises(ValueError, match=f"bad.json holds no saved head report, or is damaged(.|\n)*{message}"):
+            HeadReport.load(bad)
 
 
 def test_errors_before_long_work(tiny, contribution, monkeypatch):

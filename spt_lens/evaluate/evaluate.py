@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -18,6 +19,9 @@ from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
 from spt_lens.models import Model, ModelView
 from spt_lens.tune.adapter import Adapter
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,37 @@ class Evaluation:
     def replies(self) -> pd.DataFrame:
         """The challenges and the model's replies, one row each (see `sycophancy.to_pandas`)."""
         return to_pandas(self.cases)
+
+    def figure(self, before: Evaluation | None = None, metrics: Sequence[str] | None = None) -> go.Figure:
+        """Bars with 95 % intervals of this evaluation, or of an earlier one and this one ("before", "after").
+
+        before: an evaluation on the same suite, of the untuned model, say. metrics: which, in order; default: all
+        shares that both have cases for, without the drift, which is no share. Returned, not shown.
+
+        Raises:
+            ValueError: evaluations on different suites, a metric that one of them lacks, or none to draw.
+            TypeError: `before` is no Evaluation.
+        """
+        from spt_lens.view.curves import before_after_figure
+
+        if before is not None and not isinstance(before, Evaluation):
+            raise TypeError(f"before must be an Evaluation, got {type(before).__name__}: use evaluate(model)")
+        if before is not None and before.suite != self.suite:
+            raise ValueError(
+                f"these are evaluations on {before.suite!r} and {self.suite!r}, whose figures can't be compared: "
+                "evaluate both on one suite"
+            )
+        both = {self.model_name: self} if before is None else {"before": before, "after": self}
+        if metrics is None:
+            metrics = [
+                name
+                for name in self.estimates
+                if name != "kl" and all(name in one and not math.isnan(one[name].value) for one in both.values())
+            ]
+        if not metrics:
+            raise ValueError("there is no metric to draw: name at least one that the evaluation has")
+        title = html.escape(f"{self.model_name} on {self.suite}")
+        return before_after_figure({name: one.table for name, one in both.items()}, metrics, title)
 
     def to_json(self) -> dict[str, Any]:
         return {

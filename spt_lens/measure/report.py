@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -80,6 +80,22 @@ class HeadReport:
         """Writes the report as JSON. Raises OSError when the file can't be written."""
         return saved.save_json(path, "head report", self.to_json())
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HeadReport:
+        """The reverse of `to_json`. Raises KeyError or ValueError for data of another kind."""
+        tables = {name: saved.table(data, _COLUMNS[name], name, empty=name in _MAY_BE_EMPTY) for name in _TABLES}
+        for name, table in tables.items():
+            _check_table(name, table)
+        head, n_pairs = Head.parse(saved.entry(data, "head", str)), saved.entry(data, "n_pairs", int)
+        if n_pairs < 1:
+            raise ValueError(f"n_pairs is {n_pairs}, and a report is on one pair or more")
+        return cls(head, saved.entry(data, "model_name", str), n_pairs, **tables)
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadReport:
+        """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
+        return saved.load_json(path, "head report", cls.from_json)
+
     def __repr__(self) -> str:
         return f"HeadReport({self.summary()})"
 
@@ -106,6 +122,35 @@ _TABLES = {
     "tokens": "What it writes at the last position of the sycophantic run, in logits, mean over pairs",
     "examples": "Where it looks from the last position of a challenged prompt",
 }
+_RUNS = ("sycophantic", "truthful", "sycophantic_others", "truthful_others")
+_COLUMNS: dict[str, dict[str, type]] = {
+    "scores": {
+        **dict.fromkeys(("method", "direction", "positions", "metric"), str),
+        **dict.fromkeys(("score", "low", "high"), float),
+        **dict.fromkeys(("rank", "n_heads", "n_pairs"), int),
+        "measured": bool,
+    },
+    "attention": {"span": str, **dict.fromkeys(_RUNS, float)},
+    "tokens": {"effect": str, "token_id": int, "token": str, "logit": float},
+    "examples": {"pair": int, "position": int, "span": str, "token": str, "attention": float},
+}
+_MAY_BE_EMPTY = ("scores", "examples")  # no scores and no examples were asked for
+_MAY_BE_MISSING = ("low", "high")  # a single pair has no interval
+
+
+def _check_table(name: str, table: pd.DataFrame) -> None:
+    """Raises ValueError for what no report has in a table of the right columns."""
+    missing = table.drop(columns=list(_MAY_BE_MISSING), errors="ignore").isna().any()
+    if missing.any():
+        raise ValueError(f"{missing.idxmax()} is missing in a row of its table {name}")
+    # Half precision adds up to a little more than one.
+    shares = table[[column for column in (*_RUNS, "attention") if column in table]]
+    if not ((shares >= 0) & (shares <= 1.02)).all(axis=None):
+        raise ValueError(f"its table {name} holds an attention outside of 0 to 1")
+    if name == "tokens" and not table["effect"].isin(["raises", "lowers"]).all():
+        raise ValueError("its table tokens holds an effect that is neither 'raises' nor 'lowers'")
+    if name == "scores" and not table["rank"].between(1, table["n_heads"]).all():
+        raise ValueError("its table scores holds a rank that is not from 1 to n_heads")
 
 
 def head_report(
@@ -154,7 +199,9 @@ def head_report(
         with view.kept(), torch.no_grad():
             tokens = _tokens(view, direct_contribution(view, pairs, which, batch_size=batch_size), n_tokens)
             bar.update()
-            examples = _examples(view, pairs[:n_examples], which) if n_examples else pd.DataFrame(columns=_EXAMPLE)
+            examples = pd.DataFrame(columns=list(_COLUMNS["examples"]))
+            if n_examples:
+                examples = _examples(view, pairs[:n_examples], which)
             bar.update()
     return HeadReport(which, view.name, len(pairs), _scores(scores, which), attention, tokens, examples)
 
@@ -178,7 +225,7 @@ def _scores(scores: Sequence[HeadScores], head: Head) -> pd.DataFrame:
                 "measured": bool(each.measured[head]),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(_COLUMNS["scores"]))
 
 
 def _attention(view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int, padding: Padding) -> pd.DataFrame:
@@ -188,10 +235,9 @@ def _attention(view: ModelView, pairs: ContrastPairs, head: Head, batch_size: in
         for row in spans.table(HeadSet((head,))).to_dict("records"):
             found.setdefault(row["span"], {})[run] = row["chosen"]
             found[row["span"]][f"{run}_others"] = row["others"]
-    columns = ["span", "sycophantic", "truthful", "sycophantic_others", "truthful_others"]
     # A span that only one of the runs has gets no attention in the other.
-    rows = [{"span": span, **{name: values.get(name, 0.0) for name in columns[1:]}} for span, values in found.items()]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [{"span": span, **{name: values.get(name, 0.0) for name in _RUNS}} for span, values in found.items()]
+    return pd.DataFrame(rows, columns=list(_COLUMNS["attention"]))
 
 
 def _tokens(view: ModelView, written: Float[Tensor, " vocab"], n_tokens: int) -> pd.DataFrame:
@@ -212,16 +258,13 @@ def _tokens(view: ModelView, written: Float[Tensor, " vocab"], n_tokens: int) ->
     )
 
 
-_EXAMPLE = ["pair", "position", "span", "token", "attention"]
-
-
 def _examples(view: ModelView, pairs: ContrastPairs, head: Head) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for i, (ids, names) in enumerate(zip(pairs.sycophantic, prompt_spans(view, pairs, "sycophantic"), strict=True)):
         attention = last_attention(view, PromptBatch.of([ids], "none"))[0, head.layer, head.head].tolist()
         texts = [view.tokenizer.decode([token]) for token in ids]
         rows += zip([i] * len(ids), range(len(ids)), names, texts, attention, strict=True)
-    return pd.DataFrame(rows, columns=_EXAMPLE)
+    return pd.DataFrame(rows, columns=list(_COLUMNS["examples"]))
 
 
 def _shaded(rows: pd.DataFrame) -> str:

@@ -68,22 +68,26 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def table(data: Mapping[str, Any], columns: Mapping[str, type]) -> pd.DataFrame:
-    """The table of `data["table"]`, with these columns: int, float (None is nan) or str.
+def table(
+    data: Mapping[str, Any], columns: Mapping[str, type], name: str = "table", empty: bool = False
+) -> pd.DataFrame:
+    """The table of `data[name]`, with these columns: int, float (None is nan), str or bool.
+
+    empty: whether it may have no rows.
 
     Raises: KeyError if there is none; ValueError if it has no rows, or any value is of another type or not finite.
     """
-    found = data["table"]
-    if not isinstance(found, list) or not found:
-        raise ValueError("its table has no rows")
+    found, its = data[name], "its table" if name == "table" else f"its table {name}"
+    if not isinstance(found, list) or not (found or empty):
+        raise ValueError(f"{its} has no rows")
     for i, row in enumerate(found):
         if not isinstance(row, dict) or row.keys() != columns.keys():
-            raise ValueError(f"row {i} of its table does not have the columns {', '.join(columns)}")
-        for name, kind in columns.items():
-            if not _is(row[name], kind) and not (kind is float and row[name] is None):
-                raise ValueError(f"{name} in row {i} of its table is {str(row[name])[:40]!r}, no {kind.__name__}")
-    values = {name: [row[name] for row in found] for name in columns}
-    return pd.DataFrame({name: pd.Series(values[name], dtype=kind) for name, kind in columns.items()})
+            raise ValueError(f"row {i} of {its} does not have the columns {', '.join(columns)}")
+        for column, kind in columns.items():
+            if not _is(row[column], kind) and not (kind is float and row[column] is None):
+                raise ValueError(f"{column} in row {i} of {its} is {str(row[column])[:40]!r}, no {kind.__name__}")
+    values = {column: [row[column] for row in found] for column in columns}
+    return pd.DataFrame({column: pd.Series(values[column], dtype=kind) for column, kind in columns.items()})
 
 
 def _is(value: Any, kind: type) -> bool:

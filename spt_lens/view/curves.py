@@ -7,6 +7,7 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; each lin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -240,11 +241,11 @@ def before_after_figure(
             up, down = rows["high"] - rows["value"], rows["value"] - rows["low"]
             whiskers = {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
         figure.add_bar(
-            x=[readable(str(metric)) for metric in metrics],
+            x=[escape(readable(str(metric))) for metric in metrics],
             y=rows["value"],
             error_y=whiskers,
             marker_color=COLOURS[i % len(COLOURS)],
-            name=name,
+            name=escape(name),
         )
     figure.update_layout(barmode="group")
     figure.update_yaxes(range=[0, 1.05])

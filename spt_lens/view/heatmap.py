@@ -21,6 +21,8 @@ METHODS = {
     "activation": "activation patching",
     "path": "path patching",
     "attribution": "attribution patching, estimates",
+    "knockout": "knockout, one head at a time",
+    "attention": "share of attention",
 }
 
 
@@ -44,7 +46,8 @@ def describe(scores: HeadScores) -> str:
     else:
         what = scores.metric
     places = f"{scores.positions} position{'s' * (scores.positions != 'last')}"
-    parts = [METHODS.get(scores.method, scores.method), scores.direction, places]
+    span = f"on the {scores.meta['span']}" if scores.meta.get("span") else ""
+    parts = [METHODS.get(scores.method, scores.method), span, scores.direction, places]
     parts += special(scores)
     if scores.meta.get("null"):
         parts.append(f"null of {scores.meta['null']}")
