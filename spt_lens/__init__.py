@@ -27,6 +27,7 @@ from spt_lens.measure.recovery import head_recovery, random_pairs_null
 from spt_lens.measure.report import head_report
 from spt_lens.measure.set_effect import set_effect
 from spt_lens.models import load_model
+from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.config import TuneConfig
@@ -37,6 +38,7 @@ __all__ = [
     "ContrastPairs",
     "Dialogue",
     "Head",
+    "HeadPicker",
     "HeadScores",
     "HeadSet",
     "LoadedRows",

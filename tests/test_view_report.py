@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
-from browser import rendered
+from browser.rendered import rendered
 
 from spt_lens.data.dialogues import dialogue
 from spt_lens.view.attention import AttentionView, attention_html

@@ -1,0 +1,51 @@
+"""One head beside the map: its report and its attention on an example dialogue, as the page takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import torch
+
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.heads import Head, HeadSet
+from spt_lens.measure.report import HeadReport, head_report
+from spt_lens.models import Model, ModelView
+from spt_lens.scores import HeadScores
+from spt_lens.view.attention import attention_script, attention_values, head_attention
+
+
+class HeadDetails:
+    """Reports on heads, each made once as long as the model's weights stay as they are.
+
+    pairs: over which attention and effects are averaged; the first challenged prompt is the example. A report takes
+    about four forward passes of each pair, in one piece: give few.
+    """
+
+    def __init__(self, model: Model, pairs: ContrastPairs, layers: Mapping[str, HeadScores]) -> None:
+        self.view, self.pairs, self.layers = ModelView(model), pairs, layers
+        self._made: dict[Head, tuple[HeadReport, dict[str, Any]]] = {}
+        self._weights: tuple[Any, ...] = ()
+
+    def of(self, head: Head) -> tuple[HeadReport, dict[str, Any]]:
+        """The report, and what circuitsvis draws the attention from. Raises as `head_report` does."""
+        # torch counts what was written to each weight: a tuned model's heads look elsewhere.
+        weights = tuple((id(p), p._version) for p in self.view.backend.root.parameters())
+        if weights != self._weights:
+            self._made.clear()
+            self._weights = weights
+        if head not in self._made:
+            scores = list(self.layers.values())
+            report = head_report(self.view.model, self.pairs, head, scores, n_tokens=5, progress=False)
+            ids = self.pairs.sycophantic[0]
+            attention = head_attention(self.view.model, HeadSet((head,)), torch.tensor([list(ids)]))
+            tokens = [self.view.tokenizer.decode([i]) for i in ids]
+            self._made[head] = report, attention_values(attention, tokens, [str(head)])
+        return self._made[head]
+
+    def steps(self, head: Head, with_script: bool) -> Generator[None, None, dict[str, Any]]:
+        """The message that a page gets, in one step. with_script: the page has no circuitsvis yet."""
+        yield
+        report, attention = self.of(head)
+        found = {"says": report.summary(), "report": report._repr_html_(), "attention": attention}
+        return found | ({"script": attention_script()} if with_script else {})

@@ -1,0 +1,56 @@
+// One head beside the map: its report, and its attention on a dialogue, drawn by circuitsvis in a frame of its own.
+
+class DetailsPanel {
+  constructor(ui) {
+    this.ui = ui;
+    this.title = make("b", "", "A head");
+    this.says = make("div", "spt-says", ui.data.canShow ? "Choose a head to see where it looks and what it writes." : ui.data.whyNoShow);
+    this.report = make("div", "spt-report");
+    this.frame = make("iframe", "spt-attention");
+    this.frame.setAttribute("sandbox", "allow-scripts");
+    this.frame.title = "attention of the head";
+    this.frame.hidden = true;
+    this.element = make("section", "spt-panel spt-details", make("div", "spt-row", this.title), this.says, this.frame, this.report);
+    this.script = null;
+    this.wanted = null;
+    window.addEventListener("message", (this.hear = (event) => {
+      if (event.source === this.frame.contentWindow && event.data?.spt_height) this.frame.style.height = `${event.data.spt_height}px`;
+    }));
+  }
+
+  dispose() {
+    window.removeEventListener("message", this.hear);
+  }
+
+  // Asks for a head; the last one asked for is shown.
+  ask(i) {
+    if (!this.ui.data.canShow || this.wanted === i) return;
+    this.wanted = i;
+    this.title.textContent = headName(i, this.ui.data.nHeads);
+    this.says.textContent = "…";
+    this.ui.send({ kind: "details", head: i, script: this.script === null });
+  }
+
+  take(message) {
+    if (message.script) this.script = message.script;
+    if (message.head !== this.wanted) return;
+    this.says.textContent = message.error ?? message.says;
+    this.report.innerHTML = message.report ?? ""; // made by HeadReport, which escapes all text from data
+    this.frame.hidden = !message.attention;
+    if (message.error) this.wanted = null;
+    if (message.attention) this.drawAttention(message.attention);
+  }
+
+  drawAttention(values) {
+    const data = JSON.stringify(values).replaceAll("<", "\\u003c");
+    const theme = THEMES[this.ui.theme];
+    this.frame.srcdoc = `<!DOCTYPE html><meta charset="utf-8">
+      <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
+      <style>body { margin: 0; font: 13px system-ui, "DejaVu Sans", sans-serif; color: ${theme.ink}; background: ${theme.back} }</style>
+      <div id="attention"></div><script>${this.script}<\/script>
+      <script>
+        CircuitsVis.render("attention", CircuitsVis.AttentionHeads, ${data});
+        new ResizeObserver(() => parent.postMessage({ spt_height: document.documentElement.scrollHeight }, "*")).observe(document.body);
+      <\/script>`;
+  }
+}

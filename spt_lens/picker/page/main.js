@@ -1,0 +1,229 @@
+// Puts the parts together. `model` is anywidget's (get, set, save_changes, send, on, off); a page without a kernel
+// passes a few lines that look like one.
+
+class Picker {
+  constructor(model, root) {
+    this.model = model;
+    this.root = root;
+    this.data = model.get("_map");
+    this.selection = new Selection(model.get("_chosen").heads);
+    this.shown = [0, null];
+    this.by = "signed";
+    this.mode = "replace";
+    this.tool = "box";
+    this.cursor = null;
+    this.cursorSlot = 0;
+    this.last = null;
+    this.theme = "light";
+    this.range = this.whole();
+    this.maps = [];
+    this.cleanups = [];
+    this.places = {};
+    for (const by of ["signed", "size"]) {
+      this.places[by] = this.data.layers.map((layer) => {
+        const place = new Array(layer.values.length);
+        layer.order[by].forEach((i, rank) => (place[i] = rank + 1));
+        return place;
+      });
+    }
+    this.build();
+  }
+
+  whole() {
+    return [[-0.5, this.data.nHeads - 0.5], [this.data.nLayers - 0.5, -0.5]];
+  }
+
+  build() {
+    this.toolbar = new Toolbar(this);
+    this.status = new Status(this);
+    this.check = new CheckPanel(this);
+    this.details = new DetailsPanel(this);
+    this.mapsBox = make("div", "spt-maps", make("div", "spt-says", "Waiting for plotly.js …"));
+    this.side = make("div", "spt-side", this.check.element, this.details.element);
+    this.main = make("div", "spt-main", this.mapsBox, this.status.element);
+    this.root.append(this.toolbar.element, make("div", "spt-body", this.main, this.side));
+    // A page without a kernel shows of these what it brings along.
+    this.check.element.hidden = this.data.page && !this.model.get("_check").rows.length;
+    this.details.element.hidden = !this.data.canShow;
+    // JupyterLab's shortcuts (dd, x, arrows) are for cells, not for the map.
+    this.root.setAttribute("data-lm-suppress-shortcuts", "true");
+    this.listen();
+  }
+
+  listen() {
+    const { model } = this;
+    const on = (name, handler) => {
+      model.on(name, handler);
+      this.cleanups.push(() => model.off(name, handler));
+    };
+    this.selection.listeners.add((from) => {
+      // The outline first: it is what the user waits for.
+      this.maps.forEach((map) => map.outline());
+      if (from !== "python") this.tell();
+      this.toolbar.update(from);
+      this.status.update();
+      this.check.update();
+      this.describeAgain();
+    });
+    on("change:_chosen", () => this.selection.set(model.get("_chosen").heads, "python"));
+    on("change:_seen", () => this.connection());
+    on("change:_check", () => this.check.update());
+    on("change:_auto", () => this.check.update());
+    on("msg:custom", (message) => {
+      if (message?.kind === "details") this.details.take(message);
+    });
+    on("comm_live_update", () => this.connection("lost"));
+    this.cleanups.push(followTheme(this.root, this.data.theme, (theme) => {
+      this.theme = theme;
+      this.root.dataset.theme = theme;
+      this.maps.forEach((map) => map.draw());
+    }));
+    this.connection();
+  }
+
+  // To a kernel that is gone, a front end would log an error for every message.
+  send(message) {
+    if (!this.lost) this.model.send(message);
+  }
+
+  // Python is told the whole selection. It answers with the number of the last one that it has seen.
+  tell() {
+    const { model } = this, number = (model.get("_chosen").number ?? 0) + 1;
+    model.set("_chosen", { heads: [...this.selection.cells], number });
+    if (this.lost) return;
+    model.save_changes();
+    clearTimeout(this.waiting);
+    if (!this.data.page) this.waiting = setTimeout(() => this.connection(), 2500);
+  }
+
+  connection(state) {
+    if (state === "lost") this.lost = true;
+    const behind = this.model.get("_seen") < (this.model.get("_chosen").number ?? 0);
+    if (!behind) clearTimeout(this.waiting);
+    this.status.connection(this.data.page ? "page" : this.lost ? "lost" : behind ? "waiting" : "");
+    this.root.classList.toggle("spt-disconnected", Boolean(this.lost));
+  }
+
+  async start(Plotly) {
+    this.Plotly = Plotly;
+    this.layOut();
+    const observer = new ResizeObserver(delayed(80, () => {
+      if (Math.abs(this.root.clientWidth - this.laidOut) > 4) this.layOut();
+    }));
+    observer.observe(this.root);
+    this.cleanups.push(() => observer.disconnect());
+  }
+
+  // As many maps as are shown, each as wide as there is room for.
+  layOut() {
+    this.laidOut = this.root.clientWidth;
+    const slots = this.shown[1] === null ? [0] : [0, 1];
+    if (this.maps.length !== slots.length) {
+      this.maps.forEach((map) => this.Plotly.purge(map.plot));
+      this.maps = slots.map((slot) => new HeadMap(this, this.Plotly, slot));
+      this.mapsBox.replaceChildren(...this.maps.map((map) => map.element));
+    }
+    const columns = Math.abs(this.range[0][1] - this.range[0][0]), wanted = columns * 38 + MARGIN.l + MARGIN.r;
+    const room = Math.max(320, this.laidOut || 720), inRow = room < 560 ? 1 : slots.length;
+    // The panels stand beside a single map where both have room, else below.
+    const side = room > 820 && slots.length === 1 && this.side.offsetHeight ? Math.min(400, room * 0.42) : 0;
+    const each = Math.floor(Math.min(wanted, (room - side - (side ? 16 : 0)) / inRow - 12));
+    this.main.style.width = side ? `${Math.max(each, 400)}px` : "100%";
+    this.side.style.flexBasis = side ? `${side - 20}px` : "100%";
+    this.maps.forEach((map) => map.draw(each));
+  }
+
+  show(slot, layer) {
+    this.shown[slot] = layer;
+    this.layOut();
+    if (slot === 0) {
+      this.toolbar.update("page");
+      this.toolbar.listPresets();
+    }
+  }
+
+  zoom(one, other) {
+    this.range = this.whole();
+    if (one) {
+      const [[x0, x1], [y1, y0]] = this.range;
+      const near = (low, high, a, b) => {
+        const from = Math.max(low, Math.floor(Math.min(a, b) + 0.5) - 0.5), to = Math.min(high, Math.ceil(Math.max(a, b) - 0.5) + 0.5);
+        return [from, Math.max(to, from + 1)];
+      };
+      const [left, right] = near(x0, x1, one[0], other[0]), [top, bottom] = near(y0, y1, one[1], other[1]);
+      this.range = [[left, right], [bottom, top]];
+    }
+    this.layOut();
+  }
+
+  click(cell) {
+    this.selection.toggle(cell);
+    this.look(cell);
+  }
+
+  // The head that presets speak of, and that is shown beside the map.
+  look(cell) {
+    this.last = cell;
+    this.toolbar.listPresets();
+    this.details.ask(cell);
+  }
+
+  setCursor(cell, slot) {
+    if (cell === this.cursor && slot === this.cursorSlot) return;
+    Object.assign(this, { cursor: cell, cursorSlot: slot });
+    this.describeAgain();
+  }
+
+  describeAgain() {
+    this.maps.forEach((map) => map.placeCursor());
+  }
+
+  moveCursor([dx, dy], slot, choose) {
+    const { nLayers, nHeads } = this.data, from = this.cursor ?? this.last ?? 0;
+    const x = Math.min(nHeads - 1, Math.max(0, (from % nHeads) + dx)), y = Math.min(nLayers - 1, Math.max(0, Math.floor(from / nHeads) + dy));
+    if (choose) this.selection.change([from, y * nHeads + x], "add");
+    this.setCursor(y * nHeads + x, slot);
+  }
+
+  // What is known of a head, line by line.
+  describe(i, shown) {
+    const { layers, nHeads, budgetHeads } = this.data, layer = layers[shown], { by } = this;
+    const number = (value) => (Math.abs(value) < 5e-5 ? "0" : value.toFixed(Math.abs(value) < 0.01 ? 4 : 3));
+    const lines = [`${headName(i, nHeads)}${this.selection.has(i) ? " · chosen" : ""}`];
+    lines.push(`${layer.name}: ${number(layer.values[i])}`);
+    if (layer.low) lines.push(`95 % interval ${number(layer.low[i])} to ${number(layer.high[i])}`);
+    lines.push(`rank ${this.places[by][shown][i]} of ${layer.values.length}${by === "size" ? " by size" : ""}`);
+    if (layer.top) lines.push(`in the top ${budgetHeads} of ${Math.round(100 * layer.top[by][i])} % of resamples`);
+    if (layer.estimates.includes(i)) lines.push("an attribution estimate, not measured");
+    layers.forEach((other, n) => {
+      if (n !== shown) lines.push(`${other.name}: ${number(other.values[i])} (rank ${this.places[by][n][i]})`);
+    });
+    return lines;
+  }
+
+  dispose() {
+    this.cleanups.forEach((clean) => clean());
+    this.details.dispose();
+    clearTimeout(this.waiting);
+    this.maps.forEach((map) => this.Plotly.purge(map.plot));
+  }
+}
+
+function render({ model, el }) {
+  const root = make("div", "spt-picker");
+  el.append(root);
+  const picker = new Picker(model, root);
+  const ask = model.plotly ?? (() => askByMessage(model));
+  plotlyOnce(picker.data.plotly, ask).then((Plotly) => {
+    if (root.isConnected || !picker.disposed) return picker.start(Plotly);
+  }).catch((error) => {
+    picker.mapsBox.replaceChildren(make("div", "spt-says spt-lost", `The map can't be drawn here: ${error.message ?? error}`));
+    throw error;
+  });
+  return () => {
+    picker.disposed = true;
+    picker.dispose();
+  };
+}
+
+export default { render };

@@ -1,0 +1,195 @@
+// One map of heads: plotly.js draws a plain heatmap and the outline of the chosen cells; a transparent layer above it
+// hears the pointer and the keyboard. (Plotly's own selection gives no cells on heatmaps, and its click event is lost
+// while it redraws.)
+
+const TICKS = [1, 2, 4, 5, 8, 10, 16, 20, 32];
+const MARGIN = { l: 46, r: 64, t: 6, b: 40 };
+
+class HeadMap {
+  // ui: see main.js. slot: 0 for the map, 1 for the one beside it.
+  constructor(ui, Plotly, slot) {
+    Object.assign(this, { ui, Plotly, slot });
+    this.title = make("div", "spt-title");
+    this.plot = make("div", "spt-plot");
+    this.catch = make("div", "spt-catch");
+    this.cursor = make("div", "spt-cursor");
+    this.rubber = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.rubber.classList.add("spt-rubber");
+    this.tip = make("div", "spt-tip");
+    this.frame = make("div", "spt-frame", this.plot, this.catch, this.tip);
+    this.catch.append(this.cursor, this.rubber);
+    this.element = make("div", "spt-map", this.title, this.frame);
+    this.catch.tabIndex = 0;
+    this.catch.setAttribute("role", "application");
+    this.catch.setAttribute("aria-label", "Map of heads: arrow keys move, space chooses, enter shows a head");
+    this.drag = null;
+    for (const [name, handler] of Object.entries({
+      pointerdown: this.down, pointermove: this.move, pointerup: this.up, pointercancel: this.cancel,
+      pointerleave: this.leave, keydown: this.key, focus: this.focused, blur: this.leave,
+    })) this.catch.addEventListener(name, handler.bind(this));
+  }
+
+  get layer() {
+    return this.ui.data.layers[this.ui.shown[this.slot]];
+  }
+
+  // Draws everything again: other scores, another size or theme.
+  draw(width) {
+    if (width) this.width = width;
+    const { nLayers, nHeads } = this.ui.data;
+    const theme = THEMES[this.ui.theme], layer = this.layer, [[x0, x1], [y0, y1]] = this.ui.range;
+    const rows = Math.abs(y1 - y0), columns = Math.abs(x1 - x0);
+    const cellHeight = Math.max(7, Math.min(26, Math.round(560 / rows)));
+    const plotWidth = Math.min(this.width, Math.round(columns * 38 + MARGIN.l + MARGIN.r));
+    const tick = (space, least) => TICKS.find((step) => step * space >= least) ?? 64;
+    const values = Array.from({ length: nLayers }, (_, y) => layer.values.slice(y * nHeads, (y + 1) * nHeads));
+    const gap = plotWidth / columns > 14 && cellHeight > 12 ? 1 : 0;
+    const axis = { showgrid: false, zeroline: false, fixedrange: true, ticks: "", color: theme.ink };
+    const trace = {
+      type: "heatmap", z: values, colorscale: theme.scale, zmin: -layer.limit, zmax: layer.limit, xgap: gap, ygap: gap,
+      hoverinfo: "skip", colorbar: { thickness: 9, x: 1.01, xpad: 2, tickfont: { size: 10 }, outlinewidth: 0, nticks: 6 },
+    };
+    const layout = {
+      width: plotWidth, height: rows * cellHeight + MARGIN.t + MARGIN.b, margin: MARGIN,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: theme.gap, font: { color: theme.ink, size: 11 },
+      xaxis: { ...axis, range: [x0, x1], dtick: tick((plotWidth - MARGIN.l - MARGIN.r) / columns, 20), title: { text: "head", standoff: 4 } },
+      yaxis: { ...axis, range: [y0, y1], dtick: tick(cellHeight, 13), title: { text: "layer", standoff: 4 } },
+      shapes: this.shapes(),
+    };
+    this.title.textContent = layer.about;
+    this.title.style.maxWidth = `${plotWidth - 12}px`;
+    this.Plotly.react(this.plot, [trace], layout, { staticPlot: true, responsive: false });
+    const size = this.plot._fullLayout._size;
+    Object.assign(this.catch.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
+    this.placeCursor();
+  }
+
+  // A thin line in the background's colour around the outline keeps it visible on every colour of the scale.
+  shapes() {
+    const path = outlinePath(this.ui.selection.cells, this.ui.data.nHeads), theme = THEMES[this.ui.theme];
+    if (!path) return [];
+    return [[theme.halo, 5], [theme.ink, 2.5]].map(([color, width]) => ({ type: "path", path, line: { color, width } }));
+  }
+
+  outline() {
+    this.Plotly.relayout(this.plot, { shapes: this.shapes() });
+  }
+
+  // Where the pointer is, in the map's coordinates: x is the head, y the layer; cells are centred on whole numbers. As
+  // in plotly, the range of y begins at the bottom.
+  at(event) {
+    const box = this.catch.getBoundingClientRect(), [[left, right], [bottom, top]] = this.ui.range;
+    return [
+      left + ((event.clientX - box.left) / box.width) * (right - left),
+      top + ((event.clientY - box.top) / box.height) * (bottom - top),
+    ];
+  }
+
+  cell([x, y]) {
+    const { nLayers, nHeads } = this.ui.data, column = Math.round(x), row = Math.round(y);
+    return column >= 0 && column < nHeads && row >= 0 && row < nLayers ? row * nHeads + column : null;
+  }
+
+  // The reverse, as shares of the plot's width and height from its left upper corner.
+  share([x, y]) {
+    const [[left, right], [bottom, top]] = this.ui.range;
+    return [(x - left) / (right - left), (y - top) / (bottom - top)];
+  }
+
+  down(event) {
+    if (event.button !== 0) return;
+    this.catch.setPointerCapture(event.pointerId);
+    this.catch.focus({ preventScroll: true });
+    this.drag = { start: [event.clientX, event.clientY], track: [this.at(event)], moved: false };
+    event.preventDefault();
+  }
+
+  move(event) {
+    const here = this.at(event);
+    if (!this.drag) return this.ui.setCursor(this.cell(here), this.slot);
+    this.drag.track.push(here);
+    // A lasso ends where it began: what counts is whether it ever went away from there.
+    const [x, y] = this.drag.start;
+    this.drag.moved ||= Math.hypot(event.clientX - x, event.clientY - y) > 4;
+    if (this.drag.moved) this.drawRubber();
+  }
+
+  up(event) {
+    const drag = this.drag;
+    this.cancel();
+    if (!drag) return;
+    drag.track.push(this.at(event));
+    if (!drag.moved) {
+      const cell = this.cell(drag.track[0]);
+      if (cell !== null) this.ui.click(cell);
+      return;
+    }
+    const polygon = this.ui.tool === "lasso" ? drag.track : span(drag.track[0], drag.track.at(-1));
+    if (this.ui.tool === "zoom") return this.ui.zoom(polygon[0], polygon[2]);
+    const how = event.shiftKey ? "add" : event.altKey ? "remove" : this.ui.mode;
+    this.ui.selection.change(cellsInside(polygon, this.ui.data.nLayers, this.ui.data.nHeads), how);
+  }
+
+  cancel() {
+    this.drag = null;
+    this.rubber.replaceChildren();
+  }
+
+  leave() {
+    if (!this.drag) this.ui.setCursor(null, this.slot);
+  }
+
+  drawRubber() {
+    const { track } = this.drag;
+    const points = this.ui.tool === "lasso" ? track : span(track[0], track.at(-1));
+    const shape = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
+    const { clientWidth: w, clientHeight: h } = this.catch;
+    shape.setAttribute("points", points.map((p) => this.share(p)).map(([x, y]) => `${x * w},${y * h}`).join(" "));
+    this.rubber.replaceChildren(shape);
+  }
+
+  focused() {
+    // Only for the keyboard: a pointer brings its own cell.
+    if (this.catch.matches(":focus-visible") && this.ui.cursor === null) this.ui.setCursor(this.ui.last ?? 0, this.slot);
+  }
+
+  key(event) {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const control = event.ctrlKey || event.metaKey, letter = event.key.toLowerCase();
+    if (step) this.ui.moveCursor(step, this.slot, event.shiftKey);
+    else if (event.key === " " && this.ui.cursor !== null) this.ui.click(this.ui.cursor);
+    else if (event.key === "Enter" && this.ui.cursor !== null) this.ui.look(this.ui.cursor);
+    else if (control && letter === "z") event.shiftKey ? this.ui.selection.redo() : this.ui.selection.undo();
+    else if (control && letter === "y") this.ui.selection.redo();
+    else if (event.key === "Escape") this.ui.setCursor(null, this.slot);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // The cell under the pointer or the keyboard's, and, on the map that it is on, what is known of the head.
+  placeCursor() {
+    const i = this.ui.cursor, { nHeads } = this.ui.data;
+    this.cursor.hidden = i === null;
+    this.tip.hidden = i === null || this.ui.cursorSlot !== this.slot;
+    if (i === null) return;
+    const x = i % nHeads, y = Math.floor(i / nHeads);
+    const [left, top] = this.share([x - 0.5, y - 0.5]), [right, bottom] = this.share([x + 0.5, y + 0.5]);
+    const percents = { left, top, width: right - left, height: bottom - top };
+    for (const [name, value] of Object.entries(percents)) this.cursor.style[name] = `${100 * value}%`;
+    if (this.tip.hidden) return;
+    this.tip.replaceChildren(...this.ui.describe(i, this.ui.shown[this.slot]).map((line, n) => make(n ? "div" : "b", "", line)));
+    const box = this.catch, after = box.offsetLeft + right * box.offsetWidth + 8;
+    const before = box.offsetLeft + left * box.offsetWidth - 8 - this.tip.offsetWidth;
+    this.tip.style.left = `${after + this.tip.offsetWidth <= this.width || before < 0 ? after : before}px`;
+    this.tip.style.top = `${box.offsetTop + top * box.offsetHeight}px`;
+  }
+}
+
+// An element with a class and children; text is text, whatever marks it has.
+function make(tag, name = "", ...children) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.append(...children);
+  return element;
+}

@@ -1,0 +1,189 @@
+// The controls above the map, as plain elements: front ends differ in which widgets they have.
+
+function chooser(label, options, value, change) {
+  const select = make("select", "", ...options.map(([key, text]) => {
+    const option = make("option", "", text);
+    option.value = key;
+    return option;
+  }));
+  select.value = value;
+  select.setAttribute("aria-label", label);
+  select.addEventListener("change", () => change(select.value));
+  return { element: make("label", "spt-field", make("span", "", label), select), select };
+}
+
+// A row of buttons of which one is on.
+function choiceButtons(label, options, value, change) {
+  const group = make("span", "spt-choice");
+  group.setAttribute("role", "radiogroup");
+  group.setAttribute("aria-label", label);
+  const show = (now) => [...group.children].forEach((b) => b.setAttribute("aria-checked", b.dataset.value === now));
+  for (const [key, text, hint] of options) {
+    const button = pushButton(text, hint, () => {
+      show(key);
+      change(key);
+    });
+    button.dataset.value = key;
+    button.setAttribute("role", "radio");
+    group.append(button);
+  }
+  show(value);
+  return make("span", "spt-field", make("span", "", label), group);
+}
+
+function pushButton(text, hint, press) {
+  const button = make("button", "", text);
+  button.type = "button";
+  button.title = hint;
+  button.addEventListener("click", press);
+  return button;
+}
+
+function delayed(milliseconds, run) {
+  let timer = 0;
+  return (...given) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => run(...given), milliseconds);
+  };
+}
+
+class Toolbar {
+  constructor(ui) {
+    this.ui = ui;
+    const { data } = ui, names = data.layers.map((layer, i) => [String(i), layer.name]);
+    const scores = chooser("scores", names, "0", (i) => ui.show(0, +i));
+    const beside = chooser("beside", [["", "–"], ...names], "", (i) => ui.show(1, i === "" ? null : +i));
+    const by = choiceButtons("rank", [
+      ["signed", "signed", "The highest scores first"],
+      ["size", "by size", "The largest scores first, of either sign"],
+    ], "signed", (value) => this.setBy(value));
+    const tool = choiceButtons("drag", [
+      ["box", "box", "Drag a box over the heads"],
+      ["lasso", "lasso", "Drag a line around the heads"],
+      ["zoom", "zoom", "Drag a box to look closer; press again for the whole map"],
+    ], "box", (value) => {
+      if (value === "zoom" && ui.tool === "zoom") ui.zoom(null);
+      ui.tool = value;
+    });
+    const mode = choiceButtons("to", [
+      ["replace", "replace", "A box or lasso becomes the selection (hold shift to add, alt to remove)"],
+      ["add", "add", "A box or lasso is added (or hold shift)"],
+      ["remove", "remove", "A box or lasso is taken out (or hold alt)"],
+    ], "replace", (value) => (ui.mode = value));
+    this.undo = pushButton("undo", "Ctrl+Z on the map", () => ui.selection.undo());
+    this.redo = pushButton("redo", "Ctrl+Y on the map", () => ui.selection.redo());
+    this.clear = pushButton("clear", "Choose no heads", () => ui.selection.set([]));
+    this.presets = chooser("preset", [], "", (key) => this.choosePreset(key));
+    const wide = names.length > 1 ? [scores.element, beside.element] : [];
+    this.element = make("div", "spt-toolbar",
+      make("div", "spt-row", ...wide, by, tool, mode),
+      make("div", "spt-row", this.topField(), this.thresholdField(), this.presets.element, this.undo, this.redo, this.clear));
+    this.update("page");
+    this.listPresets();
+  }
+
+  get layer() {
+    return this.ui.data.layers[this.ui.shown[0]];
+  }
+
+  get order() {
+    return this.layer.order[this.ui.by];
+  }
+
+  setBy(by) {
+    this.ui.by = by;
+    this.update("page");
+    this.listPresets();
+    this.ui.describeAgain();
+  }
+
+  topField() {
+    const input = (this.top = make("input", "spt-number"));
+    Object.assign(input, { type: "number", min: 0, max: this.ui.data.nLayers * this.ui.data.nHeads, step: 1, title: "The best k heads" });
+    input.setAttribute("aria-label", "top k");
+    // "input", not "change": JupyterLab keeps Enter for itself.
+    input.addEventListener("input", delayed(250, () => {
+      if (input.value !== "" && +input.value >= 0) this.ui.selection.set(this.order.slice(0, Math.floor(+input.value)), "top");
+    }));
+    return make("label", "spt-field", make("span", "", "top"), input);
+  }
+
+  thresholdField() {
+    const slider = (this.slider = make("input", "spt-slider")), field = (this.threshold = make("input", "spt-number"));
+    Object.assign(slider, { type: "range", min: 0, max: 1000, step: 1, title: "All heads with a score above the threshold" });
+    Object.assign(field, { type: "number", step: "any", title: slider.title });
+    slider.setAttribute("aria-label", "threshold slider");
+    field.setAttribute("aria-label", "threshold");
+    slider.addEventListener("input", () => {
+      const [low, high] = this.bounds();
+      // On the slider the strongest head stays chosen at the right end's last step but one.
+      field.value = String(+(low + (slider.value / 1000) * (high - low)).toPrecision(4));
+      this.applyThreshold("slider");
+    });
+    slider.addEventListener("change", () => (this.ui.selection.tag = null));
+    field.addEventListener("input", delayed(250, () => this.applyThreshold(null)));
+    return make("span", "spt-field", make("span", "", "above"), slider, field);
+  }
+
+  strength(i) {
+    return this.ui.by === "size" ? Math.abs(this.layer.values[i]) : this.layer.values[i];
+  }
+
+  bounds() {
+    const all = this.order.map((i) => this.strength(i));
+    return [Math.min(...all), Math.max(...all)];
+  }
+
+  applyThreshold(tag) {
+    const limit = this.threshold.value === "" ? NaN : +this.threshold.value;
+    if (Number.isNaN(limit)) return;
+    this.ui.selection.set(this.order.filter((i) => this.strength(i) > limit), "threshold", tag);
+  }
+
+  listPresets() {
+    const { data, last } = this.ui, n = data.nLayers * data.nHeads, layer = this.layer;
+    const found = [["", "choose …"], ["top", `top ${+(100 * data.budget).toPrecision(3)} % (${data.budgetHeads})`]];
+    if (layer.noise) found.push(["noise", `above the interval's noise (${layer.noise[this.ui.by].length})`]);
+    if (last !== null) {
+      found.push(["layer", `all of layer ${Math.floor(last / data.nHeads)}`]);
+      if (data.sizes?.group > 1) found.push(["group", `the KV group of ${headName(last, data.nHeads)}`]);
+    }
+    for (const name of Object.keys(data.presets)) found.push([`own:${name}`, `${name} (${data.presets[name].length})`]);
+    found.push(["all", `all (${n})`]);
+    this.presets.select.replaceChildren(...found.map(([key, text]) => {
+      const option = make("option", "", text);
+      option.value = key;
+      return option;
+    }));
+    this.presets.select.value = "";
+  }
+
+  choosePreset(key) {
+    const { data, last, mode } = this.ui;
+    const { nHeads } = data;
+    const cells =
+      key === "top" ? this.order.slice(0, data.budgetHeads)
+      : key === "noise" ? this.layer.noise[this.ui.by]
+      : key === "layer" ? groupOf(last, nHeads, nHeads)
+      : key === "group" ? groupOf(last, nHeads, data.sizes.group)
+      : key === "all" ? this.order
+      : data.presets[key.slice(4)];
+    this.presets.select.value = "";
+    this.ui.selection.change(cells, mode);
+  }
+
+  // After the selection changed. What "top" and "above" say is about a selection that they made.
+  update(from) {
+    const { selection } = this.ui;
+    if (from !== "top") this.top.value = "";
+    if (from !== "threshold") {
+      this.threshold.value = "";
+      const [low, high] = this.bounds();
+      const weakest = Math.min(...selection.cells.map((i) => this.strength(i)), high);
+      this.slider.value = high > low ? (1000 * (weakest - low)) / (high - low) : 0;
+    }
+    this.undo.disabled = !selection.past.length;
+    this.redo.disabled = !selection.future.length;
+    this.clear.disabled = !selection.cells.length;
+  }
+}

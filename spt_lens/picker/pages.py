@@ -1,0 +1,95 @@
+"""The picker without a kernel: a page of its own, and the small table that a notebook keeps.
+
+Both choose heads by clicking and show them as text that `HeadSet.parse` reads. Neither needs the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from spt_lens.heads import HeadSet
+from spt_lens.picker.source import plotly_gzip, script, style
+from spt_lens.scores import HeadScores
+from spt_lens.view.heatmap import head_table
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+    "font-src data:; frame-src 'self'"
+)
+
+# The few lines that stand for a kernel: everything is kept in the page, and nobody is told.
+_MODEL = """
+const state = JSON.parse(document.getElementById("spt-state").textContent);
+const packed = document.getElementById("spt-plotly").textContent.trim();
+const model = {
+  get: (name) => state[name],
+  set: (name, value) => { state[name] = value; },
+  save_changes() {}, send() {}, on() {}, off() {},
+  plotly: async () => Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0)),
+};
+widget.render({ model, el: document.querySelector("main") });
+"""
+
+
+def json_for_script(data: Any) -> str:
+    """JSON that can't end the script element that it stands in."""
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+
+
+def page_html(title: str, state: Mapping[str, Any]) -> str:
+    """The whole page as one string, about 2 MB, most of it plotly.js. state: the widget's synced traits."""
+    module = script().replace("export default {", "const widget = {")
+    return (
+        "<!DOCTYPE html>\n"
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<style>:root { color-scheme: light dark; } body { margin: 0; background: Canvas; } "
+        f"main {{ max-width: 1180px; margin: 0 auto; padding: 16px; }}\n{style()}</style></head>\n"
+        f"<body><main></main>\n"
+        f'<script type="application/json" id="spt-state">{json_for_script(state)}</script>\n'
+        f'<script type="text/plain" id="spt-plotly">{base64.b64encode(plotly_gzip()).decode()}</script>\n'
+        f'<script type="module">{module}\n{_MODEL}</script></body></html>\n'
+    )
+
+
+def fallback_html(scores: HeadScores, chosen: HeadSet) -> str:
+    """What a notebook shows where there is no widget: the map as a table in which clicks choose heads.
+
+    Small enough to be kept with every notebook (about 150 bytes a head). Viewers that run no scripts show the map and
+    the chosen heads all the same.
+    """
+    table = head_table(scores, chosen)
+    return (
+        f'<div class="spt-fallback">{table}'
+        '<p><label>chosen: <input type="text" readonly size="60" aria-label="the chosen heads as text" '
+        f'value="{escape(str(chosen))}"></label></p>'
+        "<p><small>This is the picker without a kernel: clicks choose heads here only; give the text to "
+        "<code>HeadSet.parse</code>. If you run this notebook and see this, its front end shows no widgets: "
+        "<code>pip install anywidget jupyterlab_widgets</code>, then start it again and reload the page. "
+        "<code>picker.write_html(path)</code> writes the whole picker as a page.</small></p>"
+        f"<script>{_CLICKS}</script></div>"
+    )
+
+
+_CLICKS = """
+for (const box of document.querySelectorAll(".spt-fallback:not([data-ready])")) {
+  box.dataset.ready = "1";
+  const text = box.querySelector("input");
+  let chosen = text.value.split(" ").filter(Boolean);
+  for (const cell of box.querySelectorAll("td")) {
+    const name = cell.title.split(":")[0];
+    cell.style.cursor = "pointer";
+    cell.addEventListener("click", () => {
+      chosen = chosen.includes(name) ? chosen.filter((head) => head !== name) : [...chosen, name];
+      cell.style.border = `2px solid ${chosen.includes(name) ? "black" : "transparent"}`;
+      text.value = chosen.join(" ");
+      text.select();
+    });
+  }
+}
+"""

@@ -1,0 +1,320 @@
+"""HeadPicker: an interactive heatmap of head scores in which heads are chosen by hand, as a Jupyter widget.
+
+plotly.js draws the map and the page owns the selection (page/*.js): an outline never waits for Python. Python hears of
+one thing, the chosen heads, and the last state wins.
+"""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import anywidget
+import traitlets
+
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.heads import Head, HeadSet
+from spt_lens.models import Model, ModelView
+from spt_lens.picker import pages, source
+from spt_lens.picker.check import CheckResult, LiveCheck
+from spt_lens.picker.check_view import NO_CHECK, CheckState
+from spt_lens.picker.details import HeadDetails
+from spt_lens.picker.layers import Layers, budget_heads, flat, layer_payload, named_layers, sizes_payload, unflat
+from spt_lens.picker.runner import StepRunner, running_loop
+
+Theme = Literal["auto", "light", "dark"]
+REPORT_PAIRS = 8  # a report is made in one piece, while the kernel waits
+
+
+class HeadPicker(anywidget.AnyWidget):
+    """Choose heads by looking: `picker = spt.HeadPicker(scores, model=model, pairs=pairs); picker`.
+
+    Click a head to choose it, drag a box or a lasso over many, or take the best k, those above a threshold or a preset.
+    `picker.selected` is the HeadSet, live both ways: set it and the page follows; `picker.observe(f, "selected")` calls
+    `f` at every change, on a thread of the kernel's (not the main one), so `f` must keep off the model. A selection
+    above the budget is allowed, and said.
+
+    The live check and the report beside the map run on the model in short steps between your cells, never beside one.
+    The model is left as it was.
+
+    Args:
+        scores: HeadScores, or several of one model as a list or by name: layers to switch between or see side by side.
+        model, pairs: for the live check and for a head's report and attention; both or none.
+        chosen: heads to begin with.
+        budget: the share of all heads that is meant to be the most, above 0 and up to 1 (paper: 3 to 4 %).
+        presets: selections to choose from by name, e.g. a colleague's.
+        auto_check: check after every change, when it has stood for half a second.
+        check_pairs: how many of the pairs a check takes, from the first. n_random: how many matched random sets.
+        projections: what tuning will move, for the share of parameters; see `HeadSet.parameters`.
+        theme: "light", "dark", or "auto" for that of the page.
+        name: of the selection; it is saved with it.
+
+    Raises:
+        TypeError: something that is no HeadScores, ContrastPairs or HeadSet.
+        ValueError: scores of different shapes or of another shape than the model, heads that have no score, a budget
+            outside of (0, 1], only one of model and pairs, pairs that do not fit the model, an unknown theme.
+    """
+
+    _esm = source.script()
+    _css = source.style()
+
+    _map = traitlets.Dict().tag(sync=True)  # what never changes: see layers.py
+    _chosen = traitlets.Dict().tag(sync=True)  # {"heads": flat numbers, "number": of the change}
+    _seen = traitlets.Int(0).tag(sync=True)  # the number of the last change of _chosen that Python has taken
+    _check = traitlets.Dict().tag(sync=True)
+    _auto = traitlets.Bool(False).tag(sync=True)
+
+    selected = traitlets.Any(help="the chosen heads, a HeadSet")
+    name = traitlets.Unicode("")
+
+    def __init__(
+        self,
+        scores: Layers,
+        model: Model | None = None,
+        pairs: ContrastPairs | None = None,
+        chosen: HeadSet | None = None,
+        budget: float = 0.05,
+        presets: Mapping[str, HeadSet] | None = None,
+        auto_check: bool = False,
+        check_pairs: int = 32,
+        n_random: int = 3,
+        projections: str = "auto",
+        theme: Theme = "auto",
+        name: str = "",
+    ) -> None:
+        self.scores = named_layers(scores)
+        first = next(iter(self.scores.values()))
+        self.n_layers, self.n_heads, self.model_name = first.n_layers, first.n_heads, first.model_name
+        if isinstance(budget, bool) or not 0 < budget <= 1:
+            raise ValueError(f"budget={budget}: give a share of all heads above 0 and up to 1, e.g. 0.05")
+        if theme not in get_args(Theme):
+            raise ValueError(f"unknown theme {theme!r}: use 'auto', 'light' or 'dark'")
+        if (model is None) != (pairs is None):
+            raise ValueError("the live check needs a model and its pairs: give both, or neither")
+        if check_pairs < 1:
+            raise ValueError(f"check_pairs={check_pairs}: a check needs at least one pair")
+        self.budget, self._live, self._details = budget, None, None
+        view = None if model is None else ModelView(model)
+        if view is not None and pairs is not None:
+            self._check_model(view, pairs)
+            self._live = LiveCheck(view.model, pairs[:check_pairs], n_random=n_random)
+            self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self.scores)
+        k = budget_heads(budget, self.n_layers * self.n_heads)
+        no_model = "Give the picker model= and pairs= for this."
+        about = {
+            "layers": [layer_payload(name, each, k) for name, each in self.scores.items()],
+            "nLayers": self.n_layers,
+            "nHeads": self.n_heads,
+            "budget": budget,
+            "budgetHeads": k,
+            "sizes": None if view is None else sizes_payload(view, projections),
+            "presets": {str(key): flat(self._fitting(heads), self.n_heads) for key, heads in (presets or {}).items()},
+            "canCheck": view is not None,
+            "canShow": view is not None,
+            "whyNoCheck": no_model,
+            "whyNoShow": no_model,
+            "plotly": source.plotly_version(),
+            "theme": theme,
+            "page": False,
+        }
+        start = self._fitting(chosen or HeadSet())
+        super().__init__(
+            _map=about,
+            _chosen={"heads": flat(start, self.n_heads), "number": 0},
+            _check=NO_CHECK,
+            _auto=auto_check and view is not None,
+            name=name,
+            selected=start,
+        )
+        loop = running_loop()
+        self._state = CheckState(self.n_heads, lambda state: setattr(self, "_check", state))
+        self._checks = StepRunner(loop, self._state.report)
+        self._reports = StepRunner(loop, self._report_step)
+        self._reported: Head = Head(0, 0)
+        self.on_msg(self._hear)
+        if self._auto and start:
+            self._start_check(delay=0.0)
+
+    def check(self, progress: bool = True) -> CheckResult:
+        """The live check of the chosen heads, now, to its end; the page shows it too.
+
+        Raises: ValueError without a model, or without any chosen heads.
+        """
+        if self._live is None:
+            raise ValueError("the live check needs the model: HeadPicker(scores, model=model, pairs=pairs)")
+        self._checks.cancel()
+        heads: HeadSet = self.selected
+        result = self._live.run(heads, progress=progress)
+        self._state.wanted(heads)
+        self._state.report("done", result)
+        return result
+
+    @property
+    def last_check(self) -> CheckResult | None:
+        """The last check that came to its end, of whatever heads were chosen then."""
+        return self._state.result
+
+    def summary(self) -> str:
+        """One line: how many heads, and whether that is within the budget."""
+        n, chosen = self.n_layers * self.n_heads, len(self.selected)
+        over = "over" if chosen > budget_heads(self.budget, n) else "within"
+        return f"{chosen} of {n} heads ({chosen / n:.1%}), {over} the budget of {self.budget:.3g}"
+
+    def save(self, path: str | Path, name: str | None = None) -> Path:
+        """Writes the chosen heads with where they came from, as JSON; `HeadSet.load` reads it as well.
+
+        name: of the selection; default the picker's own, or that of the file.
+
+        Raises: ValueError if no head is chosen; OSError if the file can't be written.
+        """
+        if not self.selected:
+            raise ValueError("no heads are chosen: there is nothing to save")
+        self.name = name or self.name or Path(path).stem
+        self.selected.save(path)
+        return Path(path)
+
+    def load(self, path: str | Path) -> HeadSet:
+        """Chooses the heads that `save` (or `HeadSet.save`) wrote, and takes their name.
+
+        Heads that were chosen on another model give a warning.
+
+        Raises: FileNotFoundError; ValueError for another file, or heads that have no score here. Nothing changes then.
+        """
+        heads = self._fitting(HeadSet.load(path))
+        other = heads.about.get("model", self.model_name)
+        if other != self.model_name:
+            message = f"{path} was chosen on {other}, and these scores are of {self.model_name}"
+            warnings.warn(message, stacklevel=2)
+        self.name = str(heads.about.get("name", ""))
+        self.selected = heads
+        return heads
+
+    def to_html(self) -> str:
+        """The picker as a page of its own, about 2 MB: no network and no kernel, so no live check.
+
+        Clicks choose heads in the page, and the selection can be copied as text that `HeadSet.parse` reads.
+        """
+        why = {"canCheck": False, "canShow": False, "whyNoCheck": "The live check needs a kernel."}
+        why["whyNoShow"] = "A head's report needs a kernel."
+        about = {**self._map, **why, "page": True}
+        state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": self._check, "_auto": False}
+        return pages.page_html(f"Heads of {self.model_name}", state)
+
+    def write_html(self, path: str | Path) -> Path:
+        """Writes `to_html` to a file. Raises OSError when it can't be written."""
+        Path(path).write_text(self.to_html(), encoding="utf-8")
+        return Path(path)
+
+    def _check_model(self, view: ModelView, pairs: ContrastPairs) -> None:
+        if (view.n_layers, view.n_heads) != (self.n_layers, self.n_heads):
+            raise ValueError(
+                f"the scores are of {self.n_layers} layers x {self.n_heads} heads, {view.name} has {view.n_layers} x "
+                f"{view.n_heads}: measure them on this model"
+            )
+        if not isinstance(pairs, ContrastPairs):
+            raise TypeError(f"expected ContrastPairs, got {type(pairs).__name__}: make them, e.g. by spt.are_you_sure")
+        if view.name != self.model_name:
+            message = f"the scores are of {self.model_name} and the model is {view.name}: is it the one they are of?"
+            warnings.warn(message, stacklevel=3)
+
+    def _fitting(self, heads: Any) -> HeadSet:
+        found = heads if isinstance(heads, HeadSet) else HeadSet.of(heads)
+        odd = [str(head) for head in found if head.layer >= self.n_layers or head.head >= self.n_heads]
+        if odd:
+            raise ValueError(f"{', '.join(odd)} have no score: there are {self.n_layers} layers x {self.n_heads} heads")
+        return found
+
+    def _provenance(self) -> dict[str, Any]:
+        """Where a selection came from: what an adapter tuned on it keeps in meta["selection"]."""
+        keys = ("method", "direction", "positions", "metric", "n_pairs", "model_name")
+        return {
+            "name": self.name,
+            "model": self.model_name,
+            "scores": [{"layer": name, **{key: getattr(s, key) for key in keys}} for name, s in self.scores.items()],
+            "chosen_by": f"HeadPicker, spt_lens {version('spt-lens')}",
+            "budget": self.budget,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    @traitlets.validate("selected")
+    def _valid_selection(self, proposal: Any) -> HeadSet:
+        heads = self._fitting(proposal["value"])
+        return HeadSet(heads.heads, heads.about or self._provenance())
+
+    @traitlets.observe("selected")
+    def _tell_page(self, change: Any) -> None:
+        numbers = flat(change["new"], self.n_heads)
+        if numbers != self._chosen["heads"]:
+            self._chosen = {"heads": numbers, "number": self._chosen["number"] + 1}
+            self._seen = self._chosen["number"]
+        if self._map and hasattr(self, "_checks"):
+            self._selection_changed()
+
+    @traitlets.observe("name")
+    def _rename(self, change: Any) -> None:
+        if "selected" in self._trait_values:
+            self.selected = HeadSet(self.selected.heads, {**self.selected.about, "name": change["new"]})
+
+    @traitlets.observe("_chosen")
+    def _hear_page(self, change: Any) -> None:
+        if "selected" not in self._trait_values:  # while the widget is made
+            return
+        new = change["new"]
+        if new["heads"] != flat(self.selected, self.n_heads):
+            self.selected = unflat(new["heads"], self.n_heads)
+        self._seen = new["number"]
+
+    def _selection_changed(self) -> None:
+        """On whatever thread: only notes what is wanted. A check of what was chosen before is of no use now."""
+        if self._auto and self.selected:
+            self._start_check(delay=0.5)
+        elif self._checks.cancel():
+            self._state.stopped()
+
+    @traitlets.observe("_auto")
+    def _auto_changed(self, change: Any) -> None:
+        if change["new"] and hasattr(self, "_checks") and self.selected:
+            self._start_check(delay=0.0)
+
+    def _start_check(self, delay: float) -> None:
+        live, heads = self._live, self.selected
+        if live is None:
+            return
+        self._state.wanted(heads)
+        self._checks.start(lambda: live.steps(heads), delay)
+
+    def _hear(self, widget: Any, message: Any, buffers: Any) -> None:
+        """What a page asks for, on a thread of the kernel's."""
+        kind = message.get("kind") if isinstance(message, dict) else None
+        if kind == "plotly":
+            self.send({"kind": "plotly"}, buffers=[source.plotly_gzip()])
+        elif kind == "check":
+            self._start_check(delay=0.0)
+        elif kind == "stop" and self._checks.cancel():
+            self._state.stopped()
+        elif kind == "details" and self._details is not None:
+            (head,) = unflat([int(message["head"])], self.n_heads)
+            details, with_script = self._details, bool(message.get("script"))
+            self._reported = head
+            self._reports.start(lambda: details.steps(head, with_script))
+
+    def _report_step(self, what: str, value: Any) -> None:
+        (number,) = flat(HeadSet((self._reported,)), self.n_heads)
+        if what == "done":
+            self.send({"kind": "details", "head": number, **value})
+        elif what == "failed":
+            self.send({"kind": "details", "head": number, "error": f"{type(value).__name__}: {value}"})
+
+    def __repr__(self) -> str:
+        return f"HeadPicker({', '.join(self.scores)}; {self.summary()}: {self.selected})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget, and for front ends and viewers without widgets the map as a table."""
+        data, *metadata = super()._repr_mimebundle_(**kwargs) or ({},)
+        first = next(iter(self.scores.values()))
+        data = {**data, "text/html": pages.fallback_html(first, self.selected), "text/plain": repr(self)}
+        return (data, *metadata)

@@ -1,0 +1,113 @@
+"""A picker on a page, as a user handles it: with the mouse and the keyboard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from browser.driver import expect
+from spt_lens.heads import Head, HeadSet
+from spt_lens.picker.picker import HeadPicker
+from spt_lens.scores import HeadScores
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+
+def random_scores(layers: int = 8, heads: int = 16, seed: int = 0, method: str = "activation", n_pairs: int = 8):
+    """Scores in which every head has a value of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    per_pair = torch.randn(layers, heads, generator=generator) * 0.05
+    per_pair = per_pair + torch.randn(n_pairs, layers, heads, generator=generator) * 0.02
+    return HeadScores(per_pair.mean(0), per_pair, method, "denoising", "last", "random")
+
+
+def page_of(picker: HeadPicker, page: Page, tmp_path: Any) -> PickerPage:
+    """The picker's own page, opened from a file."""
+    page.goto(picker.write_html(tmp_path / "picker.html").as_uri())
+    return PickerPage(page, page.locator("body"), picker.n_layers, picker.n_heads)
+
+
+class PickerPage:
+    """root: the element that holds the picker, such as a cell's output."""
+
+    def __init__(self, page: Page, root: Locator, n_layers: int, n_heads: int) -> None:
+        self.page, self.n_layers, self.n_heads = page, n_layers, n_heads
+        self.root = root.locator(".spt-picker")
+        self.map = self.root.locator(".spt-catch").first
+        self.text = self.root.get_by_label("the chosen heads as text")
+        expect(self.root.locator(".spt-plot .main-svg").first).to_be_visible(timeout=60_000)
+
+    def at(self, head: str | tuple[int, int], dx: float = 0.0, dy: float = 0.0, slot: int = 0) -> tuple[float, float]:
+        """The pixel of a cell's centre, or that many cells beside it."""
+        layer, place = Head.parse(head)
+        catch = self.root.locator(".spt-catch").nth(slot)
+        catch.scroll_into_view_if_needed()
+        box = catch.bounding_box()
+        assert box is not None
+        x = box["x"] + box["width"] * (place + 0.5 + dx) / self.n_heads
+        return x, box["y"] + box["height"] * (layer + 0.5 + dy) / self.n_layers
+
+    def click(self, head: str | tuple[int, int], slot: int = 0) -> None:
+        self.page.mouse.click(*self.at(head, slot=slot))
+
+    def box(self, first: str | tuple[int, int], last: str | tuple[int, int], key: str | None = None) -> None:
+        """Drags from inside the first cell to inside the last, with a key held."""
+        if key:
+            self.page.keyboard.down(key)
+        self._drag([self.at(first, -0.4, -0.4), self.at(last, 0.4, 0.4)])
+        if key:
+            self.page.keyboard.up(key)
+
+    def lasso(self, *corners: tuple[float, float]) -> None:
+        """Around these (head, layer) points and back to the first."""
+        points = [self.at((0, 0), x, y) for x, y in corners]
+        self._drag([*points, points[0]])
+
+    def _drag(self, points: list[tuple[float, float]]) -> None:
+        self.page.mouse.move(*points[0])
+        self.page.mouse.down()
+        for x, y in points[1:]:
+            self.page.mouse.move(x, y, steps=4)
+        self.page.mouse.up()
+
+    def reset(self) -> None:
+        """All controls as at first, and no heads chosen. The history stays."""
+        for name in ("signed", "box", "replace"):
+            self.press(name)
+        if self.root.get_by_label("scores").count():
+            self.root.get_by_label("scores").select_option("0")
+            self.root.get_by_label("beside").select_option("")
+        self.text.fill("")
+        self.expect("")
+
+    def press(self, name: str) -> None:
+        self.root.get_by_role("radio", name=name, exact=True).click()
+
+    def button(self, name: str) -> None:
+        self.root.get_by_role("button", name=name, exact=True).click()
+
+    def expect(self, heads: str) -> None:
+        """The heads that the page says are chosen, in this order, and the outline of just these."""
+        n = len(HeadSet.parse(heads))
+        expect(self.root.locator(".spt-count")).to_contain_text(f"{n} of {self.n_layers * self.n_heads} heads")
+        expect(self.text).to_have_value(heads)
+        assert self.outlined() == {str(head) for head in HeadSet.parse(heads)}
+
+    def outlined(self, slot: int = 0) -> set[str]:
+        """The heads around which there is a line, from the drawn path itself."""
+        plot = self.root.locator(".spt-plot").nth(slot)
+        corners = plot.evaluate(_OUTLINED)
+        return {f"L{round(y)}.H{round(x)}" for x, y in corners}
+
+
+# Each cell is one "M x,y H..." of the drawn path, in pixels of the plot; its middle, back in heads and layers.
+_OUTLINED = """plot => {
+    const path = plot.querySelector('.shapelayer path:last-of-type')?.getAttribute('d') ?? '';
+    const { _fullLayout: { xaxis, yaxis, _size } } = plot;
+    return [...path.matchAll(/M([-\\d.]+),?\\s*([-\\d.]+)H([-\\d.]+)V([-\\d.]+)/g)].map(found => {
+        const [left, top, right, bottom] = found.slice(1).map(Number);
+        return [xaxis.p2c((left + right) / 2 - _size.l), yaxis.p2c((top + bottom) / 2 - _size.t)];
+    });
+}"""

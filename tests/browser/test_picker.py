@@ -1,0 +1,189 @@
+"""The picker in a real JupyterLab and Notebook 7: the same selection on both sides, and the live check."""
+
+from __future__ import annotations
+
+import pytest
+
+from browser.driver import Driver, expect
+from browser.lab import LabServer
+from browser.pickers import PickerPage
+from spt_lens.heads import HeadSet
+
+SETUP = """
+import time
+import spt_lens as spt
+
+model = spt.load_model("yesman")
+pairs = spt.are_you_sure(model, n=8)
+scores = spt.head_recovery(model, pairs, progress=False)
+"""
+SHOW = """
+picker = spt.HeadPicker(scores, model=model, pairs=pairs)
+picker
+"""
+# Runs until it is told to end.
+BUSY = """
+busy = True
+end = time.monotonic() + 60
+while busy and time.monotonic() < end:
+    time.sleep(0.02)
+seen = str(picker.selected)
+"""
+STATE = "str(picker.selected)"
+
+
+@pytest.fixture(scope="module")
+def notebook(lab: LabServer) -> str:
+    return lab.write("picker", [SETUP, SHOW, BUSY, "picker"])
+
+
+@pytest.fixture(scope="module")
+def ready(notebook: str, lab_driver: Driver) -> Driver:
+    """The notebook with its model loaded."""
+    lab_driver.open_lab(notebook)
+    lab_driver.run(0)
+    return lab_driver
+
+
+@pytest.fixture
+def picker(ready: Driver, lab_page: Driver) -> PickerPage:
+    """A new picker, shown in its cell."""
+    ready.run(1)
+    return PickerPage(ready.page, ready.output(1), 8, 16)
+
+
+def test_what_is_chosen_in_the_page_is_chosen_in_python(picker, ready):
+    picker.click("5.3")
+    picker.click("0.8")
+    picker.expect("L5.H3 L0.H8")
+    ready.kernel.wait_for(STATE, "L5.H3 L0.H8")
+    picker.box("1.2", "2.3", key="Shift")
+    ready.kernel.wait_for(STATE, "L5.H3 L0.H8 L1.H2 L1.H3 L2.H2 L2.H3")
+    picker.root.get_by_label("threshold", exact=True).fill("0.02")
+    ready.kernel.wait_for("picker.selected == scores.above(0.02) and len(picker.selected) > 2", True)
+    picker.root.get_by_label("top k").fill("6")
+    ready.kernel.wait_for(STATE, ready.kernel.evaluate("str(scores.top(6))"))
+    expect(picker.root.locator(".spt-count")).to_contain_text("2.5 % of parameters")
+    ready.screenshot("lab-picker")
+
+
+def test_what_is_chosen_in_python_is_outlined(picker, ready):
+    ready.kernel.execute("picker.selected = spt.HeadSet.parse('7.1 2.2')")
+    picker.expect("L7.H1 L2.H2")
+    picker.click("2.2")
+    ready.kernel.wait_for(STATE, "L7.H1")
+    picker.button("undo")
+    ready.kernel.wait_for(STATE, "L7.H1 L2.H2")
+    with pytest.raises(RuntimeError, match="L8.H0 have no score"):
+        ready.kernel.execute("picker.selected = '8.0'")
+    picker.expect("L7.H1 L2.H2")
+
+
+def test_quick_clicks_are_all_there(picker, ready):
+    heads = [(i % 8, (5 * i) % 16) for i in range(10)]
+    for head in heads:
+        picker.click(head)
+        picker.page.wait_for_timeout(30)
+    wanted = str(HeadSet.of(heads))
+    picker.expect(wanted)
+    ready.kernel.wait_for(STATE, wanted)
+
+
+def test_clicks_while_a_cell_runs_are_all_there(picker, ready):
+    ready.kernel.execute("busy = False")
+    ready.run(2, wait=False)
+    ready.kernel.wait_for("busy", True, beside=True)
+    for head in ("1.1", "2.2", "3.3"):
+        picker.click(head)
+    picker.expect("L1.H1 L2.H2 L3.H3")
+    ready.kernel.execute("busy = False", beside=True)
+    ready.wait_until_run()
+    ready.kernel.wait_for(STATE, "L1.H1 L2.H2 L3.H3")
+
+
+def test_the_live_check_says_what_python_says(picker, ready):
+    picker.root.get_by_label("top k").fill("6")
+    picker.button("check")
+    says, cells = picker.root.locator(".spt-check .spt-says"), picker.root.locator(".spt-check td")
+    expect(says).to_contain_text("6 heads on 8 pairs", timeout=60_000)
+    ready.kernel.wait_for("picker.last_check is not None and picker.last_check.heads == scores.top(6)", True)
+    expected = ready.kernel.evaluate("round(float(spt.joint_recovery(model, pairs, scores.top(6)).recovery.mean()), 2)")
+    expect(cells.nth(1)).to_contain_text(f"{expected:.2f}")
+    ready.screenshot("lab-check")
+    # Of another selection it is an old one.
+    picker.click("7.7")
+    expect(says).to_contain_text("Of an earlier selection.")
+    # The page shows what Python measured, too.
+    ready.kernel.execute("result = picker.check(progress=False)")
+    expect(says).to_contain_text("7 heads on 8 pairs")
+
+
+def test_a_newer_selection_takes_the_place_of_a_check(picker, ready):
+    auto = picker.root.get_by_label("after every change")
+    picker.root.get_by_label("top k").fill("6")
+    auto.check()
+    expect(picker.root.locator(".spt-bar")).to_be_visible()
+    picker.click("7.7")
+    ready.kernel.wait_for("picker.last_check is not None and len(picker.last_check.heads)", 7)
+    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("7 heads on 8 pairs")
+    # In between the kernel runs cells, and the model is as it was.
+    picker.click("7.7")
+    ready.kernel.execute("again = spt.head_recovery(model, pairs, progress=False)")
+    assert ready.kernel.evaluate("bool((again.values == scores.values).all())")
+    ready.kernel.wait_for("len(picker.last_check.heads)", 6)
+
+
+def test_a_head_shows_its_report_and_its_attention(picker, ready):
+    picker.click("0.8")
+    details = picker.root.locator(".spt-details")
+    expect(details).to_contain_text("of its attention on the", timeout=60_000)
+    expect(details.locator("table").first).to_contain_text("activation")
+    frame = details.locator("iframe").content_frame
+    expect(frame.get_by_text("L0.H8").first).to_be_visible()
+    expect(frame.locator("canvas, img").first).to_be_visible()
+    ready.screenshot("lab-details")
+    picker.click("5.3")
+    expect(frame.get_by_text("L5.H3").first).to_be_visible()
+
+
+def test_two_views_are_one_selection(picker, ready):
+    ready.run(3)
+    again = PickerPage(ready.page, ready.output(3), 8, 16)
+    picker.click("3.3")
+    again.expect("L3.H3")
+    again.click("4.4")
+    picker.expect("L3.H3 L4.H4")
+    again.button("undo")
+    picker.expect("L3.H3")
+    ready.kernel.wait_for(STATE, "L3.H3")
+
+
+def test_a_restarted_kernel_is_told(notebook, lab_page):
+    lab_page.open_lab(notebook)
+    lab_page.run(0)
+    lab_page.run(1)
+    picker = PickerPage(lab_page.page, lab_page.output(1), 8, 16)
+    picker.click("5.3")
+    lab_page.kernel.wait_for(STATE, "L5.H3")
+    lab_page.restart()
+    picker.click("0.8")
+    expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected: the kernel was restarted")
+    picker.expect("L5.H3 L0.H8")
+    lab_page.screenshot("lab-disconnected")
+    lab_page.close()
+
+
+def test_notebook_7(lab, notebook7_page):
+    path = lab.write("picker7", [SETUP, SHOW])
+    kernel = notebook7_page.open_notebook7(path)
+    notebook7_page.run_all()
+    picker = PickerPage(notebook7_page.page, notebook7_page.output(1), 8, 16)
+    picker.click("5.3")
+    picker.box("1.2", "2.3", key="Shift")
+    kernel.wait_for(STATE, "L5.H3 L1.H2 L1.H3 L2.H2 L2.H3")
+    kernel.execute("picker.selected = scores.top(3)")
+    picker.expect(kernel.evaluate("str(scores.top(3))"))
+    picker.button("check")
+    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("3 heads on 8 pairs", timeout=60_000)
+    notebook7_page.screenshot("notebook7-picker")
+    notebook7_page.close()
