@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # needs is there already, so it takes seconds.
 TL39 := $(VENV)/tl39
 
-.PHONY: help demo test lint format types lab notebooks train-yesman measure-yesman compare figures support
+.PHONY: help demo test lint format types lab notebooks picture train-yesman measure-yesman compare figures support
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
 	@echo "make notebooks       run the notebooks and keep their outputs"
+	@echo "make picture         the picker's picture in the README, from 02_pick_and_tune in a headless JupyterLab"
 	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
@@ -68,8 +69,15 @@ types: $(VENV)/.dev-installed
 lab: $(VENV)/.dev-installed
 	$(BIN)/jupyter lab notebooks
 
+# Without the widgets' state: with it, pages made of a notebook would wait for a widget manager from the network, and
+# show nothing instead of the picker's table.
 notebooks: $(VENV)/.dev-installed
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
+		notebooks/*.ipynb
+
+picture: $(VENV)/.dev-installed
+	SPT_LENS_SCREENSHOTS=$(VENV)/picture $(BIN)/python -m pytest -q tests/browser/test_notebook.py
+	cp $(VENV)/picture/picker.png notebooks/results/
 
 train-yesman: $(VENV)/.demo-installed
 	$(BIN)/spt-lens train-yesman --out yesman-retrained

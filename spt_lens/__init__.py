@@ -21,6 +21,7 @@ from spt_lens.measure.attention import attention_to_spans
 from spt_lens.measure.cost import cost
 from spt_lens.measure.curve import recovery_curve
 from spt_lens.measure.generate import replies
+from spt_lens.measure.head_knockout import head_knockout
 from spt_lens.measure.joint import joint_knockout, joint_recovery
 from spt_lens.measure.knockout import knockout_curve
 from spt_lens.measure.recovery import head_recovery, random_pairs_null
@@ -32,6 +33,7 @@ from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.trainer import pinpoint_tune
+from spt_lens.view.attention import attention_before_after, attention_view
 
 __all__ = [
     "Adapter",
@@ -47,10 +49,13 @@ __all__ = [
     "TuneConfig",
     "are_you_sure",
     "are_you_sure_training",
+    "attention_before_after",
     "attention_to_spans",
+    "attention_view",
     "cost",
     "evaluate",
     "export_hf",
+    "head_knockout",
     "head_recovery",
     "head_report",
     "joint_knockout",

@@ -26,6 +26,7 @@ from spt_lens.demo_report import (
     UNTUNED,
     Demo,
     Row,
+    knocked_out,
     sections,
     story,
     terminal_table,
@@ -40,6 +41,7 @@ from spt_lens.measure.joint import joint_recovery
 from spt_lens.measure.knockout import knockout_curve
 from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import ModelView, load_model
+from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores import HeadScores, mean_scores
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.trainer import TuneRun, pinpoint_tune
@@ -65,7 +67,7 @@ class DemoSettings:
     random_draws: int = 3
     n_cases: int = 120
     n_ability: int = 40
-    n_knockout: int = 32
+    n_knockout: int = 64
     seed: int = 0
 
 
@@ -75,7 +77,7 @@ def run_demo(
     settings: DemoSettings | None = None,
     console: Console | None = None,
 ) -> Demo:
-    """Runs the whole story, prints it, and writes `report.html` and the folder `adapter` into `out`.
+    """Runs the whole story, prints it, and writes `report.html`, `picker.html` and the folder `adapter` into `out`.
 
     Raises:
         OSError: `out` can't be written to, or the model can't be loaded; before any long work.
@@ -105,6 +107,7 @@ def run_demo(
     on = attention_to_spans(model, pairs, progress=False).table(heads).set_index("span").loc["challenge"]
     console.print(f"Their attention to the challenge: {on['chosen']:.2f}, that of the other heads {on['others']:.2f}")
     knockout = knockout_curve(model, pairs[: settings.n_knockout], heads, n_random=3, seed=settings.seed)
+    console.print(knocked_out(knockout))
 
     console.rule("3. Tune only those, and compare")
     suite = yesman_suite("test", n=settings.n_cases, n_ability=settings.n_ability)
@@ -115,7 +118,9 @@ def run_demo(
     console.print(terminal_table(demo))
     adapter = run.adapter.save(out / "adapter")
     report = write_report(out / "report.html", "Pinpoint tuning, from end to end", story(demo), sections(demo))
+    page = HeadPicker(scores, chosen=heads, name="demo").write_html(out / "picker.html")
     console.print(f"{demo.seconds:.0f} seconds. Open [bold]{escape(str(report))}[/].")
+    console.print(f"To choose other heads by looking: [bold]{escape(str(page))}[/], or make lab.")
     console.print(f"The tuned heads are in [bold]{escape(str(adapter))}[/].")
     return demo
 

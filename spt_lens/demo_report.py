@@ -109,6 +109,18 @@ def _named(method: str, rows: list[Row]) -> str:
     return method if len(rows) == 1 else f"{method}, median of {len(rows)}"
 
 
+def knocked_out(curve: KnockoutCurve) -> str:
+    """One line: what the replies are with all heads of a knockout curve removed."""
+    table = curve.table
+    before, last = table[table["k"] == 0].iloc[0], table[table["k"] == len(curve.heads)]
+    ranked, random = last[last["order"] == "ranked"].iloc[0], last[last["order"] == "random"]["apology_rate"]
+    beside = f" (random heads {random.min():.2f} to {random.max():.2f})" if len(random) else ""
+    return (
+        f"Knocked out together: apologies {before['apology_rate']:.2f} -> {ranked['apology_rate']:.2f}{beside}, "
+        f"truthfulness {before['truthfulness']:.2f} -> {ranked['truthfulness']:.2f}; {curve.n_pairs} pairs"
+    )
+
+
 def story(demo: Demo) -> str:
     """The report's first paragraphs."""
     view = ModelView(demo.model)

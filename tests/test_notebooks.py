@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from spt_lens.hooked import HookedTransformer
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
 def test_notebook_is_kept_with_its_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -22,7 +29,29 @@ def test_notebook_is_kept_with_its_outputs(path):
     assert outputs and not any(output.output_type == "error" for output in outputs)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
+def test_notebook_tells_no_paths_and_no_warnings(path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "\n".join(str(output) for output in outputs)
+    assert not re.search(r"/tmp/|/home/|/root/|/work/|site-packages", text)
+    assert not any(output.get("name") == "stderr" for output in outputs)
+
+
+def test_a_picker_is_kept_as_a_table_without_the_widgets_state(path):
+    notebook = nbformat.read(path, as_version=4)
+    # With its state, a page made of the notebook would show nothing without a network.
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+                assert "spt-fallback" in output.data["text/html"]
+
+
+def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
+    if HookedTransformer is not None and not path.stem.startswith("00"):
+        pytest.skip(
+            "with TransformerLens 3.9 only the quickstart runs, to save time: the rest is tested piece by piece"
+        )
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": tmp_path}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()

@@ -7,7 +7,6 @@ Between two steps nothing of ours is on the model: contexts that are a thread's 
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from spt_lens.measure.rank_steps import check_n_random, matched_random
 from spt_lens.measure.statistics import interval
 from spt_lens.models import Hook, Model, ModelView
 from spt_lens.picker.check_result import COLUMNS, CheckResult
+from spt_lens.picker.model_state import ModelState
 
 __all__ = ["CheckResult", "LiveCheck", "ModelChanged", "Progress"]
 
@@ -124,7 +124,7 @@ class LiveCheck:
     def _current(self) -> _Kept:
         """What is kept, of the model as it is now."""
         if self._kept is None or not self._kept.state.is_of(self.view):
-            self._kept = _Kept(_State(self.view))
+            self._kept = _Kept(ModelState(self.view))
         return self._kept
 
 
@@ -134,47 +134,11 @@ def _to_judge(pairs: ContrastPairs) -> list[Dialogue]:
     return [to_reply_to(dialogue) for dialogue in pairs.dialogues] if answered else []
 
 
-class _State:
-    """Which weights, buffers and hooks a model has, to tell later whether it is still the same. Keeps none alive."""
-
-    def __init__(self, view: ModelView) -> None:
-        tensors, self.hooks = self._parts(view)
-        self.tensors = [(weakref.ref(tensor), self._stamp(tensor)) for tensor in tensors]
-
-    def is_of(self, view: ModelView) -> bool:
-        tensors, hooks = self._parts(view)
-        return (
-            hooks == self.hooks
-            and len(tensors) == len(self.tensors)
-            and all(
-                known() is tensor and stamp == self._stamp(tensor)
-                for tensor, (known, stamp) in zip(tensors, self.tensors, strict=True)
-            )
-        )
-
-    @staticmethod
-    def _parts(view: ModelView) -> tuple[list[Tensor], list[int]]:
-        modules = view.modules()
-        held = (tensor for m in modules for tensor in (*m._parameters.values(), *m._buffers.values()))
-        # torch numbers hooks, TransformerLens's too, and never gives a number twice.
-        hooks = [number for m in modules for number in (*m._forward_hooks, *m._forward_pre_hooks)]
-        return [tensor for tensor in held if tensor is not None], hooks
-
-    @staticmethod
-    def _stamp(tensor: Tensor) -> tuple[int, int, str]:
-        """The count of changes in place; where its memory is, for .data that was set; and its first number, since
-        fused optimizers (the Hugging Face trainer's default) do not count.
-        """
-        version = -1 if tensor.is_inference() else tensor._version
-        first = repr(tensor.detach()[(0,) * tensor.ndim].item()) if tensor.numel() else ""
-        return version, tensor.data_ptr(), first
-
-
 @dataclass(eq=False)
 class _Kept:
     """What does not depend on the selection, of the model as it is in `state`; None until it is measured."""
 
-    state: _State
+    state: ModelState
     unpatched: Unpatched | None = None
     means: Float[Tensor, "n_layers n_heads d_head"] | None = None
     before: dict[str, float] | None = None
@@ -263,7 +227,7 @@ class _Check:
                 self.done = begin + n * cost
                 return end.value
             pace.took(ran, time.perf_counter() - started)
-            self.kept.state = _State(view)  # some models change buffers of their own in a forward pass
+            self.kept.state = ModelState(view)  # some models change buffers of their own in a forward pass
             rows += ran
             self.done = begin + rows * cost
             yield self._progress(f"{says}: {rows} of {n}")

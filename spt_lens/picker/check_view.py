@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from spt_lens.heads import HeadSet
 from spt_lens.picker.check import Progress
 from spt_lens.picker.check_result import NOT_JUDGED, CheckResult
 from spt_lens.picker.layers import flat
@@ -27,20 +26,14 @@ class CheckState:
         self.result: CheckResult | None = None
         self._state = dict(NO_CHECK)
 
-    def wanted(self, heads: HeadSet) -> None:
-        """A check of these heads has been asked for; it begins when no cell runs."""
-        self._change(
-            state="queued", done=0.0, says="Waits for a running cell to end …", heads=flat(heads, self.n_heads)
-        )
-
-    def stopped(self) -> None:
-        """The check was stopped, or another selection took its place."""
-        self._change(state="idle", done=0.0, says="Stopped.")
-
     def report(self, what: str, value: Any) -> None:
-        """As StepRunner reports: "began", "working" with a Progress, "done" with the result, or "failed"."""
-        if what == "began":
-            self._change(state="running", says="Begins …", rows=[])
+        """As StepRunner reports: "queued" with the heads, "working" with a Progress, "done" with the result, ..."""
+        if what == "queued":
+            # Figures that stand there are of another selection.
+            heads = flat(value, self.n_heads)
+            self._change(state="queued", done=0.0, says="Waits for a running cell to end …", heads=heads, rows=[])
+        elif what == "began":
+            self._change(state="running", says="Begins …")
         elif what == "working" and isinstance(value, Progress):
             shown = {} if value.partial is None else {"rows": rows(value.partial)}
             self._change(state="running", done=value.done, says=value.says, **shown)
@@ -49,6 +42,8 @@ class CheckState:
             self._change(state="done", done=1.0, says=about(value), rows=rows(value))
         elif what == "failed":
             self._change(state="failed", done=0.0, says=f"Not checked. {value or type(value).__name__}")
+        elif what == "stopped":
+            self._change(state="idle", done=0.0, says="Stopped.")
 
     def _change(self, **changes: Any) -> None:
         self._state = {**self._state, **changes}

@@ -11,6 +11,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.report import HeadReport, head_report
 from spt_lens.models import Model, ModelView
+from spt_lens.picker.model_state import ModelState
 from spt_lens.scores import HeadScores
 from spt_lens.view.attention import attention_script, attention_values, head_attention
 
@@ -25,15 +26,13 @@ class HeadDetails:
     def __init__(self, model: Model, pairs: ContrastPairs, layers: Mapping[str, HeadScores]) -> None:
         self.view, self.pairs, self.layers = ModelView(model), pairs, layers
         self._made: dict[Head, tuple[HeadReport, dict[str, Any]]] = {}
-        self._weights: tuple[Any, ...] = ()
+        self._state: ModelState | None = None
 
     def of(self, head: Head) -> tuple[HeadReport, dict[str, Any]]:
         """The report, and what circuitsvis draws the attention from. Raises as `head_report` does."""
-        # torch counts what was written to each weight: a tuned model's heads look elsewhere.
-        weights = tuple((id(p), p._version) for p in self.view.backend.root.parameters())
-        if weights != self._weights:
+        # A tuned model's heads look elsewhere.
+        if self._state is None or not self._state.is_of(self.view):
             self._made.clear()
-            self._weights = weights
         if head not in self._made:
             scores = list(self.layers.values())
             report = head_report(self.view.model, self.pairs, head, scores, n_tokens=5, progress=False)
@@ -41,11 +40,19 @@ class HeadDetails:
             attention = head_attention(self.view.model, HeadSet((head,)), torch.tensor([list(ids)]))
             tokens = [self.view.tokenizer.decode([i]) for i in ids]
             self._made[head] = report, attention_values(attention, tokens, [str(head)])
+            self._state = ModelState(self.view)  # some models change buffers of their own in a forward pass
         return self._made[head]
 
     def steps(self, head: Head, with_script: bool) -> Generator[None, None, dict[str, Any]]:
-        """The message that a page gets, in one step. with_script: the page has no circuitsvis yet."""
+        """The message that a page gets, in one step; what goes wrong is said in it.
+
+        with_script: the page has no circuitsvis yet.
+        """
         yield
-        report, attention = self.of(head)
-        found = {"says": report.summary(), "report": report._repr_html_(), "attention": attention}
-        return found | ({"script": attention_script()} if with_script else {})
+        found: dict[str, Any] = {"kind": "details", "head": head.layer * self.view.n_heads + head.head}
+        try:
+            report, attention = self.of(head)
+            found |= {"says": report.summary(), "report": report._repr_html_(), "attention": attention}
+            return found | ({"script": attention_script()} if with_script else {})
+        except (Exception, KeyboardInterrupt) as error:
+            return found | {"error": f"{type(error).__name__}: {error}"}

@@ -12,6 +12,7 @@ from html import unescape
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spt_lens.heads import HeadSet, projection_letters
@@ -38,9 +39,12 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
     elif isinstance(scores, Iterable) and not isinstance(scores, (str, Tensor)):
         layers = {}
         for each in scores:
-            name = _name(each) if isinstance(each, HeadScores) else str(len(layers))
-            copies = sum(taken == name or taken.startswith(f"{name} (") for taken in layers)
-            layers[f"{name} ({copies + 1})" if copies else name] = each
+            name = own = _name(each) if isinstance(each, HeadScores) else str(len(layers))
+            copy = 1
+            while name in layers:
+                copy += 1
+                name = f"{own} ({copy})"
+            layers[name] = each
     else:
         layers = {"": scores}
     odd = [each for each in layers.values() if not isinstance(each, HeadScores)]
@@ -64,6 +68,20 @@ def _name(scores: HeadScores) -> str:
     return ", ".join(filter(None, [scores.method, *map(str, details)]))
 
 
+def map_payload(layers: Mapping[str, HeadScores], budget: float, presets: Mapping[str, HeadSet]) -> dict[str, Any]:
+    """All that the page is told of the scores. presets: selections by name, whose heads all have a score."""
+    first = next(iter(layers.values()))
+    k = budget_heads(budget, first.n_layers * first.n_heads)
+    return {
+        "layers": [layer_payload(name, each, k) for name, each in layers.items()],
+        "nLayers": first.n_layers,
+        "nHeads": first.n_heads,
+        "budget": budget,
+        "budgetHeads": k,
+        "presets": {name: flat(heads, first.n_heads) for name, heads in presets.items()},
+    }
+
+
 def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
     """One layer of scores as the page takes it: flat lists over heads, layer by layer.
 
@@ -75,7 +93,7 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         "name": name,
         "about": unescape(describe(scores)),
         "method": scores.method,
-        "values": _short(scores.values, 9),
+        "values": _short(scores.values, 17 if scores.values.dtype == torch.float64 else 9),
         "low": None if low is None else _short(low),
         "high": None if high is None else _short(high),
         "order": {by: flat(scores.order(by), scores.n_heads) for by in BY},
@@ -114,5 +132,5 @@ def unflat(indices: Sequence[int], n_heads: int) -> HeadSet:
 
 
 def _short(values: Tensor, digits: int = 5) -> list[float]:
-    """Numbers of few digits: 5,120 heads would take a megabyte otherwise. Nine give a float32 back exactly."""
+    """Numbers of few digits: 5,120 heads would take a megabyte otherwise. 9 give back a float32 exactly, 17 a float64."""
     return [float(f"{value:.{digits}g}") for value in values.flatten().tolist()]

@@ -6,10 +6,8 @@ one thing, the chosen heads, and the last state wins.
 
 from __future__ import annotations
 
-import datetime
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,14 +15,15 @@ import anywidget
 import traitlets
 
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.heads import Head, HeadSet
+from spt_lens.heads import HeadSet
 from spt_lens.models import Model, ModelView
 from spt_lens.picker import pages, source
 from spt_lens.picker.check import CheckResult, LiveCheck
 from spt_lens.picker.check_view import NO_CHECK, CheckState
 from spt_lens.picker.details import HeadDetails
-from spt_lens.picker.layers import Layers, budget_heads, flat, layer_payload, named_layers, sizes_payload, unflat
+from spt_lens.picker.layers import Layers, budget_heads, flat, map_payload, named_layers, sizes_payload
 from spt_lens.picker.runner import StepRunner, running_loop
+from spt_lens.picker.selection import Chosen, check_model, fitting, heads_in, named_selections, provenance
 
 Theme = Literal["auto", "light", "dark"]
 REPORT_PAIRS = 8  # a report is made in one piece, while the kernel waits
@@ -68,7 +67,7 @@ class HeadPicker(anywidget.AnyWidget):
     _check = traitlets.Dict().tag(sync=True)
     _auto = traitlets.Bool(False).tag(sync=True)
 
-    selected = traitlets.Any(help="the chosen heads, a HeadSet")
+    selected = Chosen(help="the chosen heads, a HeadSet")
     name = traitlets.Unicode("")
 
     def __init__(
@@ -97,22 +96,15 @@ class HeadPicker(anywidget.AnyWidget):
             raise ValueError("the live check needs a model and its pairs: give both, or neither")
         if check_pairs < 1:
             raise ValueError(f"check_pairs={check_pairs}: a check needs at least one pair")
-        self.budget, self._live, self._details = budget, None, None
+        self.budget, self._live, self._details = float(budget), None, None
         view = None if model is None else ModelView(model)
         if view is not None and pairs is not None:
-            self._check_model(view, pairs)
+            check_model(view, pairs, first)
             self._live = LiveCheck(view.model, pairs[:check_pairs], n_random=n_random)
             self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self.scores)
-        k = budget_heads(budget, self.n_layers * self.n_heads)
         no_model = "Give the picker model= and pairs= for this."
-        about = {
-            "layers": [layer_payload(name, each, k) for name, each in self.scores.items()],
-            "nLayers": self.n_layers,
-            "nHeads": self.n_heads,
-            "budget": budget,
-            "budgetHeads": k,
+        about = map_payload(self.scores, self.budget, named_selections(presets, self.n_layers, self.n_heads)) | {
             "sizes": None if view is None else sizes_payload(view, projections),
-            "presets": {str(key): flat(self._fitting(heads), self.n_heads) for key, heads in (presets or {}).items()},
             "canCheck": view is not None,
             "canShow": view is not None,
             "whyNoCheck": no_model,
@@ -121,7 +113,7 @@ class HeadPicker(anywidget.AnyWidget):
             "theme": theme,
             "page": False,
         }
-        start = self._fitting(chosen or HeadSet())
+        start = self._fitting(HeadSet() if chosen is None else chosen)
         super().__init__(
             _map=about,
             _chosen={"heads": flat(start, self.n_heads), "number": 0},
@@ -133,8 +125,7 @@ class HeadPicker(anywidget.AnyWidget):
         loop = running_loop()
         self._state = CheckState(self.n_heads, lambda state: setattr(self, "_check", state))
         self._checks = StepRunner(loop, self._state.report)
-        self._reports = StepRunner(loop, self._report_step)
-        self._reported: Head = Head(0, 0)
+        self._reports = StepRunner(loop, lambda what, message: self.send(message) if what == "done" else None)
         self.on_msg(self._hear)
         if self._auto and start:
             self._start_check(delay=0.0)
@@ -149,7 +140,7 @@ class HeadPicker(anywidget.AnyWidget):
         self._checks.cancel()
         heads: HeadSet = self.selected
         result = self._live.run(heads, progress=progress)
-        self._state.wanted(heads)
+        self._state.report("queued", heads)
         self._state.report("done", result)
         return result
 
@@ -167,14 +158,16 @@ class HeadPicker(anywidget.AnyWidget):
     def save(self, path: str | Path, name: str | None = None) -> Path:
         """Writes the chosen heads with where they came from, as JSON; `HeadSet.load` reads it as well.
 
-        name: of the selection; default the picker's own, or that of the file.
+        name: of the selection; default the picker's own, else what the selection has, else that of the file.
 
         Raises: ValueError if no head is chosen; OSError if the file can't be written.
         """
         if not self.selected:
             raise ValueError("no heads are chosen: there is nothing to save")
-        self.name = name or self.name or Path(path).stem
-        self.selected.save(path)
+        about = self.selected.about
+        name = name or self.name or str(about.get("name") or Path(path).stem)
+        HeadSet(self.selected.heads, {**about, "name": name}).save(path)
+        self.name = name
         return Path(path)
 
     def load(self, path: str | Path) -> HeadSet:
@@ -201,7 +194,8 @@ class HeadPicker(anywidget.AnyWidget):
         why = {"canCheck": False, "canShow": False, "whyNoCheck": "The live check needs a kernel."}
         why["whyNoShow"] = "A head's report needs a kernel."
         about = {**self._map, **why, "page": True}
-        state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": self._check, "_auto": False}
+        check = {**self._check, "state": "idle"}  # it goes on here, not in the page
+        state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": check, "_auto": False}
         return pages.page_html(f"Heads of {self.model_name}", state)
 
     def write_html(self, path: str | Path) -> Path:
@@ -209,41 +203,22 @@ class HeadPicker(anywidget.AnyWidget):
         Path(path).write_text(self.to_html(), encoding="utf-8")
         return Path(path)
 
-    def _check_model(self, view: ModelView, pairs: ContrastPairs) -> None:
-        if (view.n_layers, view.n_heads) != (self.n_layers, self.n_heads):
-            raise ValueError(
-                f"the scores are of {self.n_layers} layers x {self.n_heads} heads, {view.name} has {view.n_layers} x "
-                f"{view.n_heads}: measure them on this model"
-            )
-        if not isinstance(pairs, ContrastPairs):
-            raise TypeError(f"expected ContrastPairs, got {type(pairs).__name__}: make them, e.g. by spt.are_you_sure")
-        if view.name != self.model_name:
-            message = f"the scores are of {self.model_name} and the model is {view.name}: is it the one they are of?"
-            warnings.warn(message, stacklevel=3)
-
     def _fitting(self, heads: Any) -> HeadSet:
-        found = heads if isinstance(heads, HeadSet) else HeadSet.of(heads)
-        odd = [str(head) for head in found if head.layer >= self.n_layers or head.head >= self.n_heads]
-        if odd:
-            raise ValueError(f"{', '.join(odd)} have no score: there are {self.n_layers} layers x {self.n_heads} heads")
-        return found
-
-    def _provenance(self) -> dict[str, Any]:
-        """Where a selection came from: what an adapter tuned on it keeps in meta["selection"]."""
-        keys = ("method", "direction", "positions", "metric", "n_pairs", "model_name")
-        return {
-            "name": self.name,
-            "model": self.model_name,
-            "scores": [{"layer": name, **{key: getattr(s, key) for key in keys}} for name, s in self.scores.items()],
-            "chosen_by": f"HeadPicker, spt_lens {version('spt-lens')}",
-            "budget": self.budget,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+        return fitting(heads, self.n_layers, self.n_heads)
 
     @traitlets.validate("selected")
     def _valid_selection(self, proposal: Any) -> HeadSet:
         heads = self._fitting(proposal["value"])
-        return HeadSet(heads.heads, heads.about or self._provenance())
+        return HeadSet(heads.heads, heads.about or provenance(self.name, self.budget, self.scores))
+
+    @traitlets.validate("_chosen")
+    def _valid_chosen(self, proposal: Any) -> dict[str, Any]:
+        """What a page says it has chosen, or, if that makes no sense, what is chosen."""
+        new = proposal["value"]
+        number, heads = new.get("number"), heads_in(new.get("heads"), self.n_layers, self.n_heads)
+        if heads is None or type(number) is not int or number < 0:
+            return {"heads": flat(self.selected, self.n_heads), "number": self._seen}
+        return new
 
     @traitlets.observe("selected")
     def _tell_page(self, change: Any) -> None:
@@ -251,29 +226,28 @@ class HeadPicker(anywidget.AnyWidget):
         if numbers != self._chosen["heads"]:
             self._chosen = {"heads": numbers, "number": self._chosen["number"] + 1}
             self._seen = self._chosen["number"]
-        if self._map and hasattr(self, "_checks"):
+        if hasattr(self, "_checks"):  # not while the widget is made
             self._selection_changed()
 
     @traitlets.observe("name")
     def _rename(self, change: Any) -> None:
-        if "selected" in self._trait_values:
-            self.selected = HeadSet(self.selected.heads, {**self.selected.about, "name": change["new"]})
+        self.selected = HeadSet(self.selected.heads, {**self.selected.about, "name": change["new"]})
 
     @traitlets.observe("_chosen")
     def _hear_page(self, change: Any) -> None:
-        if "selected" not in self._trait_values:  # while the widget is made
-            return
-        new = change["new"]
-        if new["heads"] != flat(self.selected, self.n_heads):
-            self.selected = unflat(new["heads"], self.n_heads)
-        self._seen = new["number"]
+        heads = heads_in(change["new"]["heads"], self.n_layers, self.n_heads)
+        try:
+            if heads is not None and heads.heads != self.selected.heads:
+                self.selected = heads
+        finally:  # an observer may fail, or choose otherwise
+            self._seen = self._chosen["number"]
 
     def _selection_changed(self) -> None:
         """On whatever thread: only notes what is wanted. A check of what was chosen before is of no use now."""
         if self._auto and self.selected:
             self._start_check(delay=0.5)
-        elif self._checks.cancel():
-            self._state.stopped()
+        else:
+            self._checks.cancel()
 
     @traitlets.observe("_auto")
     def _auto_changed(self, change: Any) -> None:
@@ -284,8 +258,7 @@ class HeadPicker(anywidget.AnyWidget):
         live, heads = self._live, self.selected
         if live is None:
             return
-        self._state.wanted(heads)
-        self._checks.start(lambda: live.steps(heads), delay)
+        self._checks.start(lambda: live.steps(heads), delay, heads)
 
     def _hear(self, widget: Any, message: Any, buffers: Any) -> None:
         """What a page asks for, on a thread of the kernel's."""
@@ -294,20 +267,13 @@ class HeadPicker(anywidget.AnyWidget):
             self.send({"kind": "plotly"}, buffers=[source.plotly_gzip()])
         elif kind == "check":
             self._start_check(delay=0.0)
-        elif kind == "stop" and self._checks.cancel():
-            self._state.stopped()
+        elif kind == "stop":
+            self._checks.cancel()
         elif kind == "details" and self._details is not None:
-            (head,) = unflat([int(message["head"])], self.n_heads)
-            details, with_script = self._details, bool(message.get("script"))
-            self._reported = head
-            self._reports.start(lambda: details.steps(head, with_script))
-
-    def _report_step(self, what: str, value: Any) -> None:
-        (number,) = flat(HeadSet((self._reported,)), self.n_heads)
-        if what == "done":
-            self.send({"kind": "details", "head": number, **value})
-        elif what == "failed":
-            self.send({"kind": "details", "head": number, "error": f"{type(value).__name__}: {value}"})
+            asked = heads_in([message.get("head")], self.n_layers, self.n_heads)
+            if asked is not None:
+                details, with_script = self._details, bool(message.get("script"))
+                self._reports.start(lambda: details.steps(asked[0], with_script))
 
     def __repr__(self) -> str:
         return f"HeadPicker({', '.join(self.scores)}; {self.summary()}: {self.selected})"

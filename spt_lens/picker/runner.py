@@ -12,7 +12,10 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-Report = Callable[[str, Any], None]  # ("working", a step's yield), ("done", the result), ("failed", an exception), ...
+# ("queued", what start was told), ("began", None), ("working", a step's yield), then one of ("done", the result),
+# ("failed", an exception) and ("stopped", None).
+Report = Callable[[str, Any], None]
+Work = Generator[Any, None, Any]
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -24,89 +27,94 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class StepRunner:
-    """Runs one generator at a time; a newer one takes the place of an older one.
+    """Runs one generator at a time; a newer one takes the place of an older one, of which nothing more is reported.
 
     loop: where to run; None: `start` runs the work to its end at once. pause: seconds between two steps, in which the
-    kernel takes messages and cells. report is called on the loop's thread.
+    kernel takes messages and cells. report is called by one thread at a time: for "queued" and "stopped" the one that
+    calls `start` or `cancel`, else the loop's.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, report: Report, pause: float = 0.005) -> None:
         self.loop, self.report, self.pause = loop, report, pause
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held while reporting, so that no report of old work follows one of newer work
         self._ticket = 0
-        self._work: Generator[Any, None, Any] | None = None
         self._at_work = False
 
-    def start(self, make: Callable[[], Generator[Any, None, Any]], delay: float = 0.0) -> None:
-        """Takes the place of what runs; begins after `delay` seconds without a newer start. From any thread."""
+    def start(self, make: Callable[[], Work], delay: float = 0.0, what: Any = None) -> None:
+        """Takes the place of what runs; begins after `delay` seconds without a newer start. From any thread.
+
+        what: is reported as "queued".
+        """
         with self._lock:
             self._ticket += 1
-            ticket = self._ticket
-            self._at_work = True
-        if self.loop is None or self.loop.is_closed():
-            self._begin(ticket, make)
-            while self._wanted(ticket):
-                self._step(ticket)
+            ticket, self._at_work = self._ticket, True
+            self.report("queued", what)
+        loop = self._open_loop()
+        if loop is None:
+            work = self._begin(ticket, make)
+            while work is not None:
+                work = self._step(ticket, work)
         else:
-            loop = self.loop
-            loop.call_soon_threadsafe(lambda: loop.call_later(delay, self._begin, ticket, make))
+            loop.call_soon_threadsafe(lambda: loop.call_later(delay, self._begin_on, loop, ticket, make))
 
     def cancel(self) -> bool:
         """Stops after the step that runs. From any thread. Returns whether there was anything to stop."""
         with self._lock:
             self._ticket += 1
             was, self._at_work = self._at_work, False
-        if self.loop is None or self.loop.is_closed():
-            self._close()
-        else:
-            self.loop.call_soon_threadsafe(self._close_if_idle)
+            if was:
+                self.report("stopped", None)
         return was
 
-    def _wanted(self, ticket: int) -> bool:
-        return ticket == self._ticket and self._at_work
+    def _open_loop(self) -> asyncio.AbstractEventLoop | None:
+        return None if self.loop is None or self.loop.is_closed() else self.loop
 
-    def _close_if_idle(self) -> None:
-        if not self._at_work:
-            self._close()
-
-    def _close(self) -> None:
-        work, self._work = self._work, None
+    def _begin_on(self, loop: asyncio.AbstractEventLoop, ticket: int, make: Callable[[], Work]) -> None:
+        work = self._begin(ticket, make)
         if work is not None:
+            loop.call_soon(self._step_on, loop, ticket, work)
+
+    def _step_on(self, loop: asyncio.AbstractEventLoop, ticket: int, work: Work) -> None:
+        if self._step(ticket, work) is not None:
+            loop.call_later(self.pause, self._step_on, loop, ticket, work)
+
+    def _begin(self, ticket: int, make: Callable[[], Work]) -> Work | None:
+        """The work, or None if it is not wanted any more or can't be made."""
+        if ticket != self._ticket:
+            return None
+        try:
+            work = make()
+        except (Exception, KeyboardInterrupt) as error:  # a wrong selection, say: the page shows it
+            self._failed(ticket, error)
+            return None
+        self._report(ticket, "began", None)
+        return work
+
+    def _step(self, ticket: int, work: Work) -> Work | None:
+        """One step. Returns the work, or None if it has come to its end or is not wanted any more."""
+        if ticket != self._ticket:
             work.close()
-
-    def _begin(self, ticket: int, make: Callable[[], Generator[Any, None, Any]]) -> None:
-        if not self._wanted(ticket):
-            return
-        self._close()
+            return None
         try:
-            self._work = make()
-        except Exception as error:  # a wrong selection, say: the page shows it
-            self._end(ticket, "failed", error)
-            return
-        self.report("began", None)
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon(self._step, ticket)
-
-    def _step(self, ticket: int) -> None:
-        if not self._wanted(ticket) or self._work is None:
-            return
-        try:
-            found = next(self._work)
+            found = next(work)
         except StopIteration as stop:
-            self._end(ticket, "done", stop.value)
+            self._report(ticket, "done", stop.value, last=True)
+            return None
         except (Exception, KeyboardInterrupt) as error:
-            # Not raised further: it would land in the event loop, and nobody would see it.
-            self._end(ticket, "failed", error)
-        else:
-            if self._wanted(ticket):
-                self.report("working", found)
-            if self.loop is not None and not self.loop.is_closed():
-                self.loop.call_later(self.pause, self._step, ticket)
+            self._failed(ticket, error)
+            return None
+        self._report(ticket, "working", found)
+        return work
 
-    def _end(self, ticket: int, what: str, value: Any) -> None:
-        self._work = None
+    def _failed(self, ticket: int, error: BaseException) -> None:
+        self._report(ticket, "failed", error, last=True)
+        # On the loop it is not raised further: nobody would see it there. A plain script is interrupted as ever.
+        if isinstance(error, KeyboardInterrupt) and self._open_loop() is None:
+            raise error
+
+    def _report(self, ticket: int, what: str, value: Any, last: bool = False) -> None:
         with self._lock:
             if ticket != self._ticket:
                 return
-            self._at_work = False
-        self.report(what, value)
+            self._at_work = self._at_work and not last
+            self.report(what, value)

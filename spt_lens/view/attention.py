@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 from uuid import uuid4
@@ -31,7 +31,7 @@ _GLOBAL = "var CircuitsVis="
 class AttentionView:
     """A figure as a piece of HTML with its own script (about 1.3 MB); Jupyter shows it."""
 
-    html: str
+    html: str = field(repr=False)  # a notebook keeps the repr beside the figure
 
     def _repr_html_(self) -> str:
         return self.html

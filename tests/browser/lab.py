@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
@@ -42,16 +43,17 @@ _CONFIG = {
         "checkForUpdates": False,
         "doNotDisturbMode": True,
     },
-    # The debugger asks each new kernel a dozen things, and logs an error when the notebook is closed meanwhile.
-    "labconfig/page_config.json": {"disabledExtensions": {"@jupyterlab/debugger-extension": True}},
 }
+# The debugger asks each new kernel a dozen things, and logs an error when the notebook is closed meanwhile.
+_DISABLED = ("@jupyterlab/debugger-extension",)
 
 
 class LabServer:
-    """Runs from `start` to `stop`. Notebooks are written to, and opened from, `root`."""
+    """Runs from `start` to `stop`. Notebooks are written to, and opened from, `root`. disabled: more lab extensions."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, disabled: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._disabled = (*_DISABLED, *disabled)
         self.root = folder / "notebooks"
         self.log = folder / "server.log"
         self.token = secrets.token_hex(24)
@@ -62,7 +64,8 @@ class LabServer:
         self._open = build_opener(ProxyHandler({})).open  # a proxy of the machine's is not for loopback
 
     def start(self) -> None:
-        for name, settings in _CONFIG.items():
+        disabled = {"disabledExtensions": dict.fromkeys(self._disabled, True)}
+        for name, settings in (_CONFIG | {"labconfig/page_config.json": disabled}).items():
             file = self.folder / "config" / name
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps(settings))

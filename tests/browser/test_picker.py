@@ -17,6 +17,13 @@ model = spt.load_model("yesman")
 pairs = spt.are_you_sure(model, n=8)
 scores = spt.head_recovery(model, pairs, progress=False)
 """
+SCORES = """
+import torch
+import spt_lens as spt
+
+per_pair = torch.randn(8, 8, 16, generator=torch.Generator().manual_seed(0))
+scores = spt.HeadScores(per_pair.mean(0), per_pair, "activation", "denoising", "last", "random")
+"""
 SHOW = """
 picker = spt.HeadPicker(scores, model=model, pairs=pairs)
 picker
@@ -171,6 +178,27 @@ def test_a_restarted_kernel_is_told(notebook, lab_page):
     picker.expect("L5.H3 L0.H8")
     lab_page.screenshot("lab-disconnected")
     lab_page.close()
+
+
+def test_a_front_end_without_widgets_shows_the_table_and_says_what_to_install(chromium, tmp_path):
+    server = LabServer(tmp_path, disabled=["@jupyter-widgets/jupyterlab-manager"])
+    server.start()
+    try:
+        with chromium.new_context(viewport={"width": 1280, "height": 900}) as context:
+            driver = Driver(context, server)
+            path = server.write("plain", [SCORES, "spt.HeadPicker(scores, chosen=scores.top(2))"])
+            kernel = driver.open_lab(path)
+            driver.run_all()
+            shown = driver.output(1)
+            expect(shown).to_contain_text("pip install anywidget jupyterlab_widgets")
+            text = shown.get_by_label("the chosen heads as text")
+            expect(text).to_have_value(kernel.evaluate("str(scores.top(2))"))
+            shown.locator('td[title^="L5.H3:"]').click()
+            expect(text).to_have_value(kernel.evaluate("str(scores.top(2) | spt.HeadSet.parse('5.3'))"))
+            driver.screenshot("lab-without-widgets")
+            assert not driver.foreign_requests  # errors there are: JupyterLab has no use for the widget's messages
+    finally:
+        server.stop()
 
 
 def test_notebook_7(lab, notebook7_page):

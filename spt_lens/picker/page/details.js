@@ -41,12 +41,12 @@ class DetailsPanel {
     if (message.attention) this.drawAttention(message.attention);
   }
 
+  // In a light frame in both themes: circuitsvis draws for a white page.
   drawAttention(values) {
     const data = JSON.stringify(values).replaceAll("<", "\\u003c");
-    const theme = THEMES[this.ui.theme];
     this.frame.srcdoc = `<!DOCTYPE html><meta charset="utf-8">
       <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
-      <style>body { margin: 0; font: 13px system-ui, "DejaVu Sans", sans-serif; color: ${theme.ink}; background: ${theme.back} }</style>
+      <style>body { margin: 0; font: 13px system-ui, "DejaVu Sans", sans-serif; color: #1b1b1b; background: #fff }</style>
       <div id="attention"></div><script>${this.script}<\/script>
       <script>
         CircuitsVis.render("attention", CircuitsVis.AttentionHeads, ${data});

@@ -45,8 +45,7 @@ class Picker {
     // A page without a kernel shows of these what it brings along.
     this.check.element.hidden = this.data.page && !this.model.get("_check").rows.length;
     this.details.element.hidden = !this.data.canShow;
-    // JupyterLab's shortcuts (dd, x, arrows) are for cells, not for the map.
-    this.root.setAttribute("data-lm-suppress-shortcuts", "true");
+    this.root.querySelectorAll("button, select, input").forEach(keepShortcutsAway);
     this.listen();
   }
 
@@ -214,8 +213,10 @@ function render({ model, el }) {
   el.append(root);
   const picker = new Picker(model, root);
   const ask = model.plotly ?? (() => askByMessage(model));
-  plotlyOnce(picker.data.plotly, ask).then((Plotly) => {
-    if (root.isConnected || !picker.disposed) return picker.start(Plotly);
+  const slow = setTimeout(() => (picker.mapsBox.textContent =
+    "The kernel has not sent plotly.js yet: it runs a cell, or it is gone. In the second case run this cell again."), 6000);
+  plotlyOnce(picker.data.plotly, ask).finally(() => clearTimeout(slow)).then((Plotly) => {
+    if (!picker.disposed) return picker.start(Plotly);
   }).catch((error) => {
     picker.mapsBox.replaceChildren(make("div", "spt-says spt-lost", `The map can't be drawn here: ${error.message ?? error}`));
     throw error;

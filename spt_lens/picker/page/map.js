@@ -20,6 +20,7 @@ class HeadMap {
     this.catch.append(this.cursor, this.rubber);
     this.element = make("div", "spt-map", this.title, this.frame);
     this.catch.tabIndex = 0;
+    keepShortcutsAway(this.catch);
     this.catch.setAttribute("role", "application");
     this.catch.setAttribute("aria-label", "Map of heads: arrow keys move, space chooses, enter shows a head");
     this.drag = null;
@@ -184,6 +185,12 @@ class HeadMap {
     this.tip.style.left = `${after + this.tip.offsetWidth <= this.width || before < 0 ? after : before}px`;
     this.tip.style.top = `${box.offsetTop + top * box.offsetHeight}px`;
   }
+}
+
+// JupyterLab's shortcuts ("dd" deletes a cell) are not for an element that has the focus here. Its selectors match the
+// focused element itself, so that the mark on an element around it is not enough.
+function keepShortcutsAway(element) {
+  element.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
 // An element with a class and children; text is text, whatever marks it has.
