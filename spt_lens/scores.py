@@ -270,6 +270,11 @@ def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
             "have no mean pair by pair: measure both on as many pairs of the same model"
         )
     meta: dict[str, Any] = {"mean_of": [one.meta, other.meta]}
+    if (null := one.meta.get("null")) != other.meta.get("null"):
+        raise ValueError(
+            "one of these scores is a null and the other is not, or of another kind: average like with like"
+        )
+    meta |= {"null": null} if null else {}
     if shared is None:
         values, per_pair = (one.values + other.values) / 2, (one.per_pair + other.per_pair) / 2
     else:

@@ -511,3 +511,12 @@ def test_the_text_names_engine_and_metric(scores, measured):
     assert "positions=last, tiny: 2 layers" in repr(scores)
     assert "positions=last, engine=sweep, tiny" in repr(measured)
     assert "engine=sweep, metric=importance, tiny" in repr(measured.as_metric("importance"))
+
+
+def test_the_mean_of_two_nulls_is_one_and_of_a_null_and_scores_is_refused():
+    per_pair = torch.rand(3, 2, 2)
+    scores = HeadScores(per_pair.mean(0), per_pair, "activation", "denoising", "last", "m")
+    null = replace(scores, meta={"null": "random pairs"})
+    assert mean_scores(null, null).meta["null"] == "random pairs" and "null" not in mean_scores(scores, scores).meta
+    with pytest.raises(ValueError, match="one of these scores is a null"):
+        mean_scores(null, scores)

@@ -83,7 +83,10 @@ def cost(
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
     return Cost(
         forward_passes=plan.work / plan.one_pass,
-        memory=limits.batch_size * prompt_bytes(view, longest) * (3 if method == "attribution" else 1) / 2**30,
+        memory=limits.batch_size
+        * prompt_bytes(view, longest)
+        * (3 if method == "attribution" or screen is not None else 1)
+        / 2**30,
         weights=sum(p.numel() * p.element_size() for p in view.backend.root.parameters()) / 2**30,
         engine=used,
         engine_reason=reason,

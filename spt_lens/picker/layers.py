@@ -132,5 +132,5 @@ def unflat(indices: Sequence[int], n_heads: int) -> HeadSet:
 
 
 def _short(values: Tensor, digits: int = 5) -> list[float]:
-    """Numbers of few digits: 5,120 heads would take a megabyte otherwise. 9 give back a float32 exactly, 17 a float64."""
+    """Of few digits: 5,120 heads would take a megabyte otherwise. 9 give a float32 back exactly, 17 a float64."""
     return [float(f"{value:.{digits}g}") for value in values.flatten().tolist()]

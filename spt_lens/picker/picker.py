@@ -67,7 +67,7 @@ class HeadPicker(anywidget.AnyWidget):
     _check = traitlets.Dict().tag(sync=True)
     _auto = traitlets.Bool(False).tag(sync=True)
 
-    selected = Chosen(help="the chosen heads, a HeadSet")
+    selected: Any = Chosen(help="the chosen heads, a HeadSet")
     name = traitlets.Unicode("")
 
     def __init__(
@@ -202,6 +202,13 @@ class HeadPicker(anywidget.AnyWidget):
         """Writes `to_html` to a file. Raises OSError when it can't be written."""
         Path(path).write_text(self.to_html(), encoding="utf-8")
         return Path(path)
+
+    def close(self) -> None:
+        """Takes the picker off all pages, and stops its work on the model."""
+        if hasattr(self, "_checks"):  # Widget.__del__ calls it too, whatever came of __init__
+            self._checks.cancel()
+            self._reports.cancel()
+        super().close()
 
     def _fitting(self, heads: Any) -> HeadSet:
         return fitting(heads, self.n_layers, self.n_heads)

@@ -152,7 +152,7 @@ def head_table(scores: HeadScores, chosen: HeadSet | None = None) -> str:
     heads = "".join(f'<th style="font-weight:normal;text-align:center">{head}</th>' for head in range(scores.n_heads))
     best = ", ".join(f"{h} {scores[h]:+.3f}" for h in scores.top(min(5, scores.values.numel())))
     return (
-        f'<div><p>{describe(scores)}<br>best: {best}</p><table style="border-collapse:collapse">'
+        f'<div><p>{describe(scores)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
         f"<tr><th></th>{heads}</tr>{''.join(rows)}</table><p>layers down, heads across; "
         f'<span style="color:{SCALE[0][1]}">-{limit:.3g}</span> to '
         f'<span style="color:{SCALE[-1][1]}">+{limit:.3g}</span></p></div>'

@@ -1,4 +1,4 @@
-"""The notebook that picks heads, opened in JupyterLab as a user opens it; its picture is the README's (make picture)."""
+"""The notebook that picks heads, in JupyterLab as a user opens it; its picture is the README's (make picture)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ import pytest
 from browser.driver import expect, screenshots
 from browser.pickers import PickerPage, page_of, random_scores
 from browser.watch import Watch
+from spt_lens.data.pairs import are_you_sure
 from spt_lens.heads import HeadSet
+from spt_lens.models import ModelView
 from spt_lens.picker.picker import HeadPicker
 
 
@@ -228,6 +230,19 @@ def test_zoom_shows_fewer_heads_and_clicks_still_hit(shown):
     expect(shown.text).to_have_value("L3.H7")
     shown.press("zoom")
     expect(ticks).to_have_count(16)
+
+
+def test_a_query_group_is_a_preset_and_its_shared_weights_count_once(gqa, page, tmp_path):
+    scores = random_scores(3, 4, name=ModelView(gqa).name)
+    shown = page_of(HeadPicker(scores, gqa, are_you_sure(gqa, n=4), projections="qkvo"), page, tmp_path)
+    shown.click("1.3")
+    shown.root.get_by_label("preset").select_option(label="the KV group of L1.H3")
+    shown.expect("L1.H2 L1.H3")
+    for heads in ("L1.H2 L1.H3", "L1.H2", "L1.H1 L1.H2 L0.H0"):
+        shown.text.fill(heads)
+        shown.expect(heads)
+        share = HeadSet.parse(heads).share_of_parameters(gqa, "qkvo")
+        expect(shown.root.locator(".spt-count")).to_contain_text(f"{share:.1%} of parameters".replace("%", " %"))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
