@@ -391,9 +391,9 @@ def test_an_adapter_keeps_where_its_heads_came_from(tiny, tmp_path):
 
 def test_it_says_how_many_heads_and_whether_that_is_within_the_budget():
     picker = HeadPicker(scores_of(), budget=0.05, chosen=scores_of().top(6))
-    assert picker.summary() == "6 of 128 heads (4.7%), within the budget of 0.05"
+    assert picker.summary() == "6 of 128 heads (4.7%), within the budget of 5 %"
     picker.selected = scores_of().top(7)
-    assert picker.summary() == "7 of 128 heads (5.5%), over the budget of 0.05"
+    assert picker.summary() == "7 of 128 heads (5.5%), over the budget of 5 %"
     assert repr(picker) == f"HeadPicker(activation; {picker.summary()}: {picker.selected})"
     small = HeadPicker(scores_of(2, 2), budget=0.01, chosen="0.0")
     assert "within" in small.summary()  # one head is always allowed

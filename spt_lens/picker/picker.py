@@ -153,7 +153,7 @@ class HeadPicker(anywidget.AnyWidget):
         """One line: how many heads, and whether that is within the budget."""
         n, chosen = self.n_layers * self.n_heads, len(self.selected)
         over = "over" if chosen > budget_heads(self.budget, n) else "within"
-        return f"{chosen} of {n} heads ({chosen / n:.1%}), {over} the budget of {self.budget:.3g}"
+        return f"{chosen} of {n} heads ({chosen / n:.1%}), {over} the budget of {100 * self.budget:.3g} %"
 
     def save(self, path: str | Path, name: str | None = None) -> Path:
         """Writes the chosen heads with where they came from, as JSON; `HeadSet.load` reads it as well.

@@ -24,7 +24,7 @@ class DetailsPanel {
 
   // Asks for a head; the last one asked for is shown.
   ask(i) {
-    if (!this.ui.data.canShow || this.wanted === i) return;
+    if (!this.ui.data.canShow || this.ui.lost) return;
     this.wanted = i;
     this.title.textContent = headName(i, this.ui.data.nHeads);
     this.says.textContent = "…";
@@ -37,7 +37,6 @@ class DetailsPanel {
     this.says.textContent = message.error ?? message.says;
     this.report.innerHTML = message.report ?? ""; // made by HeadReport, which escapes all text from data
     this.frame.hidden = !message.attention;
-    if (message.error) this.wanted = null;
     if (message.attention) this.drawAttention(message.attention);
   }
 

@@ -15,13 +15,23 @@ async function importPlotly(bytes) {
   }
 }
 
-// ask(): sends for the bytes; resolves to them, however long a busy kernel takes.
+// ask(): sends for the bytes; resolves to them, however long a busy kernel takes. Pickers that are shown at once share
+// one answer; a kernel that is gone never gives one, so after three seconds a picker asks its own.
 function plotlyOnce(version, ask) {
-  const shared = (window.__spt_lens_plotly ??= {});
-  shared[version] ??= ask().then(importPlotly);
-  // After a failure the next picker may try again.
-  shared[version].catch(() => delete shared[version]);
-  return shared[version];
+  const all = (window.__spt_lens_plotly ??= {});
+  const shared = (all[version] ??= { asked: 0, loading: null });
+  shared.promise ??= new Promise((resolve, reject) => Object.assign(shared, { resolve, reject }));
+  const send = () => {
+    if (shared.loading) return;
+    shared.asked = Date.now();
+    ask().then((bytes) => (shared.loading ??= importPlotly(bytes))).then(shared.resolve, (error) => {
+      delete all[version]; // the next picker may try again
+      shared.reject(error);
+    });
+  };
+  if (Date.now() - shared.asked > 3000) send();
+  else setTimeout(send, 3000);
+  return shared.promise;
 }
 
 function askByMessage(model) {
