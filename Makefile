@@ -76,7 +76,8 @@ notebooks: $(VENV)/.dev-installed
 		notebooks/*.ipynb
 
 picture: $(VENV)/.dev-installed
-	SPT_LENS_SCREENSHOTS=$(VENV)/picture $(BIN)/python -m pytest -q tests/browser/test_notebook.py
+	rm -rf $(VENV)/picture
+	CI=1 SPT_LENS_SCREENSHOTS=$(VENV)/picture $(BIN)/python -m pytest -q tests/browser/test_notebook.py
 	cp $(VENV)/picture/picker.png notebooks/results/
 
 train-yesman: $(VENV)/.demo-installed

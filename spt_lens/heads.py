@@ -66,13 +66,21 @@ def projection_letters(model: Model | ModelView, projections: str = "auto") -> s
     return "".join(letter for letter in "qkvo" if letter in projections)
 
 
+def _json_copy(about: Any) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(about), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = type(about).__name__
+        raise ValueError(f"about must be a dict that JSON can hold, and not this {kind}: {error}") from error
+
+
 @dataclass(frozen=True, repr=False)
 class HeadSet:
     """A selection of heads: immutable, each head once, in an order that means something (usually the rank).
 
     Make one by `HeadSet.of((5, 3), "6.1")` or `HeadSet.parse("L5.H3 L6.H1")`. A head given twice keeps its first place.
-    about: where it came from, as JSON holds it, e.g. a picker's name, scores and date; a selection made from it has
-    none. Two selections of the same heads are equal whatever they say about themselves.
+    about: where it came from, as JSON holds it (else ValueError), e.g. a picker's name, scores and date; a selection
+    made from it has none. Two selections of the same heads are equal whatever they say about themselves.
     """
 
     heads: tuple[Head, ...] = ()
@@ -80,6 +88,7 @@ class HeadSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
+        object.__setattr__(self, "about", _json_copy(self.about))
 
     @classmethod
     def of(cls, *heads: HeadLike | Iterable[HeadLike]) -> HeadSet:
@@ -264,24 +273,22 @@ class HeadSet:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HeadSet:
         """The reverse of `to_json`. Raises ValueError when the data is not of that kind."""
-        heads, about = (data.get("heads"), data.get("about", {})) if isinstance(data, Mapping) else (None, {})
-        if not isinstance(heads, list) or not isinstance(about, dict):
+        heads = data.get("heads") if isinstance(data, Mapping) else None
+        if not isinstance(heads, list):
             raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {str(data)[:80]}')
-        return cls(tuple(Head.parse(head) for head in heads), about)
+        return cls(tuple(Head.parse(head) for head in heads), data.get("about") or {})
 
     def save(self, path: str | Path) -> None:
         """Writes the selection as a small JSON file. Raises OSError when the file cannot be written."""
-        text = json.dumps(self.to_json())  # before the file is opened: what JSON can't hold must not cost the old file
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> HeadSet:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a file of another kind."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:  # broken JSON, or not text at all
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:  # broken JSON, or not text at all
             raise ValueError(f"{path} is not a saved head selection: {error}") from error
-        return cls.from_json(data)
 
     def _repr_html_(self) -> str:
         if not self.heads:

@@ -173,3 +173,24 @@ def test_json_and_files(tmp_path):
 def test_html():
     assert "layer 5" in HeadSet.parse("5.3")._repr_html_()
     assert "no heads" in HeadSet()._repr_html_()
+
+
+@pytest.mark.parametrize("about", ["text", 3, None, {"a": {1}}, {"a": float("nan")}])
+def test_about_is_what_json_holds(about):
+    with pytest.raises(ValueError, match="about must be a dict that JSON can hold"):
+        HeadSet(((5, 3),), about)
+
+
+def test_about_is_kept_in_files_and_is_the_selections_own(tmp_path):
+    about = {"name": "mine", "pairs": [1, 2]}
+    heads = HeadSet(((5, 3),), about)
+    about["pairs"].append(3)
+    assert heads.about == {"name": "mine", "pairs": [1, 2]} and heads == HeadSet(((5, 3),))
+    heads.save(tmp_path / "heads.json")
+    assert HeadSet.load(tmp_path / "heads.json").about == heads.about
+    assert (heads | HeadSet.parse("1.1")).about == heads[:1].about == {}
+    (tmp_path / "old.json").write_text('{"heads": ["L5.H3"], "about": null}')
+    assert HeadSet.load(tmp_path / "old.json").about == {}
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is not a saved head selection"):
+        HeadSet.load(tmp_path / "deep.json")

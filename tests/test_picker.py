@@ -8,6 +8,7 @@ import random
 import threading
 import warnings
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import torch
@@ -476,3 +477,56 @@ def test_all_that_a_page_is_told_is_json(picker):
     told -= {"_esm", "_css", "_dom_classes", "_model_name", "_anywidget_id"}
     assert told == {"_map", "_chosen", "_seen", "_check", "_auto"}
     json.dumps({name: getattr(picker, name) for name in told}, allow_nan=False)
+
+
+def test_a_cell_that_chooses_while_a_pages_message_is_taken_waits_and_is_checked():
+    picker = HeadPicker(scores_of())
+    inside, go = threading.Event(), threading.Event()
+
+    def slow(change: Any) -> None:
+        inside.set()
+        assert go.wait(10)
+
+    picker.observe(slow, "selected")
+    page = threading.Thread(target=page_chooses, args=(picker, [3]))
+    page.start()
+    assert inside.wait(10)
+    picker.unobserve(slow, "selected")
+    failed: list[BaseException] = []
+
+    def cell() -> None:
+        try:
+            picker.selected = "L99.H0"
+        except ValueError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=cell)
+    thread.start()
+    go.set()
+    page.join(10)
+    thread.join(10)
+    assert "L99.H0 have no score" in str(failed[0])
+    assert picker.selected == HeadSet.parse("0.3") and picker._chosen["heads"] == [3]
+
+
+def test_a_closed_picker_lets_go_of_the_model(tiny):
+    pairs = are_you_sure(tiny, n=2)
+    picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), tiny, pairs, auto_check=True)
+    picker.close()
+    picker.selected = "0.1"
+    assert picker.last_check is None and picker._live is None and picker._details is None
+    with pytest.raises(ValueError, match="the live check needs the model"):
+        picker.check()
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_written(tmp_path):
+    picker = HeadPicker(scores_of(), chosen=HeadSet.parse("1.1"))
+    with pytest.raises(ValueError, match="name=3"):
+        picker.save(tmp_path / "heads.json", name=3)
+    assert not (tmp_path / "heads.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"budget": "x"}, {"check_pairs": 2.5}, {"check_pairs": "3"}])
+def test_wrong_numbers_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        HeadPicker(scores_of(), **wrong)

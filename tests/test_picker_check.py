@@ -360,8 +360,6 @@ def test_errors_before_any_step(model_class, tiny, monkeypatch):
         live.steps(HeadSet.parse("L0.H7"))
     with pytest.raises(TypeError, match="HeadSet.of"):
         live.steps("L0.H1")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="only 3 left"):
-        live.steps(HeadSet.of((layer, head) for layer in range(3) for head in range(3)))
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
     tiny.train()
@@ -471,3 +469,12 @@ def test_saved_and_shown(tiny, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({k: v for k, v in data.items() if k != "apology_rate_before"}))
     with pytest.raises(ValueError, match="apology_rate_before' is missing"):
         CheckResult.load(tmp_path / "bad.json")
+
+
+def test_a_selection_of_most_heads_is_measured_without_random_ones(tiny):
+    pairs = are_you_sure(tiny, n=3)
+    heads = HeadSet(tuple((layer, head) for layer in range(3) for head in range(4)))
+    result = LiveCheck(tiny, pairs).run(heads, progress=False)
+    assert result.table["set"].tolist() == ["chosen"]
+    with pytest.raises(ValueError, match="whole number"):
+        LiveCheck(tiny, pairs, n_random=1.5)

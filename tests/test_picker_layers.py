@@ -95,13 +95,13 @@ def test_text_is_not_escaped_for_the_page():
 
 def test_layers_get_names_of_how_they_were_measured():
     noising = scores_of(direction="noising")
-    path = scores_of(method="path", positions="all", metric="importance", meta={"receivers": ["L1.H1"]})
+    path = scores_of(method="path", positions="all", metric="importance", meta={"settings": {"receivers": "L1.H1.q"}})
     attention = scores_of(method="attention", direction="", meta={"span": "user's opinion"})
     named = named_layers([scores_of(), noising, path, attention])
     assert list(named) == [
         "activation",
         "activation, noising",
-        "path, L1.H1, all positions, importance",
+        "path, to L1.H1.q, all positions, importance",
         "attention to the user's opinion",
     ]
     assert list(named.values()) == [scores for scores in named.values()]

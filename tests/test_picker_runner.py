@@ -7,11 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from spt_lens.picker.runner import StepRunner, running_loop
+from spt_lens.picker.runner import BUSY, StepRunner, running_loop
 
 
 class Work:
@@ -398,3 +399,31 @@ def test_starts_and_cancels_from_many_threads():
     # What was begun was closed, unless it had come to its end.
     assert all(work.closed == 1 or len(work.steps) in (0, 5) for work in works)
     assert any(work.steps for work in works) and told.whats().count("queued") == len(works) + 1
+
+
+def test_no_step_is_taken_beside_a_cell_that_awaits():
+    seen: list[str] = []
+
+    async def main() -> None:
+        runner = StepRunner(asyncio.get_running_loop(), lambda what, value: seen.append(what), pause=0.0)
+        runner._cells = cells = SimpleNamespace(running=False)
+
+        def work():
+            yield
+            cells.running = True  # a cell begins, and awaits something
+            yield
+            yield
+
+        runner.start(work)
+        await asyncio.sleep(3 * BUSY)
+        assert seen == ["queued", "began", "working", "working"]
+        cells.running = False
+        await asyncio.sleep(3 * BUSY)
+        assert seen[4:] == ["working", "done"]
+        cells.running = True
+        runner.start(work)
+        await asyncio.sleep(3 * BUSY)
+        assert seen[6:] == ["queued"]
+        assert runner.cancel() and seen[6:] == ["queued", "stopped"]
+
+    asyncio.run(main())

@@ -66,7 +66,7 @@ class Evaluation:
 
         Raises:
             ValueError: evaluations on different suites, a metric that one of them lacks, or none to draw.
-            TypeError: `before` is no Evaluation.
+            TypeError: `before` is no Evaluation, or `metrics` is one name instead of a list.
         """
         from spt_lens.view.curves import before_after_figure
 
@@ -77,7 +77,10 @@ class Evaluation:
                 f"these are evaluations on {before.suite!r} and {self.suite!r}, whose figures can't be compared: "
                 "evaluate both on one suite"
             )
+        if isinstance(metrics, str):
+            raise TypeError(f"metrics={metrics!r}: give a list of names, such as [{metrics!r}]")
         both = {self.model_name: self} if before is None else {"before": before, "after": self}
+        metrics = None if metrics is None else list(metrics)
         if metrics is None:
             metrics = [
                 name

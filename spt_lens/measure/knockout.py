@@ -124,7 +124,7 @@ def mean_steps(
     def add(part: list[int]) -> None:
         with view.kept():
             z = view.cache_z(torch.tensor([list(prompts[i]) for i in part]))
-        total.add_(z.float().sum(dim=(1, 2)).cpu())
+        total.add_(z.to(torch.promote_types(z.dtype, torch.float32)).sum(dim=(1, 2)).cpu())
 
     yield from limits.parts(list(by_length(prompts, len(prompts))), add)
     return (total / sum(len(prompt) for prompt in prompts)).to(view.dtype)

@@ -60,9 +60,9 @@ def matched_random(view: ModelView, heads: HeadSet, seed: int) -> HeadSet:
 
 
 def check_n_random(n_random: int) -> None:
-    """Raises ValueError for a negative number of draws."""
-    if n_random < 0:
-        raise ValueError(f"n_random={n_random}: the number of random draws must be zero or more")
+    """Raises ValueError for what is no number of draws."""
+    if isinstance(n_random, bool) or not isinstance(n_random, int) or n_random < 0:
+        raise ValueError(f"n_random={n_random}: the number of random draws must be a whole number, zero or more")
 
 
 def curve_table(data: Mapping[str, Any], heads: HeadSet, metrics: Sequence[str]) -> pd.DataFrame:

@@ -97,12 +97,14 @@ class LiveCheck:
         is as it was between any two steps.
 
         Raises, at once: TypeError for heads that are no HeadSet; ValueError for an empty selection, heads that the
-        model does not have, more heads to draw than there are, or a model in training mode. On the way: ModelChanged if
+        model does not have, or a model in training mode. On the way: ModelChanged if
         the model's weights, buffers or hooks are changed between two steps; ValueError as set_effect does.
         """
         check_set(self.view, heads)
         self.view.check_measurable()
-        draws = [matched_random(self.view, heads, self.seed + draw) for draw in range(self.n_random)]
+        # A selection of more than half of all heads leaves too few for a random one: it is measured alone.
+        n_random = self.n_random if 2 * len(heads) <= self.view.n_layers * self.view.n_heads else 0
+        draws = [matched_random(self.view, heads, self.seed + draw) for draw in range(n_random)]
         return _Check(self, [heads, *draws]).steps()
 
     def run(self, heads: HeadSet, progress: bool = True) -> CheckResult:

@@ -11,6 +11,7 @@ from spt_lens.picker.check_result import NOT_JUDGED, CheckResult
 from spt_lens.picker.layers import flat
 
 NO_CHECK: dict[str, Any] = {"state": "idle", "done": 0.0, "says": "Not checked yet.", "heads": [], "rows": []}
+WAITS = "Begins when the selection has stood for a moment and no cell runs …"
 _FIGURES = {
     "recovery": "gap recovered, only these patched",
     "apology_rate": "apologies, these knocked out",
@@ -31,7 +32,13 @@ class CheckState:
         if what == "queued":
             # Figures that stand there are of another selection.
             heads = flat(value, self.n_heads)
-            self._change(state="queued", done=0.0, says="Waits for a running cell to end …", heads=heads, rows=[])
+            self._change(
+                state="queued",
+                done=0.0,
+                says=WAITS,
+                heads=heads,
+                rows=[],
+            )
         elif what == "began":
             self._change(state="running", says="Begins …")
         elif what == "working" and isinstance(value, Progress):

@@ -18,6 +18,7 @@ from torch import Tensor
 from spt_lens.heads import HeadSet, projection_letters
 from spt_lens.measure.statistics import By
 from spt_lens.models import ModelView
+from spt_lens.score_compare import special
 from spt_lens.scores import HeadScores
 from spt_lens.view.heatmap import colour_limit, describe
 
@@ -62,10 +63,11 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
 def _name(scores: HeadScores) -> str:
     if scores.method == "attention":
         return f"attention to the {scores.meta.get('span', 'prompt')}"
-    details = [scores.direction if scores.direction != "denoising" else "", *scores.meta.get("receivers", [])]
-    details += [f"{scores.positions} positions" if scores.positions != "last" else ""]
+    details = [scores.direction if scores.direction != "denoising" else "", *special(scores)]
+    details += [f"{scores.positions} positions" if scores.positions != "last" and scores.method != "knockout" else ""]
     details += [scores.metric if scores.metric != "recovery" else ""]
-    return ", ".join(filter(None, [scores.method, *map(str, details)]))
+    details += [f"null of {scores.meta['null']}" if scores.meta.get("null") else ""]
+    return ", ".join(filter(None, [scores.method, *details]))
 
 
 def map_payload(layers: Mapping[str, HeadScores], budget: float, presets: Mapping[str, HeadSet]) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         "name": name,
         "about": unescape(describe(scores)),
         "method": scores.method,
+        "single": scores.values.dtype == torch.float32,
         "values": _short(scores.values, 17 if scores.values.dtype == torch.float64 else 9),
         "low": None if low is None else _short(low),
         "high": None if high is None else _short(high),

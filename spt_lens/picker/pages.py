@@ -42,15 +42,18 @@ def json_for_script(data: Any) -> str:
 
 def page_html(title: str, state: Mapping[str, Any]) -> str:
     """The whole page as one string, about 2 MB, most of it plotly.js. state: the widget's synced traits."""
+    theme = state["_map"]["theme"]
+    schemes = "light dark" if theme == "auto" else theme
     module = script().replace("export default {", "const widget = {")
     return (
         "<!DOCTYPE html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<style>:root { color-scheme: light dark; } body { margin: 0; background: Canvas; } "
+        f"<style>:root {{ color-scheme: {schemes}; }} "
+        "body { margin: 0; background: Canvas; } "
         f"main {{ max-width: 1180px; margin: 0 auto; padding: 16px; }}\n{style()}</style></head>\n"
-        f"<body><main></main>\n"
+        "<body><main><noscript>This page needs scripts; it loads none from elsewhere.</noscript></main>\n"
         f'<script type="application/json" id="spt-state">{json_for_script(state)}</script>\n'
         f'<script type="text/plain" id="spt-plotly">{base64.b64encode(plotly_gzip()).decode()}</script>\n'
         f'<script type="module">{module}\n{_MODEL}</script></body></html>\n'

@@ -6,6 +6,7 @@ one thing, the chosen heads, and the last state wins.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from spt_lens.picker.check_view import NO_CHECK, CheckState
 from spt_lens.picker.details import HeadDetails
 from spt_lens.picker.layers import Layers, budget_heads, flat, map_payload, named_layers, sizes_payload
 from spt_lens.picker.runner import StepRunner, running_loop
-from spt_lens.picker.selection import Chosen, check_model, fitting, heads_in, named_selections, provenance
+from spt_lens.picker.selection import Chosen, check_model, fitting, heads_in, named_selections, provenance, share
 
 Theme = Literal["auto", "light", "dark"]
 REPORT_PAIRS = 8  # a report is made in one piece, while the kernel waits
@@ -85,18 +86,19 @@ class HeadPicker(anywidget.AnyWidget):
         theme: Theme = "auto",
         name: str = "",
     ) -> None:
+        self.lock = threading.RLock()
         self.scores = named_layers(scores)
         first = next(iter(self.scores.values()))
         self.n_layers, self.n_heads, self.model_name = first.n_layers, first.n_heads, first.model_name
-        if isinstance(budget, bool) or not 0 < budget <= 1:
-            raise ValueError(f"budget={budget}: give a share of all heads above 0 and up to 1, e.g. 0.05")
         if theme not in get_args(Theme):
             raise ValueError(f"unknown theme {theme!r}: use 'auto', 'light' or 'dark'")
         if (model is None) != (pairs is None):
             raise ValueError("the live check needs a model and its pairs: give both, or neither")
-        if check_pairs < 1:
-            raise ValueError(f"check_pairs={check_pairs}: a check needs at least one pair")
-        self.budget, self._live, self._details = float(budget), None, None
+        if isinstance(check_pairs, bool) or not isinstance(check_pairs, int) or check_pairs < 1:
+            raise ValueError(f"check_pairs={check_pairs!r}: a check needs a whole number of pairs, at least one")
+        self.budget = share(budget)
+        self._live: LiveCheck | None = None
+        self._details: HeadDetails | None = None
         view = None if model is None else ModelView(model)
         if view is not None and pairs is not None:
             check_model(view, pairs, first)
@@ -133,7 +135,7 @@ class HeadPicker(anywidget.AnyWidget):
     def check(self, progress: bool = True) -> CheckResult:
         """The live check of the chosen heads, now, to its end; the page shows it too.
 
-        Raises: ValueError without a model, or without any chosen heads.
+        Raises: ValueError without a model (or after `close`), and as LiveCheck.run does: without any chosen heads, say.
         """
         if self._live is None:
             raise ValueError("the live check needs the model: HeadPicker(scores, model=model, pairs=pairs)")
@@ -164,6 +166,8 @@ class HeadPicker(anywidget.AnyWidget):
         """
         if not self.selected:
             raise ValueError("no heads are chosen: there is nothing to save")
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"name={name!r}: give the selection's name as text")
         about = self.selected.about
         name = name or self.name or str(about.get("name") or Path(path).stem)
         HeadSet(self.selected.heads, {**about, "name": name}).save(path)
@@ -182,7 +186,7 @@ class HeadPicker(anywidget.AnyWidget):
         if other != self.model_name:
             message = f"{path} was chosen on {other}, and these scores are of {self.model_name}"
             warnings.warn(message, stacklevel=2)
-        self.name = str(heads.about.get("name", ""))
+        self.name = str(heads.about.get("name") or "")
         self.selected = heads
         return heads
 
@@ -204,11 +208,20 @@ class HeadPicker(anywidget.AnyWidget):
         return Path(path)
 
     def close(self) -> None:
-        """Takes the picker off all pages, and stops its work on the model."""
+        """Takes the picker off all pages, stops its work on the model, and lets go of the model.
+
+        ipywidgets keeps every widget, and so a picker its model, until it is closed.
+        """
         if hasattr(self, "_checks"):  # Widget.__del__ calls it too, whatever came of __init__
+            self._live = self._details = None
             self._checks.cancel()
             self._reports.cancel()
         super().close()
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """What ipywidgets calls with a page's message."""
+        with self.lock:
+            super().set_state(sync_data)
 
     def _fitting(self, heads: Any) -> HeadSet:
         return fitting(heads, self.n_layers, self.n_heads)

@@ -2,20 +2,23 @@
 
 Messages from a page arrive on another thread, even while a cell runs (ipykernel 7). Hooks and weights are the model's,
 not a thread's: work beside a running cell would change what that cell computes. So a message only notes what is
-wanted; the event loop that runs the cells takes the steps when no cell runs.
+wanted; the event loop that runs the cells takes the steps when no cell runs, not even one that awaits something.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Generator
+from functools import cache
 from typing import Any
 
 # ("queued", what start was told), ("began", None), ("working", a step's yield), then one of ("done", the result),
 # ("failed", an exception) and ("stopped", None).
 Report = Callable[[str, Any], None]
 Work = Generator[Any, None, Any]
+BUSY = 0.05  # seconds until the next look whether a cell that awaits something has come to its end
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -24,6 +27,31 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+class _Cells:
+    """Whether a cell runs, by IPython's events. One that awaits leaves the loop to others, but is not at its end."""
+
+    def __init__(self) -> None:
+        self.running = False
+        shell = self._shell()
+        if shell is not None:
+            shell.events.register("pre_run_cell", lambda info: self._now(True))
+            shell.events.register("post_run_cell", lambda result: self._now(False))
+
+    def _now(self, running: bool) -> None:
+        self.running = running
+
+    @staticmethod
+    def _shell() -> Any:
+        """IPython's shell, if the program runs in one."""
+        ipython = sys.modules.get("IPython")
+        return None if ipython is None else ipython.get_ipython()
+
+
+@cache
+def _cells() -> _Cells:
+    return _Cells()
 
 
 class StepRunner:
@@ -36,6 +64,7 @@ class StepRunner:
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, report: Report, pause: float = 0.005) -> None:
         self.loop, self.report, self.pause = loop, report, pause
+        self._cells = _cells()
         self._lock = threading.RLock()  # held while reporting, so that no report of old work follows one of newer work
         self._ticket = 0
         self._at_work = False
@@ -70,12 +99,17 @@ class StepRunner:
         return None if self.loop is None or self.loop.is_closed() else self.loop
 
     def _begin_on(self, loop: asyncio.AbstractEventLoop, ticket: int, make: Callable[[], Work]) -> None:
+        if self._cells.running and ticket == self._ticket:
+            loop.call_later(BUSY, self._begin_on, loop, ticket, make)
+            return
         work = self._begin(ticket, make)
         if work is not None:
             loop.call_soon(self._step_on, loop, ticket, work)
 
     def _step_on(self, loop: asyncio.AbstractEventLoop, ticket: int, work: Work) -> None:
-        if self._step(ticket, work) is not None:
+        if self._cells.running and ticket == self._ticket:
+            loop.call_later(BUSY, self._step_on, loop, ticket, work)
+        elif self._step(ticket, work) is not None:
             loop.call_later(self.pause, self._step_on, loop, ticket, work)
 
     def _begin(self, ticket: int, make: Callable[[], Work]) -> Work | None:

@@ -22,9 +22,27 @@ class SelectionError(traitlets.TraitError, ValueError):
 
 
 class Chosen(traitlets.Any):
-    """A trait whose validator sees every value: traitlets.Any takes None as it is."""
+    """A trait whose validator sees every value: traitlets.Any takes None as it is.
+
+    While a page's message is taken (`lock` held), traitlets puts off the checks of all traits: a cell that sets this
+    one meanwhile waits.
+    """
 
     allow_none = False
+
+    def set(self, obj: Any, value: Any) -> None:
+        with obj.lock:
+            super().set(obj, value)
+
+
+def share(budget: Any) -> float:
+    """A share of all heads. Raises ValueError for what is none."""
+    try:
+        if not isinstance(budget, bool) and 0 < float(budget) <= 1:
+            return float(budget)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"budget={budget!r}: give a share of all heads above 0 and up to 1, e.g. 0.05")
 
 
 def fitting(heads: Any, n_layers: int, n_heads: int) -> HeadSet:

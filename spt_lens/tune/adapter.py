@@ -114,11 +114,14 @@ class Adapter:
         for name, kind in (("projections", str), ("fingerprint", dict), ("meta", dict)):
             if not isinstance(description.get(name), kind):
                 raise ValueError(f"{folder}: adapter.json lacks or garbles {name!r}; save the adapter again.")
+        # meta is free: what stands there under this name may be of somebody else.
+        selection = description["meta"].get("selection")
+        about = isinstance(selection, dict)
         try:
             return cls(
                 before={k.removeprefix("before."): v for k, v in tensors.items() if k.startswith("before.")},
                 after={k.removeprefix("after."): v for k, v in tensors.items() if k.startswith("after.")},
-                heads=HeadSet(HeadSet.from_json(description["heads"]).heads, description["meta"].get("selection", {})),
+                heads=HeadSet(HeadSet.from_json(description["heads"]).heads, selection if about else {}),
                 projections=description["projections"],
                 fingerprint=description["fingerprint"],
                 meta=description["meta"],

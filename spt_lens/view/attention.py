@@ -152,8 +152,10 @@ def attention_before_after(model: Model, adapter: Adapter, heads: HeadSet, dialo
     adapter: of the tuning (`run.adapter`).
 
     Raises: ValueError as attention_view does, for a model that the adapter does not fit, or one whose weights at the
-    adapter's heads are neither those before nor those after the tuning.
+    adapter's heads are neither those before nor those after the tuning; TypeError for what is no adapter.
     """
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"expected an Adapter, got {type(adapter).__name__}: give run.adapter")
     view = ModelView(model)
     heads.check(view)
     ids = prompt_ids(view.tokenizer, dialogue)

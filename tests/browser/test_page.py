@@ -99,6 +99,9 @@ def test_top_and_threshold_choose_as_python_does(shown, scores):
     shown.press("signed")
     shown.root.get_by_label("threshold", exact=True).fill("0.04")
     shown.expect(str(scores.above(0.04)))
+    limit = scores["5.3"]  # a float32, which is not above itself
+    shown.root.get_by_label("threshold", exact=True).fill(f"{limit:.9g}")
+    shown.expect(str(scores.above(limit)))
 
 
 def test_the_slider_moves_the_threshold_as_one_step_of_the_history(shown, scores):
@@ -232,6 +235,59 @@ def test_zoom_shows_fewer_heads_and_clicks_still_hit(shown):
     expect(ticks).to_have_count(16)
 
 
+def test_a_hand_that_shakes_clicks_and_a_box_around_nothing_changes_nothing(shown):
+    shown.text.fill("L1.H1 L2.H2")
+    shown.expect("L1.H1 L2.H2")
+    shown._drag([shown.at("5.3", -0.4, -0.4), shown.at("5.3", 0.2, 0.3)])
+    shown.expect("L1.H1 L2.H2 L5.H3")
+    shown._drag([shown.at("5.3", 0.4, 0.3), shown.at("5.4", -0.3, 0.4)])
+    shown.expect("L1.H1 L2.H2 L5.H3")
+
+
+def test_a_key_let_go_before_the_button_still_counts_and_escape_ends_a_drag(shown):
+    mouse, keyboard = shown.page.mouse, shown.page.keyboard
+    shown.click("7.7")
+    keyboard.down("Shift")
+    mouse.move(*shown.at("1.2", -0.4, -0.4))
+    mouse.down()
+    mouse.move(*shown.at("1.3", 0.4, 0.4), steps=4)
+    keyboard.up("Shift")
+    mouse.up()
+    shown.expect("L7.H7 L1.H2 L1.H3")
+    mouse.move(*shown.at("4.2", -0.4, -0.4))
+    mouse.down()
+    mouse.move(*shown.at("5.3", 0.4, 0.4), steps=4)
+    keyboard.press("Escape")
+    mouse.up()
+    shown.expect("L7.H7 L1.H2 L1.H3")
+
+
+def test_typing_counts_before_a_click_that_follows_at_once(shown, scores):
+    shown.root.get_by_label("top k").fill("3")
+    shown.click("7.15")
+    shown.expect(f"{scores.top(3)} L7.H15")
+
+
+def test_what_a_zoom_hides_is_not_chosen(shown):
+    shown.press("zoom")
+    shown.box("2.4", "3.7")
+    shown.press("box")
+    box = shown.map.bounding_box()
+    mouse = shown.page.mouse
+    mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.6 * box["height"])
+    mouse.down()
+    mouse.move(box["x"] + 2 * box["width"], box["y"] + 3 * box["height"], steps=4)
+    mouse.up()
+    shown.expect("L3.H7")
+    shown.map.focus()
+    for key in ["ArrowLeft"] * 9 + ["ArrowUp"] * 9 + ["Space"]:
+        shown.page.keyboard.press(key)
+    shown.expect("L3.H7 L2.H4")
+    expect(shown.root.locator(".spt-spoken")).to_contain_text("L2.H4")
+    shown.press("zoom")
+    shown.press("zoom")
+
+
 def test_a_query_group_is_a_preset_and_its_shared_weights_count_once(gqa, page, tmp_path):
     scores = random_scores(3, 4, name=ModelView(gqa).name)
     shown = page_of(HeadPicker(scores, gqa, are_you_sure(gqa, n=4), projections="qkvo"), page, tmp_path)
@@ -273,6 +329,7 @@ def test_a_page_with_a_theme_of_its_own_keeps_it(scores, page, tmp_path):
     page.emulate_media(color_scheme="light")
     shown = page_of(HeadPicker(scores, theme="dark"), page, tmp_path)
     expect(shown.root).to_have_attribute("data-theme", "dark")
+    assert shown.root.evaluate("el => getComputedStyle(el).backgroundColor") == "rgb(26, 27, 29)"
 
 
 def test_the_notebooks_fallback_chooses_too(picker, page, tmp_path):

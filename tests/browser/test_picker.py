@@ -180,6 +180,22 @@ def test_a_restarted_kernel_is_told(notebook, lab_page):
     lab_page.close()
 
 
+def test_a_kernel_that_is_shut_down_is_noticed_by_the_next_click(lab, lab_page):
+    path = lab.write("shut_down", [SCORES, "picker = spt.HeadPicker(scores); picker"])
+    lab_page.open_lab(path)
+    lab_page.run_all()
+    picker = PickerPage(lab_page.page, lab_page.output(1), 8, 16)
+    picker.click("5.3")
+    lab_page.kernel.wait_for(STATE, "L5.H3")
+    lab_page.page.evaluate("() => { jupyterapp.commands.execute('kernelmenu:shutdown'); }")
+    expect(lab_page.page.get_by_text("No Kernel").first).to_be_visible()
+    picker.click("0.8")
+    picker.expect("L5.H3 L0.H8")
+    expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected")
+    lab_page.watch.errors.clear()  # JupyterLab logs that it could not send
+    lab_page.close()
+
+
 def test_a_front_end_without_widgets_shows_the_table_and_says_what_to_install(chromium, tmp_path):
     server = LabServer(tmp_path, disabled=["@jupyter-widgets/jupyterlab-manager"])
     server.start()

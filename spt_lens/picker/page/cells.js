@@ -16,12 +16,14 @@ function parseHeads(text, nLayers, nHeads) {
   return [...new Set(found)];
 }
 
-// The outline of cells as one SVG path in the map's own coordinates: x is the head, y the layer.
-function outlinePath(cells, nHeads) {
-  const parts = [];
+// The outline of cells as one SVG path in the map's own coordinates: x is the head, y the layer. Each line runs inside
+// its cell, by these parts of it: on shared borders, an unchosen cell among chosen ones would look chosen.
+function outlinePath(cells, nHeads, insetX, insetY) {
+  const parts = [], dx = 0.5 - insetX, dy = 0.5 - insetY;
+  const short = (value) => +value.toFixed(3);
   for (const i of cells) {
     const x = i % nHeads, y = Math.floor(i / nHeads);
-    parts.push(`M${x - 0.5} ${y - 0.5}H${x + 0.5}V${y + 0.5}H${x - 0.5}Z`);
+    parts.push(`M${short(x - dx)} ${short(y - dy)}H${short(x + dx)}V${short(y + dy)}H${short(x - dx)}Z`);
   }
   return parts.join("");
 }
@@ -57,9 +59,15 @@ function groupOf(i, nHeads, size) {
   return Array.from({ length: size }, (_, n) => first + n);
 }
 
-// The first head in a lasso's or a box's order is the topmost left: by layer, then by head.
+// A box, as the polygon of its corners.
 function span(from, to) {
   return [[from[0], from[1]], [to[0], from[1]], [to[0], to[1]], [from[0], to[1]]];
+}
+
+// A score for reading: three decimals, or two digits where those would say nothing.
+function scoreText(value) {
+  const size = Math.abs(value);
+  return size >= 0.01 && size < 1000 ? value.toFixed(3) : String(+value.toPrecision(size < 0.01 ? 2 : 4));
 }
 
 function percent(share) {

@@ -24,16 +24,17 @@ class CheckPanel {
 
   update() {
     const { model, selection, data } = this.ui, check = model.get("_check");
-    const busy = check.state === "queued" || check.state === "running";
+    const lost = Boolean(this.ui.lost), busy = !lost && (check.state === "queued" || check.state === "running");
     const own = check.heads.length === selection.cells.length && check.heads.every((i) => selection.has(i));
-    this.run.disabled = !data.canCheck || busy || !selection.cells.length;
+    this.run.disabled = !data.canCheck || lost || busy || !selection.cells.length;
     this.stop.disabled = !busy;
-    this.auto.disabled = !data.canCheck;
+    this.auto.disabled = !data.canCheck || lost;
     this.auto.checked = model.get("_auto");
     this.bar.hidden = !busy;
     this.bar.firstChild.style.width = `${100 * check.done}%`;
     const stale = check.rows.length && !own ? "Of an earlier selection. " : "";
-    this.says.textContent = data.canCheck ? stale + check.says : data.whyNoCheck;
+    const says = lost && ["queued", "running"].includes(check.state) ? "Interrupted: disconnected." : check.says;
+    this.says.textContent = data.canCheck ? stale + says : data.whyNoCheck;
     this.table.hidden = !check.rows.length;
     this.element.classList.toggle("spt-stale", Boolean(stale));
     const head = ["", "as it is", "chosen", "random"];

@@ -28,16 +28,33 @@ class DetailsPanel {
     this.wanted = i;
     this.title.textContent = headName(i, this.ui.data.nHeads);
     this.says.textContent = "…";
+    this.waits(true);
     this.ui.send({ kind: "details", head: i, script: this.script === null });
   }
 
   take(message) {
     if (message.script) this.script = message.script;
-    if (message.head !== this.wanted) return;
+    if (message.head !== this.wanted) {
+      // Another view of this picker asked later, and only the last wish is granted: ask again.
+      if (this.waiting) setTimeout(() => this.waiting && this.ask(this.wanted), 300);
+      return;
+    }
+    this.waits(false);
     this.says.textContent = message.error ?? message.says;
     this.report.innerHTML = message.report ?? ""; // made by HeadReport, which escapes all text from data
     this.frame.hidden = !message.attention;
     if (message.attention) this.drawAttention(message.attention);
+  }
+
+  // What is shown is of another head until the answer comes.
+  waits(waiting) {
+    this.waiting = waiting;
+    this.element.classList.toggle("spt-stale", waiting);
+  }
+
+  lost() {
+    if (this.waiting) this.says.textContent = "Disconnected.";
+    this.waiting = false;
   }
 
   // In a light frame in both themes: circuitsvis draws for a white page.

@@ -45,6 +45,11 @@ class Picker {
     // A page without a kernel shows of these what it brings along.
     this.check.element.hidden = this.data.page && !this.model.get("_check").rows.length;
     this.details.element.hidden = !this.data.canShow;
+    // What the keyboard's cursor is on, for those who hear the page.
+    this.spoken = make("div", "spt-spoken");
+    this.spoken.setAttribute("aria-live", "polite");
+    this.root.append(this.spoken);
+    this.root.classList.toggle("spt-own", this.data.theme !== "auto");
     this.root.querySelectorAll("button, select, input").forEach(keepShortcutsAway);
     this.listen();
   }
@@ -80,9 +85,14 @@ class Picker {
     this.connection();
   }
 
-  // To a kernel that is gone, a front end would log an error for every message.
+  // To a kernel that is gone, a front end throws an error for every message.
   send(message) {
-    if (!this.lost) this.model.send(message);
+    if (this.lost) return;
+    try {
+      this.model.send(message);
+    } catch {
+      this.connection("lost");
+    }
   }
 
   // Python is told the whole selection. It answers with the number of the last one that it has seen.
@@ -92,7 +102,13 @@ class Picker {
     if (this.lost) return;
     model.save_changes();
     clearTimeout(this.waiting);
-    if (!this.data.page) this.waiting = setTimeout(() => this.connection(), 2500);
+    // A shut down kernel is not announced, as a restarted one is: only sending tells.
+    if (!this.data.page) {
+      this.waiting = setTimeout(() => {
+        if (model.get("_seen") < number) this.send({ kind: "ping" });
+        this.connection();
+      }, 2500);
+    }
   }
 
   connection(state) {
@@ -101,6 +117,10 @@ class Picker {
     if (!behind) clearTimeout(this.waiting);
     this.status.connection(this.data.page ? "page" : this.lost ? "lost" : behind ? "waiting" : "");
     this.root.classList.toggle("spt-disconnected", Boolean(this.lost));
+    if (state === "lost") {
+      this.check.update();
+      this.details.lost();
+    }
   }
 
   async start(Plotly) {
@@ -178,25 +198,34 @@ class Picker {
   }
 
   moveCursor([dx, dy], slot, choose) {
-    const { nLayers, nHeads } = this.data, from = this.cursor ?? this.last ?? 0;
-    const x = Math.min(nHeads - 1, Math.max(0, (from % nHeads) + dx)), y = Math.min(nLayers - 1, Math.max(0, Math.floor(from / nHeads) + dy));
-    if (choose) this.selection.change([from, y * nHeads + x], "add");
-    this.setCursor(y * nHeads + x, slot);
+    const { nHeads } = this.data, from = this.cursor ?? this.last ?? 0, [[left, right], [bottom, top]] = this.range;
+    // Within what a zoom shows.
+    const x = Math.min(right - 0.5, Math.max(left + 0.5, (from % nHeads) + dx));
+    const y = Math.min(bottom - 0.5, Math.max(top + 0.5, Math.floor(from / nHeads) + dy));
+    const to = y * nHeads + x;
+    if (choose) this.selection.change([from, to].filter((i) => this.inSight(i)), "add");
+    this.setCursor(to, slot);
+    this.spoken.textContent = this.describe(to, this.shown[slot]).slice(0, 2).join(", ");
+  }
+
+  // Whether a zoom shows a head.
+  inSight(i) {
+    const x = i % this.data.nHeads, y = Math.floor(i / this.data.nHeads), [[left, right], [bottom, top]] = this.range;
+    return x > left && x < right && y > top && y < bottom;
   }
 
   // What is known of a head, line by line.
   describe(i, shown) {
     const { layers, nHeads, budgetHeads } = this.data, layer = layers[shown], { by } = this;
-    const number = (value) => (Math.abs(value) < 5e-5 ? "0" : value.toFixed(Math.abs(value) < 0.01 ? 4 : 3));
     const lines = [`${headName(i, nHeads)}${this.selection.has(i) ? " · chosen" : ""}`];
-    lines.push(`${layer.name}: ${number(layer.values[i])}`);
-    if (layer.low) lines.push(`95 % interval ${number(layer.low[i])} to ${number(layer.high[i])}`);
+    lines.push(`${layer.name}: ${scoreText(layer.values[i])}`);
+    if (layer.low) lines.push(`95 % interval ${scoreText(layer.low[i])} to ${scoreText(layer.high[i])}`);
     lines.push(`rank ${this.places[by][shown][i]} of ${layer.values.length}${by === "size" ? " by size" : ""}`);
     if (layer.top) lines.push(`in the top ${budgetHeads} of ${Math.round(100 * layer.top[by][i])} % of resamples`);
     if (layer.estimates.includes(i)) lines.push("an attribution estimate, not measured");
-    layers.forEach((other, n) => {
-      if (n !== shown) lines.push(`${other.name}: ${number(other.values[i])} (rank ${this.places[by][n][i]})`);
-    });
+    const others = layers.map((_, n) => n).filter((n) => n !== shown);
+    for (const n of others.slice(0, 4)) lines.push(`${layers[n].name}: ${scoreText(layers[n].values[i])} (rank ${this.places[by][n][i]})`);
+    if (others.length > 4) lines.push(`and ${others.length - 4} more`);
     return lines;
   }
 

@@ -18,6 +18,7 @@ class HeadMap {
     this.tip = make("div", "spt-tip");
     this.frame = make("div", "spt-frame", this.plot, this.catch, this.tip);
     this.catch.append(this.cursor, this.rubber);
+    this.plot.setAttribute("aria-hidden", "true"); // of the drawing, only the axes' numbers would be read
     this.element = make("div", "spt-map", this.title, this.frame);
     this.catch.tabIndex = 0;
     keepShortcutsAway(this.catch);
@@ -26,7 +27,7 @@ class HeadMap {
     this.drag = null;
     for (const [name, handler] of Object.entries({
       pointerdown: this.down, pointermove: this.move, pointerup: this.up, pointercancel: this.cancel,
-      pointerleave: this.leave, keydown: this.key, focus: this.focused, blur: this.leave,
+      lostpointercapture: this.cancel, pointerleave: this.leave, keydown: this.key, focus: this.focused, blur: this.leave,
     })) this.catch.addEventListener(name, handler.bind(this));
   }
 
@@ -55,19 +56,22 @@ class HeadMap {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: theme.gap, font: { color: theme.ink, size: 11 },
       xaxis: { ...axis, range: [x0, x1], dtick: tick((plotWidth - MARGIN.l - MARGIN.r) / columns, 20), title: { text: "head", standoff: 4 } },
       yaxis: { ...axis, range: [y0, y1], dtick: tick(cellHeight, 13), title: { text: "layer", standoff: 4 } },
-      shapes: this.shapes(),
     };
     this.title.textContent = layer.about;
     this.title.style.maxWidth = `${plotWidth - 12}px`;
     this.Plotly.react(this.plot, [trace], layout, { staticPlot: true, responsive: false });
     const size = this.plot._fullLayout._size;
     Object.assign(this.catch.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
+    this.outline(); // how far inside a cell its line runs depends on the cell's size
     this.placeCursor();
   }
 
   // A thin line in the background's colour around the outline keeps it visible on every colour of the scale.
   shapes() {
-    const path = outlinePath(this.ui.selection.cells, this.ui.data.nHeads), theme = THEMES[this.ui.theme];
+    const [[left, right], [bottom, top]] = this.ui.range, theme = THEMES[this.ui.theme];
+    const inset = (cells, pixels) => Math.min(0.3, (1.8 * Math.abs(cells)) / pixels);
+    const { clientWidth: w, clientHeight: h } = this.catch;
+    const path = outlinePath(this.ui.selection.cells, this.ui.data.nHeads, inset(right - left, w || 400), inset(bottom - top, h || 200));
     if (!path) return [];
     return [[theme.halo, 5], [theme.ink, 2.5]].map(([color, width]) => ({ type: "path", path, line: { color, width } }));
   }
@@ -98,17 +102,22 @@ class HeadMap {
   }
 
   down(event) {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || this.drag) return; // a second finger is no second drag
     this.catch.setPointerCapture(event.pointerId);
     this.catch.focus({ preventScroll: true });
-    this.drag = { start: [event.clientX, event.clientY], track: [this.at(event)], moved: false };
+    // A key may be let go before the button.
+    const how = event.shiftKey ? "add" : event.altKey ? "remove" : null;
+    this.drag = { id: event.pointerId, how, start: [event.clientX, event.clientY], track: [this.at(event)], moved: false, left: false };
     event.preventDefault();
   }
 
   move(event) {
     const here = this.at(event);
+    if (this.drag && event.pointerId === this.drag.id && !event.buttons) this.cancel(); // let go elsewhere
     if (!this.drag) return this.ui.setCursor(this.cell(here), this.slot);
+    if (event.pointerId !== this.drag.id) return;
     this.drag.track.push(here);
+    this.drag.left ||= this.cell(here) !== this.cell(this.drag.track[0]);
     // A lasso ends where it began: what counts is whether it ever went away from there.
     const [x, y] = this.drag.start;
     this.drag.moved ||= Math.hypot(event.clientX - x, event.clientY - y) > 4;
@@ -117,18 +126,21 @@ class HeadMap {
 
   up(event) {
     const drag = this.drag;
+    if (!drag || event.pointerId !== drag.id) return;
     this.cancel();
-    if (!drag) return;
     drag.track.push(this.at(event));
-    if (!drag.moved) {
+    // A hand that shakes within a cell clicks it.
+    if (!drag.moved || (!drag.left && this.ui.tool !== "zoom")) {
       const cell = this.cell(drag.track[0]);
       if (cell !== null) this.ui.click(cell);
       return;
     }
     const polygon = this.ui.tool === "lasso" ? drag.track : span(drag.track[0], drag.track.at(-1));
     if (this.ui.tool === "zoom") return this.ui.zoom(polygon[0], polygon[2]);
-    const how = event.shiftKey ? "add" : event.altKey ? "remove" : this.ui.mode;
-    this.ui.selection.change(cellsInside(polygon, this.ui.data.nLayers, this.ui.data.nHeads), how);
+    const how = drag.how ?? (event.shiftKey ? "add" : event.altKey ? "remove" : this.ui.mode);
+    // Not what a zoom hides; and a box around no head's middle is a slip, no wish for an empty selection.
+    const cells = cellsInside(polygon, this.ui.data.nLayers, this.ui.data.nHeads).filter((i) => this.ui.inSight(i));
+    if (cells.length) this.ui.selection.change(cells, how);
   }
 
   cancel() {
@@ -162,7 +174,7 @@ class HeadMap {
     else if (event.key === "Enter" && this.ui.cursor !== null) this.ui.look(this.ui.cursor);
     else if (control && letter === "z") event.shiftKey ? this.ui.selection.redo() : this.ui.selection.undo();
     else if (control && letter === "y") this.ui.selection.redo();
-    else if (event.key === "Escape") this.ui.setCursor(null, this.slot);
+    else if (event.key === "Escape") this.drag ? this.cancel() : this.ui.setCursor(null, this.slot);
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -170,10 +182,10 @@ class HeadMap {
 
   // The cell under the pointer or the keyboard's, and, on the map that it is on, what is known of the head.
   placeCursor() {
-    const i = this.ui.cursor, { nHeads } = this.ui.data;
-    this.cursor.hidden = i === null;
-    this.tip.hidden = i === null || this.ui.cursorSlot !== this.slot;
-    if (i === null) return;
+    const i = this.ui.cursor, { nHeads } = this.ui.data, shown = i !== null && this.ui.inSight(i);
+    this.cursor.hidden = !shown;
+    this.tip.hidden = !shown || this.ui.cursorSlot !== this.slot;
+    if (!shown) return;
     const x = i % nHeads, y = Math.floor(i / nHeads);
     const [left, top] = this.share([x - 0.5, y - 0.5]), [right, bottom] = this.share([x + 0.5, y + 0.5]);
     const percents = { left, top, width: right - left, height: bottom - top };
@@ -182,8 +194,12 @@ class HeadMap {
     this.tip.replaceChildren(...this.ui.describe(i, this.ui.shown[this.slot]).map((line, n) => make(n ? "div" : "b", "", line)));
     const box = this.catch, after = box.offsetLeft + right * box.offsetWidth + 8;
     const before = box.offsetLeft + left * box.offsetWidth - 8 - this.tip.offsetWidth;
-    this.tip.style.left = `${after + this.tip.offsetWidth <= this.width || before < 0 ? after : before}px`;
-    this.tip.style.top = `${box.offsetTop + top * box.offsetHeight}px`;
+    // Beside the cell, and inside the picker: an output that it overhangs would get a scroll bar.
+    const origin = this.frame.getBoundingClientRect(), bounds = this.ui.root.getBoundingClientRect();
+    const right_ = bounds.right - origin.left - this.tip.offsetWidth, low = bounds.bottom - origin.top - this.tip.offsetHeight;
+    const left_ = after <= right_ || before < bounds.left - origin.left ? Math.min(after, right_) : before;
+    this.tip.style.left = `${Math.max(left_, bounds.left - origin.left)}px`;
+    this.tip.style.top = `${Math.max(bounds.top - origin.top, Math.min(box.offsetTop + top * box.offsetHeight, low))}px`;
   }
 }
 

@@ -6,12 +6,13 @@ class Status {
     this.count = make("div", "spt-count");
     this.count.setAttribute("aria-live", "polite");
     this.link = make("div", "spt-link");
+    this.link.setAttribute("role", "status");
     this.text = make("input", "spt-heads");
     this.text.type = "text";
     this.text.spellcheck = false;
     this.text.placeholder = "no heads: click some, or type L5.H3 6.1";
     this.text.setAttribute("aria-label", "the chosen heads as text");
-    this.text.addEventListener("input", delayed(400, () => this.read()));
+    onTyping(this.text, 400, () => this.read());
     this.copy = pushButton("copy", "Copy the heads as text that HeadSet.parse reads", () => this.copyText());
     this.element = make("div", "spt-status", this.count, make("div", "spt-row", this.text, this.copy), this.link);
     this.update();
@@ -24,7 +25,7 @@ class Status {
     const budget = `${over ? "over" : "within"} the budget of ${+(100 * data.budget).toPrecision(3)} %`;
     this.count.textContent = `${cells.length} of ${n} heads (${percent(cells.length / n)})${weights ?? ""} · ${budget} (${data.budgetHeads})`;
     this.count.classList.toggle("spt-over", over);
-    this.text.classList.remove("spt-wrong");
+    this.mark(false);
     const text = cells.map((i) => headName(i, data.nHeads)).join(" ");
     // What is being typed stays as it is typed.
     if (document.activeElement !== this.text || !this.typed) this.text.value = text;
@@ -33,10 +34,15 @@ class Status {
 
   read() {
     const { data, selection } = this.ui, found = parseHeads(this.text.value, data.nLayers, data.nHeads);
-    this.text.classList.toggle("spt-wrong", found === null);
+    this.mark(found === null);
     if (!found) return;
     this.typed = true;
     if (!selection.set(found)) this.typed = false;
+  }
+
+  mark(wrong) {
+    this.text.classList.toggle("spt-wrong", wrong);
+    this.text.setAttribute("aria-invalid", wrong);
   }
 
   async copyText() {

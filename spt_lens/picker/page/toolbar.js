@@ -17,7 +17,19 @@ function choiceButtons(label, options, value, change) {
   const group = make("span", "spt-choice");
   group.setAttribute("role", "radiogroup");
   group.setAttribute("aria-label", label);
-  const show = (now) => [...group.children].forEach((b) => b.setAttribute("aria-checked", b.dataset.value === now));
+  const show = (now) => [...group.children].forEach((b) => {
+    b.setAttribute("aria-checked", b.dataset.value === now);
+    b.tabIndex = b.dataset.value === now ? 0 : -1;
+  });
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key], all = [...group.children];
+    if (!step) return;
+    const next = all[(all.indexOf(document.activeElement) + step + all.length) % all.length];
+    next.focus();
+    next.click();
+    event.preventDefault();
+    event.stopPropagation();
+  });
   for (const [key, text, hint] of options) {
     const button = pushButton(text, hint, () => {
       show(key);
@@ -47,6 +59,24 @@ function delayed(milliseconds, run) {
   };
 }
 
+// Runs once typing has paused, or at once when the field is left, so that a click on the map comes after it. ("input",
+// not Enter: JupyterLab keeps that for itself.)
+function onTyping(input, milliseconds, run) {
+  let timer = 0, done = null;
+  const now = () => {
+    clearTimeout(timer);
+    if (input.value === done) return;
+    done = input.value;
+    run();
+  };
+  input.addEventListener("input", () => {
+    done = null;
+    clearTimeout(timer);
+    timer = setTimeout(now, milliseconds);
+  });
+  input.addEventListener("change", () => done === null && now());
+}
+
 class Toolbar {
   constructor(ui) {
     this.ui = ui;
@@ -66,9 +96,9 @@ class Toolbar {
       ui.tool = value;
     });
     const mode = choiceButtons("to", [
-      ["replace", "replace", "A box or lasso becomes the selection (hold shift to add, alt to remove)"],
-      ["add", "add", "A box or lasso is added (or hold shift)"],
-      ["remove", "remove", "A box or lasso is taken out (or hold alt)"],
+      ["replace", "replace", "A box or lasso becomes the selection (hold shift to add, alt to remove). A click always toggles."],
+      ["add", "add", "A box or lasso is added (or hold shift). A click always toggles."],
+      ["remove", "remove", "A box or lasso is taken out (or hold alt). A click always toggles."],
     ], "replace", (value) => (ui.mode = value));
     this.undo = pushButton("undo", "Ctrl+Z on the map", () => ui.selection.undo());
     this.redo = pushButton("redo", "Ctrl+Y on the map", () => ui.selection.redo());
@@ -101,10 +131,9 @@ class Toolbar {
     const input = (this.top = make("input", "spt-number"));
     Object.assign(input, { type: "number", min: 0, max: this.ui.data.nLayers * this.ui.data.nHeads, step: 1, title: "The best k heads" });
     input.setAttribute("aria-label", "top k");
-    // "input", not "change": JupyterLab keeps Enter for itself.
-    input.addEventListener("input", delayed(250, () => {
+    onTyping(input, 250, () => {
       if (input.value !== "" && +input.value >= 0) this.ui.selection.set(this.order.slice(0, Math.floor(+input.value)), "top");
-    }));
+    });
     return make("label", "spt-field", make("span", "", "top"), input);
   }
 
@@ -116,12 +145,11 @@ class Toolbar {
     field.setAttribute("aria-label", "threshold");
     slider.addEventListener("input", () => {
       const [low, high] = this.bounds();
-      // On the slider the strongest head stays chosen at the right end's last step but one.
       field.value = String(+(low + (slider.value / 1000) * (high - low)).toPrecision(4));
       this.applyThreshold("slider");
     });
     slider.addEventListener("change", () => (this.ui.selection.tag = null));
-    field.addEventListener("input", delayed(250, () => this.applyThreshold(null)));
+    onTyping(field, 250, () => this.applyThreshold(null));
     return make("span", "spt-field", make("span", "", "above"), slider, field);
   }
 
@@ -137,7 +165,9 @@ class Toolbar {
   applyThreshold(tag) {
     const limit = this.threshold.value === "" ? NaN : +this.threshold.value;
     if (Number.isNaN(limit)) return;
-    this.ui.selection.set(this.order.filter((i) => this.strength(i) > limit), "threshold", tag);
+    // As Python compares: in the scores' own precision.
+    const exact = this.layer.single ? Math.fround : Number;
+    this.ui.selection.set(this.order.filter((i) => exact(this.strength(i)) > exact(limit)), "threshold", tag);
   }
 
   listPresets() {
