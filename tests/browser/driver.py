@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from browser.kernel import Kernel
 from browser.lab import LabServer
-from browser.watch import Watch
+from browser.watch import RESTART_ERROR, Watch
 
 try:
     from playwright.sync_api import expect
@@ -63,7 +63,7 @@ class Driver:
 
     def __init__(self, context: BrowserContext, lab: LabServer, harmless: tuple[str, ...] = ()) -> None:
         self.lab = lab
-        self.watch = Watch(context, harmless)
+        self.watch = Watch(context, (*harmless, RESTART_ERROR))
         self.page = context.new_page()
         self.path = ""
 

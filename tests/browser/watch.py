@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 # Notebook 7.6.5 throws this once as it loads, on a notebook without any widget too.
 NOTEBOOK7_ERROR = "Cannot read properties of undefined (reading 'schema')"
+# JupyterLab logs this now and then when a kernel is restarted while it writes: half a message reaches the page.
+RESTART_ERROR = "Kernel message validation error"
 _HERE = ("127.0.0.1", "localhost")
 _WITHOUT_NETWORK = ("data", "blob", "about", "file")
 
