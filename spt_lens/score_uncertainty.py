@@ -75,7 +75,12 @@ class Uncertainty:
         Raises: ValueError as `interval`, or for a wrong `by`.
         """
         statistics.strength(self.values, by)
-        low, high = self.interval(confidence, draws, seed)
+        return self.beyond_zero(*self.interval(confidence, draws, seed), by)
+
+    def beyond_zero(
+        self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"], by: By = "signed"
+    ) -> HeadSet:
+        """`above_noise` by intervals that are there already, as `interval` gives them."""
         # Estimates are left out: the interval of an estimate does not say how far the estimate is off.
         return self._where(self.measured & ((low > 0) | ((high < 0) & (by == "size"))), by)
 

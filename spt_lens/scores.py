@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spt_lens.heads import Head, HeadSet
-from spt_lens.measure.statistics import By, strength
+from spt_lens.measure.statistics import By, heads_within, strength
 from spt_lens.score_compare import ScoreComparison, check_same_kind, compare, shared_pairs
 from spt_lens.score_files import load_scores, save_scores
 from spt_lens.score_metrics import Metric, in_metric
@@ -144,8 +143,7 @@ class HeadScores(Uncertainty):
         """The best heads within a share of all heads, at least one. Raises ValueError outside (0, 1]."""
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction={fraction}: choose a share above 0 and up to 1, e.g. 0.05")
-        # The small addition is for products such as 0.07 * 100 = 7.000000000000001, or 0.29 * 100 = 28.999999999999996.
-        return self.top(max(1, math.floor(fraction * self.values.numel() + 1e-9)), by)
+        return self.top(heads_within(fraction, self.values.numel()), by)
 
     def above(self, threshold: float, by: By = "signed") -> HeadSet:
         """The heads with a score (or its size) above a threshold, best first. May be empty."""

@@ -16,8 +16,8 @@ from spt_lens.measure.attention import attention_to_spans
 from spt_lens.measure.recovery import head_recovery
 from spt_lens.models import ModelView
 from spt_lens.picker.layers import (
-    budget_heads,
     flat,
+    heads_within,
     layer_payload,
     map_payload,
     named_layers,
@@ -134,7 +134,7 @@ def test_measured_layers(tiny):
 
 def test_budget():
     for budget, n, heads in ((0.05, 128, 6), (0.07, 100, 7), (0.29, 100, 29), (0.001, 12, 1), (1.0, 12, 12)):
-        assert budget_heads(budget, n) == heads
+        assert heads_within(budget, n) == heads
     scores = scores_of()
     told = map_payload({"one": scores}, 0.05, {"mine": HeadSet.parse("1.1 0.2")})
     assert unflat(told["layers"][0]["order"]["signed"][: told["budgetHeads"]], 16) == scores.top_fraction(0.05)

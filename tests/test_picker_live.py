@@ -216,13 +216,19 @@ def test_in_a_notebook_a_check_can_be_stopped(tiny, how):
     on_a_loop(cell)
 
 
+async def at_work(model, monkeypatch):
+    """A picker with a check under way and a report asked for, and the list of what it sends."""
+    picker = made(model, chosen=HEADS)
+    sent = sent_by(picker, monkeypatch)
+    page_asks(picker, kind="check")
+    await until(lambda: picker._check["state"] == "running")
+    page_asks(picker, kind="details", head=6)
+    return picker, sent
+
+
 def test_a_picker_that_is_closed_leaves_the_model_alone(tiny, monkeypatch):
     async def cell() -> None:
-        picker = made(tiny, chosen=HEADS)
-        sent = sent_by(picker, monkeypatch)
-        page_asks(picker, kind="check")
-        await until(lambda: picker._check["state"] == "running")
-        page_asks(picker, kind="details", head=6)
+        picker, sent = await at_work(tiny, monkeypatch)
         picker.close()
         monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("work goes on"))
         await asyncio.sleep(0.1)
@@ -377,11 +383,7 @@ def test_a_page_is_told_of_the_head_that_it_asked_for(tiny, monkeypatch):
 
 def test_a_check_and_a_report_go_on_beside_each_other(tiny, monkeypatch):
     async def cell() -> None:
-        picker = made(tiny, chosen=HEADS)
-        sent = sent_by(picker, monkeypatch)
-        page_asks(picker, kind="check")
-        await until(lambda: picker._check["state"] == "running")
-        page_asks(picker, kind="details", head=6)
+        picker, sent = await at_work(tiny, monkeypatch)
         await until(lambda: sent and picker._check["state"] not in ("queued", "running"))
         assert "error" not in sent[0]
         assert_checked(picker, HEADS, tiny)

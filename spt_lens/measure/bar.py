@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
+FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it
+
 
 @contextmanager
 def progress_bar(work: float, title: str, shown: bool) -> Iterator[Callable[[int], None]]:
     """Gives the function that is told of work as it is done: tokens that went through a block."""
-    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=max(work, 1), desc=title, bar_format=form, disable=not shown) as bar:
+    with tqdm(total=max(work, 1), desc=title, bar_format=FORM, disable=not shown) as bar:
 
         def tick(tokens: int) -> None:
             bar.update(min(tokens, bar.total - bar.n))  # what did not fit in memory is done twice

@@ -71,9 +71,7 @@ class SetEffect:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SetEffect:
         """The reverse of `to_json`. Raises KeyError or ValueError for data of another kind."""
-        table = saved.table(data, _COLUMNS)
-        if table["set"].tolist() != ["chosen", *["random"] * (len(table) - 1)]:
-            raise ValueError("its table is not of one chosen set and then random ones")
+        table = saved.table_of_sets(data, _COLUMNS)
         return cls(
             HeadSet.from_json(data),
             table,

@@ -46,6 +46,12 @@ class Stability(NamedTuple):
         )
 
 
+def heads_within(fraction: float, n_heads: int) -> int:
+    """How many heads a share of all heads allows, at least one."""
+    # The small addition is for products such as 0.07 * 100 = 7.000000000000001, or 0.29 * 100 = 28.999999999999996.
+    return max(1, math.floor(fraction * n_heads + 1e-9))
+
+
 def strength(values: Float[Tensor, "*heads"], by: str = "signed") -> Float[Tensor, "*heads"]:
     """What heads are ranked by, the highest first. Raises ValueError if `by` is not "signed" or "size"."""
     if by not in ("signed", "size"):

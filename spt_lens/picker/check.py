@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from spt_lens.data.dialogues import Dialogue
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
+from spt_lens.measure.bar import FORM
 from spt_lens.measure.generate import reply_prompts, reply_steps
 from spt_lens.measure.joint import check_set
 from spt_lens.measure.joint_steps import Runs, Unpatched, patched_steps, unpatched_steps
@@ -110,8 +111,7 @@ class LiveCheck:
     def run(self, heads: HeadSet, progress: bool = True) -> CheckResult:
         """All steps, with a progress bar. Raises as `steps` does."""
         steps = self.steps(heads)
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        with tqdm(total=1.0, desc="check", bar_format=form, disable=not progress) as bar:
+        with tqdm(total=1.0, desc="check", bar_format=FORM, disable=not progress) as bar:
 
             def show(step: Progress) -> None:
                 bar.set_description_str(step.says, refresh=False)

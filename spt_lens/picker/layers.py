@@ -6,7 +6,6 @@ the one that the same call makes in Python.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import unescape
 from typing import Any
@@ -16,11 +15,11 @@ import torch
 from torch import Tensor
 
 from spt_lens.heads import HeadSet, projection_letters
-from spt_lens.measure.statistics import By
+from spt_lens.measure.statistics import By, heads_within
 from spt_lens.models import ModelView
 from spt_lens.score_compare import special
 from spt_lens.scores import HeadScores
-from spt_lens.view.heatmap import colour_limit, describe
+from spt_lens.view.heatmap import SCALE, colour_limit, describe
 
 BY: tuple[By, ...] = ("signed", "size")
 Layers = HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores]
@@ -73,11 +72,12 @@ def _name(scores: HeadScores) -> str:
 def map_payload(layers: Mapping[str, HeadScores], budget: float, presets: Mapping[str, HeadSet]) -> dict[str, Any]:
     """All that the page is told of the scores. presets: selections by name, whose heads all have a score."""
     first = next(iter(layers.values()))
-    k = budget_heads(budget, first.n_layers * first.n_heads)
+    k = heads_within(budget, first.n_layers * first.n_heads)
     return {
         "layers": [layer_payload(name, each, k) for name, each in layers.items()],
         "nLayers": first.n_layers,
         "nHeads": first.n_heads,
+        "scale": [list(stop) for stop in SCALE],
         "budget": budget,
         "budgetHeads": k,
         "presets": {name: flat(heads, first.n_heads) for name, heads in presets.items()},
@@ -101,7 +101,9 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         "high": None if high is None else _short(high),
         "order": {by: flat(scores.order(by), scores.n_heads) for by in BY},
         "top": {by: _short(scores.top_probability(k, by), 3) for by in BY} if several else None,
-        "noise": {by: flat(scores.above_noise(by), scores.n_heads) for by in BY} if several else None,
+        "noise": None
+        if low is None or high is None
+        else {by: flat(scores.beyond_zero(low, high, by), scores.n_heads) for by in BY},
         "estimates": np.flatnonzero(~scores.measured.numpy().ravel()).tolist(),
         "limit": float(colour_limit(scores)),
     }
@@ -117,11 +119,6 @@ def sizes_payload(view: ModelView, projections: str = "auto") -> dict[str, Any]:
         "group": view.n_heads // view.n_kv_heads,
         "total": view.n_params,
     }
-
-
-def budget_heads(budget: float, n: int) -> int:
-    """How many heads a share of all heads allows, at least one."""
-    return max(1, math.floor(budget * n + 1e-9))
 
 
 def flat(heads: HeadSet, n_heads: int) -> list[int]:

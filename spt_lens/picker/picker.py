@@ -17,12 +17,13 @@ import traitlets
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
+from spt_lens.measure.statistics import heads_within
 from spt_lens.models import Model, ModelView
 from spt_lens.picker import pages, source
 from spt_lens.picker.check import CheckResult, LiveCheck
 from spt_lens.picker.check_view import NO_CHECK, CheckState
 from spt_lens.picker.details import HeadDetails
-from spt_lens.picker.layers import Layers, budget_heads, flat, map_payload, named_layers, sizes_payload
+from spt_lens.picker.layers import Layers, flat, map_payload, named_layers, sizes_payload
 from spt_lens.picker.runner import StepRunner, running_loop
 from spt_lens.picker.selection import Chosen, check_model, fitting, heads_in, named_selections, provenance, share
 
@@ -154,7 +155,7 @@ class HeadPicker(anywidget.AnyWidget):
     def summary(self) -> str:
         """One line: how many heads, and whether that is within the budget."""
         n, chosen = self.n_layers * self.n_heads, len(self.selected)
-        over = "over" if chosen > budget_heads(self.budget, n) else "within"
+        over = "over" if chosen > heads_within(self.budget, n) else "within"
         return f"{chosen} of {n} heads ({chosen / n:.1%}), {over} the budget of {100 * self.budget:.3g} %"
 
     def save(self, path: str | Path, name: str | None = None) -> Path:

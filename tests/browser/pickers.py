@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from browser.driver import expect
 from spt_lens.heads import Head, HeadSet
 from spt_lens.picker.picker import HeadPicker
-from spt_lens.scores import HeadScores
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
-
-
-def random_scores(layers: int = 8, heads: int = 16, seed: int = 0, n_pairs: int = 8, name: str = "random"):
-    """Scores in which every head has a value of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    per_pair = torch.randn(layers, heads, generator=generator) * 0.05
-    per_pair = per_pair + torch.randn(n_pairs, layers, heads, generator=generator) * 0.02
-    return HeadScores(per_pair.mean(0), per_pair, "activation", "denoising", "last", name)
 
 
 def page_of(picker: HeadPicker, page: Page, tmp_path: Any) -> PickerPage:

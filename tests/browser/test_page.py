@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from picking import scores_of
 
 from browser.driver import expect, screenshots
-from browser.pickers import PickerPage, page_of, random_scores
+from browser.pickers import PickerPage, page_of
 from browser.watch import Watch
 from spt_lens.data.pairs import are_you_sure
 from spt_lens.heads import HeadSet
@@ -18,12 +19,12 @@ from spt_lens.picker.picker import HeadPicker
 
 @pytest.fixture(scope="module")
 def scores():
-    return random_scores()
+    return scores_of()
 
 
 @pytest.fixture(scope="module")
 def picker(scores) -> HeadPicker:
-    layers = {"activation": scores, "other": random_scores(seed=1)}
+    layers = {"activation": scores, "other": scores_of(seed=1)}
     return HeadPicker(layers, presets={"mine <b>": HeadSet.parse("1.1 2.2")})
 
 
@@ -210,7 +211,7 @@ def test_the_text_is_what_headset_parses(shown):
 
 
 def test_layers_switch_and_stand_side_by_side_with_one_selection(shown):
-    other = random_scores(seed=1)
+    other = scores_of(seed=1)
     shown.click("5.3")
     shown.root.get_by_label("scores").select_option(label="other")
     shown.root.get_by_label("top k").fill("3")
@@ -289,7 +290,7 @@ def test_what_a_zoom_hides_is_not_chosen(shown):
 
 
 def test_a_query_group_is_a_preset_and_its_shared_weights_count_once(gqa, page, tmp_path):
-    scores = random_scores(3, 4, name=ModelView(gqa).name)
+    scores = scores_of(3, 4, name=ModelView(gqa).name)
     shown = page_of(HeadPicker(scores, gqa, are_you_sure(gqa, n=4), projections="qkvo"), page, tmp_path)
     shown.click("1.3")
     shown.root.get_by_label("preset").select_option(label="the KV group of L1.H3")

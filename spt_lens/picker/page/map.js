@@ -48,7 +48,7 @@ class HeadMap {
     const gap = plotWidth / columns > 14 && cellHeight > 12 ? 1 : 0;
     const axis = { showgrid: false, zeroline: false, fixedrange: true, ticks: "", color: theme.ink };
     const trace = {
-      type: "heatmap", z: values, colorscale: theme.scale, zmin: -layer.limit, zmax: layer.limit, xgap: gap, ygap: gap,
+      type: "heatmap", z: values, colorscale: theme.scale ?? this.ui.data.scale, zmin: -layer.limit, zmax: layer.limit, xgap: gap, ygap: gap,
       hoverinfo: "skip", colorbar: { thickness: 9, x: 1.01, xpad: 2, tickfont: { size: 10 }, outlinewidth: 0, nticks: 6 },
     };
     const layout = {

@@ -9,14 +9,14 @@ function backgroundOf(element) {
 }
 
 // Both scales run from blue over the background's own colour to orange or red, which colour-blind readers tell apart.
+// The light one is that of the Python figures, and comes from there.
 const THEMES = {
   light: {
-    scale: [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]],
-    ink: "#1b1b1b", halo: "#ffffff", back: "#ffffff", gap: "#dddddd",
+    ink: "#1b1b1b", halo: "#ffffff", gap: "#dddddd",
   },
   dark: {
     scale: [[0, "#6cb6ff"], [0.25, "#2f6ea8"], [0.5, "#26282b"], [0.75, "#b0532f"], [1, "#ff9d6b"]],
-    ink: "#ececec", halo: "#000000", back: "#1a1b1d", gap: "#3a3d41",
+    ink: "#ececec", halo: "#000000", gap: "#3a3d41",
   },
 };
 
