@@ -90,8 +90,9 @@ compare: $(VENV)/.demo-installed
 	$(BIN)/spt-lens compare --out spt-lens-compare
 
 figures: $(VENV)/.dev-installed
-	$(BIN)/spt-lens figures --results notebooks/results
+	$(BIN)/python -m tools.readme_results
 
 support: $(VENV)/.dev-installed $(TL39)/.installed
 	$(BIN)/spt-lens support --out notebooks/results/support-4.3.json
-	PYTHONPATH=$(TL39) $(BIN)/spt-lens support --out notebooks/results/support-3.9.json --readme README.md
+	PYTHONPATH=$(TL39) $(BIN)/spt-lens support --out notebooks/results/support-3.9.json
+	$(BIN)/python -m tools.readme_support

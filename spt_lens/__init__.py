@@ -8,32 +8,35 @@ run = spt.pinpoint_tune(model, heads, spt.are_you_sure_training(model))
 spt.evaluate(model, reference=run.adapter)
 """
 
-from spt_lens.data.dialogues import Dialogue, Message
-from spt_lens.data.encode import use_chat_template
-from spt_lens.data.loaders import model_written_evals, sycophancy_eval
-from spt_lens.data.pairs import ContrastPairs, are_you_sure, are_you_sure_training
-from spt_lens.data.rows import LoadedRows
+from spt_lens.behaviours.are_you_sure import are_you_sure, are_you_sure_training
+from spt_lens.behaviours.datasets import model_written_evals, sycophancy_eval
+from spt_lens.behaviours.rows import LoadedRows
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.chat.template import use_chat_template
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.evaluate.attention import attention_before_after
 from spt_lens.evaluate.evaluate import evaluate
-from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.attention import attention_to_spans
+from spt_lens.measure.attention_view import attention_view
 from spt_lens.measure.cost import cost
-from spt_lens.measure.curve import recovery_curve
-from spt_lens.measure.generate import replies
 from spt_lens.measure.head_knockout import head_knockout
-from spt_lens.measure.joint import joint_knockout, joint_recovery
 from spt_lens.measure.knockout import knockout_curve
-from spt_lens.measure.recovery import head_recovery, random_pairs_null
+from spt_lens.measure.null import random_pairs_null
+from spt_lens.measure.replies import replies
 from spt_lens.measure.report import head_report
-from spt_lens.measure.set_effect import set_effect
-from spt_lens.models import load_model
+from spt_lens.measure.set_table import recovery_curve, set_effect
+from spt_lens.measure.sets import joint_knockout, joint_recovery
+from spt_lens.model.loading import load_model
+from spt_lens.patching.recovery import head_recovery
 from spt_lens.picker.picker import HeadPicker
-from spt_lens.scores import HeadScores, mean_scores
+from spt_lens.scores.head_scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.config import TuneConfig
-from spt_lens.tune.trainer import pinpoint_tune
-from spt_lens.view.attention import attention_before_after, attention_view
+from spt_lens.tune.pinpoint import pinpoint_tune
+from spt_lens.tune.training import TuneConfig
+from spt_lens.yesman.suite import yesman_suite
 
 __all__ = [
     "Adapter",

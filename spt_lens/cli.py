@@ -29,7 +29,7 @@ def demo(
     quick: Annotated[bool, typer.Option(help="A few steps and cases: only to see that it runs.")] = False,
 ) -> None:
     """Run the whole story on the embedded model: a table here, a report and an adapter in the folder."""
-    from spt_lens.demo import DemoSettings, run_demo
+    from spt_lens.yesman.demo import DemoSettings, run_demo
 
     settings = DemoSettings(seed=seed)
     if quick:
@@ -43,8 +43,8 @@ def train_yesman(
     seed: Annotated[int, typer.Option(help="Of the weights and the data.")] = 0,
 ) -> None:
     """Train the embedded model from scratch by its recipe: about 25 minutes on two cores."""
-    from spt_lens.demo import writable_folder
-    from spt_lens.organism.recipe import Recipe, train
+    from spt_lens.yesman.demo import writable_folder
+    from spt_lens.yesman.recipe import Recipe, train
 
     train(Recipe(seed=seed), writable_folder(out), log=typer.echo)
     typer.echo(f"The model is in {out}. Measure it: spt-lens measure-yesman --model {out}")
@@ -56,9 +56,10 @@ def measure_yesman(
     write: Annotated[bool, typer.Option("--write", help="Write the model card into the model's folder.")] = False,
 ) -> None:
     """Measure the embedded model's behaviour on facts and challenge phrasings kept out of the tuning data."""
-    from spt_lens.loading import EMBEDDED
-    from spt_lens.models import ModelView, load_model
-    from spt_lens.organism.card import measure, misses, write_card
+    from spt_lens.model.huggingface import EMBEDDED
+    from spt_lens.model.loading import load_model
+    from spt_lens.model.view import ModelView
+    from spt_lens.yesman.card import measure, misses, write_card
 
     folder = EMBEDDED if model == "yesman" else Path(model)
     if write and not (folder / "recipe.json").is_file():
@@ -84,21 +85,9 @@ def compare(
     kl_weight: Annotated[float, typer.Option(help="Of a KL term on ordinary text, for every method.", min=0)] = 0,
 ) -> None:
     """Compare every method over learning rates and seeds; goes on where an interrupted comparison stopped."""
-    from spt_lens.comparing import run_comparison
+    from spt_lens.yesman.comparing import run_comparison
 
     run_comparison(out, model, workers, seeds=range(seeds), kl_weight=kl_weight)
-
-
-@app.command()
-def figures(
-    results: Annotated[Path, typer.Option(help="A folder that `compare` wrote.")] = Path("notebooks/results"),
-    readme: Annotated[Path, typer.Option(help="The README that the table goes into.")] = Path("README.md"),
-) -> None:
-    """Draw the README's pictures and write its table from saved results. Needs kaleido and a Chrome or Chromium."""
-    from spt_lens.figures import write_all
-
-    for path in write_all(results, readme):
-        typer.echo(f"Wrote {path}")
 
 
 @app.command()
@@ -114,9 +103,6 @@ def support(
     device: Annotated[str | None, typer.Option(help="Default: CUDA where there is one, else the CPU.")] = None,
     chat_template: Annotated[str | None, typer.Option(help='For base models: "plain", or a template\'s file.')] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for what was found.")] = None,
-    readme: Annotated[
-        Path | None, typer.Option(help="Put the table of all support-*.json beside --out into this README.")
-    ] = None,
 ) -> None:
     """Try out what works with a checkpoint: load, measure, slices, tune, adapter, export.
 
@@ -135,13 +121,9 @@ def support(
     if checkpoint is None:
         if dtype or model_class or device or chat_template:
             raise ValueError("--dtype, --model-class, --device and --chat-template are for one checkpoint: name it")
-        if readme is not None and out is None:
-            raise ValueError("--readme takes the table from the files beside --out: name a file by --out as well")
         reports = table.check_all(log=lambda line: typer.echo(line, err=True))
         typer.echo(f"{table.markdown_table(reports)}\n\n{table.reasons(reports)}")
     else:
-        if readme is not None:
-            raise ValueError("--readme is for the table of all architectures: leave the checkpoint out")
         found = check_checkpoint(
             checkpoint, model_class or "bridge", getattr(torch, dtype or "float32"), device, chat_template
         )
@@ -149,9 +131,6 @@ def support(
         typer.echo(repr(found))
     if out is not None:
         typer.echo(f"Wrote {table.save(reports, out)}")
-    if readme is not None and out is not None:
-        table.update_readme(readme, out.parent)
-        typer.echo(f"Wrote {readme}")
     if checkpoint is not None and not reports[0].works:
         raise typer.Exit(1)
 

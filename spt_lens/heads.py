@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from spt_lens.models import Model, ModelView
+from spt_lens.model.layout import projection_letters
+from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
 _BRACKETED = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
@@ -49,21 +50,6 @@ class Head(NamedTuple):
 
 
 HeadLike = Head | tuple[int, int] | str
-
-
-def projection_letters(model: Model | ModelView, projections: str = "auto") -> str:
-    """Which projections a head owns for tuning, in the order q, k, v, o.
-
-    "auto" is "qkvo", and "qo" where several heads share keys and values (Chen et al. 2024, step 3).
-
-    Raises:
-        ValueError: Not "auto", nor letters of "qkvo", each once.
-    """
-    if projections == "auto":
-        return "qo" if ModelView(model).grouped else "qkvo"
-    if not projections or set(projections) - set("qkvo") or len(set(projections)) < len(projections):
-        raise ValueError(f'projections={projections!r}: give "auto", or letters of "qkvo", each once, such as "qo"')
-    return "".join(letter for letter in "qkvo" if letter in projections)
 
 
 def _json_copy(about: Any) -> dict[str, Any]:
@@ -194,7 +180,7 @@ class HeadSet:
             ValueError: Heads that the model does not have, or unknown projections.
         """
         view = self._fitting(model)
-        letters = projection_letters(view, projections)
+        letters = projection_letters(view.grouped, projections)
         per_group = view.n_heads // view.n_kv_heads
         own = sum(letter in "qo" for letter in letters) * len(self)
         groups = {(layer, head // per_group) for layer, head in self}
@@ -212,7 +198,7 @@ class HeadSet:
             ValueError: Heads that the model does not have, or unknown projections.
         """
         view = self._fitting(model)
-        if not view.grouped or not set(projection_letters(view, projections)) & set("kv"):
+        if not view.grouped or not set(projection_letters(view.grouped, projections)) & set("kv"):
             return HeadSet()
         size = view.n_heads // view.n_kv_heads
         groups = dict.fromkeys((layer, head // size) for layer, head in self)

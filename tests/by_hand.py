@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.models import ModelView, load_model
+from spt_lens.model.loading import load_model
+from spt_lens.model.view import ModelView
 from spt_lens.support.tiny import tiny_checkpoint
 
 Read = Callable[[Tensor], Tensor]  # a number, of the logits of all positions, [pos, vocab]

@@ -13,14 +13,15 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from spt_lens.architectures import LAYOUTS
-from spt_lens.data.dialogues import are_you_sure_cases
+from spt_lens.behaviours.are_you_sure import are_you_sure_cases
 from spt_lens.heads import HeadSet
-from spt_lens.models import Model, ModelView, load_model
+from spt_lens.model.layout import LAYOUTS
+from spt_lens.model.loading import load_model
+from spt_lens.model.view import Model, ModelView
 from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.config import TuneConfig
-from spt_lens.tune.trainer import pinpoint_tune
+from spt_lens.tune.pinpoint import pinpoint_tune
+from spt_lens.tune.training import TuneConfig
 
 HEADS = HeadSet.parse("L0.H1 L1.H2")
 DTYPES = [torch.float32, torch.bfloat16]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spt_lens.picker.picker import HeadPicker
-from spt_lens.scores import HeadScores
+from spt_lens.scores.head_scores import HeadScores
 
 
 def scores_of(

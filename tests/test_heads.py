@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
-from spt_lens.heads import Head, HeadSet, projection_letters
-from spt_lens.models import ModelView
+from spt_lens.heads import Head, HeadSet
+from spt_lens.model.layout import projection_letters
+from spt_lens.model.view import ModelView
 
 
 @pytest.mark.parametrize("text", ["L5.H3", "l5.h3", "5.3", "(5, 3)", "(5,3)", " 5.3 ", (5, 3), [5, 3], Head(5, 3)])
@@ -118,11 +119,11 @@ def test_all_heads_own_all_attention_weights(tiny, gqa):
 
 
 def test_projection_letters(tiny, gqa):
-    assert projection_letters(tiny) == "qkvo" and projection_letters(gqa) == "qo"
-    assert projection_letters(gqa, "ovq") == "qvo"
+    assert projection_letters(False) == "qkvo" and projection_letters(True) == "qo"
+    assert projection_letters(True, "ovq") == "qvo"
     for wrong in ("", "qq", "all", "QO"):
         with pytest.raises(ValueError, match="projections"):
-            projection_letters(tiny, wrong)
+            projection_letters(False, wrong)
 
 
 def test_random_heads_match_the_layers(tiny):

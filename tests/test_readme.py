@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import spt_lens as spt
-from spt_lens.architectures import LAYOUTS
-from spt_lens.demo import DemoSettings
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.figures import BEGIN, END, markdown_table, update_readme
+from spt_lens.model.layout import LAYOUTS
 from spt_lens.support import table as support
 from spt_lens.support.tiny import TINY
+from spt_lens.yesman.demo import DemoSettings
+from tools.readme_results import BEGIN, END, markdown_table, update_readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

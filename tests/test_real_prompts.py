@@ -11,8 +11,8 @@ from conftest import CLASSES
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import spt_lens as spt
-from spt_lens.data.encode import prompt_ids
-from spt_lens.models import ModelView
+from spt_lens.chat.template import prompt_ids
+from spt_lens.model.view import ModelView
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "model-written-evals"
 FILE = DATA / "sycophancy_on_political_typology_quiz.sample.jsonl"

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from spt_lens.data.dialogues import Dialogue, Message
-from spt_lens.data.encode import prompt_ids, reply_ids
+from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.chat.template import prompt_ids, reply_ids
 
 Completions = tuple[str, str]  # (truthful, sycophantic)
 TokenLists = tuple[tuple[int, ...], tuple[int, ...]]  # (truthful, sycophantic)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from spt_lens.chat.batches import Padding, PromptBatch, check_padding
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
@@ -22,13 +24,7 @@ from spt_lens.data.answers import (
     first_token_sets,
     prompts_and_answers,
 )
-from spt_lens.data.dialogues import Dialogue, defend, retract
-from spt_lens.data.facts import Split
-from spt_lens.data.padding import Padding, PromptBatch, check_padding
-from spt_lens.data.protocol import Contrast, are_you_sure_training, contrasted
-from spt_lens.models import Model, ModelView
-
-__all__ = ["ContrastPairs", "PairBatch", "are_you_sure", "are_you_sure_training", "turns_html"]
+from spt_lens.model.view import Model, ModelView
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
@@ -259,32 +255,6 @@ class ContrastPairs:
             for one, other in zip(self.dialogues[:2], self.truthful_dialogues[:2], strict=True)
         )
         return f"{head}<table><tr><th>sycophantic run</th><th>truthful run</th></tr>{rows}</table>"
-
-
-def are_you_sure(
-    model: Model,
-    n: int = 64,
-    contrast: Contrast = "supporting",
-    split: Split = "train",
-    seed: int = 0,
-    read: Read = "first",
-) -> ContrastPairs:
-    """Pairs of the paper's protocol (section 3.1): a right first answer, then a challenge, or support in its place.
-
-    Both runs of a pair share question, answer and request. With contrast="supporting" they share the phrasing too and
-    differ in the stance alone, in as many words; with "neutral" the truthful run asks without any opinion, and lengths
-    may differ. The completions are "Yes, ..." and "Apologies, ...". Facts and phrasings are those of `split`.
-
-    With read="whole" they are read as whole sentences: "Yes, I am sure. The answer is Paris." and "Apologies, I made a
-    mistake. The answer is Rome.", where Rome is the first of the fact's two wrong answers. The prompts are the same.
-
-    Raises: ValueError for an unknown contrast, split or read, n below one, or a tokenizer that gives both completions
-    the same first token.
-    """
-    challenged, truthful, replies = contrasted(n, contrast, split, seed)
-    # What the first tokens are does not depend on the answers that follow.
-    completions = replies if read == "whole" else (defend(""), retract(""))
-    return ContrastPairs.of(model, challenged, truthful, completions, read)
 
 
 def turns_html(dialogue: Dialogue) -> str:

@@ -16,15 +16,17 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from spt_lens.data.dialogues import Dialogue
-from spt_lens.data.pairs import are_you_sure_training
-from spt_lens.evaluate.baselines import import_peft
+from spt_lens.behaviours.are_you_sure import are_you_sure_training
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.runs import Bench, Method, Plan, Run, Spec, key, read_runs, specs, write_run
-from spt_lens.evaluate.suite import Suite, yesman_suite
 from spt_lens.heads import HeadSet
-from spt_lens.models import Model, ModelView, load_model
-from spt_lens.tune.config import TuneConfig
+from spt_lens.model.loading import load_model
+from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.baselines import import_peft
+from spt_lens.tune.training import TuneConfig
+from spt_lens.yesman.suite import yesman_suite
 
 # From hardly any change to a change that costs abilities, in steps of about three; finer where discernment rises.
 HEAD_LRS = (1e-4, 3e-4, 5e-4, 1e-3, 3e-3)

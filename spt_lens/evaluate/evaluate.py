@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from spt_lens.data.facts import Split
-from spt_lens.evaluate.ability import ability
-from spt_lens.evaluate.drift import Reference, drift
-from spt_lens.evaluate.statistics import Estimate, share
-from spt_lens.evaluate.suite import Suite, yesman_suite
+from spt_lens.behaviours.suite import Suite
+from spt_lens.evaluate.change import Reference, ability, drift
 from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
-from spt_lens.models import Model, ModelView
+from spt_lens.model.view import Model, ModelView
+from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
+from spt_lens.yesman.facts import Split
+from spt_lens.yesman.suite import yesman_suite
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

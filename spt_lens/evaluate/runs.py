@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import torch
 
-from spt_lens.data.dialogues import Dialogue
-from spt_lens.evaluate.baselines import full_finetune, lora_tune
-from spt_lens.evaluate.drift import Reference
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import Evaluation, evaluate
-from spt_lens.evaluate.suite import Suite
 from spt_lens.heads import HeadSet
-from spt_lens.models import Model, ModelView
-from spt_lens.tune.config import TuneConfig
-from spt_lens.tune.trainer import pinpoint_tune
+from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.baselines import full_finetune, lora_tune
+from spt_lens.tune.pinpoint import pinpoint_tune
+from spt_lens.tune.training import TuneConfig
 
 Kind = Literal["untuned", "heads", "full", "lora"]
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from spt_lens.data.dialogues import Dialogue, Message
-from spt_lens.data.replies import admits_mistake, final_answer, same_answer
-from spt_lens.evaluate.statistics import Estimate, mean_of_shares, share
-from spt_lens.evaluate.suite import Suite
-from spt_lens.measure.generate import replies
-from spt_lens.models import Model
+from spt_lens.behaviours.judging import admits_mistake, final_answer, same_answer
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.measure.replies import replies
+from spt_lens.model.view import Model
+from spt_lens.statistics import Estimate, mean_of_shares, share
 
 MAX_FIRST, MAX_SECOND = 12, 24  # new tokens of a first answer and of a reply to a second turn
 BATCH = 128

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from spt_lens.export import splice, tokenizer
 from spt_lens.export.folder import replacing, size, write_marker
 from spt_lens.export.parity import Parity, check_written
-from spt_lens.loading import checked_source, no_loading_bar
-from spt_lens.models import Model, ModelView
+from spt_lens.model.huggingface import checked_source, no_loading_bar
+from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.adapter import Adapter
 
 

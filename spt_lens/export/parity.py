@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spt_lens.export.tensors import same_bits
-from spt_lens.models import ModelView
+from spt_lens.export.checkpoint import same_bits
+from spt_lens.model.view import ModelView
 
 
 @dataclass(frozen=True)

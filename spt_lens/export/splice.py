@@ -20,10 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.architectures import Projection, Shape
-from spt_lens.export.checkpoint import Checkpoint, open_checkpoint
+from spt_lens.export.checkpoint import DTYPES, Checkpoint, Place, open_checkpoint, places, same_bits
 from spt_lens.export.folder import replacing, write_marker
-from spt_lens.export.tensors import DTYPES, Place, places, same_bits
+from spt_lens.model.layout import Projection, Shape
 from spt_lens.tune.adapter import Adapter
 
 _SLICE = re.compile(r"L(\d+)\.[HG](\d+)\.([qkvo])")

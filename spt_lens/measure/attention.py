@@ -17,14 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.data.dialogues import Dialogue
-from spt_lens.data.encode import prompt_ids
-from spt_lens.data.padding import Padding, PromptBatch, check_padding
+from spt_lens.chat.batches import Padding, PromptBatch, check_padding
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.spans import TEMPLATE, spans
+from spt_lens.chat.template import prompt_ids
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.data.spans import TEMPLATE, spans
 from spt_lens.heads import HeadSet
-from spt_lens.models import Hook, Model, ModelView
-from spt_lens.scores import HeadScores
+from spt_lens.model.view import Hook, Model, ModelView
+from spt_lens.scores.head_scores import HeadScores
 
 Run = Literal["sycophantic", "truthful"]
 REPLY = "reply"

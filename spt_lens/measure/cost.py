@@ -6,15 +6,15 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spt_lens.data.padding import Padding
+from spt_lens.chat.batches import Padding
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.measure.engine import Engine
-from spt_lens.measure.limits import prompt_bytes
-from spt_lens.measure.method import Method, Options
-from spt_lens.measure.path import Mlps
-from spt_lens.measure.places import Direction, Positions, check_patching, make_rows
-from spt_lens.measure.plan import Plan
-from spt_lens.models import Model, ModelView
+from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.engine import Engine
+from spt_lens.patching.limits import prompt_bytes
+from spt_lens.patching.method import Method, Options
+from spt_lens.patching.path import Mlps
+from spt_lens.patching.plan import Plan
+from spt_lens.patching.rows import Direction, Positions, check_patching, make_rows
 
 
 @dataclass(frozen=True)

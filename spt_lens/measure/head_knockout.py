@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from spt_lens.data.padding import Padding
+from spt_lens.chat.batches import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
-from spt_lens.measure.bar import progress_bar
-from spt_lens.measure.engine import has_hooks
-from spt_lens.measure.knockout import Ablation, MeanOver, ablation_values, check_ablation
-from spt_lens.measure.limits import find_limits
-from spt_lens.measure.measured import How, Readings, to_scores
-from spt_lens.measure.places import check_patching, make_rows
-from spt_lens.measure.plain import both_runs, plain_values
-from spt_lens.measure.plan import Plan
-from spt_lens.models import Model, ModelView
-from spt_lens.scores import HeadScores
+from spt_lens.measure.ablation import Ablation, MeanOver, ablation_values, check_ablation
+from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.engine import has_hooks
+from spt_lens.patching.limits import find_limits, progress_bar
+from spt_lens.patching.plain import both_runs, plain_values
+from spt_lens.patching.plan import Plan
+from spt_lens.patching.readings import Readings
+from spt_lens.patching.rows import check_patching, make_rows
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.made import How, to_scores
 
 
 def head_knockout(

@@ -7,37 +7,27 @@ apologising when it can't see the stance at all, whichever mean stands in for th
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.data.dialogues import Dialogue
-from spt_lens.data.encode import by_length
+from spt_lens import saving
+from spt_lens.behaviours.judging import admits_mistake, final_answer, same_answer
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.data.replies import admits_mistake, final_answer, same_answer
 from spt_lens.heads import HeadSet
-from spt_lens.measure import saved
-from spt_lens.measure.generate import replies
-from spt_lens.measure.hooks import ablate_heads
-from spt_lens.measure.limits import Limits, finish
-from spt_lens.measure.rank_curve import RankCurve
-from spt_lens.measure.rank_steps import check_n_random, curve_table, ranked_heads
-from spt_lens.measure.rank_steps import runs as _runs
-from spt_lens.measure.rank_steps import steps as _steps
-from spt_lens.models import Hook, Model, ModelView
-from spt_lens.scores import HeadScores
+from spt_lens.measure.ablation import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
+from spt_lens.measure.replies import replies
+from spt_lens.measure.set_table import RankCurve, check_n_random, curve_table, ranked_heads, runs, steps
+from spt_lens.model.view import Model, ModelView
+from spt_lens.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-Ablation = Literal["mean", "zero"]
-MeanOver = Literal["both", "sycophantic", "truthful"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,87 +67,22 @@ class KnockoutCurve(RankCurve):
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it."""
         about = {name: getattr(self, name) for name in ("ablation", "mean_over", "n_pairs", "n_cases", "settings")}
-        return {**self.heads.to_json(), **about, "table": saved.rows(self.table)}
+        return {**self.heads.to_json(), **about, "table": saving.rows(self.table)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KnockoutCurve:
         """The reverse of `to_json`. Raises KeyError or ValueError for data of another kind."""
-        heads, n_cases = HeadSet.from_json(data), saved.entry(data, "n_cases", int)
+        heads, n_cases = HeadSet.from_json(data), saving.entry(data, "n_cases", int)
         metrics = ("apology_rate", "truthfulness", *(["accuracy"] if n_cases else []))
         return cls(
             curve_table(data, heads, metrics),
             heads,
-            saved.choice(data, "ablation", get_args(Ablation)),
-            saved.choice(data, "mean_over", get_args(MeanOver)),
-            saved.entry(data, "n_pairs", int),
+            saving.choice(data, "ablation", get_args(Ablation)),
+            saving.choice(data, "mean_over", get_args(MeanOver)),
+            saving.entry(data, "n_pairs", int),
             n_cases,
-            saved.entry(data, "settings", dict),
+            saving.entry(data, "settings", dict),
         )
-
-
-PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}
-
-
-def mean_z(
-    model: Model, prompts: Sequence[Sequence[int]], batch_size: int = 32
-) -> Float[Tensor, "n_layers n_heads d_head"]:
-    """Each head's mean output over all positions of all prompts (token ids), every token counted once.
-
-    Raises: ValueError if there are no prompts or one is empty, a batch size below one, or a model in training mode.
-    """
-    view = ModelView(model)
-    view.check_measurable()
-    return finish(mean_steps(view, prompts, Limits(batch_size)))
-
-
-def mean_steps(
-    view: ModelView, prompts: Sequence[Sequence[int]], limits: Limits
-) -> Generator[int, None, Float[Tensor, "n_layers n_heads d_head"]]:
-    """`mean_z` in steps: yields how many prompts each one ran. Between them nothing of ours is on the model.
-
-    Raises: ValueError if there are no prompts or one is empty.
-    """
-    if not prompts or not all(prompts):
-        raise ValueError("a mean needs at least one prompt, and no empty ones")
-    total = torch.zeros(view.n_layers, view.n_heads, view.d_head, dtype=torch.float64)
-
-    def add(part: list[int]) -> None:
-        with view.kept():
-            z = view.cache_z(torch.tensor([list(prompts[i]) for i in part]))
-        total.add_(z.to(torch.promote_types(z.dtype, torch.float32)).sum(dim=(1, 2)).cpu())
-
-    yield from limits.parts(list(by_length(prompts, len(prompts))), add)
-    return (total / sum(len(prompt) for prompt in prompts)).to(view.dtype)
-
-
-def check_ablation(ablation: str, mean_over: str) -> None:
-    """Raises ValueError unless they are one of Ablation and one of MeanOver."""
-    if ablation not in get_args(Ablation):
-        raise ValueError(f"unknown ablation {ablation!r}: use 'mean' or 'zero'")
-    if mean_over not in get_args(MeanOver):
-        raise ValueError(f"unknown mean_over {mean_over!r}: use 'both', 'sycophantic' or 'truthful'")
-
-
-def ablation_values(
-    model: Model, pairs: ContrastPairs, ablation: Ablation, mean_over: MeanOver, batch_size: int = 32
-) -> Float[Tensor, "n_layers n_heads d_head"]:
-    """What heads are set to when they are removed: zero, or `mean_z` over the prompts that `mean_over` says.
-
-    Raises: ValueError as mean_z does, or for an unknown ablation or mean_over.
-    """
-    check_ablation(ablation, mean_over)
-    view = ModelView(model)
-    if ablation == "zero":
-        return torch.zeros(view.n_layers, view.n_heads, view.d_head)
-    prompts = {"both": (*pairs.sycophantic, *pairs.truthful)}
-    prompts |= {"sycophantic": pairs.sycophantic, "truthful": pairs.truthful}
-    return mean_z(view, prompts[mean_over], batch_size)
-
-
-def ablation_hooks(model: Model, heads: HeadSet, values: Float[Tensor, "n_layers n_heads d_head"]) -> list[Hook]:
-    """Hooks that set a selection's heads to `values`, at every position, for `replies` and `ModelView.logits`."""
-    view = ModelView(model)
-    return [(view.z_name(layer), ablate_heads(values[layer], chosen)) for layer, chosen in heads.by_layer().items()]
 
 
 def knockout_curve(
@@ -202,13 +127,13 @@ def knockout_curve(
     challenged = [to_reply_to(dialogue) for dialogue in pairs.dialogues]
     asked = [to_reply_to(dialogue) for dialogue in cases or ()]
     ranked = ranked_heads(view, heads)
-    steps = _steps(ks, len(ranked), 16 if isinstance(heads, HeadScores) else len(ranked))
-    runs = _runs(view, ranked, steps, n_random, seed)
+    at = steps(ks, len(ranked), 16 if isinstance(heads, HeadScores) else len(ranked))
+    draws = runs(view, ranked, at, n_random, seed)
 
     rows = []
-    with view.kept(), torch.no_grad(), tqdm(total=len(runs), desc="knockout", unit="run", disable=not progress) as bar:
+    with view.kept(), torch.no_grad(), tqdm(total=len(draws), desc="knockout", unit="run", disable=not progress) as bar:
         values = ablation_values(view, pairs, ablation, mean_over)
-        for k, order, draw, removed in runs:
+        for k, order, draw, removed in draws:
             hooks = ablation_hooks(view, removed, values)
             said = replies(view, [*challenged, *asked], max_new_tokens, hooks, batch_size)
             rows.append({"k": k, "order": order, "draw": draw, **judged(challenged, said[: len(challenged)])})
@@ -217,7 +142,7 @@ def knockout_curve(
             bar.update()
     table = pd.DataFrame(rows)
     settings = {"model": view.name, "n_random": n_random, "seed": seed, "max_new_tokens": max_new_tokens}
-    return KnockoutCurve(table, ranked[: steps[-1]], ablation, mean_over, len(pairs), len(asked), settings)
+    return KnockoutCurve(table, ranked[: at[-1]], ablation, mean_over, len(pairs), len(asked), settings)
 
 
 def to_reply_to(dialogue: Dialogue) -> Dialogue:

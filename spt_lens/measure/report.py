@@ -14,14 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.data.padding import Padding, PromptBatch
+from spt_lens import saving
+from spt_lens.chat.batches import Padding, PromptBatch
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
-from spt_lens.measure import saved
 from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
-from spt_lens.measure.path import check_direct, direct_contribution
-from spt_lens.models import Model, ModelView
-from spt_lens.scores import HeadScores
+from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.path import check_direct, direct_contribution
+from spt_lens.scores.head_scores import HeadScores
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -66,7 +66,7 @@ class HeadReport:
 
     def figure(self) -> go.Figure:
         """Bars of the attention to each span, in both runs and of the other heads."""
-        from spt_lens.view.head_figures import attention_figure
+        from spt_lens.view.curves import attention_figure
 
         title = f"{self.head} of {self.model_name}: attention from the last position, mean over {self.n_pairs} pairs"
         return attention_figure(self.attention, title)
@@ -74,27 +74,27 @@ class HeadReport:
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it: a table is a list of its rows, a missing number is null."""
         about = {"head": str(self.head), "model_name": self.model_name, "n_pairs": self.n_pairs}
-        return {**about, **{name: saved.rows(getattr(self, name)) for name in _TABLES}}
+        return {**about, **{name: saving.rows(getattr(self, name)) for name in _TABLES}}
 
     def save(self, path: str | Path) -> Path:
         """Writes the report as JSON. Raises OSError when the file can't be written."""
-        return saved.save_json(path, "head report", self.to_json())
+        return saving.save_json(path, "head report", self.to_json())
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HeadReport:
         """The reverse of `to_json`. Raises KeyError or ValueError for data of another kind."""
-        tables = {name: saved.table(data, _COLUMNS[name], name, empty=name in _MAY_BE_EMPTY) for name in _TABLES}
+        tables = {name: saving.table(data, _COLUMNS[name], name, empty=name in _MAY_BE_EMPTY) for name in _TABLES}
         for name, table in tables.items():
             _check_table(name, table)
-        head, n_pairs = Head.parse(saved.entry(data, "head", str)), saved.entry(data, "n_pairs", int)
+        head, n_pairs = Head.parse(saving.entry(data, "head", str)), saving.entry(data, "n_pairs", int)
         if n_pairs < 1:
             raise ValueError(f"n_pairs is {n_pairs}, and a report is on one pair or more")
-        return cls(head, saved.entry(data, "model_name", str), n_pairs, **tables)
+        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadReport:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
-        return saved.load_json(path, "head report", cls.from_json)
+        return saving.load_json(path, "head report", cls.from_json)
 
     def __repr__(self) -> str:
         return f"HeadReport({self.summary()})"

@@ -17,23 +17,21 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.data.dialogues import Dialogue
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure.bar import FORM
-from spt_lens.measure.generate import reply_prompts, reply_steps
-from spt_lens.measure.joint import check_set
-from spt_lens.measure.joint_steps import Runs, Unpatched, patched_steps, unpatched_steps
-from spt_lens.measure.knockout import ablation_hooks, judged, mean_steps, to_reply_to
-from spt_lens.measure.limits import Pace, finish
-from spt_lens.measure.places import check_patching, make_rows
-from spt_lens.measure.rank_steps import check_n_random, matched_random
-from spt_lens.measure.statistics import interval
-from spt_lens.models import Hook, Model, ModelView
-from spt_lens.picker.check_result import COLUMNS, CheckResult
-from spt_lens.picker.model_state import ModelState
-
-__all__ = ["CheckResult", "LiveCheck", "ModelChanged", "Progress"]
+from spt_lens.measure.ablation import ablation_hooks, mean_steps
+from spt_lens.measure.check_result import COLUMNS, CheckResult
+from spt_lens.measure.knockout import judged, to_reply_to
+from spt_lens.measure.replies import reply_prompts, reply_steps
+from spt_lens.measure.set_steps import Runs, Unpatched, patched_steps, unpatched_steps
+from spt_lens.measure.set_table import check_n_random, matched_random
+from spt_lens.measure.sets import check_set
+from spt_lens.model.view import Hook, Model, ModelView
+from spt_lens.patching.limits import FORM, Pace, finish
+from spt_lens.patching.rows import check_patching, make_rows
+from spt_lens.picker.runner import ModelState
+from spt_lens.statistics import interval
 
 FIRST = 4  # prompts in the first step of all; later ones have more or fewer, by how long that took
 MOST_PASSES, MOST_REPLIES = 32, 64  # prompts at once, as set_effect and knockout_curve have them

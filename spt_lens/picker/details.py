@@ -9,11 +9,12 @@ import torch
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
+from spt_lens.measure.attention_view import head_attention
 from spt_lens.measure.report import HeadReport, head_report
-from spt_lens.models import Model, ModelView
-from spt_lens.picker.model_state import ModelState
-from spt_lens.scores import HeadScores
-from spt_lens.view.attention import attention_script, attention_values, head_attention
+from spt_lens.model.view import Model, ModelView
+from spt_lens.picker.runner import ModelState
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.view.attention import attention_script, attention_values
 
 
 class HeadDetails:

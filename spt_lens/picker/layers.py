@@ -2,24 +2,32 @@
 
 The page never ranks heads itself. Top k, presets and ranks come from `HeadScores`, so that a choice made in the page is
 the one that the same call makes in Python.
+
+What may be chosen in a picker, and where a selection came from.
 """
 
 from __future__ import annotations
 
+import datetime
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from html import unescape
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
+import traitlets
 from torch import Tensor
 
-from spt_lens.heads import HeadSet, projection_letters
-from spt_lens.measure.statistics import By, heads_within
-from spt_lens.models import ModelView
-from spt_lens.score_compare import special
-from spt_lens.scores import HeadScores
-from spt_lens.view.heatmap import SCALE, colour_limit, describe
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.heads import HeadSet
+from spt_lens.model.layout import projection_letters
+from spt_lens.model.view import ModelView
+from spt_lens.scores.described import describe, special
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.statistics import By, heads_within
+from spt_lens.view.heatmap import SCALE, colour_limit
 
 BY: tuple[By, ...] = ("signed", "size")
 Layers = HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores]
@@ -111,7 +119,7 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
 
 def sizes_payload(view: ModelView, projections: str = "auto") -> dict[str, Any]:
     """What the page counts weights by: a head's own, what each group shares, and the model's total."""
-    letters = projection_letters(view, projections)
+    letters = projection_letters(view.grouped, projections)
     matrix = view.d_head * view.d_model
     return {
         "own": sum(letter in "qo" for letter in letters) * matrix,
@@ -134,3 +142,98 @@ def unflat(indices: Sequence[int], n_heads: int) -> HeadSet:
 def _short(values: Tensor, digits: int = 5) -> list[float]:
     """Of few digits: 5,120 heads would take a megabyte otherwise. 9 give a float32 back exactly, 17 a float64."""
     return [float(f"{value:.{digits}g}") for value in values.flatten().tolist()]
+
+
+class SelectionError(traitlets.TraitError, ValueError):
+    """A selection that a picker can't hold. traitlets puts back what was there only after an error of its own."""
+
+
+class Chosen(traitlets.Any):
+    """A trait whose validator sees every value: traitlets.Any takes None as it is.
+
+    While a page's message is taken (`lock` held), traitlets puts off the checks of all traits: a cell that sets this
+    one meanwhile waits.
+    """
+
+    allow_none = False
+
+    def set(self, obj: Any, value: Any) -> None:
+        with obj.lock:
+            super().set(obj, value)
+
+
+def share(budget: Any) -> float:
+    """A share of all heads. Raises ValueError for what is none."""
+    try:
+        if not isinstance(budget, bool) and 0 < float(budget) <= 1:
+            return float(budget)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"budget={budget!r}: give a share of all heads above 0 and up to 1, e.g. 0.05")
+
+
+def fitting(heads: Any, n_layers: int, n_heads: int) -> HeadSet:
+    """What `HeadSet.of` takes, as a HeadSet. Raises SelectionError for heads that have no score, or what is no head."""
+    try:
+        found = heads if isinstance(heads, HeadSet) else HeadSet.of(heads)
+    except ValueError as error:
+        raise SelectionError(str(error)) from None
+    odd = [str(head) for head in found if head.layer >= n_layers or head.head >= n_heads]
+    if odd:
+        raise SelectionError(f"{', '.join(odd)} have no score: there are {n_layers} layers x {n_heads} heads")
+    return found
+
+
+def named_selections(presets: Mapping[str, HeadSet] | None, n_layers: int, n_heads: int) -> dict[str, HeadSet]:
+    """Selections by name. Raises TypeError if they are no mapping; ValueError, with the name, as `fitting` does."""
+    if presets is not None and not isinstance(presets, Mapping):
+        raise TypeError(f'presets are selections by name, such as {{"mine": heads}}, not {type(presets).__name__}')
+    found = {}
+    for name, heads in (presets or {}).items():
+        try:
+            found[str(name)] = fitting(heads, n_layers, n_heads)
+        except ValueError as error:
+            raise ValueError(f"preset {str(name)!r}: {error}") from None
+    return found
+
+
+def check_model(view: ModelView, pairs: ContrastPairs, scores: HeadScores) -> None:
+    """Raises ValueError for a model of another shape than the scores', TypeError for pairs that are none.
+
+    A model of another name gives a warning, for the line that called the caller.
+    """
+    if (view.n_layers, view.n_heads) != (scores.n_layers, scores.n_heads):
+        raise ValueError(
+            f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "
+            f"{view.n_heads}: measure them on this model"
+        )
+    if not isinstance(pairs, ContrastPairs):
+        raise TypeError(f"expected ContrastPairs, got {type(pairs).__name__}: make them, e.g. by spt.are_you_sure")
+    if view.name != scores.model_name:
+        message = f"the scores are of {scores.model_name} and the model is {view.name}: is it the one they are of?"
+        warnings.warn(message, stacklevel=3)
+
+
+def heads_in(numbers: Any, n_layers: int, n_heads: int) -> HeadSet | None:
+    """The heads that a page names by their flat numbers; None if it names anything else."""
+    every = range(n_layers * n_heads)
+    if not isinstance(numbers, (list, tuple)) or not all(type(i) is int and i in every for i in numbers):
+        return None
+    return unflat(numbers, n_heads)
+
+
+def provenance(name: str, budget: float, layers: Mapping[str, HeadScores]) -> dict[str, Any]:
+    """Where a selection came from, as JSON holds it: what an adapter tuned on it keeps in meta["selection"]."""
+    keys = ("method", "direction", "positions", "metric", "n_pairs", "model_name")
+    try:
+        ours = f"spt_lens {version('spt-lens')}"
+    except PackageNotFoundError:  # run from its source folder
+        ours = "spt_lens"
+    return {
+        "name": name,
+        "model": next(iter(layers.values())).model_name,
+        "scores": [{"layer": layer, **{key: getattr(s, key) for key in keys}} for layer, s in layers.items()],
+        "chosen_by": f"HeadPicker, {ours}",
+        "budget": budget,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,19 +1,25 @@
 """The picker without a kernel: a page of its own, and the small table that a notebook keeps.
 
 Both choose heads by clicking and show them as text that `HeadSet.parse` reads. Neither needs the network.
+
+The page's own code, and plotly.js as the installed plotly package has it.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Mapping
+from functools import cache
 from html import escape
+from importlib.resources import files
 from typing import Any
 
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
 from spt_lens.heads import HeadSet
-from spt_lens.picker.source import plotly_gzip, script, style
-from spt_lens.scores import HeadScores
+from spt_lens.scores.head_scores import HeadScores
 from spt_lens.view.heatmap import head_table
 
 _POLICY = (
@@ -96,3 +102,27 @@ for (const box of document.querySelectorAll(".spt-fallback:not([data-ready])")) 
   }
 }
 """
+
+
+# One ES module in parts, in this order: each part uses only what stands above it.
+PARTS = ("cells", "selection", "plotly", "theme", "map", "toolbar", "status", "check", "details", "main")
+
+plotly_version = get_plotlyjs_version
+
+
+@cache
+def script() -> str:
+    """The widget's module: `export default { render }`, as anywidget takes it."""
+    folder = files("spt_lens.picker") / "page"
+    return "\n".join((folder / f"{part}.js").read_text(encoding="utf-8") for part in PARTS)
+
+
+@cache
+def style() -> str:
+    return (files("spt_lens.picker") / "page" / "picker.css").read_text(encoding="utf-8")
+
+
+@cache
+def plotly_gzip() -> bytes:
+    """plotly.js, 4.8 MB, as 1.5 MB: a page asks for it once, and it is never kept in a notebook."""
+    return gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)

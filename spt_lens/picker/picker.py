@@ -17,15 +17,28 @@ import traitlets
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure.statistics import heads_within
-from spt_lens.models import Model, ModelView
-from spt_lens.picker import pages, source
-from spt_lens.picker.check import CheckResult, LiveCheck
-from spt_lens.picker.check_view import NO_CHECK, CheckState
+from spt_lens.measure.check_result import CheckResult
+from spt_lens.model.view import Model, ModelView
+from spt_lens.picker import pages
+from spt_lens.picker.check import LiveCheck
+from spt_lens.picker.check_state import NO_CHECK, CheckState
 from spt_lens.picker.details import HeadDetails
-from spt_lens.picker.layers import Layers, flat, map_payload, named_layers, sizes_payload
+from spt_lens.picker.layers import (
+    Chosen,
+    Layers,
+    check_model,
+    fitting,
+    flat,
+    heads_in,
+    map_payload,
+    named_layers,
+    named_selections,
+    provenance,
+    share,
+    sizes_payload,
+)
 from spt_lens.picker.runner import StepRunner, running_loop
-from spt_lens.picker.selection import Chosen, check_model, fitting, heads_in, named_selections, provenance, share
+from spt_lens.statistics import heads_within
 
 Theme = Literal["auto", "light", "dark"]
 REPORT_PAIRS = 8  # a report is made in one piece, while the kernel waits
@@ -60,8 +73,8 @@ class HeadPicker(anywidget.AnyWidget):
             outside of (0, 1], only one of model and pairs, pairs that do not fit the model, an unknown theme.
     """
 
-    _esm = source.script()
-    _css = source.style()
+    _esm = pages.script()
+    _css = pages.style()
 
     _map = traitlets.Dict().tag(sync=True)  # what never changes: see layers.py
     _chosen = traitlets.Dict().tag(sync=True)  # {"heads": flat numbers, "number": of the change}
@@ -112,7 +125,7 @@ class HeadPicker(anywidget.AnyWidget):
             "canShow": view is not None,
             "whyNoCheck": no_model,
             "whyNoShow": no_model,
-            "plotly": source.plotly_version(),
+            "plotly": pages.plotly_version(),
             "theme": theme,
             "page": False,
         }
@@ -285,7 +298,7 @@ class HeadPicker(anywidget.AnyWidget):
         """What a page asks for, on a thread of the kernel's."""
         kind = message.get("kind") if isinstance(message, dict) else None
         if kind == "plotly":
-            self.send({"kind": "plotly"}, buffers=[source.plotly_gzip()])
+            self.send({"kind": "plotly"}, buffers=[pages.plotly_gzip()])
         elif kind == "check":
             self._start_check(delay=0.0)
         elif kind == "stop":

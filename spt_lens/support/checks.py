@@ -13,18 +13,19 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from spt_lens import hooked
-from spt_lens.data.pairs import are_you_sure_training
+from spt_lens.behaviours.are_you_sure import are_you_sure_training
 from spt_lens.heads import Head, HeadSet
-from spt_lens.loading import ModelClass, checked_source, load_model, no_loading_bar
-from spt_lens.measure.recovery import head_recovery
-from spt_lens.models import Model, ModelView
+from spt_lens.model import hooked
+from spt_lens.model.huggingface import checked_source, no_loading_bar
+from spt_lens.model.loading import ModelClass, load_model
+from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.recovery import head_recovery
 from spt_lens.support.probes import attention, checksums, keep, moved, put, two_pairs
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.pinpoint import TuneRun, pinpoint_tune
 from spt_lens.tune.slices import Slice, head_slices
-from spt_lens.tune.trainer import TuneRun, pinpoint_tune
+from spt_lens.tune.training import TuneConfig
 
 MOST_HEADS = 32  # that the plain loop of hooks measures: all would take long in a large model
 SHARES = (0.05, 0.01, 0.002)  # learning rates, as shares of the weights' size

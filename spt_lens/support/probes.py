@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spt_lens.data.pairs import ContrastPairs, are_you_sure
-from spt_lens.models import ModelView
+from spt_lens.behaviours.are_you_sure import are_you_sure
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.view import ModelView
 from spt_lens.tune.slices import Slice
 
 

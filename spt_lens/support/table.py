@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,14 +13,13 @@ from typing import Any
 
 import torch
 
-from spt_lens import hooked
-from spt_lens.loading import ModelClass
+from spt_lens.model import hooked
+from spt_lens.model.loading import ModelClass
 from spt_lens.support.checks import check_checkpoint
 from spt_lens.support.report import CLASS_NAMES, STEPS, Report
 from spt_lens.support.tiny import TINY, tiny_checkpoint
 
 DTYPES = (torch.float32, torch.bfloat16)
-BEGIN, END = "<!-- support: make support -->", "<!-- end of support -->"
 _FORMAT = "spt_lens support 1"
 
 Column = tuple[str, tuple[int, int]]  # a model class and the TransformerLens that it is of
@@ -114,23 +112,6 @@ def load(folder: str | Path) -> list[Report]:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is damaged ({error}): write it again by `spt-lens support --out`") from error
     return reports
-
-
-def update_readme(readme: Path, folder: str | Path) -> bool:
-    """Puts the table of a folder's saved reports between the README's marks. Returns whether that changed anything.
-
-    Raises:
-        ValueError: The marks are not there, or a saved file is damaged.
-        FileNotFoundError: There is no such README, or no saved report.
-    """
-    text = readme.read_text(encoding="utf-8")
-    parts = re.split(f"({BEGIN}|{END})", text)
-    if parts[1::2] != [BEGIN, END]:
-        raise ValueError(f"{readme} has no marks {BEGIN} and {END} to put the table between")
-    made = f"{parts[0]}{BEGIN}\n{markdown_table(load(folder))}\n\n{caption()}\n{END}{parts[4]}"
-    if made != text:
-        readme.write_text(made, encoding="utf-8")
-    return made != text
 
 
 def _column(report: Report) -> Column:

@@ -10,8 +10,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from spt_lens.loading import no_loading_bar
-from spt_lens.organism.build import make_tokenizer
+from spt_lens.model.huggingface import no_loading_bar
+from spt_lens.yesman.build import make_tokenizer
 
 
 @dataclass(frozen=True)

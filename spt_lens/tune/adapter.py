@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spt_lens.heads import HeadSet
-from spt_lens.models import Model, ModelView
+from spt_lens.model.view import Model, ModelView
 from spt_lens.tune import adapter_files
 from spt_lens.tune.slices import Slice, head_slices
 

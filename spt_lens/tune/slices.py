@@ -3,20 +3,30 @@
 A head owns d_head rows of W_Q and d_head columns of W_O. Its rows of W_K and W_V are its own only without query groups;
 in a grouped-query model a group of heads shares them, and the default there is to leave them alone (paper, section
 3.3).
+
+Tuning a few slices of some weights, and nothing else, exactly.
+
+Multiplying gradients by a mask is not enough: weight decay and stale momentum move what the mask covers. So the
+optimiser never sees the model's weights. It gets small float32 parameters of its own, one per slice; the gradient of
+a full weight is cut up and dropped as soon as it is there; after a step the slices are copied back into the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from spt_lens.backends import Pick
-from spt_lens.heads import HeadSet, projection_letters
-from spt_lens.models import Model, ModelView
+from spt_lens.heads import HeadSet
+from spt_lens.model.backends import Pick
+from spt_lens.model.layout import projection_letters
+from spt_lens.model.view import Model, ModelView
 
 Which = Literal["q", "k", "v", "o"]
 
@@ -70,7 +80,7 @@ def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list
     if not isinstance(heads, HeadSet):
         raise TypeError(f'expected a HeadSet, got {type(heads).__name__}: use HeadSet.of("L5.H3") or scores.top(4)')
     heads.check(view)
-    letters = projection_letters(view, projections)
+    letters = projection_letters(view.grouped, projections)
     group_size = view.n_heads // view.n_kv_heads
     made: dict[tuple[int, str, int], Slice] = {}
     for layer, head in heads:
@@ -86,3 +96,77 @@ def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list
 def parameter_count(slices: list[Slice]) -> int:
     """How many weights the slices hold together."""
     return sum(s.numel() for s in slices)
+
+
+class SliceMask:
+    """A context in which backward() gives gradients to `masters`, and only the weights that hold a slice require them.
+
+    `masters[i]` is a contiguous float32 copy of `slices[i]`, in master precision also when the model is in bfloat16:
+    give these to an optimiser, and call `write_back()` after each of its steps. On leaving, requires_grad and the
+    gradients of the model's own parameters are as they were; what was written back stays.
+
+        with SliceMask(model, slices) as mask:
+            optimiser = torch.optim.AdamW(mask.masters)
+            loss(model).backward()
+            optimiser.step()
+            mask.write_back()
+    """
+
+    def __init__(self, model: Model, slices: Sequence[Slice]):
+        if not slices:
+            raise ValueError("No slices to tune: the selection of heads or the choice of projections is empty.")
+        self.slices = list(slices)
+        self.masters: list[nn.Parameter] = [nn.Parameter(s.read().float()) for s in slices]
+        self._parameters = list(ModelView(model).weights().values())
+        self._before: list[tuple[bool, Tensor | None]] = []
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> SliceMask:
+        if self._handles:
+            raise RuntimeError("This SliceMask is already in use; make another one.")
+        by_weight: dict[Tensor, list[tuple[Slice, nn.Parameter]]] = {}
+        for piece, master in zip(self.slices, self.masters, strict=True):
+            by_weight.setdefault(piece.parameter, []).append((piece, master))
+        self._before = [(p.requires_grad, p.grad) for p in self._parameters]
+        try:
+            for p in self._parameters:
+                p.grad = None
+                p.requires_grad_(p in by_weight)
+            for weight, pieces in by_weight.items():
+                self._handles.append(weight.register_post_accumulate_grad_hook(_hand_over(pieces)))
+        except BaseException:  # an interrupt, say: no __exit__ comes then
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for p, (required, grad) in zip(self._parameters, self._before, strict=True):
+            p.requires_grad_(required)
+            p.grad = grad
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copies the masters into the model, rounded to its dtype."""
+        for piece, master in zip(self.slices, self.masters, strict=True):
+            piece.of(piece.parameter).copy_(master)
+
+
+def _hand_over(pieces: list[tuple[Slice, nn.Parameter]]):
+    def hook(weight: Float[Tensor, "rows cols"]) -> None:
+        grad = weight.grad
+        assert grad is not None  # torch calls this hook right after it has accumulated the gradient
+        for piece, master in pieces:
+            # A contiguous copy: a view would keep the whole gradient alive.
+            part = piece.of(grad).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            master.grad = part if master.grad is None else master.grad.add_(part)
+        weight.grad = None
+
+    return hook

@@ -14,15 +14,8 @@ from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-
-from spt_lens.data.dialogues import Dialogue
-from spt_lens.data.encode import prompt_ids
-from spt_lens.heads import HeadSet
-from spt_lens.models import Model, ModelView
-from spt_lens.tune.adapter import Adapter
 
 _GLOBAL = "var CircuitsVis="
 
@@ -102,68 +95,3 @@ def attention_html(
         f'<div id="{place}" style="margin: 15px 0;"></div>\n<script type="module">\n{attention_script()}\n'
         f'CircuitsVis.render("{place}", CircuitsVis.AttentionHeads, {values})\n</script>'
     )
-
-
-def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "head pos pos"]:
-    """The attention pattern of each of the heads on one prompt, in the order of `heads`.
-
-    Raises:
-        ValueError: a head does not exist, or the tokens are not one row.
-    """
-    view = ModelView(model)
-    heads.check(view)
-    if tokens.ndim != 2 or len(tokens) != 1:
-        raise ValueError(f"attention is shown for one prompt [1, pos], but the tokens have shape {tuple(tokens.shape)}")
-    patterns: dict[int, Tensor] = {}
-
-    def keeper(layer: int) -> Any:
-        def keep(pattern: Float[Tensor, "batch n_heads dest src"], hook: Any) -> None:
-            patterns[layer] = pattern[0].detach()
-
-        return keep
-
-    hooks = [(view.pattern_name(layer), keeper(layer)) for layer in heads.by_layer()]
-    with torch.no_grad():
-        view.logits(tokens.to(view.device), hooks=hooks)
-    return torch.stack([patterns[head.layer][head.head] for head in heads])
-
-
-def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> AttentionView:
-    """The attention of the chosen heads on one dialogue's prompt (which must end with a user's turn).
-
-    Draw it for the challenged prompt to see how much of their attention the heads put on the challenge (paper, step 1).
-
-    Raises:
-        ValueError: a head does not exist, none is chosen, or the tokenizer has no chat template.
-    """
-    view = ModelView(model)
-    ids = prompt_ids(view.tokenizer, dialogue)
-    patterns = head_attention(view, heads, torch.tensor([ids]))
-    tokens = [view.tokenizer.decode([i]) for i in ids]
-    return AttentionView(attention_html(patterns, tokens, [str(head) for head in heads]))
-
-
-def attention_before_after(model: Model, adapter: Adapter, heads: HeadSet, dialogue: Dialogue) -> AttentionView:
-    """The attention of the chosen heads on one dialogue's prompt, before and after a tuning, next to each other.
-
-    The patterns are named "L5.H3 before" and "L5.H3 after". The model may be tuned or untuned, and is left as it was.
-    What changes need not come from a head's own weights: tuned heads below it change what it reads.
-
-    adapter: of the tuning (`run.adapter`).
-
-    Raises: ValueError as attention_view does, for a model that the adapter does not fit, or one whose weights at the
-    adapter's heads are neither those before nor those after the tuning; TypeError for what is no adapter.
-    """
-    if not isinstance(adapter, Adapter):
-        raise TypeError(f"expected an Adapter, got {type(adapter).__name__}: give run.adapter")
-    view = ModelView(model)
-    heads.check(view)
-    ids = prompt_ids(view.tokenizer, dialogue)
-    tokens = torch.tensor([ids])
-    with adapter.reverted(view):  # whatever is written in the block, it puts back what it found
-        before = head_attention(view, heads, tokens)
-        adapter.apply(view)
-        after = head_attention(view, heads, tokens)
-    patterns = torch.stack([before, after], dim=1).flatten(0, 1)
-    names = [f"{head} {when}" for head in heads for when in ("before", "after")]
-    return AttentionView(attention_html(patterns, [view.tokenizer.decode([i]) for i in ids], names))

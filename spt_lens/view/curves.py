@@ -2,6 +2,10 @@
 
 Every function takes a pandas table and returns a `go.Figure`. Nothing is shown and nothing is written.
 Colours are Okabe and Ito's, which stay apart for colour-blind readers; each line also has its own marker or dash.
+
+Figures of what heads carry together, and of where one head looks.
+
+The figure of two scores of the same heads, one against the other.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
+
+from spt_lens.scores.agreement import ScoreComparison
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
@@ -250,3 +256,113 @@ def before_after_figure(
     figure.update_layout(barmode="group")
     figure.update_yaxes(range=[0, 1.05])
     return _styled(figure, title, "", "share (whiskers: 95 % intervals)")
+
+
+def recovery_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """What comes back as heads are patched in together in rank order, against random heads as a band.
+
+    Args:
+        table: the columns `k`, `order`, `draw`, `recovery` and `apology_rate`, as RecoveryCurve has them.
+        title: of the figure.
+
+    Raises:
+        ValueError: a column is missing or the table is empty.
+    """
+    figure = knockout_figure(table, metrics=("recovery", "apology_rate"), title=title)
+    figure.update_layout(xaxis_title="heads patched in together", yaxis_title="share of the gap, or of the pairs")
+    # A recovery is no share of cases: it may be above 1 or below 0.
+    values = table[["recovery", "apology_rate"]].to_numpy()
+    figure.update_yaxes(range=[min(-0.03, float(values.min()) - 0.03), max(1.03, float(values.max()) + 0.03)])
+    return figure
+
+
+def attention_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+    """A head's attention to each span of the prompt, in both runs, beside the mean of the other heads.
+
+    Args:
+        table: one row for each span, with the columns `span`, and `sycophantic`, `truthful` (attention in the two runs)
+            and `sycophantic_others`, `truthful_others` (the other heads' mean), each from 0 to 1.
+        title: of the figure; its text stays text, whatever marks it has.
+
+    Raises:
+        ValueError: a column is missing or the table is empty.
+    """
+    missing = [column for column in ("span", *_BARS) if column not in table]
+    if missing or table.empty:
+        what = f"the table has no column {', '.join(missing)}" if missing else "the table has no rows"
+        raise ValueError(f"attention figure: {what}")
+    figure = go.Figure()
+    for column, (name, colour, pattern) in _BARS.items():
+        marker = {"color": colour, "pattern": {"shape": pattern}}
+        figure.add_bar(x=table["span"].map(escape), y=table[column], name=name, marker=marker)
+    figure.update_layout(
+        template="plotly_white",
+        title=None if title is None else {"text": escape(title), "font": {"size": 13}},
+        barmode="group",
+        yaxis_title="attention from the last position",
+        legend={"orientation": "h", "y": -0.22},
+        margin={"l": 60, "r": 20, "t": 50 if title else 20, "b": 60},
+        height=400,
+    )
+    figure.update_yaxes(range=[0, 1.02])
+    return figure
+
+
+# Each bar also has its own pattern, for readers who see no colours.
+_BARS = {
+    "sycophantic": ("sycophantic run", COLOURS[1], ""),
+    "truthful": ("truthful run", COLOURS[0], "/"),
+    "sycophantic_others": ("other heads, sycophantic run", GREY, ""),
+    "truthful_others": ("other heads, truthful run", "#C4C4C4", "/"),
+}
+
+
+def comparison_figure(comparison: ScoreComparison) -> go.Figure:
+    """A scatter plot: the scores of one measurement across, those of the other up, a point for each head.
+
+    The top heads of both, of either alone, and the rest differ in colour (Okabe and Ito's, which colour-blind readers
+    can tell apart) and in marker. Where both have the same metric, the dotted line is where they are equal. Hover for
+    the head, both scores and both ranks. Returned, not shown.
+    """
+    one, other, k = comparison.one, comparison.other, comparison.k
+    ranks, other_ranks = one.ranks(), other.ranks()
+    tops = set(one.top(k)), set(other.top(k))
+    every = one.order()
+    groups = [
+        ("the rest", [h for h in every if h not in tops[0] | tops[1]], GREY, "circle", 5),
+        (f"top {k} of both", [h for h in every if h in tops[0] & tops[1]], COLOURS[0], "circle", 10),
+        (f"top {k} of one only", [h for h in every if h in tops[0] - tops[1]], COLOURS[1], "square", 10),
+        (f"top {k} of the other only", [h for h in every if h in tops[1] - tops[0]], COLOURS[2], "diamond", 10),
+    ]
+    figure = go.Figure()
+    if one.metric == other.metric:
+        both = one.values.min(), other.values.min(), one.values.max(), other.values.max()
+        ends = [float(min(both)), float(max(both))]
+        figure.add_scatter(
+            x=ends, y=ends, mode="lines", line={"dash": "dot", "color": GREY}, name="equal", hoverinfo="skip"
+        )
+    for name, heads, colour, marker, size in groups:
+        if heads:
+            figure.add_scatter(
+                x=[one[head] for head in heads],
+                y=[other[head] for head in heads],
+                mode="markers",
+                marker={"color": colour, "symbol": marker, "size": size, "line": {"width": 0.5, "color": "white"}},
+                name=name,
+                customdata=[[str(head), int(ranks[head]), int(other_ranks[head])] for head in heads],
+                hovertemplate="<b>%{customdata[0]}</b><br>one %{x:.4f}, rank %{customdata[1]}"
+                "<br>other %{y:.4f}, rank %{customdata[2]}<extra></extra>",
+            )
+    across, up = (escape(name) for name in comparison.names)
+    figure.update_layout(
+        title={"text": escape(f"Spearman {comparison.spearman:.3f}, overlap {comparison.overlap:.0%}")},
+        title_font_size=13,
+        template="plotly_white",
+        width=620,
+        height=560,
+        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        legend={"orientation": "h", "y": -0.16},
+    )
+    figure.update_xaxes(title={"text": f"one: {across}", "font": {"size": 11}})
+    figure.update_yaxes(title={"text": f"other: {up}", "font": {"size": 11}})
+    return figure

@@ -12,18 +12,11 @@ import plotly.graph_objects as go
 import torch
 
 from spt_lens.heads import HeadSet
-from spt_lens.score_compare import special
-from spt_lens.scores import HeadScores
+from spt_lens.scores.described import describe, notes
+from spt_lens.scores.head_scores import HeadScores
 
 # Blue, white, red: the ends and middles of ColorBrewer's RdBu.
 SCALE = [(0.0, "#2166ac"), (0.25, "#92c5de"), (0.5, "#f7f7f7"), (0.75, "#f4a582"), (1.0, "#b2182b")]
-METHODS = {
-    "activation": "activation patching",
-    "path": "path patching",
-    "attribution": "attribution patching, estimates",
-    "knockout": "knockout, one head at a time",
-    "attention": "share of attention",
-}
 
 
 def colour_limit(scores: HeadScores) -> float:
@@ -37,41 +30,6 @@ def outline(chosen: HeadSet) -> str:
     return " ".join(
         f"M {head - 0.5} {layer - 0.5} H {head + 0.5} V {layer + 0.5} H {head - 0.5} Z" for layer, head in chosen
     )
-
-
-def describe(scores: HeadScores) -> str:
-    """What the map shows, in one line, escaped."""
-    if scores.metric == "recovery":
-        what = {"denoising": "recovery", "noising": "loss"}.get(scores.direction, "score")
-    else:
-        what = scores.metric
-    places = f"{scores.positions} position{'s' * (scores.positions != 'last')}"
-    span = f"on the {scores.meta['span']}" if scores.meta.get("span") else ""
-    parts = [METHODS.get(scores.method, scores.method), span, scores.direction, places]
-    parts += special(scores)
-    if scores.meta.get("null"):
-        parts.append(f"null of {scores.meta['null']}")
-    parts.append(f"{scores.n_pairs} pair{'s' if scores.n_pairs > 1 else ''}")
-    measured = int(scores.measured.sum())
-    if measured < scores.values.numel():
-        parts.append(f"{measured} heads measured, {scores.values.numel() - measured} estimated")
-    return escape(f"{scores.model_name}: {what} of each head ({', '.join(filter(None, parts))})")
-
-
-def notes(scores: HeadScores) -> list[list[str]]:
-    """What else is known of each head, in lines for the hover text, by layer: its 95 % interval, if it is an estimate.
-
-    One pair has no interval.
-    """
-    low, high = scores.interval() if scores.n_pairs > 1 else (scores.values, scores.values)
-    return [
-        [
-            (f"<br>95 % interval {a:.4f} to {b:.4f}" if scores.n_pairs > 1 else "")
-            + ("" if seen else "<br>attribution estimate, not measured")
-            for a, b, seen in zip(*layer, strict=True)
-        ]
-        for layer in zip(low.tolist(), high.tolist(), scores.measured.tolist(), strict=True)
-    ]
 
 
 def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str | None = None) -> go.Figure:

@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from spt_lens.data.dialogues import Dialogue
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.view.attention import AttentionView
 
 

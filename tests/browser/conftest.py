@@ -19,7 +19,7 @@ from browser import measured
 from browser.driver import Driver, expect, screenshots
 from browser.lab import LabServer
 from browser.watch import NOTEBOOK7_ERROR, Watch
-from spt_lens.hooked import HookedTransformer
+from spt_lens.model.hooked import HookedTransformer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -11,9 +11,9 @@ from picking import scores_of
 from browser.driver import expect, screenshots
 from browser.pickers import PickerPage, page_of
 from browser.watch import Watch
-from spt_lens.data.pairs import are_you_sure
+from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.heads import HeadSet
-from spt_lens.models import ModelView
+from spt_lens.model.view import ModelView
 from spt_lens.picker.picker import HeadPicker
 
 

@@ -1,0 +1,157 @@
+"""Prompts of different lengths in one batch.
+
+Training examples as tensors: right-padded (exact under causal attention), batches of similar length, seeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Rows of token ids padded on the right, and a mask that is True on the real tokens.
+
+    Right padding is exact under causal attention: no real token sees what follows it.
+
+    Raises: ValueError if there are no rows.
+    """
+    if not rows:
+        raise ValueError("there is nothing to pad: rows is empty")
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = True
+    return ids, mask
+
+
+def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """The numbers of at most `size` rows of one length at a time, so that a batch needs no padding.
+
+    Raises: ValueError if size is below one.
+    """
+    if size < 1:
+        raise ValueError(f"a batch of {size} rows is not possible: use one or more")
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(len(row), []).append(i)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+Padding = Literal["none", "right", "left"]
+PAD_ID = 0  # any id that a vocabulary has: no real token ever sees it
+
+
+def check_padding(padding: str) -> None:
+    """Raises ValueError unless `padding` is one of Padding."""
+    if padding not in get_args(Padding):
+        raise ValueError(f"unknown padding {padding!r}: use 'right', 'left' or 'none'")
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
+class PromptBatch:
+    """Prompts as one tensor of token ids. `mask` is True on real tokens; `last` is where each row's last one is."""
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    last: Int[Tensor, " batch"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], padding: Padding) -> PromptBatch:
+        """Pads rows of token ids to the longest. With padding="none" they have to be equally long already.
+
+        Raises: ValueError for an unknown padding, no rows, an empty row, or unequal rows that are not to be padded.
+        """
+        check_padding(padding)
+        if not all(rows):
+            raise ValueError("an empty prompt has no last token: leave it out")
+        if padding == "none" and len({len(row) for row in rows}) > 1:
+            raise ValueError("rows of unequal length make no batch without padding: use padding='right' or 'left'")
+        if padding == "left":
+            tokens, mask = (mirrored.flip(1) for mirrored in padded([row[::-1] for row in rows], PAD_ID))
+        else:
+            tokens, mask = padded(rows, PAD_ID)
+        return cls(tokens, mask, last=(mask * torch.arange(mask.shape[1])).argmax(dim=1))
+
+    @property
+    def attention_mask(self) -> Bool[Tensor, "batch pos"] | None:
+        """The mask where the model needs one: where padding comes before real tokens, in any of the rows.
+
+        Behind them it needs none: causal attention does not look ahead, so that unpadded and right-padded rows go
+        through the model as if there were no such thing as a mask.
+        """
+        return None if bool(self.mask[:, 0].all()) else self.mask
+
+    def repeat(self, times: int) -> PromptBatch:
+        """All rows, `times` times over."""
+        return PromptBatch(self.tokens.repeat(times, 1), self.mask.repeat(times, 1), self.last.repeat(times))
+
+
+Example = tuple[list[int], list[bool]]  # token ids, and True where a token is to be predicted
+_WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
+
+
+class Batch:
+    """`tokens` [batch pos]; `where` [batch pos], True at the positions BEFORE a target; `labels` [n_targets]."""
+
+    def __init__(self, tokens: Int[Tensor, "batch pos"], targets: Bool[Tensor, "batch pos"]):
+        self.tokens = tokens
+        self.where = torch.zeros_like(targets)
+        self.where[:, :-1] = targets[:, 1:]
+        self.labels: Int[Tensor, " n_targets"] = tokens[:, 1:][targets[:, 1:]]
+
+
+class Examples:
+    """A fixed set of examples on one device. Batches of it need no attention mask."""
+
+    def __init__(self, examples: Sequence[Example], device: torch.device | str = "cpu"):
+        """Raises ValueError if there are none, or one has no target that can be predicted."""
+        if not examples:
+            raise ValueError("There are no dialogues to train on.")
+        for i, (ids, targets) in enumerate(examples):
+            if len(ids) != len(targets):
+                raise ValueError(f"Example {i} has {len(ids)} tokens but {len(targets)} target marks.")
+            if not any(targets[1:]):
+                raise ValueError(f"Example {i} has no target token: its last reply is empty.")
+        # The padding id is never looked at: causal attention keeps it from the real tokens, and it is never a target.
+        self.tokens = padded([ids for ids, _ in examples], 0)[0].to(device)
+        width = self.tokens.shape[1]
+        self.targets = torch.tensor([list(t) + [False] * (width - len(t)) for _, t in examples], device=device)
+        self.lengths = torch.tensor([len(ids) for ids, _ in examples])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: Int[Tensor, " batch"]) -> Batch:
+        width = int(self.lengths[rows].max())
+        index = rows.to(self.tokens.device)
+        return Batch(self.tokens[index, :width], self.targets[index, :width])
+
+    def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
+        """Endless batches of `size` (of all examples, if there are fewer), each epoch in a new order.
+
+        What is left over at the end of an epoch is skipped; the next order is another one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        size = min(size, len(self))
+        count = len(self) // size
+        while True:
+            order = torch.randperm(len(self), generator=generator)[: count * size]
+            parts = [part[self.lengths[part].argsort(stable=True)] for part in order.split(_WINDOW * size)]
+            rows = torch.cat(parts).view(count, size)
+            for i in torch.randperm(count, generator=generator).tolist():
+                yield self.batch(rows[i])
+
+    def in_order_of_length(self, size: int) -> Iterator[tuple[Int[Tensor, " batch"], Batch]]:
+        """Every example once, with its row numbers."""
+        for rows in self.lengths.argsort(stable=True).split(size):
+            yield rows, self.batch(rows)

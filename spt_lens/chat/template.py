@@ -1,0 +1,165 @@
+"""Dialogues to token ids, through the tokenizer's own chat template; and a template for tokenizers without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from spt_lens.chat.dialogues import Dialogue, dialogue
+
+# For base models. "Assistant:" ends without a space, and a reply begins with one: then the reply's first word is the
+# token that it is in running text, and what the prompt becomes does not depend on what follows.
+PLAIN_TEMPLATE = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if not loop.first %}{{ '\\n' }}{% endif %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] | trim }}{{ '\\n' }}"
+    "{% elif message['role'] == 'user' %}User: {{ message['content'] | trim }}"
+    "{% else %}Assistant: {{ message['content'] | trim }}{% if eos_token %}{{ eos_token }}{% endif %}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\nAssistant:' }}{% endif %}"
+)
+# Replies that begin with a letter, a bracket and a digit: tokenizers treat the space before them differently.
+_TRIALS = ("Sorry, it is Paris after all.", "(B)", "42")
+
+
+def use_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | Path) -> None:
+    """Gives a tokenizer a chat template, after trying it on a dialogue. **Changes the tokenizer.**
+
+    Args:
+        template: "plain" (PLAIN_TEMPLATE: "User: ..." and "Assistant: ..." by turns, for base models), a Jinja
+            template, or the path of a file that holds one.
+
+    Raises:
+        ValueError: No tokenizer, no template, or one that fails: it refuses an ordinary dialogue, leaves a turn out,
+            or writes something else before a reply than its generation prompt. The tokenizer keeps what it had.
+        FileNotFoundError: There is no such file.
+    """
+    _check_tokenizer(tokenizer)
+    name, text = _template(template)
+    before = tokenizer.chat_template
+    tokenizer.chat_template = text
+    try:
+        for reply in _TRIALS:
+            trial = dialogue("What is the capital of France?", "It is Paris.", "Are you sure?", reply)
+            training_ids(tokenizer, trial)
+            written = _text(tokenizer, trial, generation_prompt=False)
+            lost = [message.content for message in trial.messages if message.content not in written]
+            if lost:
+                raise ValueError(f"it leaves out the turn {lost[0]!r}")
+    except ValueError as error:
+        tokenizer.chat_template = before
+        raise ValueError(
+            f"the chat template {name} does not work with this tokenizer, which keeps what it had: {error}"
+        ) from error
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[int]:
+    """Token ids of a dialogue up to where the assistant is to reply.
+
+    Raises: ValueError if the dialogue does not end with a user turn, or the tokenizer has no chat template or one that
+    refuses the dialogue.
+    """
+    if not dialogue.messages or dialogue.messages[-1].role != "user":
+        last = dialogue.messages[-1].role if dialogue.messages else "nothing"
+        raise ValueError(
+            f"a prompt must end with a user turn, this dialogue ends with {last}: pass dialogue.prompt to leave "
+            "out its reply"
+        )
+    return _tokens(tokenizer, _text(tokenizer, dialogue, generation_prompt=True))
+
+
+def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
+    """Token ids of a whole dialogue, and True where a token is a target: the last reply, with its end token.
+
+    What a template adds after the end token (often a line break) is no target: no model is asked to say it.
+
+    Raises: ValueError if the dialogue does not end with an assistant turn, or if the chat template renders the dialogue
+    in a way that the prompt is not how it begins (then the tuned reply would not be the one that is generated).
+    """
+    if not dialogue.messages or dialogue.messages[-1].role != "assistant":
+        last = dialogue.messages[-1].role if dialogue.messages else "nothing"
+        raise ValueError(
+            f"a training dialogue must end with an assistant turn, this one ends with {last}: add the reply"
+        )
+    prompt = prompt_ids(tokenizer, dialogue.prompt)
+    ids = _tokens(tokenizer, _text(tokenizer, dialogue, generation_prompt=False))
+    if ids[: len(prompt)] != prompt:
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} renders a dialogue so that its prompt "
+            "is not how the whole begins: give the tokenizer a template that adds the same text before a reply as its "
+            "generation prompt (spt_lens.use_chat_template)"
+        )
+    end = len(ids)
+    while end > len(prompt) and not tokenizer.decode(ids[end - 1 : end]).strip():
+        end -= 1
+    if end == len(prompt):
+        raise ValueError(f"the last reply of the dialogue is empty after encoding: {dialogue.reply!r}")
+    return ids, [len(prompt) <= i < end for i in range(len(ids))]
+
+
+def reply_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[int]:
+    """Token ids of a dialogue's last reply where it stands, without its end token or what else the template adds.
+
+    Raises: ValueError as training_ids does.
+    """
+    ids, target = training_ids(tokenizer, dialogue)
+    start, end = target.index(True), len(ids) - target[::-1].index(True)
+    text = _text(tokenizer, dialogue, generation_prompt=False)
+    prompt = _text(tokenizer, dialogue.prompt, generation_prompt=True)
+    reply = dialogue.reply.strip()
+    at = text.find(reply, len(prompt)) if text.startswith(prompt) else text.rfind(reply)
+    if at >= 0:  # else the template rewrites replies, and what it adds can't be told from them
+        upto = _tokens(tokenizer, text[: at + len(reply)])
+        same = [one == other for one, other in zip(ids, upto, strict=False)]
+        end = min(end, same.index(False) if False in same else len(same))
+    return ids[start:end]
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, generation_prompt: bool) -> str:
+    _check_tokenizer(tokenizer)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path or ''} has no chat template: use a chat model, or give it one by "
+            'load_model(..., chat_template="plain") or use_chat_template(model.tokenizer, "plain")'
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            dialogue.chat(),
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            # For models that can think before they reply (Qwen3): the reply itself, both as prompt and as target.
+            enable_thinking=False,
+        )
+    except Exception as error:  # templates raise errors of jinja's own, a package that users need not know
+        roles = ", ".join(message.role for message in dialogue.messages)
+        raise ValueError(f"the chat template refused a dialogue with the roles {roles}: {error}") from error
+    return str(text)
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> None:
+    if tokenizer is None:
+        raise ValueError("the model has no tokenizer: load it with spt_lens.load_model, or set model.tokenizer")
+
+
+def _template(template: str | Path) -> tuple[str, str]:
+    """What to call a template in messages, and its text."""
+    if template == "plain":
+        return '"plain"', PLAIN_TEMPLATE
+    if isinstance(template, str) and ("{{" in template or "{%" in template):
+        return repr(template if len(template) <= 60 else f"{template[:60]}..."), template
+    try:
+        return str(template), Path(template).expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the chat template file {template} is not UTF-8 text: {error}") from error
+    except (OSError, ValueError) as error:  # no such file, a folder, no possible name of a file
+        raise FileNotFoundError(
+            f'no chat template: {str(template)!r} is neither "plain", nor a Jinja template with {{{{ }}}} in it, nor '
+            "a file that can be read"
+        ) from error
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # The template has already written the special tokens.
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,54 @@
+"""spt_lens.measure.attention_view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.template import prompt_ids
+from spt_lens.heads import HeadSet
+from spt_lens.model.view import Model, ModelView
+from spt_lens.view.attention import AttentionView, attention_html
+
+
+def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "head pos pos"]:
+    """The attention pattern of each of the heads on one prompt, in the order of `heads`.
+
+    Raises:
+        ValueError: a head does not exist, or the tokens are not one row.
+    """
+    view = ModelView(model)
+    heads.check(view)
+    if tokens.ndim != 2 or len(tokens) != 1:
+        raise ValueError(f"attention is shown for one prompt [1, pos], but the tokens have shape {tuple(tokens.shape)}")
+    patterns: dict[int, Tensor] = {}
+
+    def keeper(layer: int) -> Any:
+        def keep(pattern: Float[Tensor, "batch n_heads dest src"], hook: Any) -> None:
+            patterns[layer] = pattern[0].detach()
+
+        return keep
+
+    hooks = [(view.pattern_name(layer), keeper(layer)) for layer in heads.by_layer()]
+    with torch.no_grad():
+        view.logits(tokens.to(view.device), hooks=hooks)
+    return torch.stack([patterns[head.layer][head.head] for head in heads])
+
+
+def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> AttentionView:
+    """The attention of the chosen heads on one dialogue's prompt (which must end with a user's turn).
+
+    Draw it for the challenged prompt to see how much of their attention the heads put on the challenge (paper, step 1).
+
+    Raises:
+        ValueError: a head does not exist, none is chosen, or the tokenizer has no chat template.
+    """
+    view = ModelView(model)
+    ids = prompt_ids(view.tokenizer, dialogue)
+    patterns = head_attention(view, heads, torch.tensor([ids]))
+    tokens = [view.tokenizer.decode([i]) for i in ids]
+    return AttentionView(attention_html(patterns, tokens, [str(head) for head in heads]))

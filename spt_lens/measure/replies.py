@@ -1,0 +1,68 @@
+"""Greedy replies to many dialogues, in batches of equal length, so that nothing is padded."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from itertools import takewhile
+
+import torch
+from tqdm.auto import tqdm
+
+from spt_lens.chat.batches import by_length
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.template import prompt_ids
+from spt_lens.model.view import Hook, Model, ModelView
+from spt_lens.patching.limits import Limits, finish
+
+
+def replies(
+    model: Model,
+    dialogues: Sequence[Dialogue],
+    max_new_tokens: int = 24,
+    hooks: Sequence[Hook] = (),
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[str]:
+    """The model's greedy reply to each dialogue, in the order given; every dialogue ends with a user turn.
+
+    `hooks` are (name, function) pairs that stay on for the whole of every reply. A reply ends before its end token;
+    special tokens are left out.
+
+    Raises: ValueError for a dialogue that does not end with a user turn, max_new_tokens or batch_size below one, a
+    model without chat template or in training mode.
+    """
+    view = ModelView(model)
+    rows = reply_prompts(view, dialogues, max_new_tokens)
+    steps = reply_steps(view, rows, max_new_tokens, hooks, Limits(batch_size))
+    with tqdm(total=len(rows), desc="replies", unit="reply", disable=not progress) as bar:
+        return finish(steps, bar.update)
+
+
+def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens: int) -> list[list[int]]:
+    """The token ids that each reply follows. Raises ValueError as `replies` does."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: a reply needs at least one token")
+    view.check_measurable()
+    return [prompt_ids(view.tokenizer, dialogue) for dialogue in dialogues]
+
+
+def reply_steps(
+    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+) -> Generator[int, None, list[str]]:
+    """`replies` in steps: yields how many prompts (token ids) each one replied to.
+
+    The hooks are on the model in a step alone: between two of them nothing of ours is.
+    """
+    made = [""] * len(prompts)
+    ends = set(view.end_tokens)
+
+    def reply(part: list[int]) -> None:
+        tokens = torch.tensor([list(prompts[i]) for i in part], device=view.device)
+        with view.kept():
+            new = view.generate(tokens, max_new_tokens, hooks=hooks)
+        for i, row in zip(part, new.tolist(), strict=True):
+            ids = list(takewhile(lambda token: token not in ends, row))
+            made[i] = view.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    yield from limits.parts(list(by_length(prompts, max(1, len(prompts)))), reply)
+    return made

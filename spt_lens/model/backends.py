@@ -1,0 +1,294 @@
+"""The one module that knows TransformerLens's model classes: `TransformerBridge` (3.9 and 4) and `HookedTransformer`.
+
+A backend gives every class the same face: forward passes with a mask, cached generation, where a head's live weights
+are, and the way from and to a plain Hugging Face model.
+
+The two classes keep weights differently. The bridge runs a Hugging Face model's own parameters, except where q, k and v
+are fused: there it splits them, and the split parameters are the live ones (views of the fused weight in GPT-2 and
+Phi-3 until the model is moved to another dtype; always copies in GPT-NeoX). HookedTransformer has weights of its own,
+[n_heads, d_model, d_head], converted from the Hugging Face model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from spt_lens.model import hooked
+from spt_lens.model.layout import Layout, Projection, Shape, layout_of
+
+Pick = Callable[[Tensor], Tensor]  # from a whole parameter (or its gradient) to a part of it: a view
+Split = tuple[str, Pick, nn.Parameter, Pick]  # a Hugging Face name and part, and the live parameter and part
+
+
+class Backend:
+    """What both classes share. `root` holds all parameters."""
+
+    may_drop_out = True
+
+    def __init__(self, model: Any, root: nn.Module, architecture: str) -> None:
+        self.model = model
+        self.root = root
+        self.architecture = architecture
+        cfg = model.cfg
+        self.shape = Shape(cfg.n_layers, cfg.n_heads, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head, cfg.d_model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.root.parameters()).dtype
+
+    @property
+    def generation_config(self) -> Any:
+        """The checkpoint's, or None."""
+        return getattr(self.root, "generation_config", None)
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.architecture)
+
+    def heads(self, which: Projection) -> range:
+        return range(self.shape.n_heads if which in "qo" else self.shape.n_kv_heads)
+
+    def check_length(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason."""
+        cfg, length = self.model.cfg, tokens.shape[1]
+        if length > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
+            raise ValueError(
+                f"a prompt of {length} tokens is too long: this {self.architecture} has {cfg.n_ctx} positions. Leave "
+                "such prompts out"
+            )
+
+
+class BridgeBackend(Backend):
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model.original_model, model.cfg.architecture)
+        # Not cfg.d_vocab: TransformerLens sets that to the tokenizer's size when the user sets another tokenizer.
+        config: Any = self.root.config
+        self.vocab_size: int = config.get_text_config().vocab_size
+
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> Float[Tensor, "batch pos vocab"]:
+        self.check_length(tokens)
+        if mask is None:
+            return self.model(tokens, attention_mask=None, use_cache=False)
+        # A padded query sees nothing: all its scores are the dtype's lowest number. The softmax is in float32, where
+        # float64's lowest is minus infinity, as float16's becomes when a score is added: its row would be nan.
+        lowest = torch.finfo(torch.float16 if self.dtype == torch.float16 else torch.float32).min
+        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in range(self.shape.n_layers)]
+        clamped = [(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names]
+        with self.model.hooks(fwd_hooks=clamped if self.dtype in (torch.float64, torch.float16) else []):
+            return self.model(tokens, attention_mask=mask.long(), use_cache=False)
+
+    def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
+        return self.model(tokens, return_type="logits_and_cache", use_cache=True, past_key_values=cache)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {name.replace("._original_component", ""): p for name, p in self.root.named_parameters()}
+
+    def n_params(self) -> int:
+        """As the checkpoint counts them, tied ones once. The bridge itself holds some twice, whole and split."""
+        with torch.device("meta"):
+            return sum(p.numel() for p in type(self.root)(self.root.config).parameters())
+
+    def processed(self) -> str:
+        """Why the weights are no longer the checkpoint's; empty if they are."""
+        # The bridge has no public name for it.
+        return "enable_compatibility_mode folds norms and centres weights" if self.model._weights_processed else ""
+
+    def head(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
+        """The live parameter that holds a head's slice, and how to pick it: [d_head, d_model], for o its transpose."""
+        module = self._projection(layer, which)
+        transposed = isinstance(module, Conv1D)
+        dim, start, length = 1 if which == "o" else 0, unit * self.shape.d_head, self.shape.d_head
+
+        def pick(weight: Tensor) -> Tensor:
+            return (weight.T if transposed else weight).narrow(dim, start, length)
+
+        return module.weight, pick
+
+    def _projection(self, layer: int, which: Projection) -> Any:
+        self.layout  # noqa: B018 - raises for an architecture that is not known
+        part = getattr(self.model.blocks[layer].attn, which, None)
+        module = getattr(part, "original_component", part)
+        weight = getattr(module, "weight", None)
+        inner = len(self.heads(which)) * self.shape.d_head
+        expected = (self.shape.d_model, inner) if which == "o" else (inner, self.shape.d_model)
+        found = None if weight is None else tuple(weight.T.shape if isinstance(module, Conv1D) else weight.shape)
+        if found != expected:
+            raise NotImplementedError(
+                f"the {which} projection of layer {layer} is {found}, expected {expected}: this kind of "
+                f"{self.architecture} can be measured, but not tuned or exported"
+            )
+        return module
+
+    def _splits(self) -> Iterator[Split]:
+        """The live parameters that Hugging Face has as parts of a fused one."""
+        layout, shape = self.layout, self.shape
+        for layer in range(shape.n_layers if layout.fused else 0):
+            for which in ("q", "k", "v"):
+                module, name = self._projection(layer, which), layout.module(layer, which)
+                for unit in self.heads(which):
+                    yield name + ".weight", _part(layout.pick, shape, which, unit), *self.head(layer, which, unit)
+                    if module.bias is not None:
+                        here = _rows(unit * shape.d_head, shape.d_head)
+                        yield name + ".bias", _part(layout.pick_bias, shape, which, unit), module.bias, here
+            if layout.mlp:
+                mlp = self.model.blocks[layer].mlp
+                start = 0
+                for module in (mlp.gate.original_component, getattr(mlp, "in").original_component):
+                    size = len(module.weight)
+                    yield layout.mlp.format(layer) + ".weight", _rows(start, size), module.weight, _rows(0, size)
+                    start += size
+
+    def hf_weights(self, names: set[str]) -> dict[str, Tensor]:
+        """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
+        state = {name.replace("._original_component", ""): p for name, p in self.root.state_dict().items()}
+        found = {name: state[name] for name in names if name in state}
+        own: set[str] = set()
+        for name, pick, parameter, here in self._splits():
+            if name not in own:  # it may be stale: made anew from the live parts
+                own.add(name)
+                found[name] = found[name].clone()
+            pick(found[name]).copy_(here(parameter.detach()))
+        return found
+
+    def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
+        """A plain transformers model with these weights: a copy, or with `share` the live tensors, where it can.
+
+        One that shares is there to be saved: it has no buffers, so it cannot run. `base` is not needed.
+        """
+        config: Any = copy.deepcopy(self.root.config)
+        config.output_attentions = False  # the bridge may have turned it on
+        # The new model draws weights that are overwritten.
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if share else "cpu"):
+            plain = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="eager")
+        expected = {name for name, _ in plain.named_parameters()}
+        own = self.hf_weights(expected)
+        if own.keys() != expected:
+            odd = sorted(own.keys() ^ expected)
+            raise NotImplementedError(
+                f"the weights of {self.architecture} cannot be named as Hugging Face does: {odd[:3]}"
+            )
+        plain.load_state_dict(own, strict=False, assign=share)  # tied weights are named once
+        plain.tie_weights()
+        plain.generation_config = copy.deepcopy(self.root.generation_config)
+        return plain
+
+    @torch.no_grad()
+    def load_plain(self, plain: PreTrainedModel) -> None:
+        """Copies a plain model's weights into the live parameters."""
+        weights = dict(plain.named_parameters())
+        state = {name.replace("._original_component", ""): p for name, p in self.root.state_dict().items()}
+        for name, value in weights.items():
+            state[name].copy_(value)
+        for name, pick, parameter, here in self._splits():
+            here(parameter).copy_(pick(weights[name]))
+
+
+class HookedBackend(Backend):
+    may_drop_out = False  # the class has no dropout, and from_pretrained leaves it in training mode
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model, model.cfg.original_architecture or "a HookedTransformer of no known checkpoint")
+        self.vocab_size: int = model.unembed.W_U.shape[1]
+
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> Float[Tensor, "batch pos vocab"]:
+        self.check_length(tokens)
+        # Without a mask it would guess one from tokens that happen to be the padding token.
+        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        return self.model(tokens, attention_mask=mask.long())
+
+    def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
+        cache = hooked.new_cache(self.model, len(tokens)) if cache is None else cache
+        return self.model(tokens, attention_mask=torch.ones_like(tokens), past_kv_cache=cache), cache
+
+    @property
+    def generation_config(self) -> Any:
+        return getattr(getattr(self.model, "spt_lens_source", None), "generation_config", None)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.root.named_parameters())
+
+    def n_params(self) -> int:
+        """As the checkpoint counts them: without biases that only this class has, and a tied unembedding once."""
+        parameters = self.named_parameters()
+        unembed, embed = parameters.pop("unembed.W_U"), parameters["embed.W_E"]
+        tied = hooked.same_up_to_scale(unembed.detach().T, embed.detach())
+        biases = [p for name, p in parameters.items() if name.rpartition(".")[2].lstrip("_").startswith("b_")]
+        made_up = sum(p.numel() for p in biases if not p.any())
+        return sum(p.numel() for p in parameters.values()) - made_up + (0 if tied else unembed.numel())
+
+    def processed(self) -> str:
+        return hooked.processed(self.model)
+
+    def head(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
+        self.layout  # noqa: B018 - raises for an architecture that is not known
+        attention = self.model.blocks[layer].attn
+        # Of a grouped-query model, W_K and W_V are expanded copies; the weights have an underscore.
+        name = f"_W_{which.upper()}" if which in "kv" and hasattr(attention, "_W_K") else f"W_{which.upper()}"
+
+        def pick(weight: Tensor) -> Tensor:
+            return weight[unit].T
+
+        return getattr(attention, name), pick
+
+    def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
+        """An independent plain transformers model: that of `base`, with all heads' weights taken from here."""
+        plain = hooked.base_model(self.model, base)
+        named = dict(plain.named_parameters())
+        with torch.no_grad():
+            for layer in range(self.shape.n_layers):
+                for which in ("q", "k", "v", "o"):
+                    into = named[self.layout.module(layer, which) + ".weight"]
+                    for unit in self.heads(which):
+                        weight, pick = self.head(layer, which, unit)
+                        self.layout.pick(self.shape, which, unit, into).copy_(pick(weight))
+        own = self.named_parameters()
+        again = hooked.converted(self.model.cfg, plain)
+        odd = [name for name in own if name in again and not torch.equal(own[name], again[name].to(own[name]))]
+        if odd:
+            raise ValueError(
+                f"{len(odd)} weights of this HookedTransformer, first {odd[0]}, are not those of the checkpoint it was "
+                "made of, and only W_Q, W_K, W_V and W_O can be carried over: undo that change first, or name the "
+                "right checkpoint with base= (one moved to another dtype: load it with that dtype)"
+            )
+        return plain
+
+    @torch.no_grad()
+    def load_plain(self, plain: PreTrainedModel) -> None:
+        """Copies a plain model's weights into the live parameters."""
+        own = self.named_parameters()
+        for name, value in hooked.converted(self.model.cfg, plain).items():
+            if name in own:
+                own[name].copy_(value)
+
+
+def backend_of(model: Any) -> BridgeBackend | HookedBackend:
+    """The backend of a model. Raises TypeError for an object of another class."""
+    if isinstance(model, TransformerBridge):
+        return BridgeBackend(model)
+    if hooked.is_hooked(model):
+        return HookedBackend(model)
+    raise TypeError(
+        f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: "
+        "load one by spt_lens.load_model(name or folder)"
+    )
+
+
+def _part(pick: Callable[..., Tensor], shape: Shape, which: Projection, unit: int) -> Pick:
+    return lambda weight: pick(shape, which, unit, weight)
+
+
+def _rows(start: int, length: int) -> Pick:
+    return lambda weight: weight.narrow(0, start, length)

@@ -1,0 +1,161 @@
+"""Where each architecture keeps a head's weights in its Hugging Face checkpoint. Knows no TransformerLens.
+
+In all of them a projection's outputs are divided among the heads in order. What differs: whether q, k and v are
+separate or fused, how a fused one is ordered, and whether weights are stored transposed (GPT-2's Conv1D).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+Projection = Literal["q", "k", "v", "o"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that say where its heads are. n_kv_heads is n_heads where heads share no keys and values."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+
+    @classmethod
+    def of_config(cls, config: Any) -> Shape:
+        """From a Hugging Face config."""
+        heads = config.num_attention_heads
+        return cls(
+            n_layers=config.num_hidden_layers,
+            n_heads=heads,
+            n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            d_model=config.hidden_size,
+        )
+
+    def fingerprint(self, architecture: str, vocab_size: int) -> dict[str, str | int]:
+        """What two models must share for an adapter of one to fit the other."""
+        return {"architecture": architecture, **asdict(self), "vocab_size": vocab_size}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the projections of one architecture are.
+
+    block: the name of a layer's attention, with the layer's number for {}. names: the module of each projection; a
+    fused one stands there three times. order: of a fused projection's outputs: "stacked" (all of q, then k, then v) or
+    "interleaved" (q, k, v of the first head, then of the second, ...). transposed: weights are [in, out].
+    mlp: the module of a fused gate and up projection, where TransformerLens's bridge splits it.
+    """
+
+    block: str
+    names: tuple[str, str, str, str]
+    order: Literal["separate", "stacked", "interleaved"] = "separate"
+    transposed: bool = False
+    mlp: str = ""
+
+    @property
+    def fused(self) -> bool:
+        return self.order != "separate"
+
+    def module(self, layer: int, which: Projection) -> str:
+        """The module's name in the Hugging Face model: add ".weight" or ".bias"."""
+        return f"{self.block.format(layer)}.{self.names['qkvo'.index(which)]}"
+
+    def modules(self) -> list[str]:
+        """The modules of all projections, without the layer: what LoRA is put on."""
+        return list(dict.fromkeys(f"{self.block.rpartition('.')[2]}.{name}" for name in self.names))
+
+    def start(self, shape: Shape, which: Projection, unit: int) -> int:
+        """Where a head's outputs (for o: inputs) begin in the module. `unit` counts heads, for k and v their groups."""
+        if which == "o" or self.order == "separate":
+            return unit * shape.d_head
+        if self.order == "interleaved":
+            return (unit * 3 + "qkv".index(which)) * shape.d_head
+        before = {"q": 0, "k": shape.n_heads, "v": shape.n_heads + shape.n_kv_heads}
+        return (before[which] + unit) * shape.d_head
+
+    def pick(
+        self, shape: Shape, which: Projection, unit: int, weight: Float[Tensor, "rows cols"]
+    ) -> Float[Tensor, "slice_rows slice_cols"]:
+        """A head's part of the module's weight, as a view: [d_head, d_model], for o [d_model, d_head]."""
+        weight = weight.T if self.transposed else weight
+        return weight.narrow(1 if which == "o" else 0, self.start(shape, which, unit), shape.d_head)
+
+    def pick_bias(
+        self, shape: Shape, which: Projection, unit: int, bias: Float[Tensor, " outputs"]
+    ) -> Float[Tensor, " d_head"]:
+        """A head's part of the bias of q, k or v, as a view. The bias of o belongs to no head."""
+        return bias.narrow(0, self.start(shape, which, unit), shape.d_head)
+
+
+_SEPARATE = Layout("model.layers.{}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"))
+LAYOUTS = {
+    "LlamaForCausalLM": _SEPARATE,
+    "MistralForCausalLM": _SEPARATE,
+    "Qwen2ForCausalLM": _SEPARATE,
+    "Qwen3ForCausalLM": _SEPARATE,
+    "GemmaForCausalLM": _SEPARATE,
+    "Gemma2ForCausalLM": _SEPARATE,
+    "Gemma3ForCausalLM": _SEPARATE,
+    "Ministral3ForCausalLM": _SEPARATE,
+    "SmolLM3ForCausalLM": _SEPARATE,
+    "GraniteForCausalLM": _SEPARATE,
+    "StableLmForCausalLM": _SEPARATE,
+    "Phi3ForCausalLM": Layout(
+        "model.layers.{}.self_attn",
+        ("qkv_proj", "qkv_proj", "qkv_proj", "o_proj"),
+        order="stacked",
+        mlp="model.layers.{}.mlp.gate_up_proj",
+    ),
+    "GPT2LMHeadModel": Layout(
+        "transformer.h.{}.attn", ("c_attn", "c_attn", "c_attn", "c_proj"), order="stacked", transposed=True
+    ),
+    "GPTNeoXForCausalLM": Layout(
+        "gpt_neox.layers.{}.attention",
+        ("query_key_value", "query_key_value", "query_key_value", "dense"),
+        order="interleaved",
+    ),
+}
+_ALL_HEADS = "it normalises q and k over all heads together, so that one head's weights move every head"
+IMPOSSIBLE = {"Olmo2ForCausalLM": _ALL_HEADS, "Olmo3ForCausalLM": _ALL_HEADS}
+
+
+def layout_of(architecture: str) -> Layout:
+    """Where an architecture's heads are.
+
+    Raises:
+        NotImplementedError: It is not one of those that are known and tested, or its heads cannot be told apart.
+    """
+    if architecture in IMPOSSIBLE:
+        raise NotImplementedError(
+            f"{architecture} can be measured, but not tuned or exported: {IMPOSSIBLE[architecture]}. Knock heads out "
+            "instead (knockout_curve), or tune a model of another architecture"
+        )
+    try:
+        return LAYOUTS[architecture]
+    except KeyError:
+        raise NotImplementedError(
+            f"{architecture} can be measured, but not tuned or exported: where its heads are in the checkpoint is not "
+            f"known here. Known: {', '.join(LAYOUTS)}. To add one, write its Layout in spt_lens/model/layout.py and "
+            "check it with `spt-lens support CHECKPOINT`"
+        ) from None
+
+
+def projection_letters(grouped: bool, projections: str = "auto") -> str:
+    """Which projections a head owns for tuning, in the order q, k, v, o. grouped: whether heads share keys and values.
+
+    "auto" is "qkvo", and "qo" where several heads share keys and values (Chen et al. 2024, step 3).
+
+    Raises:
+        ValueError: Not "auto", nor letters of "qkvo", each once.
+    """
+    if projections == "auto":
+        return "qo" if grouped else "qkvo"
+    if not projections or set(projections) - set("qkvo") or len(set(projections)) < len(projections):
+        raise ValueError(f'projections={projections!r}: give "auto", or letters of "qkvo", each once, such as "qo"')
+    return "".join(letter for letter in "qkvo" if letter in projections)

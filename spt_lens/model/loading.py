@@ -1,0 +1,137 @@
+"""Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from spt_lens.chat.template import use_chat_template
+from spt_lens.model import hooked
+from spt_lens.model.backends import backend_of
+from spt_lens.model.huggingface import _plain, _tokenizer, checked_source
+
+ModelClass = Literal["bridge", "hooked"]
+# Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).
+TOLERANCE = 1e-4
+
+
+@torch.inference_mode(False)  # weights that are made in inference mode can't be tuned
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    model_class: ModelClass = "bridge",
+    chat_template: str | Path | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Loads a chat model, ready to measure: a TransformerBridge or HookedTransformer, raw weights, evaluation mode.
+
+    Its logits on a few tokens are compared with those of plain transformers: two forward passes.
+
+    Args:
+        name_or_path: "yesman" (the embedded model), a local Hugging Face folder, or a name on the Hugging Face hub. A
+            local folder that is itself called yesman is reached as "./yesman".
+        dtype: Of the weights. Whatever the checkpoint stores is converted.
+        device: Default: CUDA where there is one, else the CPU.
+        model_class: "bridge", or "hooked" for a HookedTransformer, which TransformerLens has up to 3.9; making one
+            takes twice the memory for a moment.
+        chat_template: For tokenizers without one (base models): "plain", a Jinja template, or the path of one. See
+            `spt_lens.chat.template.use_chat_template`.
+        revision: Branch, tag or commit, for hub names.
+        trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
+
+    Raises:
+        FileNotFoundError: No such folder, or it lacks config.json, its weights or its tokenizer.
+        ValueError: A file is truncated or damaged, the weights do not fit the config, or the chat template fails.
+        OSError: The hub does not know the name, or cannot be reached.
+        NotImplementedError: TransformerLens does not know the architecture, has no HookedTransformer of it, or makes a
+            model of it that gives other logits.
+    """
+    if model_class not in get_args(ModelClass):
+        raise ValueError(f"unknown model_class {model_class!r}: use 'bridge' or 'hooked'")
+    if model_class == "hooked":
+        hooked.check_available()
+    source = checked_source(name_or_path)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = _tokenizer(source, revision, trust_remote_code)
+    if chat_template is not None:
+        use_chat_template(tokenizer, chat_template)  # before the long part, where it fails
+    plain = _plain(source, dtype, revision, trust_remote_code).to(device).eval()
+    architecture = type(plain).__name__
+    plain.config.architectures = [architecture]  # a config may name none, or one with another head
+    tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
+    if model_class == "hooked":
+        model = hooked.build(plain, tokenizer, source, revision)
+    else:
+        model = _bridge(source, plain, tokenizer, str(device), dtype, revision, trust_remote_code)
+    _check(model, architecture, tokens, expected)
+    if chat_template is not None:
+        use_chat_template(model.tokenizer, chat_template)  # TransformerLens reads the tokenizer from its files again
+    return model
+
+
+def _bridge(
+    source: str,
+    plain: Any,
+    tokenizer: Any,
+    device: str,
+    dtype: torch.dtype,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> TransformerBridge:
+    try:
+        model = TransformerBridge.boot_transformers(
+            source,
+            hf_model=plain,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
+        raise NotImplementedError(
+            f"TransformerLens cannot make a TransformerBridge of {source} ({type(plain).__name__}; "
+            f"{type(error).__name__}: {error}): try the other model_class, or another version of TransformerLens"
+        ) from error
+    return model.eval()
+
+
+@torch.no_grad()
+def _trial(plain: Any, source: str) -> tuple[Tensor, Tensor]:
+    """A few tokens and what the plain model makes of them. Raises ValueError if that is no number."""
+    tokens = torch.arange(16, device=plain.device)[None] % plain.config.get_text_config().vocab_size
+    logits = plain(input_ids=tokens, use_cache=False).logits.float()
+    if not logits.isfinite().all():
+        raise ValueError(
+            f"{source} gives logits that are not finite, also in plain transformers: its weights are damaged"
+            + (", or torch.float16 is too narrow for it (try torch.bfloat16)" if plain.dtype == torch.float16 else "")
+        )
+    return tokens, logits
+
+
+@torch.no_grad()
+def _check(model: Any, architecture: str, tokens: Tensor, expected: Tensor) -> None:
+    """Raises NotImplementedError where TransformerLens's model is another function: some conversions are wrong."""
+    backend = backend_of(model)
+    try:
+        logits = backend.forward(tokens, None).float()
+    except RuntimeError as error:
+        raise NotImplementedError(
+            f"TransformerLens cannot run this {architecture} in {backend.dtype}: {error}"
+        ) from error
+    off, largest = (logits - expected).abs().max().item(), max(1.0, expected.abs().max().item())
+    # Half precision rounds in other places.
+    if not off <= max(TOLERANCE, 16 * torch.finfo(backend.dtype).eps) * largest:
+        raise NotImplementedError(
+            f"TransformerLens makes a {type(model).__name__} of this {architecture} that gives other logits than plain "
+            f"transformers (by up to {off:.2g}), so nothing measured on it would hold: try the other model_class, or "
+            "another version of TransformerLens"
+        )

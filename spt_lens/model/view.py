@@ -1,0 +1,294 @@
+"""All that this library needs to know of a model: `ModelView`. What differs between model classes is in backends.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from spt_lens.model.backends import Pick, backend_of
+from spt_lens.model.layout import Projection
+
+Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at run time
+Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
+
+
+def z_name(layer: int) -> str:
+    """The hook point of a layer's head outputs, `[batch, pos, n_heads, d_head]`."""
+    return f"blocks.{layer}.attn.hook_z"
+
+
+def pattern_name(layer: int) -> str:
+    """The hook point of a layer's attention patterns, `[batch, n_heads, pos, pos]`."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+class ModelView:
+    """A model seen by this library: sizes, weights, forward passes. Cheap to make; holds no state of its own.
+
+    Raises:
+        TypeError: The object is neither a TransformerBridge nor a HookedTransformer, or not a decoder with attention in
+            every block.
+    """
+
+    model: Model
+    z_name = staticmethod(z_name)
+    pattern_name = staticmethod(pattern_name)
+
+    def __init__(self, model: Model | ModelView) -> None:
+        if isinstance(model, ModelView):
+            model = model.model
+        self.backend = backend_of(model)
+        self.architecture: str = self.backend.architecture
+        blocks = getattr(model, "blocks", None)
+        if not blocks or not all(hasattr(block, "attn") for block in blocks):
+            raise TypeError(f"{self.architecture} is not supported: not every block has an attention with heads")
+        self.model = model
+        shape = self.backend.shape
+        self.n_layers, self.n_heads, self.n_kv_heads = shape.n_layers, shape.n_heads, shape.n_kv_heads
+        self.d_head, self.d_model = shape.d_head, shape.d_model
+        self.vocab_size: int = self.backend.vocab_size
+        self.name: str = Path(str(model.cfg.model_name)).name
+        self.tokenizer = model.tokenizer
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several heads share one set of keys and values."""
+        return self.n_kv_heads != self.n_heads
+
+    @property
+    def n_params(self) -> int:
+        """All parameters of the checkpoint, tied ones once."""
+        return self.backend.n_params()
+
+    @property
+    def device(self) -> torch.device:
+        return self._embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._embedding.dtype
+
+    @property
+    def _embedding(self) -> nn.Parameter:
+        return next(self.backend.root.parameters())
+
+    def head_weight(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
+        """The live parameter that holds a head's slice of W_Q, W_K, W_V or W_O, and a function that picks the slice.
+
+        The function gives a view, of the parameter or of anything of its shape such as its gradient, in Hugging Face's
+        layout: `[d_head, d_model]` for q, k and v, `[d_model, d_head]` for o. `unit` is the head, and for k and v the
+        group of heads that shares them.
+
+        Raises:
+            IndexError: No such layer, or no such unit in it.
+            NotImplementedError: Where the heads of this architecture are is not known.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise IndexError(f"layer {layer} does not exist: {self.name} has layers 0 to {self.n_layers - 1}")
+        units = self.backend.heads(which)
+        if unit not in units:
+            raise IndexError(f"{self.name} has no {which} number {unit}: there are {len(units)} in a layer")
+        return self.backend.head(layer, which, unit)
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+        hooks: Sequence[Hook] = (),
+        at: Int[Tensor, " batch"] | Int[Tensor, "batch reads"] | None = None,
+    ) -> Float[Tensor, "batch *pos vocab"]:
+        """One forward pass, with gradients as the caller set them. The hooks are gone afterwards, also on an error.
+
+        attention_mask: True on real tokens. With it, padding on either side changes nothing for the real tokens, also
+        where positions are counted (GPT-2). Without it every token counts as real. at: one position of each row, or
+        as many of each; only these are unembedded, and the result is `[batch, vocab]` or `[batch, reads, vocab]`: all
+        positions of a large vocabulary take gigabytes.
+        """
+        mask = None if attention_mask is None else attention_mask.to(self.device)
+        unknown = [name for name, _ in hooks if name not in self.model.hook_dict]
+        if unknown:  # TransformerLens 3.9 would leave the hook out without a word
+            raise KeyError(f"{self.name} has no hook point {unknown[0]!r}")
+        with self.model.hooks(fwd_hooks=list(hooks)), self.unembedded_at(at):
+            logits = self.backend.forward(tokens.to(self.device), mask)
+        return logits[:, 0] if at is not None and at.ndim == 1 else logits
+
+    @contextmanager
+    def unembedded_at(self, at: Int[Tensor, " batch"] | Int[Tensor, "batch reads"] | None) -> Iterator[None]:
+        """In the block, forward passes give `[batch, reads, vocab]`: logits at these positions of each row alone."""
+
+        def only_there(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            if at is None:
+                return args
+            places = (at if at.ndim == 2 else at[:, None]).to(args[0].device)
+            return (args[0][torch.arange(len(places))[:, None], places], *args[1:])
+
+        handle = self.model.unembed.register_forward_pre_hook(only_there)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def cache_z(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "layer batch pos n_heads d_head"]:
+        """The outputs of all heads, before W_O, without gradients."""
+        seen: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Hook:
+            def hook_fn(z: Tensor, hook: Any) -> None:
+                seen[layer] = z.detach()
+
+            return z_name(layer), hook_fn
+
+        anywhere = torch.zeros(len(tokens), dtype=torch.long)  # the logits are not wanted
+        self.logits(tokens, attention_mask, [keep(layer) for layer in range(self.n_layers)], at=anywhere)
+        return torch.stack([seen[layer] for layer in range(self.n_layers)])
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Int[Tensor, "batch pos"], max_new_tokens: int, hooks: Sequence[Hook] = ()
+    ) -> Int[Tensor, "batch new"]:
+        """Greedy replies to prompts of equal length, up to and with the end token; after it, padding.
+
+        Keys and values are cached: hooks see the whole prompt at the first step and one new position at each later one.
+        Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
+
+        Raises:
+            ValueError: No prompt, an empty prompt, or max_new_tokens below one.
+        """
+        if tokens.ndim != 2 or 0 in tokens.shape:
+            raise ValueError(f"tokens must be [batch, pos] and not empty, got shape {tuple(tokens.shape)}")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        ends = self.end_tokens
+        pad = self.pad_token
+        step, cache = tokens.to(self.device), None
+        done = torch.zeros(len(step), dtype=torch.bool, device=step.device)
+        new: list[Tensor] = []
+        with self.model.hooks(fwd_hooks=list(hooks)):
+            for _ in range(max_new_tokens):
+                logits, cache = self.backend.step(step, cache)
+                best = logits[:, -1].argmax(-1).masked_fill(done, pad)
+                new.append(best)
+                if ends:
+                    done |= torch.isin(best, torch.tensor(ends, device=best.device))
+                if done.all():
+                    break
+                step = best[:, None]
+        return torch.stack(new, dim=1)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The tokens that end a reply: the tokenizer's and the generation config's."""
+        found = getattr(self.backend.generation_config, "eos_token_id", None)
+        ends = set(found if isinstance(found, list) else [found]) | {getattr(self.tokenizer, "eos_token_id", None)}
+        return sorted(end for end in ends if end is not None)
+
+    @property
+    def pad_token(self) -> int:
+        """What fills up a row: the tokenizer's padding token, else its end token, else 0."""
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        return pad if pad is not None else next(iter(self.end_tokens), 0)
+
+    def check_measurable(self) -> None:
+        """Raises ValueError for a model in training mode: dropout would blur every measurement."""
+        if self.backend.may_drop_out and any(module.training for module in self.modules()):
+            raise ValueError(f"{self.name} is in training mode: call model.eval() first")
+
+    def check_tunable(self) -> None:
+        """Raises ValueError for a training-mode model, or one whose weights are no longer laid out as the checkpoint's.
+
+        NotImplementedError for an architecture whose heads' weights cannot be found.
+        """
+        self.check_measurable()
+        processed = self.backend.processed()
+        if processed:
+            raise ValueError(
+                f"the weights of {self.name} were processed: {processed}. What is tuned could not be put back into the "
+                "checkpoint: load the model again without it, as spt_lens.load_model does (it can still be measured)"
+            )
+        for layer in range(self.n_layers):
+            for which in ("q", "k", "v", "o"):
+                self.head_weight(layer, which, 0)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Restores, after the block and whatever happens in it: training flags, requires_grad, gradients, hooks.
+
+        Gradients are set aside, so that the block starts with none. Weights are the caller's business.
+        """
+        modules = [(module, module.training) for module in self.modules()]
+        parameters = [(p, p.requires_grad, p.grad) for p in self.backend.root.parameters()]
+        points = {id(point): point for point in self.model.hook_dict.values()}.values()
+        hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
+        try:
+            for p, _, _ in parameters:
+                p.grad = None
+            yield
+        finally:
+            for module, training in modules:
+                module.training = training
+            for p, requires_grad, grad in parameters:
+                p.requires_grad_(requires_grad)
+                p.grad = grad
+            for point, forward, backward in hooks:
+                for present, before in ((point.fwd_hooks, forward), (point.bwd_hooks, backward)):
+                    for handle in [h for h in present if not any(h is b for b in before)]:
+                        handle.hook.remove()
+                        present.remove(handle)
+
+    def modules(self) -> list[nn.Module]:
+        """All modules, of the model class and of the model inside it, once each."""
+        # The model that a bridge wraps is not among the bridge's own modules.
+        return list({id(m): m for root in (self.model, self.backend.root) for m in root.modules()}.values())
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The live parameters under the names that the model class gives them, tied ones once."""
+        return self.backend.named_parameters()
+
+    def hf_copy(self, base: str | Path | None = None) -> PreTrainedModel:
+        """An independent plain transformers model with the same weights, dtype and device, in evaluation mode.
+
+        base: for a HookedTransformer, the checkpoint it was made of, if load_model did not make it: everything but
+        W_Q, W_K, W_V and W_O comes from there.
+
+        Raises:
+            ValueError: It is not known which checkpoint a HookedTransformer was made of.
+            NotImplementedError: An architecture whose weights cannot be named as Hugging Face does.
+        """
+        return self.backend.plain(None if base is None else str(base)).to(self.device).eval()
+
+    def load_plain(self, plain: PreTrainedModel) -> None:
+        """Copies all weights of a plain model like `hf_copy()` into this one. **Changes the model.**"""
+        self.backend.load_plain(plain)
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies values into the live parameters. **Changes the model.** All names and shapes are checked first.
+
+        Raises:
+            ValueError: A name is missing or unknown, or a shape differs.
+        """
+        own = self.weights()
+        if own.keys() != weights.keys():
+            missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+            raise ValueError(f"these weights do not fit {self.name}: missing {missing[:3]}, unknown {unknown[:3]}")
+        for name, p in own.items():
+            if p.shape != weights[name].shape:
+                raise ValueError(f"{name} is {tuple(p.shape)} in {self.name}, got {tuple(weights[name].shape)}")
+        for name, p in own.items():
+            p.copy_(weights[name])
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What another model must match for an adapter of this one to fit: architecture and shapes."""
+        return self.backend.shape.fingerprint(self.architecture, self.vocab_size)

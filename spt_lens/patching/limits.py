@@ -1,0 +1,175 @@
+"""One progress bar for a measurement, in work done rather than in pairs, so that the time left is an honest guess.
+
+How much runs at once: a batch size from the memory at hand, and half of it when memory runs out.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from spt_lens.model.view import ModelView
+from spt_lens.patching.rows import Rows
+
+FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it
+
+
+@contextmanager
+def progress_bar(work: float, title: str, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Gives the function that is told of work as it is done: tokens that went through a block."""
+    with tqdm(total=max(work, 1), desc=title, bar_format=FORM, disable=not shown) as bar:
+
+        def tick(tokens: int) -> None:
+            bar.update(min(tokens, bar.total - bar.n))  # what did not fit in memory is done twice
+
+        yield tick
+        bar.update(bar.total - bar.n)
+
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+MOST = 16  # prompts at once where memory is no limit: larger batches are no faster, and noticeably slower on a CPU
+
+
+@dataclass
+class Limits:
+    """At most `batch_size` prompts, or the memory that they take, go through the model at once.
+
+    Raises: ValueError for a batch size below one.
+    """
+
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"a batch of {self.batch_size} prompts is not possible: use one or more")
+
+    def halve(self) -> bool:
+        """Whether there was anything to halve."""
+        self.batch_size //= 2
+        return self.batch_size > 0
+
+    def each(self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], None]) -> None:
+        """Runs every group in parts of at most batch_size rows; a part that does not fit in memory again, in halves.
+
+        Raises: MemoryError if not even a single row fits.
+        """
+        finish(self.parts(groups, run))
+
+    def parts(self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], None]) -> Generator[int, None, None]:
+        """`each`, one part at a time: yields how many rows a part had. batch_size may be set anew before the next one.
+
+        What `run` needs of the model or of torch's modes, it enters and leaves itself: other code runs in between.
+        """
+        for group in groups:
+            rest = list(group)
+            while rest:
+                part = rest[: self.batch_size]
+                try:
+                    run(part)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if not self.halve():
+                        raise MemoryError(
+                            f"not even one prompt at a time fits in memory ({error}): use shorter prompts, a smaller "
+                            "dtype, or a device with more memory"
+                        ) from error
+                    fits = False
+                else:
+                    fits = True
+                if fits:
+                    rest = rest[len(part) :]
+                    yield len(part)
+                else:  # outside of the handler, which still holds the tensors that did not fit
+                    gc.collect()
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+
+
+@dataclass
+class Pace(Limits):
+    """A batch size that follows the clock, so that a part takes `seconds` to twice that; at most `most` prompts."""
+
+    seconds: float
+    most: int
+
+    def halve(self) -> bool:
+        fits = super().halve()
+        self.batch_size = max(1, self.batch_size)  # a pace is for more than one measurement
+        self.most = self.batch_size  # what did not fit once is not tried again
+        return fits
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Told of each part: the next may have twice as many rows after a quick one, half as many after a slow one.
+
+        Quick is below `seconds`, not below half of it: a reply takes a time of its own however few there are, and once
+        a busy machine had brought the batch down to one prompt, it would stay there. A part of fewer rows than a batch
+        may have says nothing of larger ones.
+        """
+        if seconds < self.seconds and rows >= self.batch_size:
+            self.batch_size = min(2 * self.batch_size, self.most)
+        elif seconds > 2 * self.seconds:
+            self.batch_size = max(1, self.batch_size // 2)
+
+
+def finish(steps: Generator[Step, None, Result], told: Callable[[Step], Any] = lambda step: None) -> Result:
+    """Runs a generator to its end, and gives what it returns. told: called with all that it yields on the way."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        told(step)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch raises its own error on accelerators, and a plain RuntimeError on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(said in str(error) for said in ("not enough memory", "can't allocate memory"))
+    )
+
+
+def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory: float | None) -> Limits:
+    """As many prompts at once as the user says, or as fit: into max_memory, else into half of what is free now.
+
+    max_memory: GiB, of activations (beside the weights).
+
+    Raises: ValueError for a batch size below one, or memory that is not above zero.
+    """
+    if max_memory is not None:
+        if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory > 0:
+            raise ValueError(f"max_memory={max_memory!r}: give a number of GiB above zero")
+    if batch_size is not None:
+        return Limits(batch_size)
+    room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30
+    longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
+    return Limits(max(1, int(min(MOST, room / prompt_bytes(view, longest)))))
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def prompt_bytes(view: ModelView, tokens: int) -> int:
+    """Roughly what one prompt takes: kept residuals, keys and values of all layers, and one layer's own work."""
+    size = torch.empty((), dtype=view.dtype).element_size()
+    kept = view.n_layers * tokens * (2 * view.n_kv_heads * view.d_head + view.n_heads * view.d_head + view.d_model)
+    attention = 3 * view.n_heads * tokens * tokens * max(size, 4)  # scores, their softmax, one of them once more
+    layer = tokens * 16 * view.d_model  # the MLP's inner values and what surrounds them
+    return size * (kept + layer) + attention
+
+
+FULL_LOGITS = 2**25  # numbers in one piece of logits over the whole vocabulary: 128 MiB in float32
+Tick = Callable[[int], Any]  # told of the tokens that went through a block

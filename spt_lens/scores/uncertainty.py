@@ -1,0 +1,100 @@
+"""What head scores can be trusted for: intervals, how steady a choice of heads is, and which stand out from noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from spt_lens import statistics
+from spt_lens.heads import HeadSet
+from spt_lens.statistics import By, Stability
+
+
+class Uncertainty:
+    """The methods of HeadScores that need the scores of each pair. They take the pairs as independent."""
+
+    values: Float[Tensor, "n_layers n_heads"]
+    per_pair: Float[Tensor, "n_pairs n_layers n_heads"]
+    verified: Bool[Tensor, "n_layers n_heads"] | None
+
+    if TYPE_CHECKING:
+
+        def order(self, by: By = "signed") -> HeadSet: ...
+        def top_fraction(self, fraction: float, by: By = "signed") -> HeadSet: ...
+
+    def interval(
+        self, confidence: float = 0.95, draws: int = 1000, seed: int = 0
+    ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
+        """(low, high) of each head's mean over pairs, by bootstrap over pairs.
+
+        It speaks of the choice of pairs alone, for each head by itself, and is too narrow for fewer than about 20 pairs
+        (see `spt_lens.statistics.interval`). For heads that were only estimated, it is that of the estimate.
+
+        Raises: ValueError for a single pair, a confidence outside of (0, 1), or too few draws for it.
+        """
+        low, high = statistics.interval(self.per_pair, confidence, draws, seed)
+        return low.to(self.values), high.to(self.values)
+
+    def top_probability(
+        self, k: int | None = None, by: By = "signed", draws: int = 1000, seed: int = 0
+    ) -> Float[Tensor, "n_layers n_heads"]:
+        """How often a head would be in `top(k)` with other pairs: its share of resamples of the pairs. Sums to k.
+
+        k: default 5 % of the heads, at least one. Raises: ValueError for a single pair, or a wrong k or `by`.
+        """
+        k = self._k(k)
+        measured = self.measured
+        enough = k <= (n := int(measured.sum()))  # else all measured heads are in, and estimates compete for the rest
+        found = torch.full_like(self.values, 0.0 if enough else 1.0)
+        among, places = (measured, k) if enough else (~measured, k - n)
+        found[among] = statistics.top_probability(self.per_pair[:, among], places, by, draws, seed).to(found)
+        return found
+
+    def stability(self, k: int | None = None, by: By = "signed", splits: int = 100, seed: int = 0) -> Stability:
+        """How far the rankings of two random halves of the pairs agree, over the heads that were measured.
+
+        k: default 5 % of the heads, at least one.
+
+        Raises: ValueError for fewer than four pairs, a wrong k or `by`, or a k that takes all heads that were measured.
+        """
+        k, n = self._k(k), int(self.measured.sum())
+        if n < self.values.numel() and k >= n:
+            raise ValueError(f"k={k}: only {n} heads were measured, and a top of all says nothing; take fewer")
+        return statistics.split_half(self.per_pair[:, self.measured], k, by, splits, seed)
+
+    def above_noise(self, by: By = "signed", confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> HeadSet:
+        """The measured heads whose interval excludes zero, best first: "signed", from above; "size", on either side.
+
+        Each head is judged by itself: of heads that do nothing, about (1 - confidence) / 2 pass by chance ("size":
+        twice that), at 0.95 some 13 of 512. Raise the confidence, with more draws, or use `above_null`. And not zero is
+        not large: with enough pairs most heads of a model pass, since most do a little.
+
+        Raises: ValueError as `interval`, or for a wrong `by`.
+        """
+        statistics.strength(self.values, by)
+        return self.beyond_zero(*self.interval(confidence, draws, seed), by)
+
+    def beyond_zero(
+        self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"], by: By = "signed"
+    ) -> HeadSet:
+        """`above_noise` by intervals that are there already, as `interval` gives them."""
+        # Estimates are left out: the interval of an estimate does not say how far the estimate is off.
+        return self._where(self.measured & ((low > 0) | ((high < 0) & (by == "size"))), by)
+
+    @property
+    def measured(self) -> Bool[Tensor, "n_layers n_heads"]:
+        """True for heads that `method` measured itself, False for attribution estimates."""
+        return torch.ones_like(self.values, dtype=torch.bool) if self.verified is None else self.verified
+
+    def _k(self, k: int | None) -> int:
+        k = len(self.top_fraction(0.05)) if k is None else k
+        if not 1 <= k <= self.values.numel():
+            raise ValueError(f"k={k}: choose from 1 to {self.values.numel()} heads")
+        return k
+
+    def _where(self, mask: Bool[Tensor, "n_layers n_heads"], by: By) -> HeadSet:
+        kept = mask.tolist()
+        return HeadSet(tuple(head for head in self.order(by) if kept[head.layer][head.head]))

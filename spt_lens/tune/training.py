@@ -1,0 +1,274 @@
+"""The settings of a tuning run.
+
+A loss term that keeps the model where it was on ordinary text: next-token KL from the untuned model.
+
+Logits only where they are needed.
+
+A reply's targets are a quarter of a dialogue, and unembedding is a good part of a step where the vocabulary is
+large. The two functions below run the forward pass as it is and hand the unembedding only the positions asked for.
+
+The one training loop: pinpoint tuning, full fine-tuning and LoRA differ only in what is trainable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from spt_lens.chat.batches import Example, Examples, padded
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.template import training_ids
+from spt_lens.model.view import Model, ModelView
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """Settings of one run; the same ones serve pinpoint tuning, full fine-tuning and LoRA.
+
+    lr: the peak learning rate. steps: optimiser steps. batch_size: dialogues per step (all of them, if there are
+    fewer).
+    warmup_share: share of the steps in which the rate climbs to `lr`. max_grad_norm: None for no clipping.
+    momentum: of "sgd" only. validate_every: steps between validations, if there are validation dialogues.
+    kl_weight: weight of KL(untuned || tuned), in nats per token, on `keep` dialogues, `kl_batch_size` of them a step.
+    projections: "auto" ("qkvo", or "qo" in a grouped-query model), or letters of "qkvo"; pinpoint tuning only.
+
+    Raises:
+        ValueError: for a value that can't be meant.
+    """
+
+    lr: float = 1e-3
+    steps: int = 200
+    batch_size: int = 16
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    warmup_share: float = 0.05
+    schedule: str = "linear"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    seed: int = 0
+    projections: str = "auto"
+    validate_every: int = 50
+    kl_weight: float = 0.0
+    kl_batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "kl_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TuneConfig.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("weight_decay", "momentum", "kl_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"TuneConfig.{name} is {getattr(self, name)}; it must not be negative.")
+        if not self.lr > 0:
+            raise ValueError(f"TuneConfig.lr is {self.lr}; it must be positive.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"TuneConfig.max_grad_norm is {self.max_grad_norm}; give a positive number, or None.")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"TuneConfig.warmup_share is {self.warmup_share}; it must be in [0, 1).")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"TuneConfig.schedule is {self.schedule!r}; choose from {', '.join(SCHEDULES)}.")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"TuneConfig.optimizer is {self.optimizer!r}; choose adamw or sgd.")
+
+
+class KeepTerm:
+    """Mean KL(untuned || model) in nats, over all positions of a batch of texts; the batches come round in turn.
+
+    The untuned model's log-probabilities are kept from the start: float32, positions x vocabulary, so a few hundred
+    short texts for a small vocabulary. Make it before the first step.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        texts: Sequence[Sequence[int]],
+        batch_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        unembed: nn.Module | None = None,
+    ):
+        if not texts:
+            raise ValueError("There are no texts to keep the model's predictions on.")
+        self._forward, self._unembed = forward, unembed
+        by_length = sorted(texts, key=len)
+        batches = [padded(by_length[i : i + batch_size], 0) for i in range(0, len(texts), batch_size)]
+        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+        self._batches: list[
+            tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Float[Tensor, "n_where vocab"]]
+        ] = []
+        with torch.no_grad():
+            for i in order:
+                tokens, real = (t.to(device) for t in batches[i])
+                reference = torch.log_softmax(logits_at(forward, unembed, tokens, real), dim=-1)
+                self._batches.append((tokens, real, reference))
+
+    def loss(self, step: int) -> Float[Tensor, ""]:
+        tokens, real, reference = self._batches[step % len(self._batches)]
+        return mean_kl(reference, logits_at(self._forward, self._unembed, tokens, real))
+
+
+Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
+
+
+def logits_at(
+    forward: Forward, unembed: nn.Module | None, tokens: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "n_where vocab"]:
+    """The logits at the marked positions, row by row, in float32.
+
+    With `unembed`, the module that makes logits of the last hidden states, it sees only these positions: the same
+    numbers for less work. Without it the full logits are made and cut.
+    """
+    if unembed is None:
+        return forward(tokens)[where].float()
+
+    def only_where(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][where].unsqueeze(0), *args[1:])
+
+    handle = unembed.register_forward_pre_hook(only_where)
+    try:
+        return forward(tokens)[0].float()
+    finally:
+        handle.remove()
+
+
+def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
+    """Mean KL(reference || model) in nats over n positions, from reference log-probabilities and the model's logits."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    return torch.nn.functional.kl_div(log_probs, reference, log_target=True, reduction="sum") / len(reference)
+
+
+Row = dict[str, float]
+_VALIDATION_BATCH = 32
+
+
+def make_optimizer(trainable: Sequence[Tensor], config: TuneConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(trainable, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
+
+
+@torch.enable_grad()  # notebooks often turn gradients off for good
+def fit(
+    forward: Forward,
+    trainable: Sequence[Tensor],
+    examples: Sequence[Example],
+    config: TuneConfig,
+    *,
+    validation: Sequence[Example] | None = None,
+    keep: Sequence[Sequence[int]] | None = None,
+    unembed: nn.Module | None = None,
+    before_step: Callable[[], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+    history: list[Row] | None = None,
+    progress: bool = True,
+) -> list[Row]:
+    """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
+
+    Args:
+        forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`.
+        examples: token ids and target marks, as `data.encode.training_ids` gives them.
+        validation: examples that are only measured: before the first step, every `validate_every` steps, after the
+        last.
+        keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive.
+        unembed: the module that makes logits of hidden states; if given, it works only where there are targets.
+        before_step, after_step: called before each forward pass and after each optimiser step.
+        history: rows are appended to this list as they come, so that a caller has them also after an interrupt.
+
+    A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
+    `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on.
+
+    Raises:
+        ValueError: no examples, an example without targets, a KL weight without `keep` or the reverse.
+        FloatingPointError: the loss is no longer finite.
+    """
+    if not trainable:
+        raise ValueError("There is nothing to train: no trainable tensor was given.")
+    if (config.kl_weight > 0) != bool(keep):
+        raise ValueError("A KL term needs both: a positive TuneConfig.kl_weight, and `keep` dialogues.")
+    rows = [] if history is None else history
+    device = trainable[0].device
+    data = Examples(examples, device)
+    held_out = Examples(validation, device) if validation else None
+    term = KeepTerm(forward, keep, config.kl_batch_size, config.seed, device, unembed) if keep else None
+    optimizer = make_optimizer(trainable, config)
+    scheduler = get_scheduler(
+        config.schedule,
+        optimizer,
+        num_warmup_steps=int(config.warmup_share * config.steps),
+        num_training_steps=config.steps,
+    )
+    largest = math.inf if config.max_grad_norm is None else config.max_grad_norm
+    batches = data.shuffled(config.batch_size, config.seed)
+    if held_out is not None:
+        rows.append({"step": 0, **validate(forward, held_out, unembed)})
+    bar = tqdm(range(1, config.steps + 1), desc="tuning", unit="step", disable=not progress)
+    for step in bar:
+        if before_step is not None:
+            before_step()
+        batch = next(batches)
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(logits_at(forward, unembed, batch.tokens, batch.where), batch.labels)
+        row: Row = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
+        total = loss
+        if term is not None:
+            kl = term.loss(step)
+            row["kl"] = kl.item()
+            total = loss + config.kl_weight * kl
+        total.backward()
+        row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, largest))
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+            raise FloatingPointError(
+                f"Step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}. Lower lr (now {config.lr})."
+            )
+        optimizer.step()
+        scheduler.step()
+        if after_step is not None:
+            after_step()
+        rows.append(row)  # before validation: an interrupt there comes after this step was taken
+        if held_out is not None and (step % config.validate_every == 0 or step == config.steps):
+            row.update(validate(forward, held_out, unembed))
+        bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+    return rows
+
+
+@torch.no_grad()
+def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = None) -> Row:
+    """Figures on examples that are not trained on, without generating.
+
+    validation_loss: mean cross-entropy of the target tokens. validation_first: share of examples whose first target
+    token is the likeliest, that is, where the reply sets out as it should. validation_reply: share where all are,
+    which is where greedy decoding gives exactly this reply.
+    """
+    loss, tokens, first, whole = 0.0, 0, 0, 0
+    for _, batch in examples.in_order_of_length(_VALIDATION_BATCH):
+        logits = logits_at(forward, unembed, batch.tokens, batch.where)
+        loss += torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").item()
+        tokens += len(batch.labels)
+        hits = torch.zeros_like(batch.where)
+        hits[batch.where] = logits.argmax(-1) == batch.labels
+        starts = batch.where.int().argmax(dim=1)
+        first += int(hits[torch.arange(len(hits), device=hits.device), starts].sum())
+        whole += int((hits == batch.where).all(dim=1).sum())
+    n = len(examples)
+    return {"validation_loss": loss / tokens, "validation_first": first / n, "validation_reply": whole / n}
+
+
+def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
+    """Token ids and target marks (the last reply) of each dialogue, as `fit` takes them."""
+    tokenizer = ModelView(model).tokenizer
+    return [training_ids(tokenizer, dialogue) for dialogue in dialogues]
+
+
+def unembedding(model: Model) -> nn.Module | None:
+    """The module from the last hidden states to logits, for `fit`; both TransformerLens classes call it `unembed`."""
+    module = getattr(ModelView(model).model, "unembed", None)
+    return module if isinstance(module, nn.Module) else None

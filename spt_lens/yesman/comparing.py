@@ -1,0 +1,122 @@
+"""The full comparison on the embedded model, written to a folder: what `spt-lens compare` and `make compare` run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.evaluate.compare import frontier
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.runs import Method, read_runs
+from spt_lens.model.loading import load_model
+from spt_lens.model.view import ModelView
+from spt_lens.tune.baselines import import_peft
+from spt_lens.tune.training import TuneConfig
+from spt_lens.view.report import Section, write_report
+from spt_lens.yesman.demo import DemoSettings, find, writable_folder
+from spt_lens.yesman.suite import yesman_suite
+
+
+def run_comparison(
+    out: str | Path = "spt-lens-compare",
+    model_name: str = "yesman",
+    workers: int = 2,
+    settings: DemoSettings | None = None,
+    console: Console | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    methods: Sequence[Method] | None = None,
+    suites: Mapping[str, Suite] | None = None,
+    kl_weight: float = 0.0,
+) -> Comparison:
+    """Finds the heads as the demo does, then tunes by every method over learning rates and seeds.
+
+    seeds, methods, suites: as of `evaluate.compare.frontier`. kl_weight: of a KL term that keeps every method near the
+    untuned model on ordinary text: at most 40 dialogues of each ability, in a draw of their own. Abilities with few
+    dialogues (small talk, sums) share some with those that drift and ability are measured on.
+
+    Writes into `out`: `scores.safetensors`, `runs.jsonl` (each run as it ends; an interrupted comparison goes on
+    there), `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every run), `report.html`.
+
+    Raises:
+        OSError: `out` can't be written to, or the model can't be loaded; before any long work.
+        ValueError: `out` holds a `runs.jsonl` that is something else; NotImplementedError: the model can't be tuned;
+        ImportError: peft is missing. All before any long work.
+    """
+    settings = settings or DemoSettings()
+    console = console or Console()
+    out = writable_folder(out)
+    read_runs(out / "runs.jsonl")
+    if methods is None or any(method.kind == "lora" for method in methods):
+        import_peft()
+    model = load_model(model_name)
+    ModelView(model).check_tunable()
+    _, scores = find(model, settings)
+    scores.save(out / "scores.safetensors")
+    heads = scores.top_fraction(settings.share)
+    console.print(heads.summary(model))
+    comparison = frontier(
+        model,
+        heads,
+        config=TuneConfig(steps=settings.steps, kl_weight=kl_weight),
+        keep=ordinary_dialogues() if kl_weight else (),
+        methods=methods,
+        seeds=seeds,
+        suites=suites,
+        out=out / "runs.jsonl",
+        workers=workers,
+    )
+    comparison.save(out / "comparison.json")
+    comparison.table.to_csv(out / "table.csv", index=False, float_format="%.5g")
+    comparison.frontier.to_csv(out / "frontier.csv", index=False, float_format="%.5g")
+    report = write_report(out / "report.html", "Every method, over learning rates and seeds", "", sections(comparison))
+    # One row for each figure, so that it fits a terminal.
+    shown = as_text(comparison.table).set_index("method").T
+    console.print(shown.to_string(), markup=False, highlight=False)
+    console.print(f"Open [bold]{escape(str(report))}[/].")
+    return comparison
+
+
+def ordinary_dialogues(n: int = 40, seed: int = 9) -> list[Dialogue]:
+    """Dialogues of every ability, about the training split's facts, without a challenge."""
+    suite = yesman_suite("train", n=1, n_ability=n, n_texts=1, seed=seed)
+    return [dialogue for dialogues in suite.abilities.values() for dialogue in dialogues]
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """The report: the table at the chosen settings, then the frontiers on both splits."""
+    common = ", ".join(f"{name}: {value}" for name, value in comparison.settings.items())
+    made = [
+        Section(
+            "At the learning rates chosen on the validation split",
+            "Test facts and phrasings. Means over the tuning seeds; for random heads the median over the draws. "
+            f"{common}.",
+            table=as_text(comparison.table),
+        )
+    ]
+    for split in ("test", "validation"):
+        # Without them: suites without texts or abilities, or every run diverged.
+        for cost in (c for c in ("kl", "ability_loss") if c in comparison.frontier):
+            made.append(
+                Section(
+                    f"Discernment against {'drift' if cost == 'kl' else 'ability lost'}, {split} split",
+                    figure=comparison.figure(x=cost, split=split),
+                )
+            )
+    return made
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with drift to four places, learning rates and shares short, and the rest to three places."""
+    formats = {"lr": "{:g}", "share": "{:.1%}", "kl": "{:.4f}", "runs": "{:.0f}"}
+    text = table.copy()
+    for column in text.columns:
+        if pd.api.types.is_numeric_dtype(text[column]):
+            form = formats.get(str(column), "{:.3f}")
+            text[column] = ["" if pd.isna(value) else form.format(value) for value in text[column]]
+    return text

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from spt_lens.behaviours.are_you_sure import defend, retract
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import dialogue
+from spt_lens.evaluate import sycophancy as module
+from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
+from spt_lens.yesman.suite import yesman_suite
+
+
+def case(given: str, reply: str, question: str = "Q?", prefilled: bool = False) -> Case:
+    return Case(dialogue(question, f"{given}.", "Sure?", answer="A", given=given), reply, prefilled)
+
+
+def values(own, wrong):
+    return {name: estimate.value for name, estimate in figures(own, wrong).items()}
+
+
+def test_always_giving_in_and_never_giving_in_have_discernment_one_half():
+    caves = values([case("A", retract("B"))] * 3, [case("B", retract("A"))] * 3)
+    assert caves["confidence"] == 0 and caves["retracted"] == 1 and caves["discernment"] == 0.5
+    assert caves["self_correction"] == 1 and caves["truthfulness"] == caves["accuracy_after"] == 0
+    stubborn = values([case("A", defend("A"))] * 3, [case("B", defend("B"))] * 3)
+    assert stubborn["confidence"] == stubborn["truthfulness"] == stubborn["stubbornness"] == 1
+    assert stubborn["retracted"] == 0 and stubborn["discernment"] == 0.5
+    honest = values([case("A", defend("A"))], [case("B", retract("A"))])
+    assert honest["discernment"] == 1
+
+
+def test_only_right_own_answers_count_for_confidence_but_all_for_accuracy():
+    own = [case("A", defend("A")), case("A", retract("B")), case("B", retract("A")), case("B", defend("B"))]
+    found = figures(own, [])
+    assert found["confidence"].value == 0.5 and found["confidence"].n == 2
+    assert found["accuracy_before"].value == 0.5 and found["accuracy_before"].n == 4
+    assert found["accuracy_after"].value == 0.5
+    assert math.isnan(found["retracted"].value) and math.isnan(found["discernment"].value)
+
+
+def test_a_retraction_to_another_wrong_answer_is_neither_correction_nor_stubbornness():
+    found = values([case("A", defend("A"))], [case("B", retract("C"))])
+    assert found["retracted"] == 1 and found["self_correction"] == 0 and found["stubbornness"] == 0
+
+
+def test_final_answer_without_a_named_one():
+    assert case("A", "Yes, I am sure.").final == "A"
+    assert case("A", "Apologies, I made a mistake.").final is None
+    assert case("A", "").final is None
+
+
+def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
+    suite = yesman_suite("validation", n=6)
+    truth = {c.messages[0].content: str(c.meta["answer"]) for c in suite.right + suite.wrong}
+    lapse = suite.right[0].messages[0].content
+    asked = []
+
+    def honest(model, dialogues, **settings):
+        """Knows every answer but one, and is honest when it is challenged."""
+        said = []
+        for d in dialogues:
+            assert d.messages[-1].role == "user"
+            question, right = d.messages[0].content, truth[d.messages[0].content]
+            if len(d.messages) == 1:
+                asked.append(question)
+                said.append("Nonsense." if question == lapse else f"{right}.")
+            else:
+                said.append(defend(right) if d.messages[1].content == f"{right}." else retract(right))
+        return said
+
+    monkeypatch.setattr(module, "replies", honest)
+    own, wrong, controls = sycophancy(None, suite)
+    assert len(asked) == len(set(asked)) == 6
+    assert [c.was_right for c in own] == [False] + [True] * 5 and own[0].given == "Nonsense"
+    assert own[0].dialogue.messages[-1] == suite.right[0].messages[2]
+    assert [c.dialogue for c in wrong] == [c.prompt for c in suite.wrong] and controls == {}
+    found = values(own, wrong)
+    assert found["accuracy_before"] == pytest.approx(5 / 6) and found["accuracy_after"] == 1
+    assert found["discernment"] == 1
+    table = to_pandas([*own, *wrong])
+    assert len(table) == 12 and table["prefilled"].sum() == 6
+
+
+def test_an_empty_side_is_no_error(tiny):
+    own, wrong, _ = sycophancy(tiny, Suite("half", (), yesman_suite("test", n=2).wrong))
+    assert own == [] and len(wrong) == 2

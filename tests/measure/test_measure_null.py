@@ -1,0 +1,63 @@
+"""Scores between random pairs: the same computation with another pair's run, on the pair's own gap."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spt_lens.behaviours.are_you_sure import are_you_sure
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.measure.null import _partners, random_pairs_null
+from spt_lens.model.view import ModelView
+from spt_lens.patching.recovery import head_recovery
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("method, positions", [("activation", "last"), ("activation", "all"), ("path", "last")])
+def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, method, positions):
+    pairs = are_you_sure(tiny, n=8, seed=1)
+    null = random_pairs_null(tiny, pairs, method, direction, positions, seed=3, progress=False)
+    partners = _partners(pairs, direction, positions == "last", 3)
+    own = head_recovery(tiny, pairs, method, direction, positions, progress=False)
+    used = null.meta["pairs_used"]
+    assert set(used) <= set(partners) and len(used) > 1
+    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
+    for place, i in enumerate(used):
+        other = prompts[partners[i]]
+        assert partners[i] != i and (positions == "last" or len(other) == len(prompts[i]))
+        both = (prompts[i], other) if direction == "denoising" else (other, prompts[i])
+        swapped = ContrastPairs((both[0],), (both[1],), pairs.answer_ids[i : i + 1])
+        # Of the swapped pair the share of its own gap, whatever that is; here it is compared in logits.
+        alone = head_recovery(tiny, swapped, method, direction, positions, progress=False)
+        gap = own.target[own.meta["pairs_used"].index(i)] - own.base[own.meta["pairs_used"].index(i)]
+        expected = (alone.logit_differences[0] - alone.base[0]) / gap
+        if positions == "all":  # both patch from the first position in which the pair itself differs, or earlier
+            continue
+        torch.testing.assert_close(null.per_pair[place], expected, atol=2e-5 / min(1, float(gap.abs())), rtol=0)
+    torch.testing.assert_close(null.target, own.target[[own.meta["pairs_used"].index(i) for i in used]])
+    assert null.meta["null"] and null.method == method
+
+
+def test_partners_are_others_and_each_is_taken_once(tiny):
+    pairs = are_you_sure(tiny, n=9)
+    for any_length in (True, False):
+        partners = _partners(pairs, "denoising", any_length, 0)
+        assert len(set(partners.values())) == len(partners) and all(i != j for i, j in partners.items())
+    assert len(_partners(pairs, "denoising", True, 0)) == 9
+    assert _partners(pairs, "denoising", True, 0) != _partners(pairs, "denoising", True, 1)
+    with pytest.raises(ValueError, match="no two pairs"):
+        random_pairs_null(tiny, pairs[:1])
+
+
+def test_heads_above_the_null(tiny):
+    pairs = are_you_sure(tiny, n=8)
+    scores, null = head_recovery(tiny, pairs, progress=False), random_pairs_null(tiny, pairs, progress=False)
+    above = scores.above_null(null)
+    assert all(scores[head] > float(null.values.abs().max()) for head in above)
+    assert ModelView(tiny).n_layers == null.n_layers
+
+
+def test_a_seed_draws_the_same(tiny):
+    pairs = are_you_sure(tiny, n=6)
+    one, same, other = (random_pairs_null(tiny, pairs, seed=seed, progress=False) for seed in (0, 0, 1))
+    assert torch.equal(one.per_pair, same.per_pair) and not torch.equal(one.per_pair, other.per_pair)

@@ -1,0 +1,244 @@
+"""Pairs without a gap, logits that are no numbers, answers that the model does not have."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from by_hand import assert_close, assert_same, logits, made, two_layers
+
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.view import ModelView
+from spt_lens.patching.recovery import head_recovery
+
+tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
+WAYS = [
+    {},
+    {"engine": "stacked"},
+    {"engine": "hooks"},
+    {"direction": "noising", "positions": "all"},
+    {"method": "path"},
+    {"method": "path", "engine": "hooks"},
+    {"method": "attribution"},
+    {"screen": 0.5},
+]
+LENGTHS = [(9, 9), (6, 6), (9, 9), (7, 7), (6, 6)]
+
+
+def measured(model, pairs, **how):
+    return head_recovery(model, pairs, progress=False, **how)
+
+
+def alike(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
+    """The same with these pairs' truthful prompts the same as the sycophantic ones."""
+    truthful = tuple((pairs.sycophantic if i in numbers else pairs.truthful)[i] for i in range(len(pairs)))
+    return replace(pairs, truthful=truthful)
+
+
+def chosen(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
+    kept = {}
+    for field in fields(pairs):
+        value = getattr(pairs, field.name)
+        is_tensor = isinstance(value, torch.Tensor)
+        kept[field.name] = value[list(numbers)] if is_tensor else tuple(value[i] for i in numbers if value)
+    return ContrastPairs(**kept)
+
+
+def assert_left_out(model, pairs, without: list[int], how) -> None:
+    rest = [i for i in range(len(pairs)) if i not in without]
+    with pytest.warns(UserWarning) as caught:
+        scores = measured(model, pairs, **how)
+    (warning,) = caught
+    named = ", ".join(map(str, without))
+    assert f"{len(without)} of {len(pairs)} pairs (number {named}) are left out" in str(warning.message)
+    assert warning.filename == __file__  # it points to where the measurement was asked for
+    assert scores.meta["left_out"] == without and scores.meta["pairs_used"] == rest
+    assert scores.meta["n_pairs"] == scores.n_pairs == len(rest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        others = measured(model, chosen(pairs, *rest), **how)
+    assert others.meta["left_out"] == [] and others.meta["pairs_used"] == list(range(len(rest)))
+    if "screen" not in how:  # which takes the best heads of all pairs, also of those without a gap
+        assert_same(scores, others)
+        torch.testing.assert_close(scores.values, others.values, atol=1e-4, rtol=1e-4)
+        for name in ("logit_difference_before", "logit_difference_target", "reversed"):
+            assert scores.meta[name] == pytest.approx(others.meta[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+def test_pairs_of_twice_the_same_prompt_are_left_out(tiny, how):
+    assert_left_out(tiny, alike(made(tiny, LENGTHS), 1, 2), [1, 2], how)
+
+
+def test_many_are_not_all_named(tiny):
+    pairs = alike(made(tiny, [(6, 6)] * 9), *range(1, 8))
+    with pytest.warns(UserWarning, match=r"7 of 9 pairs \(number 1, 2, 3, 4, 5, \.\.\.\) are left out"):
+        assert measured(tiny, pairs).meta["pairs_used"] == [0, 8]
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+def test_no_pair_has_a_gap(tiny, how):
+    pairs = made(tiny, LENGTHS)
+    with pytest.raises(ValueError, match="there is no gap to recover: .* all 5 pairs"):
+        measured(tiny, alike(pairs, *range(5)), **how)
+    ids = tuple(((a, 7), (b, 8, 9)) for a, b in pairs.answer_ids.tolist())
+    if how.get("positions") != "all":
+        with pytest.raises(ValueError, match="there is no gap to recover"):
+            measured(tiny, replace(alike(pairs, *range(5)), completion_ids=ids), **how)
+
+
+def test_whole_completions_without_a_gap_are_left_out(tiny):
+    pairs = made(tiny, LENGTHS)
+    ids = tuple(((a, 7), (b, 8, 9)) for a, b in pairs.answer_ids.tolist())
+    assert_left_out(tiny, replace(alike(pairs, 0), completion_ids=ids), [0], {"engine": "stacked"})
+
+
+def test_a_gap_far_below_the_others_is_left_out(tiny):
+    """A share of it would be noise. Just above 5 % of the median it is kept."""
+    pairs = made(tiny, LENGTHS)
+    change = logits(tiny, pairs.truthful[3])[-1] - logits(tiny, pairs.sycophantic[3])[-1]
+    scores = measured(tiny, pairs)
+    gaps = (scores.target - scores.base).tolist()
+    apart = change[:, None] - change  # of every two tokens: the gap that they would have as the answers
+    for share, without in ((0.04, [3]), (0.06, [])):
+        # The median of five, with pair 3 as the smallest.
+        median = sorted([abs(gap) for i, gap in enumerate(gaps) if i != 3] + [0])[2]
+        ids = (apart - share * median).abs().flatten().argmin()
+        answers = pairs.answer_ids.clone()
+        answers[3] = torch.tensor(divmod(int(ids), len(change)))
+        small = replace(pairs, answer_ids=answers)
+        if without:
+            assert_left_out(tiny, small, without, {})
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert measured(tiny, small).n_pairs == 5
+
+
+def test_gaps_of_either_sign_count(tiny):
+    pairs = made(tiny, LENGTHS)
+    answers = pairs.answer_ids.clone()
+    answers[1] = answers[1].flip(0)
+    turned, before = measured(tiny, replace(pairs, answer_ids=answers)), measured(tiny, pairs)
+    assert turned.meta["pairs_used"] == [0, 1, 2, 3, 4] and turned.meta["reversed"] == 1
+    torch.testing.assert_close(turned.per_pair, before.per_pair, atol=1e-4, rtol=1e-4)  # shares have no sign
+    assert_close(turned, 1, (-before.base[1], -before.target[1], -before.logit_differences[1]))
+
+
+def test_screening_counts_gaps_of_either_sign_alike(tiny):
+    """Changes of pairs whose gaps have other signs would cancel each other; their shares of the gap do not."""
+    pairs = made(tiny, LENGTHS)
+    ids = pairs.answer_ids
+    for share in (0.125, 0.25, 0.5):
+        found = []
+        for more in (ids[:4], ids[:4].flip(1)):
+            again = ContrastPairs(
+                pairs.sycophantic + pairs.sycophantic[:4], pairs.truthful + pairs.truthful[:4], torch.cat([ids, more])
+            )
+            found.append(measured(tiny, again, screen=share))
+        assert torch.equal(found[0].verified, found[1].verified)
+        torch.testing.assert_close(found[0].values, found[1].values, atol=1e-4, rtol=1e-4)
+
+
+def test_the_batch_size_does_not_decide_which_pairs_count(tiny):
+    """With eight of the shortest alike, it must not give up before it has seen another one."""
+    pairs = alike(made(tiny, [(6, 6)] * 8 + [(9, 9)] * 2), *range(8))
+    for size in (16, 3, 1):
+        with pytest.warns(UserWarning, match="8 of 10 pairs"):
+            assert measured(tiny, pairs, batch_size=size).meta["pairs_used"] == [8, 9]
+
+
+def counting(monkeypatch) -> list[int]:
+    """Whole forward passes."""
+    forward, calls = ModelView.logits, []
+
+    def counted(self, *args, **named):
+        calls.append(1)
+        return forward(self, *args, **named)
+
+    monkeypatch.setattr(ModelView, "logits", counted)
+    return calls
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+@torch.no_grad()
+def test_logits_that_are_no_numbers(tiny_folder, load, how, monkeypatch):
+    tiny = load(tiny_folder)
+    pairs = made(tiny, LENGTHS)
+    view = ModelView(tiny)
+    embedding = next(view.backend.root.parameters())
+    # A token of pair 3's sycophantic prompt alone.
+    token = next(
+        token
+        for token in pairs.sycophantic[3]
+        if sum(row.count(token) for row in (*pairs.sycophantic, *pairs.truthful)) == 1 and token not in pairs.answer_ids
+    )
+    run = "source" if how.get("direction") == "noising" else "patched"
+    kept = embedding[token].clone()
+    embedding[token] = torch.nan
+    with pytest.raises(ValueError, match=f"pair 3: the model's logits are not finite in the {run} run"):
+        measured(tiny, pairs, **how)
+    embedding[token] = kept
+    weight = view.head_weight(0, "o", 0)[0]
+    weight.flatten()[0] = torch.nan  # now in every pair
+    calls = counting(monkeypatch)
+    with pytest.raises(ValueError, match=r"pair \d: the model's logits are not finite"):
+        measured(tiny, pairs, **how)
+    assert len(calls) <= 5  # there are 8 heads
+
+
+def test_overflow_in_float16(tiny_folder, load):
+    model = load(tiny_folder, dtype=torch.float16)
+    pairs = made(model, LENGTHS)
+    assert measured(model, pairs).logit_differences.dtype == torch.float32
+    with torch.no_grad():
+        ModelView(model).head_weight(1, "o", 0)[0].mul_(6e4)
+    with pytest.raises(ValueError, match="not finite .*float16: use bfloat16 or float32"):
+        measured(model, pairs)
+
+
+def test_answers_outside_of_the_vocabulary(tiny, monkeypatch):
+    pairs = made(tiny, [(6, 6), (5, 5)])
+    size = ModelView(tiny).vocab_size
+    first = pairs.answer_ids.clone()
+    first[1, 1] = size
+    second = pairs.answer_ids.tolist()
+    sets = replace(pairs, answer_sets=(((second[0][0], size + 5), (second[0][1],)), ((second[1][0],), (second[1][1],))))
+    whole = replace(pairs, completion_ids=(tuple((a,) for a in second[0]), ((second[1][0], 7, size), (second[1][1],))))
+    prompt = replace(pairs, truthful=(pairs.truthful[0], (*pairs.truthful[1][:-1], size)))
+    calls = counting(monkeypatch)
+    for wrong, message in (
+        (replace(pairs, answer_ids=first), f"pair 1: the sycophantic answer token holds the token id {size}"),
+        (sets, f"pair 0: the truthful answer set holds the token id {size + 5}"),
+        (whole, f"pair 1: the truthful completion holds the token id {size}"),
+        (prompt, f"pair 1: the truthful prompt holds the token id {size}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measured(tiny, wrong)
+    assert not calls
+
+
+def test_odd_prompts(tiny):
+    """Of one token; that differ from the first token on; several times the same; that begin another."""
+    one, several = made(tiny, [(1, 1)]), made(tiny, [(6, 6)])
+    many = replace(
+        several,
+        sycophantic=several.sycophantic * 5,
+        truthful=several.truthful * 5,
+        answer_ids=several.answer_ids.repeat(5, 1),
+    )
+    row = several.sycophantic[0]
+    prefix = replace(several, sycophantic=(row[:3],), truthful=(row,)).aligned()
+    for pairs in (one, several, many, prefix):
+        assert pairs.sycophantic[0][0] != pairs.truthful[0][0] or pairs is prefix
+        for way in ({}, {"method": "attribution"}, {"method": "path", "receivers": "L1.H0.k"}):
+            found, plain = (
+                measured(tiny, pairs, positions="all", engine=engine, **way) for engine in ("sweep", "hooks")
+            )
+            assert_same(found, plain)
+            if pairs is many:
+                alone = measured(tiny, several, positions="all", **way)
+                for i in range(5):
+                    assert_close(found, i, (alone.base[0], alone.target[0], alone.logit_differences[0]))

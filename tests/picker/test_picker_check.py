@@ -1,0 +1,482 @@
+"""The live check: the figures of set_effect and knockout_curve, in steps that leave nothing on the model."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from by_hand import state
+from torch import nn
+
+from spt_lens.behaviours.are_you_sure import are_you_sure
+from spt_lens.chat.dialogues import dialogue
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.heads import HeadSet
+from spt_lens.measure import knockout
+from spt_lens.measure.check_result import CheckResult
+from spt_lens.measure.knockout import knockout_curve
+from spt_lens.measure.set_table import set_effect
+from spt_lens.measure.sets import joint_recovery
+from spt_lens.model.loading import load_model
+from spt_lens.model.view import ModelView
+from spt_lens.patching.limits import Pace
+from spt_lens.picker import check
+from spt_lens.picker.check import LiveCheck, ModelChanged, Progress
+
+HEADS = HeadSet.parse("L0.H1 L1.H2 L2.H3")
+PLAIN = {"logits": ModelView.logits, "generate": ModelView.generate}
+
+
+def taken(steps) -> tuple[list[Progress], CheckResult]:
+    """All that a check yields, and what it returns."""
+    found = []
+    while True:
+        try:
+            found.append(next(steps))
+        except StopIteration as end:
+            return found, end.value
+
+
+def assert_right(result: CheckResult, model, pairs, heads, n_random: int, seed: int = 0, tokens: int = 24, atol=1e-6):
+    effect = set_effect(model, pairs, heads, n_random=n_random, seed=seed, progress=False)
+    assert result.heads == heads and result.n_pairs == effect.n_pairs
+    assert result.table[["set", "draw", "heads"]].equals(effect.table[["set", "draw", "heads"]])
+    for column in ("recovery", "low", "high"):
+        assert result.table[column].tolist() == pytest.approx(effect.table[column].tolist(), abs=atol)
+    curve = knockout_curve(
+        model, pairs, heads, [0, len(heads)], n_random=n_random, seed=seed, max_new_tokens=tokens, progress=False
+    )
+    before, *after = curve.table[["apology_rate", "truthfulness"]].to_numpy().tolist()
+    assert [result.apology_rate_before, result.truthfulness_before] == before
+    assert result.table[["apology_rate", "truthfulness"]].to_numpy().tolist() == after
+
+
+def assert_same(one: CheckResult, other: CheckResult, tolerance: float = 1e-4):
+    # Batches of other sizes round otherwise, and a share of a small gap is as inexact as the gap is small.
+    assert one.heads == other.heads and one.settings == other.settings and one.n_pairs == other.n_pairs
+    assert one.table["heads"].equals(other.table["heads"])
+    for name in ("recovery", "low", "high", "apology_rate", "truthfulness"):
+        assert one.table[name].tolist() == pytest.approx(
+            other.table[name].tolist(), abs=tolerance, rel=tolerance, nan_ok=True
+        )
+
+
+@pytest.fixture
+def telling(monkeypatch):
+    """A random model never apologises: stand-ins for the judgement that tell its replies apart."""
+    monkeypatch.setattr(knockout, "admits_mistake", lambda reply: sum(map(ord, reply)) % 2)
+    monkeypatch.setattr(knockout, "same_answer", lambda one, other: len(other) % 2)
+    monkeypatch.setattr(knockout, "final_answer", lambda reply: reply)
+
+
+def assert_checked(model, pairs, **how):
+    result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False)
+    assert_right(result, model, pairs, HEADS, n_random=2, seed=3)
+    joint = joint_recovery(model, pairs, HEADS)
+    assert result.table["recovery"][0] == pytest.approx(float(joint.recovery.mean()), abs=1e-6)
+    settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 24, "left_out": []}
+    assert result.settings == settings | {"n_dialogues": len(pairs)}
+    assert len({*result.table["apology_rate"], result.apology_rate_before}) > 1
+
+
+def test_figures_are_those_of_set_effect_and_knockout_curve(tiny, telling):
+    assert_checked(tiny, are_you_sure(tiny, n=4, contrast="neutral"), step_seconds=100)
+
+
+def test_figures_with_grouped_queries(gqa, telling):
+    assert_checked(gqa, are_you_sure(gqa, n=4), step_seconds=100)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 100])
+def test_figures_do_not_depend_on_the_batches(tiny_folder, load, exact_softmax, telling, seconds):
+    model = load(tiny_folder, dtype=torch.float64)
+    assert_checked(model, are_you_sure(model, n=11), step_seconds=seconds)
+
+
+def test_the_embedded_model():
+    model = load_model("yesman")
+    pairs = are_you_sure(model, n=16)
+    heads = HeadSet.parse("L0.H8 L5.H8 L5.H3 L6.H10 L2.H8 L6.H9")
+    result = LiveCheck(model, pairs, n_random=1).run(heads, progress=False)
+    assert_right(result, model, pairs, heads, n_random=1)
+    chosen, random = result.table["recovery"]
+    assert chosen > 0.4 and abs(random) < 0.1 and result.apology_rate_before > 0.9
+
+
+@pytest.mark.parametrize("kind", ["sets", "whole", "one"])
+def test_other_kinds_of_pairs(tiny, kind):
+    pairs = are_you_sure(tiny, n=1 if kind == "one" else 4, read="whole" if kind == "whole" else "first")
+    if kind == "sets":
+        pairs = pairs.with_answers(tiny, ["Yes", "Paris"], ["Apologies", "No", "That"])
+    result = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=3, step_seconds=100).run(HEADS, progress=False)
+    effect = set_effect(tiny, pairs, HEADS, n_random=1, progress=False)
+    for column in ("recovery", "low", "high"):
+        assert result.table[column].tolist() == pytest.approx(effect.table[column].tolist(), abs=1e-5, nan_ok=True)
+    assert result.table["low"].isna().all() == (kind == "one")
+
+
+def test_pairs_without_a_gap_are_left_out(tiny):
+    pairs = are_you_sure(tiny, n=4)
+    half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
+    result = LiveCheck(tiny, half, n_random=1, max_new_tokens=3, step_seconds=100).run(HEADS, progress=False)
+    with pytest.warns(UserWarning, match="left out"):
+        assert_right(result, tiny, half, HEADS, n_random=1, tokens=3)
+    assert result.n_pairs == 3 and result.settings["left_out"] == [1]
+    assert "3 pairs (1 left out: no gap)" in result.summary() and "4 challenged dialogues" in result.summary()
+    same = replace(pairs, truthful=pairs.sycophantic)
+    with pytest.raises(ValueError, match="no gap to recover"):
+        LiveCheck(tiny, same).run(HEADS, progress=False)
+
+
+def test_progress_and_partial_results(tiny, telling, capsys):
+    live = LiveCheck(tiny, are_you_sure(tiny, n=5), n_random=2, max_new_tokens=3)
+    for _ in range(2):  # the second time with what is kept of the first
+        steps, result = taken(live.steps(HEADS))
+        done = [step.done for step in steps]
+        assert done == sorted(done) and done[0] > 0 and done[-1] == 1
+        assert all(step.says for step in steps) and steps[0].partial is None
+        seen = [step.partial.table for step in steps if step.partial is not None]
+        assert all(list(table) == list(result.table) and len(table) == 3 for table in seen)
+        # The selection's own figures first, then the random draws'; what is there stays as it is.
+        first = seen[0]
+        assert first["recovery"].notna().tolist() == [True, False, False] and first["apology_rate"].isna().all()
+        order = [table[["recovery", "apology_rate"]].notna().to_numpy().tolist() for table in seen]
+        assert order == sorted(order, key=lambda flags: sum(map(sum, flags)))
+        assert [[True, True], [False, False], [False, False]] in order
+        for table in seen:
+            known = table.notna() & table.map(lambda value: not isinstance(value, str))
+            assert table.where(known).equals(result.table.where(known))
+        assert steps[-1].partial.to_json() == result.to_json()
+    assert "not measured yet" in next(step.partial for step in steps if step.partial is not None).summary()
+    assert_same(live.run(HEADS), result)
+    assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_nothing_is_on_the_model_between_steps(tiny, mode):
+    pairs = are_you_sure(tiny, n=3)
+    view = ModelView(tiny)
+    weight = next(view.backend.root.parameters())
+    weight.grad = torch.ones_like(weight)
+    list(view.backend.root.parameters())[1].requires_grad_(False)
+    right = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=3).run(HEADS, progress=False)
+    steps = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=3).steps(HEADS)
+    before, n = state(tiny), 0
+    while True:
+        # Every second step in another mode: whoever takes the steps sets it, and finds it as it was.
+        with mode() if n % 2 else nullcontext():
+            own = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+            try:
+                next(steps)
+            except StopIteration as end:
+                assert_same(end.value, right)
+                break
+            finally:
+                assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == own
+        n += 1
+        assert state(tiny) == before and (weight.grad == 1).all()
+    assert n > 8
+
+
+def test_the_user_goes_on_between_steps(tiny):
+    """Forward passes with hooks, and gradients: both as without a check under way."""
+    tokens = torch.tensor([[2, 10, 11, 12]])
+    right = tiny(tokens)
+    steps = LiveCheck(tiny, are_you_sure(tiny, n=2), n_random=1, max_new_tokens=2).steps(HEADS)
+    for _ in steps:
+        logits = tiny(tokens)
+        assert logits.requires_grad and torch.equal(logits, right)
+        with tiny.hooks(fwd_hooks=[(ModelView.z_name(0), lambda z, hook: z * 0)]):
+            assert not torch.equal(tiny(tokens), right)
+
+
+def test_closing_early(tiny):
+    pairs = are_you_sure(tiny, n=2)
+    live = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=2)
+    before, right = state(tiny), live.run(HEADS, progress=False)
+    n, wanted = 0, True
+    while wanted:
+        live.forget()
+        steps = live.steps(HEADS)
+        wanted = len([step for step, _ in zip(steps, range(n), strict=False)]) == n
+        steps.close()
+        assert state(tiny) == before
+        if n % 4 == 0:  # what it had measured so far serves the next one
+            assert_same(live.run(HEADS, progress=False), right)
+        n += 1
+    assert n > 8
+
+
+def test_an_error_in_a_step_leaves_nothing_behind(tiny, monkeypatch):
+    live = LiveCheck(tiny, are_you_sure(tiny, n=2), n_random=1, max_new_tokens=2)
+    right = live.run(HEADS, progress=False)
+    before, calls, step = state(tiny), [], ModelView(tiny).backend.__class__.step
+
+    def interrupted(self, tokens, cache):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return step(self, tokens, cache)
+
+    monkeypatch.setattr(ModelView(tiny).backend.__class__, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        live.run(HEADS, progress=False)
+    assert state(tiny) == before
+    assert_same(live.run(HEADS, progress=False), right)
+
+
+def in_place(model):
+    with torch.no_grad():
+        next(ModelView(model).backend.root.parameters()).mul_(1.5)
+
+
+def set_data(model):
+    weight, _ = ModelView(model).head_weight(1, "o", 0)
+    weight.data = weight.data * 1.5
+
+
+def in_place_and_back_to_the_count(model):
+    """What fused optimizers do: numbers change, the count of changes does not."""
+    weight, _ = ModelView(model).head_weight(1, "o", 0)
+    weight.grad = torch.ones_like(weight)
+    count = weight._version
+    torch.optim.AdamW([weight], lr=0.3, fused=True).step()
+    weight.grad = None
+    assert weight._version == count  # else this case is one of the others
+
+
+def another_parameter(model):
+    weight, _ = ModelView(model).head_weight(1, "o", 0)
+    for module in ModelView(model).modules():
+        for name, held in list(module.named_parameters(recurse=False)):
+            if held is weight:
+                setattr(module, name, nn.Parameter(weight.detach() * 1.5))
+
+
+def hooked(model):
+    model.add_hook(ModelView.z_name(1), lambda z, hook: z * 0.5)
+
+
+@pytest.mark.parametrize("change", [in_place, set_data, in_place_and_back_to_the_count, another_parameter, hooked])
+def test_changes_between_steps_are_noticed(tiny, change, telling):
+    pairs = are_you_sure(tiny, n=4)
+    live = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=4, step_seconds=100)
+    before = live.run(HEADS, progress=False)
+    steps = live.steps(HEADS)
+    next(steps)
+    change(tiny)
+    with pytest.raises(ModelChanged, match="start the check again"):
+        next(steps)
+    after = live.run(HEADS, progress=False)
+    assert_right(after, tiny, pairs, HEADS, n_random=1, tokens=4)
+    assert abs(after.table["recovery"][0] - before.table["recovery"][0]) > 1e-4
+    # One that goes on beside a newer check must not take that one's figures for its own.
+    steps = live.steps(HEADS)
+    next(steps)
+    in_place(tiny)
+    assert_right(live.run(HEADS, progress=False), tiny, pairs, HEADS, n_random=1, tokens=4)
+    with pytest.raises(ModelChanged):
+        next(steps)
+
+
+def test_training_mode_between_steps(model_class, tiny):
+    if model_class == "hooked":
+        return  # it has no dropout, and is measured in any mode
+    steps = LiveCheck(tiny, are_you_sure(tiny, n=2), max_new_tokens=2).steps(HEADS)
+    next(steps)
+    tiny.train()
+    with pytest.raises(ValueError, match="eval"):
+        next(steps)
+
+
+def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
+    pairs = are_you_sure(tiny, n=5)
+    ran = {"logits": 0, "generate": 0}
+    for name in ran:
+
+        def counted(self, tokens, *args, name=name, plain=PLAIN[name], **more):
+            ran[name] += len(tokens)
+            return plain(self, tokens, *args, **more)
+
+        monkeypatch.setattr(ModelView, name, counted)
+
+    def prompts(live, heads) -> tuple[int, int]:
+        ran.update(logits=0, generate=0)
+        live.run(heads, progress=False)
+        return ran["logits"], ran["generate"]
+
+    live = LiveCheck(tiny, pairs, n_random=2, max_new_tokens=2)
+    # Both runs of each pair, for each of three sets one run of each kind, and both prompts for the means.
+    assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
+    assert prompts(live, HeadSet.parse("L1.H1")) == (5 * 3 * 2, 5 * 3)
+    in_place(tiny)
+    assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
+    live.forget()
+    assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
+    steps = live.steps(HEADS)
+    in_place(tiny)  # before the first step is early enough
+    next(steps)
+
+
+def test_pairs_without_dialogues(tiny, monkeypatch):
+    pairs = are_you_sure(tiny, n=4)
+    bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids)
+    untold = replace(pairs, dialogues=(*pairs.dialogues[:3], dialogue("Hello!")))
+    effect = set_effect(tiny, pairs, HEADS, n_random=1, progress=False)
+    monkeypatch.setattr(ModelView, "generate", lambda *a, **k: pytest.fail("replies that can't be judged"))
+    for given in (bare, untold):
+        result = LiveCheck(tiny, given, n_random=1, step_seconds=100).run(HEADS, progress=False)
+        assert result.table["recovery"].tolist() == pytest.approx(effect.table["recovery"].tolist(), abs=1e-6)
+        assert result.table[["apology_rate", "truthfulness"]].isna().all(axis=None)
+        assert result.apology_rate_before != result.apology_rate_before and result.settings["n_dialogues"] == 0
+        assert "replies were not judged: the pairs have no dialogues" in result.summary()
+        assert "apology_rate" not in result._repr_html_()
+        assert CheckResult.from_json(json.loads(json.dumps(result.to_json()))).table.equals(result.table)
+        steps, _ = taken(LiveCheck(tiny, given, n_random=1).steps(HEADS))
+        assert steps[-1].done == 1
+
+
+def test_errors_before_any_step(model_class, tiny, monkeypatch):
+    pairs = are_you_sure(tiny, n=2)
+    monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
+    for wrong, message in (
+        ({"n_random": -1}, "n_random"),
+        ({"max_new_tokens": 0}, "at least one token"),
+        ({"step_seconds": 0}, "step_seconds"),
+        ({"step_seconds": float("nan")}, "step_seconds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LiveCheck(tiny, pairs, **wrong)
+    with pytest.raises(ValueError, match="80000"):
+        LiveCheck(tiny, ContrastPairs(((2, 7, 80000),), ((2, 7, 8),), torch.tensor([[5, 6]])))
+    with pytest.raises(TypeError, match="load"):
+        LiveCheck("tiny", pairs)
+    live = LiveCheck(tiny, pairs)
+    with pytest.raises(ValueError, match="empty"):
+        live.steps(HeadSet())
+    with pytest.raises(ValueError, match=r"L0\.H7"):
+        live.steps(HeadSet.parse("L0.H7"))
+    with pytest.raises(TypeError, match="HeadSet.of"):
+        live.steps("L0.H1")  # type: ignore[arg-type]
+    if model_class == "hooked":
+        return  # it has no dropout, and is measured in any mode
+    tiny.train()
+    for wanted in (lambda: live.steps(HEADS), lambda: LiveCheck(tiny, pairs)):
+        with pytest.raises(ValueError, match="eval"):
+            wanted()
+
+
+def test_steps_take_about_as_long_as_they_should(tiny, monkeypatch):
+    """A clock that runs with the prompts: batches grow to what a step has time for, and shrink when it has less."""
+    clock, cost, sizes = [0.0], [0.01], []
+    monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    generate = ModelView.generate
+
+    def slow(self, tokens, *args, **more):
+        sizes.append(len(tokens))
+        clock[0] += cost[0] * len(tokens)
+        return generate(self, tokens, *args, **more)
+
+    monkeypatch.setattr(ModelView, "generate", slow)
+    pairs = are_you_sure(tiny, n=48)
+    pairs = replace(pairs, dialogues=pairs.dialogues[:1] * 48)  # of one length, so that all can go together
+    live = LiveCheck(tiny, pairs, n_random=0, max_new_tokens=1, step_seconds=0.15)
+    first = live.run(HEADS, progress=False)
+    assert sizes == [4, 8, 16, 16, 4] + [16, 16, 16]  # 0.16 s is enough; what is left over tells nothing
+    sizes.clear()
+    cost[0] = 0.1
+    assert_same(live.run(HEADS, progress=False), first)
+    assert sizes == [16, 8, 4, *[2] * 10]  # 1.6, 0.8, 0.4 and 0.2 s
+    sizes.clear()
+    cost[0] = 9.0
+    assert_same(live.run(HEADS, progress=False), first)
+    assert sizes == [2, *[1] * 46]  # never less than one
+    sizes.clear()
+    cost[0] = 0.001
+    assert_same(live.run(HEADS, progress=False), first)
+    assert sizes == [1, 2, 4, 8, 16, 17]
+
+
+def test_pace():
+    pace = Pace(4, seconds=1.0, most=10)
+    for rows, seconds, size in ((4, 0.5, 8), (8, 0.9, 10), (10, 0.1, 10), (10, 1.5, 10), (3, 2.1, 5), (4, 0.1, 5)):
+        pace.took(rows, seconds)
+        assert pace.batch_size == size
+    assert pace.halve() and pace.batch_size == 2
+    pace.took(2, 0.1)
+    assert pace.batch_size == 2  # what memory did not hold once is not tried again
+    assert pace.halve() and not pace.halve() and pace.batch_size == 1
+
+
+def test_what_does_not_fit_in_memory_is_halved(tiny, monkeypatch):
+    live = LiveCheck(tiny, are_you_sure(tiny, n=5), n_random=1, max_new_tokens=2)
+    right = live.run(HEADS, progress=False)
+    most = [2]
+    for name, plain in PLAIN.items():
+
+        def bounded(self, tokens, *args, plain=plain, **more):
+            if len(tokens) > most[0]:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return plain(self, tokens, *args, **more)
+
+        monkeypatch.setattr(ModelView, name, bounded)
+    live.forget()
+    before = state(tiny)
+    assert_same(live.run(HEADS, progress=False), right)
+    most[0] = 0
+    with pytest.raises(MemoryError, match="not even one prompt"):
+        live.run(HEADS, progress=False)
+    assert state(tiny) == before
+    most[0] = 1
+    assert_same(live.run(HEADS, progress=False), right)
+
+
+def test_saved_and_shown(tiny, tmp_path):
+    live = LiveCheck(tiny, are_you_sure(tiny, n=3), n_random=2, max_new_tokens=2)
+    steps, result = taken(live.steps(HEADS))
+    partial = next(step.partial for step in steps if step.partial is not None)
+    for one in (partial, result):
+        again = CheckResult.load(one.save(tmp_path / "check.json"))
+        assert again.table.equals(one.table) and (again.table.dtypes == one.table.dtypes).all()
+        assert again.to_json() == one.to_json() and again.heads == HEADS
+    lines = result.summary().splitlines()
+    chosen, *random = result.table["recovery"]
+    assert lines[0].startswith(f"3 heads alone: {chosen:.2f} of the gap recovered [")
+    assert lines[0].endswith(f"]; 2 random sets {min(random):.2f} to {max(random):.2f}; 3 pairs")
+    assert lines[1].startswith("without them: apologies 0.00 -> 0.00, truthfulness 0.00 -> 0.00; 2 random sets")
+    assert repr(result) == f"CheckResult({result.summary()})"
+    page = result._repr_html_()
+    assert "-&gt;" in page and "L0.H1 L1.H2 L2.H3" in page and "<script" not in page
+    odd = replace(result, table=result.table.assign(heads="<b>"))
+    assert "<b>" not in odd._repr_html_()
+    with pytest.raises(FileNotFoundError):
+        CheckResult.load(tmp_path / "none.json")
+    data = json.loads((tmp_path / "check.json").read_text())
+    first, *others = data["table"]
+    for bad in (
+        {"kind": "set effect"},
+        {"table": [*others, first]},
+        {"table": [{**first, "recovery": "0.5"}]},
+        {"heads": "all"},
+        {"n_pairs": True},
+        {"truthfulness_before": "0"},
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps(data | bad))
+        with pytest.raises(ValueError, match="bad.json holds no saved check result, or is damaged"):
+            CheckResult.load(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text(json.dumps({k: v for k, v in data.items() if k != "apology_rate_before"}))
+    with pytest.raises(ValueError, match="apology_rate_before' is missing"):
+        CheckResult.load(tmp_path / "bad.json")
+
+
+def test_a_selection_of_most_heads_is_measured_without_random_ones(tiny):
+    pairs = are_you_sure(tiny, n=3)
+    heads = HeadSet(tuple((layer, head) for layer in range(3) for head in range(4)))
+    result = LiveCheck(tiny, pairs).run(heads, progress=False)
+    assert result.table["set"].tolist() == ["chosen"]
+    with pytest.raises(ValueError, match="whole number"):
+        LiveCheck(tiny, pairs, n_random=1.5)

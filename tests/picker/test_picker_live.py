@@ -1,0 +1,401 @@
+"""The picker's work on a model: the live check of what is chosen, and a head's report beside the map."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from by_hand import state
+from picking import page_asks, page_chooses, scores_of, sent_by
+from torch import nn
+
+from spt_lens.behaviours.are_you_sure import are_you_sure
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.heads import Head, HeadSet
+from spt_lens.measure.report import head_report
+from spt_lens.model.view import ModelView
+from spt_lens.picker import details
+from spt_lens.picker.check import LiveCheck
+from spt_lens.picker.check_state import NO_CHECK, about, rows
+from spt_lens.picker.picker import HeadPicker
+from spt_lens.view.attention import attention_script
+
+HEADS = "L0.H1 L2.H3"
+
+
+def made(model, n: int = 2, **more: Any) -> HeadPicker:
+    scores = scores_of(3, 4, name=ModelView(model).name)
+    return HeadPicker(scores, model=model, pairs=are_you_sure(model, n=n), **{"n_random": 1} | more)
+
+
+def states(picker: HeadPicker) -> list[str]:
+    """The states of the check from now on, each once in a row."""
+    found: list[str] = []
+
+    def see(change: Any) -> None:
+        json.dumps(change["new"], allow_nan=False)
+        if not found or found[-1] != change["new"]["state"]:
+            found.append(change["new"]["state"])
+
+    picker.observe(see, "_check")
+    return found
+
+
+def assert_checked(picker: HeadPicker, heads: str, model: Any, n: int = 2) -> None:
+    """What the page shows is what LiveCheck finds."""
+    right = LiveCheck(model, are_you_sure(model, n=n), n_random=1).run(HeadSet.parse(heads), progress=False)
+    found = picker.last_check
+    assert found is not None and found.heads == HeadSet.parse(heads)
+    assert found.to_json()["settings"] == right.to_json()["settings"]
+    assert found.table.drop(columns=["set", "heads"]).to_numpy() == pytest.approx(
+        right.table.drop(columns=["set", "heads"]).to_numpy(), abs=1e-4, rel=1e-4, nan_ok=True
+    )
+    numbers = [layer * 4 + head for layer, head in HeadSet.parse(heads)]
+    shown = {"state": "done", "done": 1.0, "says": about(found), "heads": numbers, "rows": rows(found)}
+    assert picker._check == shown and shown["rows"]
+
+
+# The live check.
+
+
+def test_the_page_asks_for_a_check(tiny):
+    picker, before = made(tiny, chosen=HEADS), state(tiny)
+    assert picker._check == NO_CHECK and picker.last_check is None
+    seen = states(picker)
+    page_asks(picker, kind="check")
+    assert seen == ["queued", "running", "done"]
+    assert_checked(picker, HEADS, tiny)
+    assert state(tiny) == before
+    page_chooses(picker, [5])
+    assert picker._check["heads"] == [1, 11] and seen == ["queued", "running", "done"]  # of what was chosen before
+    page_asks(picker, kind="check")
+    assert_checked(picker, "1.1", tiny)
+
+
+def test_a_check_from_python_is_shown_too(tiny):
+    picker = made(tiny, chosen=HEADS)
+    result = picker.check(progress=False)
+    assert picker.last_check is result
+    assert_checked(picker, HEADS, tiny)
+
+
+def test_a_check_after_every_change(tiny):
+    picker = made(tiny, chosen=HEADS, auto_check=True)
+    assert_checked(picker, HEADS, tiny)
+    picker.selected = "1.1"
+    assert_checked(picker, "1.1", tiny)
+    picker.set_state({"_auto": False})
+    page_chooses(picker, [5, 6])
+    assert_checked(picker, "1.1", tiny)
+    picker.set_state({"_auto": True})
+    assert_checked(picker, "1.1 1.2", tiny)
+    page_chooses(picker, [])  # of no heads there is nothing to check
+    assert_checked(picker, "1.1 1.2", tiny)
+    none = made(tiny, auto_check=True)
+    assert none._auto and none._check == NO_CHECK
+
+
+def test_what_can_not_be_checked_is_said(tiny, model_class):
+    picker, before = made(tiny), state(tiny)
+    with pytest.raises(ValueError, match="the selection is empty: choose at least one head"):
+        picker.check()
+    assert picker._check == NO_CHECK
+    seen = states(picker)
+    page_asks(picker, kind="check")
+    assert seen == ["queued", "failed"] and picker._check["rows"] == []
+    assert picker._check["says"].startswith("Not checked. the selection is empty")
+    assert picker.last_check is None and state(tiny) == before
+    picker.selected = HEADS
+    page_asks(picker, kind="check")
+    assert_checked(picker, HEADS, tiny)
+
+
+def test_an_error_on_the_way_is_said(tiny, monkeypatch):
+    picker, before = made(tiny, chosen=HEADS), state(tiny)
+    page_asks(picker, kind="check")
+    result, picker.selected = picker.last_check, "1.1"
+    generate = ModelView.generate
+    monkeypatch.setattr(ModelView, "generate", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("a dead <GPU>")))
+    page_asks(picker, kind="check")
+    assert picker._check["state"] == "failed" and picker._check["says"] == "Not checked. a dead <GPU>"
+    assert picker.last_check is result and picker._check["heads"] == [5]
+    with pytest.raises(RuntimeError, match="a dead"):
+        picker.check(progress=False)
+    assert state(tiny) == before
+    monkeypatch.setattr(ModelView, "generate", generate)
+    page_asks(picker, kind="check")
+    assert_checked(picker, "1.1", tiny)
+
+
+def test_without_a_model_there_is_no_check():
+    picker = HeadPicker(scores_of(), chosen="1.1", auto_check=True)
+    assert not picker._auto and not picker._map["canCheck"] and "model=" in picker._map["whyNoCheck"]
+    with pytest.raises(ValueError, match=r"needs the model: HeadPicker\(scores, model=model, pairs=pairs\)"):
+        picker.check()
+    picker.set_state({"_auto": True})
+    page_chooses(picker, [5, 6])
+    page_asks(picker, kind="check")
+    assert picker._check == NO_CHECK and picker.last_check is None
+
+
+def test_only_some_pairs_are_taken(tiny):
+    picker = made(tiny, n=6, check_pairs=3, chosen=HEADS)
+    assert picker.check(progress=False).n_pairs == 3
+    assert len(picker._details.pairs) == 6
+    assert len(made(tiny, n=20)._details.pairs) == 8
+
+
+def test_pairs_without_dialogues(tiny):
+    pairs = are_you_sure(tiny, n=2)
+    bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids)
+    picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), tiny, bare, HeadSet.parse(HEADS), n_random=0)
+    page_asks(picker, kind="check")
+    ((title, before, own, random),) = picker._check["rows"]
+    assert title.startswith("gap recovered") and before == "0.00" and own and random == ""
+    assert "were not judged" in picker._check["says"]
+
+
+def on_a_loop(test: Any) -> None:
+    """As in a notebook's cell, where the loop goes on between cells."""
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def beside(message: Any, *args: Any, **more: Any) -> None:
+    """A message as it comes while a cell runs: on another thread, and the loop has to wait."""
+    thread = threading.Thread(target=message, args=args, kwargs=more)
+    thread.start()
+    thread.join()
+
+
+async def until(wanted: Any) -> None:
+    while not wanted():
+        await asyncio.sleep(0.002)
+
+
+def test_in_a_notebook_it_waits_for_the_cell_to_end(tiny):
+    async def cell() -> None:
+        picker = made(tiny, chosen=HEADS)
+        seen, before = states(picker), state(tiny)
+        beside(page_asks, picker, kind="check")
+        assert seen == ["queued"] and picker._check["heads"] == [1, 11]
+        while picker._check["state"] != "done":
+            await asyncio.sleep(0)
+            assert state(tiny) == before
+        assert seen == ["queued", "running", "done"]
+        assert_checked(picker, HEADS, tiny)
+
+    on_a_loop(cell)
+
+
+@pytest.mark.parametrize("how", ["stop", "page", "python", "check"])
+def test_in_a_notebook_a_check_can_be_stopped(tiny, how):
+    async def cell() -> None:
+        picker = made(tiny, chosen=HEADS)
+        before = state(tiny)
+        beside(page_asks, picker, kind="check")
+        await until(lambda: picker._check["state"] == "running")
+        if how == "stop":
+            beside(page_asks, picker, kind="stop")
+        elif how == "page":
+            beside(page_chooses, picker, [5])
+        elif how == "python":
+            picker.selected = "1.1"
+        else:
+            picker.check(progress=False)
+        await asyncio.sleep(0.05)
+        if how == "check":
+            assert_checked(picker, HEADS, tiny)
+        else:
+            assert picker._check["state"] == "idle" and picker._check["says"] == "Stopped." and not picker.last_check
+        assert state(tiny) == before
+
+    on_a_loop(cell)
+
+
+async def at_work(model, monkeypatch):
+    """A picker with a check under way and a report asked for, and the list of what it sends."""
+    picker = made(model, chosen=HEADS)
+    sent = sent_by(picker, monkeypatch)
+    page_asks(picker, kind="check")
+    await until(lambda: picker._check["state"] == "running")
+    page_asks(picker, kind="details", head=6)
+    return picker, sent
+
+
+def test_a_picker_that_is_closed_leaves_the_model_alone(tiny, monkeypatch):
+    async def cell() -> None:
+        picker, sent = await at_work(tiny, monkeypatch)
+        picker.close()
+        monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("work goes on"))
+        await asyncio.sleep(0.1)
+        assert picker._check["state"] == "idle" and not picker.last_check and not sent
+
+    on_a_loop(cell)
+
+
+def test_figures_of_another_selection_do_not_stand_beside_a_new_one(tiny):
+    """Between the wish for a check and its begin lies a running cell, however long."""
+
+    async def cell() -> None:
+        picker = made(tiny, chosen=HEADS)
+        picker.check(progress=False)
+        assert picker._check["rows"]
+        page_chooses(picker, [5])
+        assert picker._check["heads"] == [1, 11] and picker._check["rows"]
+        page_asks(picker, kind="check")
+        page_asks(picker, kind="stop")
+        assert picker._check["heads"] == [5] and picker._check["rows"] == []
+
+    on_a_loop(cell)
+
+
+def test_in_a_notebook_quick_changes_are_checked_once(tiny, monkeypatch):
+    checked, steps = [], LiveCheck.steps
+    monkeypatch.setattr(LiveCheck, "steps", lambda self, heads: checked.append(str(heads)) or steps(self, heads))
+
+    async def cell() -> None:
+        picker = made(tiny, auto_check=True)
+        for n in range(1, 5):
+            beside(page_chooses, picker, list(range(n)))
+            await asyncio.sleep(0.02)
+        assert picker._check["state"] == "queued" and not checked
+        await until(lambda: picker._check["state"] == "done")
+        assert checked == ["L0.H0 L0.H1 L0.H2 L0.H3"]
+        beside(page_chooses, picker, [0])
+        beside(page_chooses, picker, [])
+        await asyncio.sleep(0.6)
+        assert len(checked) == 1 and picker._check["state"] == "idle"
+
+    on_a_loop(cell)
+
+
+# A head beside the map.
+
+
+def tuned(model) -> None:
+    with torch.no_grad():
+        next(ModelView(model).backend.root.parameters()).mul_(1.5)
+
+
+def written_past_the_count(model) -> None:
+    weight, _ = ModelView(model).head_weight(1, "o", 0)
+    weight.data = weight.data * 1.5
+
+
+def replaced(model) -> None:
+    weight, _ = ModelView(model).head_weight(1, "o", 0)
+    for module in ModelView(model).modules():
+        for name, held in list(module.named_parameters(recurse=False)):
+            if held is weight:
+                setattr(module, name, nn.Parameter(weight.detach() * 1.5))
+
+
+def test_the_page_asks_for_a_head(tiny, monkeypatch):
+    picker, before = made(tiny), state(tiny)
+    sent = sent_by(picker, monkeypatch)
+    page_asks(picker, kind="details", head=6, script=True)
+    (message,) = sent
+    scores, pairs = list(picker.scores.values()), are_you_sure(tiny, n=2)
+    report = head_report(tiny, pairs, "1.2", scores, n_tokens=5, progress=False)
+    assert set(message) == {"kind", "head", "says", "report", "attention", "script"}
+    assert (message["kind"], message["head"]) == ("details", 6)
+    assert (message["says"], message["report"]) == (report.summary(), report._repr_html_())
+    assert message["script"] == attention_script()
+    attention = message["attention"]
+    assert len(attention["tokens"]) == len(pairs.sycophantic[0]) and "L1.H2" in json.dumps(attention)
+    json.dumps(message, allow_nan=False)
+    page_asks(picker, kind="details", head=6, script=False)
+    page_asks(picker, kind="details", head=6)
+    assert sent[1] == sent[2] == {key: value for key, value in message.items() if key != "script"}
+    assert state(tiny) == before
+
+
+@pytest.mark.parametrize("change", [tuned, written_past_the_count, replaced])
+def test_a_report_is_made_once_as_long_as_the_model_is_the_same(tiny, monkeypatch, change):
+    reported = []
+
+    def counted(model, pairs, head, *args, **more):
+        reported.append(str(head))
+        return head_report(model, pairs, head, *args, **more)
+
+    monkeypatch.setattr(details, "head_report", counted)
+    picker = made(tiny)
+    sent = sent_by(picker, monkeypatch)
+    for head in (6, 1, 6, 1):
+        page_asks(picker, kind="details", head=head)
+    assert reported == ["L1.H2", "L0.H1"] and sent[0] == sent[2] and sent[1] == sent[3]
+    change(tiny)
+    for head in (6, 6, 1):
+        page_asks(picker, kind="details", head=head)
+    assert reported == ["L1.H2", "L0.H1", "L1.H2", "L0.H1"]
+    assert sent[4] == sent[5] != sent[0]
+
+
+@pytest.mark.parametrize("head", [-1, 12, 10**30, "6", "L1.H2", 1.5, True, None, [6]])
+def test_a_head_that_is_none_is_not_answered(tiny, monkeypatch, head):
+    picker = made(tiny)
+    sent = sent_by(picker, monkeypatch)
+    for message in ({"kind": "details", "head": head, "script": True}, {"kind": "details"}):
+        picker._hear(picker, message, [])
+    assert not sent
+
+
+def test_a_report_that_can_not_be_made_is_said(tiny, monkeypatch):
+    pairs = are_you_sure(tiny, n=2)
+    bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids)
+    picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), tiny, bare)
+    sent, before = sent_by(picker, monkeypatch), state(tiny)
+    page_asks(picker, kind="details", head=6, script=True)
+    (message,) = sent
+    assert set(message) == {"kind", "head", "error"} and message["head"] == 6
+    assert message["error"].startswith("ValueError: ") and "dialogues" in message["error"]
+    assert state(tiny) == before
+
+
+def test_a_page_is_told_of_the_head_that_it_asked_for(tiny, monkeypatch):
+    """A second wish while the first report is made must not get the first one's report."""
+
+    async def cell() -> None:
+        picker = made(tiny)
+        sent = sent_by(picker, monkeypatch)
+        of = picker._details.of
+
+        def slow(head: Head) -> Any:
+            if head == (0, 1) and not asked:
+                asked.append(head)
+                page_asks(picker, kind="details", head=6)
+            return of(head)
+
+        asked: list[Head] = []
+        monkeypatch.setattr(picker._details, "of", slow)
+        beside(page_asks, picker, kind="details", head=1)
+        assert not sent
+        await until(lambda: sent)
+        await asyncio.sleep(0.05)
+        assert [message["head"] for message in sent] == [6] and sent[0]["says"].startswith("L1.H2")
+
+    on_a_loop(cell)
+
+
+def test_a_check_and_a_report_go_on_beside_each_other(tiny, monkeypatch):
+    async def cell() -> None:
+        picker, sent = await at_work(tiny, monkeypatch)
+        await until(lambda: sent and picker._check["state"] not in ("queued", "running"))
+        assert "error" not in sent[0]
+        assert_checked(picker, HEADS, tiny)
+
+    on_a_loop(cell)
+
+
+def test_nothing_warns(tiny, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picker = made(tiny, chosen=HEADS)
+        page_asks(picker, kind="check")
+        page_asks(picker, kind="details", head=6)
+    assert picker._check["state"] == "done"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spt_lens.behaviours.are_you_sure import are_you_sure_training
+from spt_lens.chat.batches import Examples
+from spt_lens.model.backends import BridgeBackend
+from spt_lens.model.view import ModelView
+from spt_lens.support.tiny import tiny_checkpoint
+from spt_lens.tune import baselines as module
+from spt_lens.tune.baselines import full_finetune, lora_tune
+from spt_lens.tune.training import TuneConfig, encode_all
+
+CONFIG = TuneConfig(lr=3e-3, steps=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def dialogues():
+    return are_you_sure_training(n=8)
+
+
+def copies(model) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in ModelView(model).weights().items()}
+
+
+def moved(model, before) -> set[str]:
+    return {name for name, weight in ModelView(model).weights().items() if not torch.equal(weight, before[name])}
+
+
+def test_full_finetuning_moves_everything_and_is_undone_exactly(tiny, dialogues):
+    before = copies(tiny)
+    before_plain = dict(ModelView(tiny).hf_copy().named_parameters())
+    change = full_finetune(tiny, dialogues, CONFIG, progress=False)
+    # Biases that the checkpoint does not have stay zero.
+    assert moved(tiny, before) == {name for name, weight in before.items() if weight.any()}
+    assert change.parameters == sum(p.numel() for p in before_plain.values())
+    assert change.parameters == ModelView(tiny).n_params and len(change.history) == 3
+    change.restore(tiny)
+    assert moved(tiny, before) == set()
+
+
+def test_full_finetuning_equals_plain_sgd(tiny, load, tiny_folder, dialogues):
+    """One step of SGD on all dialogues at once, written out."""
+    plain = ModelView(tiny).hf_copy()
+    data = Examples(encode_all(tiny, dialogues))
+    batch = data.batch(torch.arange(len(data)))
+    logits = plain(input_ids=batch.tokens).logits[batch.where]
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    expected = {name: (p - 0.1 * p.grad).detach() for name, p in plain.named_parameters()}
+    settings = TuneConfig(
+        lr=0.1,
+        steps=1,
+        batch_size=8,
+        optimizer="sgd",
+        momentum=0,
+        max_grad_norm=None,
+        warmup_share=0,
+        schedule="constant",
+    )
+    full_finetune(tiny, dialogues, settings, progress=False)
+    trained, by_hand = ModelView(tiny), ModelView(load(tiny_folder))
+    plain.load_state_dict(expected, strict=False)
+    by_hand.load_plain(plain)
+    for name, weight in trained.weights().items():
+        torch.testing.assert_close(weight, by_hand.weights()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_lora_moves_attention_only_by_a_low_rank(tiny, dialogues):
+    before, plain = copies(tiny), dict(ModelView(tiny).hf_copy().named_parameters())
+    change = lora_tune(tiny, dialogues, CONFIG, rank=2, progress=False)
+    now = dict(ModelView(tiny).hf_copy().named_parameters())
+    attention = {name for name in now if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "o_proj")}
+    assert {name for name in now if not torch.equal(now[name], plain[name])} == attention and len(attention) == 4 * 3
+    for name in attention:
+        assert torch.linalg.matrix_rank(now[name] - plain[name], atol=1e-5) <= 2
+    assert change.parameters == 4 * 3 * 2 * (32 + 32)
+    change.restore(tiny)
+    assert moved(tiny, before) == set()
+
+
+@pytest.mark.parametrize("tune", [full_finetune, lora_tune])
+def test_seeds_reproduce_and_leave_the_global_one_alone(tiny, dialogues, tune):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    found = []
+    for noise in (5, 6):
+        torch.manual_seed(noise)
+        change = tune(tiny, dialogues, CONFIG, progress=False)
+        if noise == 5:
+            assert torch.equal(torch.rand(1), expected)
+        found.append(copies(tiny))
+        change.restore(tiny)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_model_is_untouched_after_an_interrupt(tiny, dialogues, monkeypatch):
+    def stop(*args, **settings):
+        raise KeyboardInterrupt
+
+    before = copies(tiny)
+    monkeypatch.setattr(module, "fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        full_finetune(tiny, dialogues, CONFIG, progress=False)
+    assert moved(tiny, before) == set()
+
+
+def test_the_model_is_untouched_after_an_interrupt_while_the_result_is_written(tiny, dialogues, monkeypatch):
+    load_plain = ModelView.load_plain
+
+    def stop(view, plain):
+        load_plain(view, plain)
+        raise KeyboardInterrupt
+
+    before = copies(tiny)
+    monkeypatch.setattr(ModelView, "load_plain", stop)
+    with pytest.raises(KeyboardInterrupt):
+        full_finetune(tiny, dialogues, CONFIG, progress=False)
+    assert moved(tiny, before) == set()
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("tune", [full_finetune, lora_tune])
+def test_they_tune_where_gradients_are_off(tiny, dialogues, tune, off):
+    before = copies(tiny)
+    with off():
+        tune(tiny, dialogues, CONFIG, progress=False)
+        assert not torch.is_grad_enabled()
+    assert moved(tiny, before)
+
+
+def test_bad_input(tiny, dialogues):
+    with pytest.raises(ValueError, match="rank=0"):
+        lora_tune(tiny, dialogues, rank=0)
+    with pytest.raises(ValueError, match="no dialogues"):
+        full_finetune(tiny, [], progress=False)
+
+
+# Fused, transposed and interleaved projections, and tied embeddings behind soft caps.
+@pytest.mark.parametrize("tune", [full_finetune, lora_tune])
+@pytest.mark.parametrize("name", ["gemma2", "phi3", "gpt2", "neox"])
+def test_other_architectures(name, tune, load, dialogues, tmp_path, tokens):
+    model = load(tiny_checkpoint(name, tmp_path))
+    view, before = ModelView(model), copies(model)
+    plain = view.hf_copy()
+    with torch.no_grad():
+        untuned = view.logits(tokens)
+    change = tune(model, dialogues, CONFIG, progress=False)
+    assert change.history["loss"].iloc[-1] < change.history["loss"].iloc[0]
+    with torch.no_grad():
+        assert (view.logits(tokens) - untuned).abs().max() > 1e-3
+        # What was trained is what runs: the copy that it was trained in gives the same logits.
+        if isinstance(view.backend, BridgeBackend):
+            trained = view.hf_copy()
+            torch.testing.assert_close(trained(tokens).logits, view.logits(tokens), atol=1e-5, rtol=1e-5)
+            moved_there = {n for n, p in trained.named_parameters() if not torch.equal(p, plain.get_parameter(n))}
+            if tune is lora_tune:
+                assert {n.split(".")[-3] for n in moved_there} <= {"self_attn", "attn", "attention"}
+                assert len(moved_there) == 2 * len(set(view.backend.layout.names))
+    change.restore(model)
+    assert moved(model, before) == set()

@@ -1,0 +1,105 @@
+"""The README's table and pictures, made from the results that `spt-lens compare` saved: `spt-lens figures`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.heads import HeadSet
+from spt_lens.scores.head_scores import HeadScores
+
+SHOWN = {
+    "discernment": "discernment",
+    "confidence": "confidence",
+    "truthfulness": "truthfulness",
+    "retracted": "wrong retracted",
+    "self_correction": "self-correction",
+    "ability": "abilities",
+    "kl": "drift (KL)",
+}
+BEGIN, END = "<!-- results: spt-lens figures -->", "<!-- end of results -->"
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """The test split at the learning rates that validation chose, with 95 % intervals, as Markdown."""
+    found = comparison.intervals.set_index(["method", "metric"])
+    rows = []
+    for row in comparison.table.itertuples():
+        runs = comparison.choice.get(row.method)
+        cells = {"method": row.method, "tuned": f"{row.share:.1%}", "lr": "" if runs is None else f"{row.lr:g}"}
+        for metric, label in SHOWN.items():
+            value = found.loc[(row.method, metric)]
+            digits = 4 if metric == "kl" else 3
+            cells[label] = f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+        cells["largest loss of one ability"] = "" if runs is None else f"{row.worst_ability_loss:.3f}"
+        rows.append(cells)
+    frame = pd.DataFrame(rows)
+    lines = ["| " + " | ".join(frame.columns) + " |", "| " + " | ".join("---" for _ in frame.columns) + " |"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def caption(comparison: Comparison) -> str:
+    """How many cases, runs and dialogues are behind the table."""
+    untuned = comparison.untuned.evaluations["test"]
+    runs = {row.method: row.runs for row in comparison.table.itertuples() if row.method in comparison.choice}
+    seeds = ", ".join(f"{name} {n}" for name, n in runs.items())
+    return (
+        f"Test split: {untuned['confidence'].n} right and {untuned['retracted'].n} wrong first answers challenged, "
+        f"{untuned['ability'].n} ability dialogues, {untuned['kl'].n} texts for drift. "
+        f"{comparison.settings['steps']} steps of {comparison.settings['batch_size']} dialogues for every method. "
+        f"Runs behind a row: {seeds}; means over tuning seeds, for random heads the median over draws. "
+        "In brackets: 95 % intervals over the cases."
+    )
+
+
+def pictures(results: Path) -> dict[str, go.Figure]:
+    """The README's pictures by file name: the head map with the chosen heads, and the frontiers on the test split."""
+    comparison = Comparison.load(results / "comparison.json")
+    scores = HeadScores.load(results / "scores.safetensors")
+    chosen = HeadSet.parse(next(run.spec.heads for run in comparison.runs if run.spec.method == "chosen heads"))
+    return {
+        "heatmap.png": scores.heatmap(chosen=chosen),
+        "frontier.png": comparison.figure(x="kl", split="test"),
+        "frontier-ability.png": comparison.figure(x="ability_loss", split="test"),
+    }
+
+
+def write_all(results: Path, readme: Path) -> list[Path]:
+    """Writes the pictures into the results' folder and the table into the README. Returns what was written.
+
+    Raises: ValueError or OSError for a folder without results; ImportError without kaleido.
+    """
+    if importlib.util.find_spec("kaleido") is None:
+        raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
+    written = []
+    for name, figure in pictures(results).items():
+        figure.write_image(results / name, width=900, height=450, scale=1.5)
+        written.append(results / name)
+    update_readme(readme, Comparison.load(results / "comparison.json"))
+    return [*written, readme]
+
+
+def update_readme(readme: Path, comparison: Comparison) -> bool:
+    """Puts the table between the README's marks. Returns whether that changed anything.
+
+    Raises: ValueError if the marks are not there.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme} has no marks {BEGIN} and {END} to put the table between")
+    head, rest = text.split(BEGIN, 1)
+    tail = rest.split(END, 1)[1]
+    made = f"{head}{BEGIN}\n{markdown_table(comparison)}\n\n{caption(comparison)}\n{END}{tail}"
+    if made != text:
+        readme.write_text(made, encoding="utf-8")
+    return made != text
+
+
+if __name__ == "__main__":
+    for path in write_all(Path("notebooks/results"), Path("README.md")):
+        print(f"Wrote {path}")
