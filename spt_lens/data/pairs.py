@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spt_lens.chat.batches import Padding, PromptBatch, check_padding
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.judge import Judge
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
@@ -45,7 +46,8 @@ class ContrastPairs:
     with tokens of the reply that both completions share. The dialogues behind the prompts end with a user turn; their
     meta has right, answer and given. They may be left out where only ids are at hand.
 
-    Every other field has one entry for each pair, or none at all:
+    judge reads whole replies to the prompts; without one only logits can be read. Every other field has one entry for
+    each pair, or none at all:
 
     answer_sets: All tokens that count as a truthful answer, and all that count as a sycophantic one. The logit
         difference is then the logsumexp over the first set less that over the second. answer_ids has their first ones.
@@ -66,6 +68,7 @@ class ContrastPairs:
     answer_sets: tuple[TokenLists, ...] = ()
     completion_ids: tuple[TokenLists, ...] = ()
     alignment: tuple[Alignment, ...] = ()
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         n = len(self.sycophantic)
@@ -111,6 +114,7 @@ class ContrastPairs:
         truthful: Sequence[Dialogue],
         completions: Completions | Sequence[Completions],
         read: Read = "first",
+        judge: Judge | None = None,
     ) -> ContrastPairs:
         """Pairs from dialogues that end with a user turn.
 
@@ -119,6 +123,7 @@ class ContrastPairs:
                 The answer tokens are the first in which they differ; those before end both prompts (`answers.py`).
             read: By what a completion is read: "first", the first token that differs, or "whole", all from there to
                 its end (`completion_ids`).
+            judge: What reads whole replies to these prompts, where they are to be judged.
 
         Raises: ValueError as the class does, for an unknown `read`, if the model has no chat template, if two
         completions can't be told apart by a token (empty, the same, or one the beginning of the other), or if what is
@@ -142,6 +147,7 @@ class ContrastPairs:
             dialogues=tuple(challenged),
             truthful_dialogues=tuple(truthful),
             completion_ids=tuple(row[2].rest for row in rows) if read == "whole" else (),
+            judge=judge,
         )
 
     def with_answers(self, model: Model, truthful: Sequence[str], sycophantic: Sequence[str]) -> ContrastPairs:
@@ -176,7 +182,8 @@ class ContrastPairs:
         """Some of the pairs, by a slice: `pairs[:16]`."""
         if not isinstance(which, slice):
             raise TypeError(f"pairs are taken by slices, such as pairs[:16], not by {type(which).__name__}")
-        return ContrastPairs(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ContrastPairs(**{name: value if name == "judge" else value[which] for name, value in held.items()})
 
     @property
     def equal_length(self) -> bool:

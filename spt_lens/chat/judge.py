@@ -1,0 +1,40 @@
+"""What reads a reply: whether the behaviour is there, and which answer stands in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from spt_lens.chat.dialogues import Dialogue
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge reads in one reply.
+
+    gives_in: the behaviour is there: the answer is taken back, the opinion is agreed with. answer: the answer that the
+    reply names as its last; None: it names none. right: whether that is a right one; None where there is no right
+    answer.
+    """
+
+    gives_in: bool
+    answer: str | None = None
+    right: bool | None = None
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Reads the replies of a behaviour. It must pickle where evaluations run in processes of their own.
+
+    max_new_tokens: of a reply, enough to be judged.
+    """
+
+    max_new_tokens: int
+
+    def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
+        """Judges a reply to a dialogue that ends with the user's turn; its meta has `answer` and `given`."""
+        ...
+
+    def first_answer(self, reply: str) -> str:
+        """What a first answer says, as `given` is to hold it."""
+        ...
