@@ -7,9 +7,10 @@ import operator
 from collections.abc import Collection
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 Kind = TypeVar("Kind")
+Other = TypeVar("Other")
 
 
 def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
@@ -70,7 +71,11 @@ def one_of(value: Any, name: str, allowed: Collection[Kind]) -> Kind:
     raise ValueError(f"{name}={_shown(value)}: choose one of {', '.join(map(repr, allowed))}")
 
 
-def instance(value: Any, name: str, kind: type[Kind] | tuple[type[Kind], ...], way_out: str) -> Kind:
+@overload
+def instance(value: Any, name: str, kind: type[Kind], way_out: str) -> Kind: ...
+@overload
+def instance(value: Any, name: str, kind: tuple[type[Kind], type[Other]], way_out: str) -> Kind | Other: ...
+def instance(value: Any, name: str, kind: Any, way_out: str) -> Any:
     """The value, if it is of the type. Raises TypeError that ends in the way out."""
     if isinstance(value, kind):
         return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spt_lens import saving
 
@@ -33,6 +33,6 @@ def load_scores(path: str | Path) -> HeadScores:
 
     tensors, about = saving.load_tensors(path, "scores")
     with saving.reading(path, "scores"):
-        texts = {name: saving.entry(about, name, str) for name in (*TEXTS, *LATER) if name in {*TEXTS, *about}}
-        found = {name: tensors[name] for name in (*TENSORS, *OPTIONAL) if name in {*TENSORS, *tensors}}
+        texts: Any = {name: saving.entry(about, name, str) for name in (*TEXTS, *LATER) if name in {*TEXTS, *about}}
+        found: Any = {name: tensors[name] for name in (*TENSORS, *OPTIONAL) if name in {*TENSORS, *tensors}}
         return HeadScores(**texts, meta=saving.entry(about, "meta", dict), **found)
