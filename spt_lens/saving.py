@@ -1,48 +1,178 @@
-"""Results as JSON files that say what they are, and are read back with every part checked."""
+"""Files that are there whole or not at all, and that say what they are; what is read back is checked in every part."""
 
 from __future__ import annotations
 
+import glob
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+import platform
+import secrets
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of_bytes
+from safetensors.torch import save as bytes_of_tensors
+from torch import Tensor
+
+from spt_lens.checking import a_path, existing_file
 
 Result = TypeVar("Result")
+
+# All that reading a damaged file, or one of another kind, can raise.
+DAMAGE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Writes a file by one rename: a kill at any moment leaves the old file or the new one. Returns the path.
+
+    A link is written through to what it points to. The permissions are those of the file that was there, or of any new
+    one. What a killed run left half-written beside the file is removed.
+
+    Raises: OSError when the file can't be written; IsADirectoryError for a folder.
+    """
+    path = a_path(path)
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device: nothing to keep, nothing to rename
+            target.write_bytes(data)
+        else:
+            _replace(target, data)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path} ({error.strerror or error})") from error
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """`write_bytes` of text as UTF-8."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def _replace(target: Path, data: bytes) -> None:
+    # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
+    start = f".{target.name[:40]}.{platform.node()[:20]}-"
+    temporary = target.with_name(f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    mode = None
+    if target.exists():
+        if not os.access(target, os.W_OK):
+            raise PermissionError(13, "it is write-protected")
+        mode = target.stat().st_mode & 0o7777
+    for other in target.parent.glob(f"{glob.escape(start)}*-*.tmp"):
+        if _is_dead(other.name.removeprefix(start).partition("-")[0]):
+            other.unlink(missing_ok=True)
+    try:
+        # Opened so, and not by tempfile, a new file has the permissions that any new file has.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _is_dead(process: str) -> bool:
+    """Whether this machine runs no such process; False where that can't be asked."""
+    if os.name != "posix" or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
+
+
+@contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Whatever a damaged file makes the block raise becomes one ValueError that names the file."""
+    try:
+        yield
+    except DAMAGE as error:
+        found = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ValueError(f"{path} holds no saved {kind}, or is damaged: {found}") from error
+
+
+def read_json(path: str | Path, kind: str) -> Any:
+    """What a JSON file holds. Raises FileNotFoundError, IsADirectoryError, or ValueError for what is no JSON."""
+    file = existing_file(path)
+    with reading(path, kind):
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def save_json(path: str | Path, kind: str, data: Mapping[str, Any]) -> Path:
     """Writes {"kind": kind, **data}, and returns the path.
 
-    The text is made whole before the file is opened: what can't be written must not cost the file that is there.
-
     Raises: OSError if the file can't be written; TypeError or ValueError for what JSON can't hold.
     """
-    text = json.dumps({"kind": kind, **data}, indent=1, allow_nan=False)
-    path = Path(path)
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
+    return write_text(path, json.dumps({"kind": kind, **data}, indent=1, allow_nan=False) + "\n")
 
 
 def load_json(path: str | Path, kind: str, make: Callable[[Mapping[str, Any]], Result]) -> Result:
     """What `make` makes of the data that `save_json` wrote.
 
-    Raises: FileNotFoundError, or ValueError for a damaged file or one of another kind.
+    Raises: FileNotFoundError, IsADirectoryError, or ValueError for a damaged file or one of another kind.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    data = read_json(path, kind)
+    with reading(path, kind):
         if not isinstance(data, dict) or data.get("kind") != kind:
             other = data.get("kind") if isinstance(data, dict) else None
             raise ValueError(f"it holds a {other}" if isinstance(other, str) else "it is something else")
         return make(data)
-    except KeyError as error:
-        raise ValueError(f"{path} holds no saved {kind}, or is damaged: {error} is missing") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no saved {kind}, or is damaged: {error}") from error
+
+
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+    """Writes one safetensors file with the description as JSON in its header, and returns the path.
+
+    Raises: OSError if the file can't be written; TypeError or ValueError for a description that JSON can't hold.
+    """
+    # Copies, since the format refuses tensors that share memory, such as two rows of one.
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    return write_bytes(path, bytes_of_tensors(own, metadata={_header(kind): json.dumps(about)}))
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the description that `save_tensors` wrote. The tensors are copies: the file may change or go.
+
+    Raises: FileNotFoundError, IsADirectoryError, or ValueError for a damaged file or one of another kind.
+    """
+    file = existing_file(path)
+    with reading(path, kind):
+        data = file.read_bytes()
+        tensors = tensors_of_bytes(data)
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        if _header(kind) not in header:
+            raise ValueError(f"its header tells of {', '.join(header) or 'nothing'}, not of {_header(kind)}")
+        about = json.loads(header[_header(kind)])
+        if not isinstance(about, dict):
+            raise ValueError("the description in its header is no JSON object")
+        return tensors, about
+
+
+def _header(kind: str) -> str:
+    return f"spt_lens.{kind}"
 
 
 def entry(data: Mapping[str, Any], name: str, kind: type[Result]) -> Result:

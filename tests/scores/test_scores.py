@@ -219,7 +219,7 @@ def test_damaged_descriptions_and_tensors_are_refused_by_name(measured, tmp_path
     whole = {name: getattr(measured, name) for name in names}
     header = json.dumps(whole | about if isinstance(about, dict) else about)
     save_file(load_file(path) | tensors, path, metadata={"spt_lens.scores": header})
-    with pytest.raises(ValueError, match=r"scores\.safetensors does not hold saved head scores, or is damaged"):
+    with pytest.raises(ValueError, match=r"scores\.safetensors holds no saved scores, or is damaged"):
         HeadScores.load(path)
 
 
@@ -244,7 +244,7 @@ def test_saving_in_vain_leaves_what_was_there(scores, tmp_path):
 
 
 def test_other_safetensors_are_refused(tiny_folder):
-    with pytest.raises(ValueError, match="does not hold saved head scores"):
+    with pytest.raises(ValueError, match="holds no saved scores"):
         HeadScores.load(tiny_folder / "model.safetensors")
 
 

@@ -1,0 +1,179 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spt_lens import saving
+from spt_lens.scores.head_scores import HeadScores
+
+
+def scores_of(n_pairs, value=1.0):
+    per_pair = torch.full((n_pairs, 8, 8), value)
+    return HeadScores(per_pair.mean(0), per_pair, "activation", "denoising", "last", "tiny")
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def run(script, folder):
+    paths = [str(Path(saving.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    known = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run([sys.executable, "-c", script], cwd=folder, env=known)
+
+
+class TestWriting:
+    def test_a_file_is_replaced_and_nothing_else_is_left(self, tmp_path):
+        path = tmp_path / "a.txt"
+        assert saving.write_text(path, "one") == path
+        saving.write_text(str(path), "zwei ä")
+        assert path.read_bytes() == "zwei ä".encode() and names(tmp_path) == ["a.txt"]
+
+    def test_permissions_are_those_of_any_new_file_or_of_the_one_that_was_there(self, tmp_path):
+        (tmp_path / "usual").write_text("")
+        saving.write_text(tmp_path / "new", "x")
+        assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode
+        (tmp_path / "new").chmod(0o600)
+        saving.write_text(tmp_path / "new", "y")
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+    def test_a_link_is_written_through_to_its_target(self, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
+        for text in ("one", "two"):
+            saving.write_text(tmp_path / "link", text)
+            assert (tmp_path / "there" / "file").read_text() == text and (tmp_path / "link").is_symlink()
+        assert names(tmp_path / "there") == ["file"]
+
+    def test_a_folder_a_missing_folder_and_no_path_are_told_apart(self, tmp_path):
+        with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+            saving.write_text(tmp_path, "x")
+        with pytest.raises(FileNotFoundError, match="cannot write .*nowhere"):
+            saving.write_text(tmp_path / "nowhere" / "file", "x")
+        with pytest.raises(TypeError, match="must be a str or Path, and is None"):
+            saving.write_text(None, "x")
+        with pytest.raises(ValueError, match="names nothing"):
+            saving.write_text("a\0b", "x")
+
+    def test_a_device_is_written_to_and_not_replaced(self, tmp_path):
+        saving.write_text("/dev/null", "x")
+        assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+    def test_long_names_are_written(self, tmp_path):
+        saving.write_text(tmp_path / ("ä" * 127), "x")
+        assert names(tmp_path) == ["ä" * 127]
+
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+    def test_an_error_leaves_the_old_file_alone(self, tmp_path, monkeypatch, error):
+        saving.write_text(tmp_path / "file", "old")
+
+        def fail(handle):
+            raise error
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(type(error)):
+            saving.write_text(tmp_path / "file", "new")
+        assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
+
+    def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(self, tmp_path):
+        script = "import os; from spt_lens import saving; os.replace = lambda *_: os.kill(os.getpid(), 9); "
+        killed = run(script + "saving.write_text('file', 'half')", tmp_path)
+        assert killed.returncode == -signal.SIGKILL
+        (left,) = names(tmp_path)
+        living = left.replace(left.split("-")[-2], str(os.getppid()))
+        (tmp_path / living).write_text("")
+        (tmp_path / ".file.other.tmp").write_text("")
+        saving.write_text(tmp_path / "file", "whole")
+        assert names(tmp_path) == sorted([living, ".file.other.tmp", "file"])
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"{",
+            b"\xff\xfe{}",
+            b"null",
+            b"[]",
+            b'"text"',
+            b'{"kind": "other"}',
+            b'{"kind": 3}',
+            b'{"kind": "thing"}',
+            b'{"kind": "thing", "n": 1.5}',
+            b'{"kind": "thing", "n": ' + b"9" * 5000 + b"}",
+            b"[" * 100_000,
+            b'{"kind": "thing", "n": ' + b'{"n":' * 100_000,
+        ],
+        ids=lambda data: str(data[:30]),
+    )
+    def test_every_damage_is_one_error_that_names_the_file(self, tmp_path, data):
+        (tmp_path / "bad.json").write_bytes(data)
+        with pytest.raises(ValueError, match="bad.json holds no saved thing, or is damaged: .*"):
+            saving.load_json(tmp_path / "bad.json", "thing", lambda data: saving.entry(data, "n", int))
+
+    def test_a_missing_file_and_a_folder_are_told_apart(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="none does not exist"):
+            saving.load_json(tmp_path / "none", "thing", dict)
+        with pytest.raises(IsADirectoryError, match="is a folder"):
+            saving.load_json(tmp_path, "thing", dict)
+        with pytest.raises(TypeError, match="must be a str or Path"):
+            saving.load_tensors(3, "thing")
+
+    def test_a_number_too_large_for_a_float_is_damage(self, tmp_path):
+        (tmp_path / "bad.json").write_text('{"kind": "thing", "n": ' + "9" * 400 + "}")
+        with pytest.raises(ValueError, match="bad.json"):
+            saving.load_json(tmp_path / "bad.json", "thing", lambda data: saving.entry(data, "n", float))
+
+    def test_what_was_saved_comes_back(self, tmp_path):
+        saving.save_json(tmp_path / "a.json", "thing", {"n": 3, "x": 1})
+        read = saving.load_json(
+            tmp_path / "a.json", "thing", lambda data: (saving.entry(data, "n", int), saving.entry(data, "x", float))
+        )
+        assert read == (3, 1.0)
+
+
+class TestTensors:
+    def test_what_was_saved_comes_back_bit_for_bit(self, tmp_path):
+        whole = torch.tensor([[1.0, float("nan")], [-0.0, 3.0]], dtype=torch.bfloat16)
+        tensors = {"whole": whole, "column": whole[:, 1], "flags": torch.tensor([True, False])}
+        path = saving.save_tensors(tmp_path / "t", "thing", tensors, {"n": [1, "ä"]})
+        found, about = saving.load_tensors(path, "thing")
+        assert about == {"n": [1, "ä"]} and found.keys() == tensors.keys()
+        for name, value in tensors.items():
+            assert found[name].dtype == value.dtype
+            assert torch.equal(found[name].view(torch.uint8), value.contiguous().view(torch.uint8))
+
+    def test_another_kind_says_what_it_is(self, tmp_path):
+        saving.save_tensors(tmp_path / "t", "thing", {"a": torch.ones(2)}, {})
+        with pytest.raises(ValueError, match="tells of spt_lens.thing, not of spt_lens.scores"):
+            saving.load_tensors(tmp_path / "t", "scores")
+
+    def test_a_truncated_file_is_damage(self, tmp_path):
+        data = saving.save_tensors(tmp_path / "t", "thing", {"a": torch.ones(2)}, {}).read_bytes()
+        for length in (0, 4, 8, 20, len(data) - 1):
+            (tmp_path / "t").write_bytes(data[:length])
+            with pytest.raises(ValueError, match="t holds no saved thing, or is damaged"):
+                saving.load_tensors(tmp_path / "t", "thing")
+
+    def test_a_description_that_json_cannot_hold_costs_nothing(self, tmp_path):
+        saving.save_tensors(tmp_path / "t", "thing", {"a": torch.ones(2)}, {})
+        before = (tmp_path / "t").read_bytes()
+        with pytest.raises(TypeError):
+            saving.save_tensors(tmp_path / "t", "thing", {"a": torch.ones(2)}, {"no": torch.ones(1)})
+        assert (tmp_path / "t").read_bytes() == before and names(tmp_path) == ["t"]
+
+    def test_loaded_scores_do_not_change_with_their_file(self, tmp_path):
+        path = tmp_path / "scores"
+        scores_of(200).save(path)
+        loaded = HeadScores.load(path)
+        scores_of(2, value=5.0).save(path)
+        assert loaded.per_pair.sum() == 200 * 64
+        scores_of(200, value=7.0).save(path)
+        path.write_bytes(b"")  # also by one who does not write as this library does
+        assert loaded.per_pair.sum() == 200 * 64 and loaded.values.sum() == 64
