@@ -50,6 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured. It depends on the machine: it decides no test."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(str(value))
+
+
 def save_tiny(folder: Path, kv_heads: int = 4) -> Path:
     """A random Llama of 3 layers x 4 heads of 8 dimensions, saved as an ordinary Hugging Face folder.
 
