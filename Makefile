@@ -10,12 +10,17 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # needs is there already, so it takes seconds.
 TL39 := $(VENV)/tl39
 
+# Tests run in processes of one thread each, which take files in the order that tests/conftest.py gives:
+# make test JOBS=4 on a larger machine, JOBS=0 for one process.
+JOBS ?= 2
+SHARED_OUT = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 .PHONY: help demo test lint format types lab notebooks picture train-yesman measure-yesman compare figures support
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            find the heads, tune them, compare, and write spt-lens-demo/report.html"
-	@echo "make test            ruff, mypy and all tests, with TransformerLens 4.3 and with 3.9"
+	@echo "make test            ruff, mypy and all tests with TransformerLens 4.3; with 3.9 those that touch a model"
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
 	@echo "make notebooks       run the notebooks and keep their outputs"
@@ -52,8 +57,8 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/spt-lens demo --out spt-lens-demo
 
 test: lint types $(TL39)/.installed
-	$(BIN)/python -m pytest
-	PYTHONPATH=$(TL39) $(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED_OUT)
+	PYTHONPATH=$(TL39) $(BIN)/python -m pytest $(SHARED_OUT) -m model
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -1,12 +1,18 @@
-"""Tiny random models with the embedded model's tokenizer. Nothing here needs a network."""
+"""Tiny random models with the embedded model's tokenizer, made once a run. Nothing here needs a network.
+
+`make test` shares the tests out among processes, file by file, and lets TransformerLens 3.9 run those marked `model`.
+"""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import that reads it
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one core for it and for the kernels it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +27,35 @@ from spt_lens.yesman.build import make_config, make_tokenizer
 
 # TransformerLens 3.9 has both model classes, 4 only the bridge. Whatever uses `tiny` or `gqa` runs with each.
 CLASSES = ["bridge", "hooked"] if HookedTransformer is not None else ["bridge"]
+
+# What takes longest in one piece begins first, so that no process is left alone with it at the end.
+LONG = ("browser", "test_notebooks", "test_architectures", "test_baselines", "test_export_hf", "test_support")
+# A test with one of these reads or writes a model as one of the classes that TransformerLens offers.
+OF_A_MODEL = {"model_class", "tiny_folder", "gqa_folder", "folder_of", "made", "llama", "neox_folder", "opt_folder"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that TransformerLens 3.9 runs too, and groups all by what they share: a file, or the browser."""
+    for item in items:
+        if OF_A_MODEL & set(getattr(item, "fixturenames", ())) or item.path.parent.name in ("model", "export"):
+            item.add_marker(pytest.mark.model)
+        if item.path.stem != "test_notebooks":  # which share nothing, and take a minute each
+            browser = item.path.parent.name == "browser"
+            item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.stem))
+
+    def rank(item: pytest.Item) -> int:
+        names = [item.path.parent.name, item.path.stem]
+        return min((LONG.index(name) for name in names if name in LONG), default=len(LONG))
+
+    items.sort(key=rank)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured. It depends on the machine: it decides no test."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(str(value))
 
 
 def save_tiny(folder: Path, kv_heads: int = 4) -> Path:
@@ -64,15 +99,52 @@ def load(model_class: str) -> Callable[..., Model]:
     return partial(load_model, device="cpu", model_class=model_class)
 
 
-@pytest.fixture
-def tiny(tiny_folder: Path, load: Callable[..., Model]) -> Model:
-    """A fresh model for each test: tests may change it."""
-    return load(tiny_folder)
+_kept: dict[tuple[Path, str], tuple[Model, list[object], list[torch.Tensor]]] = {}
+
+
+@contextmanager
+def lent(folder: Path, model_class: str) -> Iterator[Model]:
+    """A model as it comes from its folder, to do anything with: if it comes back changed, the next one is loaded."""
+    key = folder, model_class
+    if key not in _kept:
+        model = load_model(folder, device="cpu", model_class=model_class)
+        _kept[key] = (model, condition(model), [p.detach().clone() for p in model.parameters()])
+    model, before, weights = _kept.pop(key)
+    yield model
+    if condition(model) == before and all(map(torch.equal, model.parameters(), weights)):
+        _kept[key] = model, before, weights
+
+
+def condition(model: Model) -> list[object]:
+    """All that a test could leave changed, but for the weights' values: hooks, modes, attributes, methods, options."""
+    roots = (model, ModelView(model).backend.root)
+    found: list[object] = [vars(model.cfg).copy(), len(model.tokenizer), repr(vars(model.tokenizer))]
+    for module in {id(module): module for root in roots for module in root.modules()}.values():
+        for name, value in vars(module).items():
+            if name == "_block_alias_cache":  # of the bridge's own, renewed at each run
+                continue
+            if isinstance(value, dict):
+                value = [(key, id(item)) for key, item in value.items()]
+            elif isinstance(value, list):
+                value = list(map(id, value))
+            elif not isinstance(value, bool | int | float | str | None):
+                value = id(value)
+            found.append((name, value))
+        found += [(p.requires_grad, p.dtype, p.device, id(p.grad)) for p in module.parameters(recurse=False)]
+    return found
 
 
 @pytest.fixture
-def gqa(gqa_folder: Path, load: Callable[..., Model]) -> Model:
-    return load(gqa_folder)
+def tiny(tiny_folder: Path, model_class: str) -> Iterator[Model]:
+    """A model as it comes from its folder: tests may change it."""
+    with lent(tiny_folder, model_class) as model:
+        yield model
+
+
+@pytest.fixture
+def gqa(gqa_folder: Path, model_class: str) -> Iterator[Model]:
+    with lent(gqa_folder, model_class) as model:
+        yield model
 
 
 @pytest.fixture

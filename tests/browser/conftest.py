@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from browser import measured
 from browser.driver import Driver, expect, screenshots
 from browser.lab import LabServer
 from browser.watch import NOTEBOOK7_ERROR, Watch
@@ -161,8 +160,3 @@ def page(chromium: Browser, served: object) -> Iterator[Page]:
         watch = Watch(context)
         yield context.new_page()
         watch.check()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in measured.LINES:
-        terminalreporter.write_line(line)

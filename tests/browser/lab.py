@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -77,8 +76,7 @@ class LabServer:
                 [sys.executable, "-m", "jupyterlab", *options],
                 cwd=self.root,
                 env=self._environment(),
-                # Kept open and silent: the end of its input would answer "no" to the question that stopping asks.
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl+C in the terminal is for pytest, which then stops this
@@ -128,7 +126,7 @@ class LabServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def stop(self) -> None:
-        """As Ctrl+C twice does; this also ends the kernels. Whatever is left after that is killed."""
+        """Asks the server to end, which ends the kernels first. Whatever is left after that is killed."""
         for client in self._kernels.values():
             client.close()
         self._kernels.clear()
@@ -137,20 +135,12 @@ class LabServer:
             return
         started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         try:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                # Two at once would count as one: the second goes out once the first is being asked about.
-                end = time.monotonic() + STOP
-                while "interrupted" not in self.tail() and process.poll() is None and time.monotonic() < end:
-                    time.sleep(0.02)
-                process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(STOP)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
             for kernel in psutil.wait_procs(started, timeout=5)[1]:
                 kernel.kill()
 
