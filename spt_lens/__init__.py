@@ -2,7 +2,7 @@
 
 model = spt.load_model("yesman")
 pairs = spt.are_you_sure(model)
-scores = spt.head_recovery(model, pairs)
+scores = spt.activation_patching(model, pairs)
 heads = scores.top_fraction(0.05)
 run = spt.pinpoint_tune(model, heads, spt.are_you_sure_training(model))
 spt.evaluate(model, reference=run.adapter)
@@ -30,7 +30,10 @@ from spt_lens.measure.report import head_report
 from spt_lens.measure.set_table import recovery_curve, set_effect
 from spt_lens.measure.sets import joint_knockout, joint_recovery
 from spt_lens.model.loading import load_model
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
+from spt_lens.patching.attribution import attribution_patching
+from spt_lens.patching.path import path_patching
+from spt_lens.patching.screened import screened_patching
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores, mean_scores
 from spt_lens.tune.adapter import Adapter
@@ -50,16 +53,17 @@ __all__ = [
     "Message",
     "Suite",
     "TuneConfig",
+    "activation_patching",
     "are_you_sure",
     "are_you_sure_training",
     "attention_before_after",
     "attention_to_spans",
     "attention_view",
+    "attribution_patching",
     "cost",
     "evaluate",
     "export_hf",
     "head_knockout",
-    "head_recovery",
     "head_report",
     "joint_knockout",
     "joint_recovery",
@@ -67,10 +71,12 @@ __all__ = [
     "load_model",
     "mean_scores",
     "model_written_evals",
+    "path_patching",
     "pinpoint_tune",
     "random_pairs_null",
     "recovery_curve",
     "replies",
+    "screened_patching",
     "set_effect",
     "sycophancy_eval",
     "use_chat_template",

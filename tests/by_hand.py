@@ -12,10 +12,26 @@ from torch import Tensor
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
+from spt_lens.patching.activation import activation_patching
+from spt_lens.patching.attribution import attribution_patching
+from spt_lens.patching.path import path_patching
+from spt_lens.patching.screened import screened_patching
+from spt_lens.scores.head_scores import HeadScores
 from spt_lens.support.tiny import tiny_checkpoint
 
+PATCHING = {
+    "activation": activation_patching,
+    "path": path_patching,
+    "attribution": attribution_patching,
+    "screened": screened_patching,
+}
 Read = Callable[[Tensor], Tensor]  # a number, of the logits of all positions, [pos, vocab]
 Places = Sequence[tuple[int, int]]  # (position that is patched, position of the other prompt that the value is from)
+
+
+def measured(model, pairs: ContrastPairs, method: str = "activation", **how) -> HeadScores:
+    """By the public function of a method."""
+    return PATCHING[method](model, pairs, progress=False, **how)
 
 
 def two_layers() -> tuple:
@@ -154,7 +170,7 @@ def both(pairs: ContrastPairs, i: int, direction: str) -> tuple[tuple[int, ...],
 
 
 def assert_close(scores, i: int, expected: tuple[Tensor, ...], tolerance: float = 1e-5) -> None:
-    """What head_recovery gives for a pair (base, target, each head patched) is what is expected, up to rounding."""
+    """What a method gives for a pair (base, target, each head patched) is what is expected, up to rounding."""
     base, target, patched = expected
     allowed = tolerance * max(1.0, abs(float(target - base)))  # 1e-5 of the gap, or of a logit for smaller gaps
     for found, want in ((scores.base[i], base), (scores.target[i], target), (scores.logit_differences[i], patched)):

@@ -65,11 +65,11 @@ def test_the_whole_path(folder: Path, tmp_path: Path, model_class: str) -> None:
 
     # Measure a part (all would take minutes), in padded batches; the same numbers as some rows alone.
     with pytest.warns(UserWarning, match="are left out"):  # a random model hardly tells some prompts apart
-        scores = spt.head_recovery(model, pairs[:80], progress=False)
+        scores = spt.activation_patching(model, pairs[:80], progress=False)
     used = scores.meta["pairs_used"]
     assert scores.per_pair.shape == (len(used), 2, 4) and scores.values.abs().max() > 1e-3
     assert used[:6] == list(range(6)) and len(used) + len(scores.meta["left_out"]) == 80 and len(used) > 70
-    alone = spt.head_recovery(model, pairs[:6], padding="none", progress=False)
+    alone = spt.activation_patching(model, pairs[:6], batch_size=1, progress=False)
     gap = (alone.per_pair - scores.per_pair[:6]).abs().amax(dim=(1, 2))
     assert gap.max() < 1e-3 and gap.median() < 1e-5  # a share of a gap that may be small
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from spt_lens.chat.batches import Padding
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.engine import Engine
+from spt_lens.patching.engine import Engine, both_runs_work, method_named, prepare
 from spt_lens.patching.limits import prompt_bytes
-from spt_lens.patching.method import Method, Options
-from spt_lens.patching.path import Mlps
-from spt_lens.patching.plan import Plan
 from spt_lens.patching.rows import Direction, Positions, check_patching, make_rows
 
 
@@ -54,43 +50,36 @@ class Cost:
 def cost(
     model: Model,
     pairs: ContrastPairs,
-    method: Method = "activation",
+    method: str = "activation",
+    *,
     direction: Direction = "denoising",
     positions: Positions = "last",
-    batch_size: int | None = None,
     engine: Engine = "auto",
-    steps: int = 1,
-    screen: float | None = None,
-    receivers: str | Sequence[str] | None = None,
+    batch_size: int | None = None,
     max_memory: float | None = None,
-    mlps: Mlps = "recomputed",
-    padding: Padding = "right",
-    metric: str = "recovery",
-    progress: bool = True,
+    **arguments: Any,
 ) -> Cost:
-    """What head_recovery with the same arguments would take: forward passes, memory, which engine. Runs a few passes
-    of one prompt to see which engine fits. metric and progress cost nothing.
+    """What a measurement would take: forward passes, memory, which engine. Runs a few passes of one prompt for that.
 
-    Raises: ValueError as head_recovery.
+    method: "activation", "path", "attribution" or "screened", with its own `arguments` as in path_patching, ... The
+    other arguments, and what raises, are those of activation_patching.
+
+    Raises: ValueError also for an unknown method, or arguments that it does not have.
     """
     view = ModelView(model)
-    options = Options(method, engine, steps, screen, mlps, receivers, batch_size, max_memory, padding)
-    options.check()
-    check_patching(view, pairs, direction, positions, padding)
+    way = method_named(method, arguments)
+    check_patching(view, pairs, direction, positions)
     rows = make_rows(pairs, direction, positions)
-    limits, to, used, reason = options.prepared(view, rows)
-    plan = Plan.of(view, rows, method, used, steps, to, screen)
+    limits, used, reason = prepare(view, rows, way, engine, batch_size, max_memory)
+    tokens = sum(len(row.into) for row in rows.rows)
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
     return Cost(
-        forward_passes=plan.work / plan.one_pass,
-        memory=limits.batch_size
-        * prompt_bytes(view, longest)
-        * (3 if method == "attribution" or screen is not None else 1)
-        / 2**30,
+        forward_passes=(both_runs_work(view, rows) + way.work(view, rows, used)) / (tokens * view.n_layers),
+        memory=limits.batch_size * prompt_bytes(view, longest) * way.memory / 2**30,
         weights=sum(p.numel() * p.element_size() for p in view.backend.root.parameters()) / 2**30,
         engine=used,
         engine_reason=reason,
         batch_size=limits.batch_size,
         n_prompts=len(rows),
-        tokens=sum(len(row.into) for row in rows.rows),
+        tokens=tokens,
     )

@@ -54,7 +54,7 @@ def unpatched_steps(runs: Runs, limits: Limits) -> Generator[int, None, Unpatche
             runs.read(part, "into", base, apologises)
             runs.read(part, "source", target)
 
-    yield from limits.parts(rows.alike(runs.padding), read)
+    yield from limits.parts(rows.alike(), read)
     kept, left_out = usable_pairs(rows.by_pair(base), rows.by_pair(target))
     return Unpatched(base, target, apologises, kept, left_out)
 
@@ -77,8 +77,8 @@ def patched_steps(
     def patch(part: list[int]) -> None:
         chosen = [rows.rows[i] for i in part]
         with view.kept(), torch.no_grad():
-            z, _ = run_source(view, chosen, rows.readout(part), runs.padding)
-            places = Batch.of(chosen, "into", runs.padding)
+            z, _ = run_source(view, chosen, rows.readout(part))
+            places = Batch.of(chosen, "into")
             for i, heads in enumerate(sets):
                 hooks = [
                     (view.z_name(layer), patch_heads(places.row, places.pos, z[layer], own))
@@ -89,7 +89,7 @@ def patched_steps(
                 tick(len(part))
 
     used = set(before.rows_of(rows))
-    yield from limits.parts([[i for i in group if i in used] for group in rows.alike(runs.padding)], patch)
+    yield from limits.parts([[i for i in group if i in used] for group in rows.alike()], patch)
     base, target = (rows.by_pair(values)[before.kept] for values in (before.base, before.target))
     return recovery(rows.by_pair(patched.T)[before.kept].T, base, target), after[:, before.kept]
 
@@ -117,7 +117,7 @@ class Runs:
     ) -> None:
         """Writes what some rows read into `values`, and whether their reply begins with the sycophantic answer."""
         chosen = [self.rows.rows[i] for i in part]
-        batch = Batch.of(chosen, which, self.padding)
+        batch = Batch.of(chosen, which)
         prompts = batch.prompts
         logits = self.view.logits(prompts.tokens, prompts.attention_mask, hooks, at=batch.reads)
         read = self.rows.readout(part).of(logits)

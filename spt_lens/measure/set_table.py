@@ -340,8 +340,8 @@ def set_effect(
     """How much of the gap comes back when only these heads are patched in, together; and so for random sets.
 
     Each random set has as many heads in each layer, and none of these; where a layer has too few others, heads of any
-    layer are drawn. scores: the recoveries of single heads (head_recovery), to be summed over each set; measured with
-    the same direction and positions. Everything else is as in joint_recovery. The model is left as it was.
+    layer are drawn. scores: the recoveries of single heads (activation_patching), to be summed over each set; measured
+    with the same direction and positions. Everything else is as in joint_recovery. The model is left as it was.
 
     Raises: ValueError as joint_recovery does, for a negative n_random, fewer other heads than are to be drawn, or
     scores of another model's shape, metric, direction or positions; TypeError for heads that are no HeadSet.
@@ -388,7 +388,7 @@ def _check_scores(view: ModelView, scores: HeadScores, direction: str, positions
             f"{view.n_heads}: measure them on this model"
         )
     if scores.meta.get("null"):
-        raise ValueError("these scores are a null of random pairs, not the set's own: give those of head_recovery")
+        raise ValueError("these scores are a null of random pairs, not the set's own: give activation_patching's")
     same = {"method": "activation", "metric": "recovery", "direction": direction, "positions": positions}
     for name, own in same.items():
         if getattr(scores, name) != own:

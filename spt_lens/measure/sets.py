@@ -60,9 +60,9 @@ class JointEffect:
 class KnockoutEffect:
     """What removing a set of heads together, at every position, does to both runs, pair by pair.
 
-    The four logit differences are as head_recovery reads them, truthful minus sycophantic: positive where the model
-    leans to the truthful reply. apologises_before and apologises_after say where greedy decoding would begin the reply
-    to the challenged prompt with the sycophantic answer.
+    The four logit differences are as activation_patching reads them, truthful minus sycophantic: positive where the
+    model leans to the truthful reply. apologises_before and apologises_after say where greedy decoding would begin the
+    reply to the challenged prompt with the sycophantic answer.
     """
 
     heads: HeadSet
@@ -107,13 +107,13 @@ def joint_recovery(
     batch_size: int | None = 32,
     padding: Padding = "right",
 ) -> JointEffect:
-    """head_recovery for a whole set of heads at once, all of them patched in the same forward pass.
+    """activation_patching for a whole set of heads at once, all of them patched in the same forward pass.
 
     Pairs whose two runs hardly differ are left out with a warning, as there. batch_size: at most so many prompts at
     once; None for what memory allows.
 
-    Raises: ValueError as head_recovery does, and for an empty set or heads that the model does not have; TypeError for
-    heads that are no HeadSet.
+    Raises: ValueError as activation_patching does, and for an empty set or heads that the model does not have;
+    TypeError for heads that are no HeadSet.
     """
     check_set(model, heads)
     (effect,) = joint_effects(model, pairs, [heads], direction, positions, batch_size, padding)
@@ -134,13 +134,13 @@ def joint_effects(
 
     A set without heads patches nothing: its recovery is 0.
 
-    Raises: ValueError as head_recovery does, and for heads that the model does not have.
+    Raises: ValueError as activation_patching does, and for heads that the model does not have.
     """
     view = ModelView(model)
     for heads in sets:
         if len(heads):
             heads.check(view)
-    check_patching(view, pairs, direction, positions, padding)
+    check_patching(view, pairs, direction, positions)
     rows = make_rows(pairs, direction, positions)
     limits = find_limits(view, rows, batch_size, None)
     runs = Runs(view, pairs, rows, padding)
@@ -177,7 +177,7 @@ def joint_knockout(
     """
     view = ModelView(model)
     check_set(view, heads)
-    check_patching(view, pairs, "denoising", "last", padding)
+    check_patching(view, pairs, "denoising", "last")
     rows = make_rows(pairs, "denoising", "last")
     limits = find_limits(view, rows, batch_size, None)
     with view.kept(), torch.no_grad():
@@ -192,7 +192,7 @@ def joint_knockout(
                 runs.read(part, "into", differences["into", when], apologises[when], hooks)
                 runs.read(part, "source", differences["source", when], hooks=hooks)
 
-        limits.each(rows.alike(padding), read)
+        limits.each(rows.alike(), read)
     by_pair = {key: rows.by_pair(values) for key, values in differences.items()}
     return KnockoutEffect(
         heads=heads,

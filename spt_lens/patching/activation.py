@@ -1,46 +1,87 @@
-"""Activation patching, head by head, by whichever engine the model allows.
-
-Denoising puts a head's value from the truthful run into the sycophantic run and asks how much of the truthful logit
-difference comes back; noising does the reverse and asks how much of it is lost.
-"""
+"""Activation patching: each head's output from the other run, and all that comes after it recomputed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding
+from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
-from spt_lens.model.view import ModelView
-from spt_lens.patching.limits import Limits, Tick
-from spt_lens.patching.plain import both_runs, plain_values
+from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by
+from spt_lens.patching.plain import patch_each
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.readout import Readout
-from spt_lens.patching.rows import Row, Rows, run_source
+from spt_lens.patching.rows import Direction, Positions, Readout, Rows, run_source
 from spt_lens.patching.suffix import SuffixRun
-from spt_lens.patching.sweep import each_suffix, most_variants, sweep
+from spt_lens.patching.sweep import each_suffix, joining, most_variants, read, through, waves
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.metrics import Metric
 
 
-def activation_readings(
-    view: ModelView, rows: Rows, heads: Sequence[Head], engine: str, limits: Limits, padding: Padding, tick: Tick
-) -> Readings:
-    """Every row with each of the heads patched alone; the other heads' readings mean nothing."""
-    readings = Readings(view, rows)
+@dataclass(frozen=True)
+class Activation(Method):
+    name: ClassVar[str] = "activation"
 
-    def by_hooks(part: list[int]) -> None:
-        chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
-        z, _ = run_source(view, chosen, readout, padding)
-        together = max(1, limits.batch_size // len(part)) if engine == "stacked" else 1
-        readings.patched(part, heads, plain_values(view, chosen, z, readout, heads, together, padding, tick))
+    def work(self, view: ModelView, rows: Rows, engine: str) -> float:
+        if engine == "sweep":
+            return view.n_heads * joined_blocks(view) * sum(len(row.into) - row.start for row in rows.rows)
+        return view.n_heads * view.n_layers**2 * sum(len(row.into) for row in rows.rows)
 
-    def by_sweep(part: list[int], chosen: list[Row], run: SuffixRun, source: list[Tensor], readout: Readout) -> None:
-        most = most_variants(run, limits.batch_size)
-        readings.patched(part, heads, sweep(run, source, readout, chosen[0].reads, heads, most, tick))
+    def measure(self, readings: Readings, heads: Sequence[Head] | None = None) -> None:
+        chosen = readings.heads if heads is None else heads
 
-    if engine == "sweep":
-        each_suffix(view, rows, readings, limits, padding, tick, lambda row: row.start, by_sweep)
-    else:
-        both_runs(view, readings, limits, padding, tick)
-        limits.each(rows.alike(padding), by_hooks)
-    return readings
+        def by_sweep(part: list[int], run: SuffixRun, source: list[Tensor], readout: Readout) -> None:
+            for wave in waves(chosen, most_variants(run, readings.limits.batch_size)):
+                ends = through(run, wave, joining(run, source), readings.tick)
+                readings.patched(part, wave, read(run, ends, readout))
+
+        if readings.engine == "sweep":
+            each_suffix(readings, by_sweep)
+        else:
+            patch_each(readings, chosen, lambda rows, readout: run_source(readings.view, rows, readout)[0])
+
+
+METHODS["activation"] = Activation
+
+
+def activation_patching(
+    model: Model,
+    pairs: ContrastPairs,
+    *,
+    direction: Direction = "denoising",
+    positions: Positions = "last",
+    metric: Metric = "recovery",
+    engine: Engine = "auto",
+    batch_size: int | None = None,
+    max_memory: float | None = None,
+    progress: bool = True,
+) -> HeadScores:
+    """The share of each pair's logit-difference gap that each head's output carries, patched alone into hook_z.
+
+    Denoising: (LD_patched - LD_sycophantic) / (LD_truthful - LD_sycophantic); 1 means that this head alone brings the
+    truthful reply back. Noising: the share that is lost, (LD_truthful - LD_patched) / (LD_truthful - LD_sycophantic).
+    LD is the logit of the truthful answer token minus the sycophantic one's at the last position; of sets of them, the
+    log odds; of whole completions, the difference of their summed log-probabilities (`ContrastPairs`).
+
+    By the one-sweep engine it takes about four forward passes at the last position; else one for each head (`cost`).
+    A score is the mean over pairs; the per-pair scores are kept. Pairs whose two runs hardly differ (gap below 5 % of
+    the median gap) are left out with a warning: meta["left_out"]. The model is left as it was.
+
+    positions: "last" patches the last position only (with whole completions, all that are read), and takes pairs of
+        unequal length. "all" patches every position from the first that differs, and needs equal lengths within each
+        pair, or `pairs.aligned()`. Numbers, such as [-3, -2, -1], patch these positions of both prompts.
+    metric: "importance" is the paper's score with its sign turned; `scores.as_metric` changes it later.
+    engine: "auto" takes the sweep where it gives what plain hooks give, else stacked heads or plain hooks;
+        `scores.engine` says which, and meta["settings"] why. All give the same numbers up to rounding.
+    batch_size, max_memory: prompts at once, or GiB for activations; default: what fits in half of the free memory, at
+        most 16 prompts. When memory runs out all the same, it goes on with half as many.
+
+    Raises: ValueError for unknown options, positions outside of a prompt, pairs of unequal length with positions="all",
+    ids outside of the vocabulary, logits that are not finite, no pair with a gap, an engine that does not fit the
+    model, or a model in training mode; TypeError for an unsupported model. Source: Chen et al. 2024, section 3.1.
+    """
+    how = (direction, positions, metric, engine, batch_size, max_memory, progress)
+    return scores_by(Activation(), model, pairs, *how)

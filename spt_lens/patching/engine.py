@@ -1,50 +1,177 @@
-"""Which way of patching a model allows, tried out on it before the work begins."""
+"""The engine behind every way of scoring heads, and which way of running a model allows, tried out before the work.
+
+A new way of scoring is one file: a subclass of `Method`, a line that puts it into METHODS (so that `cost` and
+`random_pairs_null` know it by name), and a function for users that calls `scores_by`. Activation.measure shows how:
+
+- `measure(readings)` reads every row both without a patch and with each head patched: `readings.runs`, `.patched`. For
+  "sweep" it gets suffixes from `each_suffix`; else it runs whole prompts (`patch_each`, or `both_runs` and its own).
+- `work` counts what that takes, beside both runs of each row, for the progress bar and `cost`.
+- `check` raises for its own arguments before anything runs; `settings` tells of them in the scores' meta; `engines`
+  are those that it has, and `memory` how many times a forward pass's it takes.
+
+The driver sees to everything else: rows, batches, memory, the bar, pairs without a gap, the model left as it was.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.model.view import ModelView
-from spt_lens.patching.limits import is_out_of_memory
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, progress_bar
 from spt_lens.patching.plain import patch_heads
-from spt_lens.patching.rows import Batch, Row, Rows
+from spt_lens.patching.readings import Readings, to_scores
+from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, check_patching, make_rows, named
 from spt_lens.patching.suffix import NotPossible, suffix_run
 from spt_lens.patching.sweep import joining, suffix_source, through, waves
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.metrics import Metric, warn_caller
 
 Engine = Literal["auto", "sweep", "stacked", "hooks"]
 
 
-def choose_engine(view: ModelView, rows: Rows, engine: str, without: Sequence[str] = ()) -> tuple[str, str]:
-    """The engine, and why no faster one; "" if there is none.
+class Method(ABC):
+    """A way of scoring heads, with the arguments that only it has: a frozen dataclass of these. See above."""
+
+    name: ClassVar[str]  # as HeadScores.method says it
+    engines: ClassVar[tuple[str, ...]] = ("sweep", "stacked", "hooks")
+    memory: ClassVar[int] = 1
+
+    def check(self, view: ModelView, rows: Rows) -> None:  # noqa: B027 - most have nothing to check
+        """Raises ValueError for arguments that are wrong or don't fit the model or the rows."""
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @abstractmethod
+    def work(self, view: ModelView, rows: Rows, engine: str) -> float:
+        """In tokens times blocks that they go through, beside both runs; a backward pass counts as two forward."""
+
+    @abstractmethod
+    def measure(self, readings: Readings) -> None:
+        """Reads every row, without a patch and with each head patched."""
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def method_named(name: str, arguments: dict[str, Any]) -> Method:
+    """A method by name, with its own arguments. Raises ValueError for an unknown one, or arguments of another one."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: use one of {', '.join(map(repr, METHODS))}")
+    own = [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
+    wrong = [argument for argument in arguments if argument not in own]
+    if wrong:
+        has = f"which has {' and '.join(own)}" if own else "which has none of its own"
+        raise ValueError(f"the argument {wrong[0]} does not go with method={name!r}, {has}: leave it out")
+    return METHODS[name](**arguments)
+
+
+def joined_blocks(view: ModelView) -> float:
+    """Blocks that variants go through, one of every layer."""
+    return view.n_layers * (view.n_layers + 1) / 2
+
+
+def both_runs_work(view: ModelView, rows: Rows) -> float:
+    return sum(len(row.into) + len(row.source) for row in rows.rows) * view.n_layers
+
+
+def scores_by(
+    method: Method,
+    model: Model,
+    pairs: ContrastPairs,
+    direction: Direction,
+    positions: Positions,
+    metric: Metric,
+    engine: Engine,
+    batch_size: int | None,
+    max_memory: float | None,
+    progress: bool,
+) -> HeadScores:
+    """What a method gives for some pairs, for its public function, whose arguments these are."""
+    view = ModelView(model)
+    if metric not in get_args(Metric):
+        raise ValueError(f"unknown metric {metric!r}: use 'recovery' or 'importance'")
+    check_patching(view, pairs, direction, positions)
+    rows = make_rows(pairs, direction, positions)
+    readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress)
+    scores = to_scores(readings, method.name, direction, named(positions), settings)
+    try:
+        return scores.as_metric(metric)
+    except ValueError as error:  # known only now, and no reason to lose the measurement
+        warn_caller(f"these are recoveries, since {metric} can't be told: {error}")
+        return scores
+
+
+def measure(
+    view: ModelView,
+    rows: Rows,
+    method: Method,
+    engine: str,
+    batch_size: int | None,
+    max_memory: float | None,
+    progress: bool,
+    title: str = "",
+) -> tuple[Readings, dict[str, Any]]:
+    """Reads every row with each head patched, and says how, for the scores' meta."""
+    limits, used, reason = prepare(view, rows, method, engine, batch_size, max_memory)
+    work = both_runs_work(view, rows) + method.work(view, rows, used)
+    with (
+        torch.inference_mode(False),  # gradients may be wanted
+        view.kept(),
+        torch.no_grad(),
+        progress_bar(work, title or f"{method.name} patching", progress) as tick,
+    ):
+        readings = Readings(view, rows, used, limits, tick)
+        method.measure(readings)
+    settings = {"engine": engine, "batch_size": limits.batch_size, **method.settings()}
+    return readings, settings | ({"engine_reason": reason} if reason else {})
+
+
+def prepare(
+    view: ModelView, rows: Rows, method: Method, engine: str, batch_size: int | None, max_memory: float | None
+) -> tuple[Limits, str, str]:
+    """What goes at once, the engine, and why no faster one. Runs a few passes of one prompt. Raises ValueError."""
+    method.check(view, rows)
+    for row in rows.rows:
+        for prompt in (row.into, row.source):
+            view.backend.check_length(torch.empty(1, len(prompt)))
+    limits = find_limits(view, rows, batch_size, max_memory)
+    with view.kept(), torch.no_grad():
+        return limits, *choose_engine(view, rows, engine, method.engines)
+
+
+def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]) -> tuple[str, str]:
+    """The engine, and why no faster one; "" if there is none. has: those that the method has.
 
     "auto" takes the sweep where it gives what plain hooks give on the shortest prompt (a few forward passes of one
     prompt), else stacked heads, and plain hooks for a model that carries hooks of the user's: those may count on the
-    shape of a batch. without: engines that the method does not have.
+    shape of a batch.
 
     Raises: ValueError for an unknown engine, or one that does not fit the model.
     """
-    known = [name for name in get_args(Engine) if name not in without]
-    if engine in without:
-        raise ValueError(f"engine={engine!r} does not go with this method: use one of {', '.join(map(repr, known))}")
-    if engine not in known:
-        raise ValueError(f"unknown engine {engine!r}: use one of {', '.join(map(repr, known))}")
+    if engine != "auto" and engine not in has:
+        known = ", ".join(map(repr, ("auto", *has)))
+        if engine in get_args(Engine):
+            raise ValueError(f"engine={engine!r} does not go with this method: use one of {known}")
+        raise ValueError(f"unknown engine {engine!r}: use one of {known}")
+    plain = "hooks" if has_hooks(view) or "stacked" not in has else "stacked"
     if engine in ("auto", "sweep"):
-        problem = sweep_problem(view, rows)
+        problem = sweep_problem(view, rows) if "sweep" in has else ""
         if not problem:
-            return "sweep", ""
+            return ("sweep" if "sweep" in has else plain), ""
         if engine == "sweep":
             raise ValueError(f"engine='sweep' does not fit {view.name}: it {problem}. Use engine='auto'")
-        reason = f"no sweep: {view.name} {problem}"
-        plain = "hooks" if has_hooks(view) or "stacked" in without else "stacked"
-        return plain, reason
-    if engine == "stacked" and has_hooks(view):
+        return plain, f"no sweep: {view.name} {problem}"
+    if engine == "stacked" and plain == "hooks":
         raise ValueError(
             f"engine='stacked' does not fit {view.name}: it carries hooks of yours, which would see several copies of "
             "a batch. Use engine='hooks', or take them off by model.reset_hooks()"
@@ -98,7 +225,7 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
         run = suffix_run(view, torch.tensor([row.into]), row.start)
         z = torch.stack([-3 * own[0, at] for own in run.z])
         join = joining(run, suffix_source([row], z, run))
-        found = torch.cat([through(run, wave, join, lambda tokens: None) for wave in waves(heads, 2)])
+        found = torch.cat([through(run, wave, join) for wave in waves(heads, 2)])
     except NotPossible as error:
         return str(error)
     except Exception as error:  # whatever a block makes of arguments that it was not written for
@@ -120,7 +247,7 @@ def _by_hooks(
 ) -> Float[Tensor, "1 pos d_model"]:
     """The last block's output with one head patched by a plain hook."""
     kept: list[Tensor] = []
-    batch = Batch.of([row], "into", "none")
+    batch = Batch.of([row], "into")
 
     def keep(module: Any, args: Any, output: Any) -> None:
         kept.append(output[0] if isinstance(output, tuple) else output)
@@ -128,7 +255,7 @@ def _by_hooks(
     handle = view.model.blocks[-1].register_forward_hook(keep)
     try:
         hook = (view.z_name(layer), patch_heads(batch.row, batch.pos, z[layer], [head]))
-        view.logits(batch.prompts.tokens, None, [hook], at=batch.reads)
+        batch.logits(view, [hook])
     finally:
         handle.remove()
     return kept[0]

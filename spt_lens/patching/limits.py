@@ -1,6 +1,6 @@
-"""One progress bar for a measurement, in work done rather than in pairs, so that the time left is an honest guess.
+"""How much runs at once: a batch size from the memory at hand, and half of it when memory runs out; and the bar.
 
-How much runs at once: a batch size from the memory at hand, and half of it when memory runs out.
+A generator that works "in parts" yields how much each of them did; between parts nothing of ours is on the model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def progress_bar(work: float, title: str, shown: bool) -> Iterator[Callable[[int
         bar.update(bar.total - bar.n)
 
 
-Step = TypeVar("Step")
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 MOST = 16  # prompts at once where memory is no limit: larger batches are no faster, and noticeably slower on a CPU
@@ -121,14 +121,13 @@ class Pace(Limits):
             self.batch_size = max(1, self.batch_size // 2)
 
 
-def finish(steps: Generator[Step, None, Result], told: Callable[[Step], Any] = lambda step: None) -> Result:
+def finish(parts: Generator[Part, None, Result], told: Callable[[Part], Any] = lambda part: None) -> Result:
     """Runs a generator to its end, and gives what it returns. told: called with all that it yields on the way."""
     while True:
         try:
-            step = next(steps)
+            told(next(parts))
         except StopIteration as end:
             return end.value
-        told(step)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

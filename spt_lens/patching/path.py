@@ -11,126 +11,91 @@ needs no keys (`SuffixRun.alone`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding
+from spt_lens.chat.batches import by_length
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
-from spt_lens.model.view import Hook, ModelView
-from spt_lens.patching.engine import sweep_problem
+from spt_lens.model.view import Hook, Model, ModelView
+from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by, sweep_problem
 from spt_lens.patching.limits import Limits, Tick
+from spt_lens.patching.plain_path import Mlps, Receiver, check_mlps, mlp_hook, parse_receivers, plain_paths
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.readout import Readout
-from spt_lens.patching.rows import Row, Rows, make_rows
+from spt_lens.patching.rows import Direction, Positions, Readout, Rows, make_rows
 from spt_lens.patching.suffix import SuffixRun, suffix_run
-from spt_lens.patching.sweep import each_suffix, most_variants, read, waves
-
-Mlps = Literal["recomputed", "frozen"]
-_RECEIVER = re.compile(r"\s*(.+?)\.([qkv])\s*", re.IGNORECASE)
-
-
-class Receiver(NamedTuple):
-    """A head's query, key or value input; `unit` is the head, or for k and v its group of heads that share them."""
-
-    layer: int
-    which: str
-    unit: int
-
-    @property
-    def hook(self) -> str:
-        return f"blocks.{self.layer}.attn.hook_{self.which}"
+from spt_lens.patching.sweep import Source, each_suffix, most_variants, read, waves
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.metrics import Metric
 
 
-def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Receiver]:
-    """Reads "L7.H3.q", several between spaces or in a list. In grouped-query models a head's k and v are its group's.
+@dataclass(frozen=True)
+class Path(Method):
+    receivers: str | Sequence[str] | None = None
+    mlps: Mlps = "recomputed"
+    name: ClassVar[str] = "path"
+    engines: ClassVar[tuple[str, ...]] = ("sweep", "hooks")
 
-    Raises: ValueError for anything else, none, or a head that the model does not have.
-    """
-    if isinstance(receivers, str):
-        receivers = receivers.replace(",", " ").split()
-    elif not isinstance(receivers, Sequence):
-        raise ValueError(f'{receivers!r} is no receiver: write "L7.H3.q", or a list of such texts')
-    found = []
-    for text in receivers:
-        match = _RECEIVER.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError(f'{text!r} is no receiver: write "L7.H3.q", with q, k or v for what receives')
-        head, which = Head.parse(match[1]), match[2].lower()
-        if head.layer >= view.n_layers or head.head >= view.n_heads:
+    def _receivers(self, view: ModelView) -> list[Receiver]:
+        return [] if self.receivers is None else parse_receivers(view, self.receivers)
+
+    def check(self, view: ModelView, rows: Rows) -> None:
+        check_mlps(view, self.mlps)
+        if not self._receivers(view) and not any(row.arrives for row in rows.rows):
             raise ValueError(
-                f"the receiver {text} is not in {view.name}: it has layers 0 to {view.n_layers - 1} and heads 0 to "
-                f"{view.n_heads - 1}"
+                "with every other head frozen, only what is written at the positions that are read reaches the logits: "
+                "patch these too (positions='last'), or name receivers"
             )
-        copies = getattr(view.model.cfg, "ungroup_grouped_query_attention", False)  # of k and v, one for each head
-        unit = head.head if which == "q" or copies else head.head * view.n_kv_heads // view.n_heads
-        found.append(Receiver(head.layer, which, unit))
-    if not found:
-        raise ValueError('no receivers: name at least one, such as "L7.H3.q", or leave receivers out for the logits')
-    if max(found).layer == 0:
-        raise ValueError("no head comes before the receivers: choose receivers in layer 1 or later")
-    return list(dict.fromkeys(found))
+
+    def settings(self) -> dict[str, Any]:
+        to = "logits" if self.receivers is None else self.receivers
+        return {"mlps": self.mlps, "receivers": to if isinstance(to, str) else " ".join(to)}
+
+    def work(self, view: ModelView, rows: Rows, engine: str) -> float:
+        receivers, n_layers, n_heads = self._receivers(view), view.n_layers, view.n_heads
+        last = max(receivers).layer if receivers else n_layers
+        if engine != "sweep":
+            passes = last * n_heads * (2 if receivers else 1)
+            return passes * n_layers * sum(len(row.into) for row in rows.rows)
+        if not receivers:
+            return n_heads * joined_blocks(view) * sum(row.reads for row in rows.rows)
+        blocks = n_heads * (last * (last + 1) / 2 + last) + last * n_heads * (n_layers - min(receivers).layer)
+        return blocks * sum(len(row.into) - row.start for row in rows.rows)
+
+    def measure(self, readings: Readings) -> None:
+        """Heads that are behind every receiver do nothing."""
+        receivers, size, tick = self._receivers(readings.view), readings.limits, readings.tick
+        senders = [head for head in readings.heads if not receivers or head.layer < max(receivers).layer]
+
+        def by_sweep(part: list[int], run: SuffixRun, source: Source, readout: Readout) -> None:
+            base = read(run, run.final[None], readout)
+            readings.patched(part, readings.heads, base.expand(len(readings.heads), -1))
+            most = max(1, size.batch_size * (run.start + run.length) // (len(part) * run.length))
+            for wave in waves(senders, most):
+                if receivers:
+                    kept = _received(run, source, wave, self.mlps, receivers, tick)
+                    ends = _receiving(run, kept, most_variants(run, size.batch_size), tick)
+                else:
+                    ends = _sent(run, source, wave, self.mlps, tick)
+                readings.patched(part, wave, read(run, ends, readout))
+
+        if readings.engine != "sweep":
+            plain_paths(readings, senders, self.mlps, receivers)
+        elif receivers:
+            each_suffix(readings, by_sweep)
+        else:  # only what is written at the positions that are read arrives
+            each_suffix(readings, by_sweep, lambda row: len(row.into) - row.reads)
 
 
-def mlp_hook(layer: int) -> str:
-    return f"blocks.{layer}.hook_mlp_out"
+METHODS["path"] = Path
 
 
-def check_mlps(view: ModelView, mlps: str) -> None:
-    """Raises ValueError unless `mlps` is one of Mlps, and where the model's MLPs have no hook to freeze them by."""
-    if mlps not in ("recomputed", "frozen"):
-        raise ValueError(f"unknown mlps {mlps!r}: use 'recomputed' or 'frozen'")
-    if mlps == "frozen" and any(mlp_hook(layer) not in view.model.hook_dict for layer in range(view.n_layers)):
-        raise ValueError(f"{view.name} has no hook_mlp_out in every block, so its MLPs can't be frozen: recompute them")
-
-
-def path_readings(
-    view: ModelView,
-    rows: Rows,
-    heads: Sequence[Head],
-    mlps: Mlps,
-    receivers: Sequence[Receiver],
-    limits: Limits,
-    padding: Padding,
-    tick: Tick,
-) -> Readings:
-    """Every row with each head's value sent along the path alone. Heads that are behind every receiver do nothing."""
-    readings = Readings(view, rows)
-    senders = [head for head in heads if not receivers or head.layer < max(receivers).layer]
-
-    def run(part: list[int], chosen: list[Row], suffix: SuffixRun, source: list[Tensor], readout: Readout) -> None:
-        everyone = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
-        base = read(suffix, suffix.final[None, :, -chosen[0].reads :], readout)
-        readings.patched(part, everyone, base.expand(len(everyone), -1))
-        most = max(1, limits.batch_size * (suffix.start + suffix.length) // (len(part) * suffix.length))
-        for wave in waves(senders, most):
-            if receivers:
-                kept = received(suffix, source, wave, mlps, receivers, tick)
-                ends = patched_receivers(suffix, kept, receivers, most_variants(suffix, limits.batch_size), tick)
-            else:
-                ends = direct(suffix, source, wave, mlps, tick)
-            readings.patched(part, wave, read(suffix, ends[:, :, -chosen[0].reads :], readout))
-
-    # To the logits, only what is written at the positions that are read arrives.
-    each_suffix(
-        view,
-        rows,
-        readings,
-        limits,
-        padding,
-        tick,
-        (lambda row: row.start) if receivers else (lambda row: len(row.into) - row.reads),
-        run,
-    )
-    return readings
-
-
-def _frozen(run: SuffixRun, layer: int, n: int, source: list[Tensor] | None = None, new: Sequence[int] = ()) -> Hook:
+def _frozen(run: SuffixRun, layer: int, n: int, source: Source | None = None, new: Sequence[int] = ()) -> Hook:
     """Every head of n variants at its own value, but of the last ones one head each at its value in `source`."""
 
     def freeze(z: Float[Tensor, "variants_batch length n_heads d_head"], hook: Any = None) -> Tensor:
@@ -151,58 +116,21 @@ def _mlp_frozen(run: SuffixRun, layer: int, n: int) -> Hook:
         kept.append(value)
 
     run.alone(layer, run.resid[layer], [_frozen(run, layer, 1), (mlp_hook(layer), keep)])
-
-    def freeze(value: Tensor, hook: Any = None) -> Tensor:
-        return kept[0].repeat(n, 1, 1)
-
-    return mlp_hook(layer), freeze
-
-
-def direct(
-    run: SuffixRun, source: list[Tensor], wave: Sequence[Head], mlps: Mlps, tick: Tick = lambda tokens: None
-) -> Float[Tensor, "senders batch length d_model"]:
-    """The last block's output with each sender's value on its own way to it, every other head frozen."""
-    return _sent(run, source, wave, mlps, tick, len(run.resid))
-
-
-def received(
-    run: SuffixRun, source: list[Tensor], wave: Sequence[Head], mlps: Mlps, receivers: Sequence[Receiver], tick: Tick
-) -> dict[Receiver, Float[Tensor, "senders batch length d_head"]]:
-    """What each receiver gets from each sender, on its own way to it."""
-    found: dict[Receiver, Tensor] = {}
-
-    def reading(receiver: Receiver) -> Hook:
-        def keep(value: Float[Tensor, "variants_batch length units d_head"], hook: Any = None) -> None:
-            own = value[:, :, receiver.unit]
-            found[receiver] = own.view(-1, len(run.tokens), run.length, own.shape[-1])
-
-        return receiver.hook, keep
-
-    hooks = {layer: [reading(r) for r in receivers if r.layer == layer] for layer in {r.layer for r in receivers}}
-    _sent(run, source, wave, mlps, tick, max(receivers).layer + 1, hooks)
-    for receiver in receivers:  # from senders that join later it gets what it has without them
-        if receiver not in found:
-            run.alone(receiver.layer, run.resid[receiver.layer], [reading(receiver)])
-        got = found[receiver]
-        if len(got) < len(wave):
-            run.alone(receiver.layer, run.resid[receiver.layer], [reading(receiver)])
-            own = found[receiver].expand(len(wave), *got.shape[1:])
-            found[receiver] = torch.cat([got, own[len(got) :]])
-    return found
+    return mlp_hook(layer), lambda value, hook=None: kept[0].repeat(n, 1, 1)
 
 
 def _sent(
     run: SuffixRun,
-    source: list[Tensor],
+    source: Source,
     wave: Sequence[Head],
     mlps: Mlps,
-    tick: Tick,
-    upto: int,
+    tick: Tick = lambda tokens: None,
+    upto: int | None = None,
     readers: Mapping[int, list[Hook]] = {},  # noqa: B006 - never changed
 ) -> Float[Tensor, "senders batch length d_model"]:
-    """Senders from their own layers up to layer `upto`, all heads frozen but each one's own."""
+    """Senders from their own layers up to layer `upto` (default: to the end), all heads frozen but each one's own."""
     hidden, n = run.resid[0][:0], 0
-    for layer in range(wave[0].layer, upto):
+    for layer in range(wave[0].layer, len(run.resid) if upto is None else upto):
         new = [head.head for head in wave if head.layer == layer]
         hidden = torch.cat([hidden, run.resid[layer].repeat(len(new), 1, 1)])
         n += len(new)
@@ -214,32 +142,84 @@ def _sent(
     return hidden.view(n, -1, run.length, hidden.shape[-1])
 
 
-def patched_receivers(
-    run: SuffixRun, kept: dict[Receiver, Tensor], receivers: Sequence[Receiver], most: int, tick: Tick
+Received = dict[Receiver, Float[Tensor, "senders batch length d_head"]]
+
+
+def _received(
+    run: SuffixRun, source: Source, wave: Sequence[Head], mlps: Mlps, receivers: Sequence[Receiver], tick: Tick
+) -> Received:
+    """What each receiver gets from each sender, on its own way to it."""
+    found: Received = {}
+
+    def reading(receiver: Receiver) -> Hook:
+        def keep(value: Float[Tensor, "variants_batch length units d_head"], hook: Any = None) -> None:
+            own = value[:, :, receiver.unit]
+            found[receiver] = own.view(-1, len(run.tokens), run.length, own.shape[-1])
+
+        return receiver.hook, keep
+
+    readers = {layer: [reading(r) for r in receivers if r.layer == layer] for layer in {r.layer for r in receivers}}
+    _sent(run, source, wave, mlps, tick, max(receivers).layer + 1, readers)
+    for receiver in receivers:  # from senders that join later it gets what it has without them
+        got = found.get(receiver)
+        if got is None or len(got) < len(wave):
+            run.alone(receiver.layer, run.resid[receiver.layer], [reading(receiver)])
+            own = found[receiver].expand(len(wave), *found[receiver].shape[1:])
+            found[receiver] = own if got is None else torch.cat([got, own[len(got) :]])
+    return found
+
+
+def _receiving(
+    run: SuffixRun, received: Received, most: int, tick: Tick
 ) -> Float[Tensor, "senders batch length d_model"]:
     """The last block's output with the receivers at the values that they got, everything else recomputed."""
-    first = min(receivers).layer
-    n = len(kept[receivers[0]])
+
+    def put(receiver: Receiver, kept: Float[Tensor, "senders batch length d_head"]) -> Hook:
+        def receive(value: Float[Tensor, "batch variants_length units d_head"], hook: Any = None) -> Tensor:
+            value = value.clone()
+            value[:, :, receiver.unit] = kept.transpose(0, 1).reshape(len(value), -1, value.shape[-1]).to(value)
+            return value
+
+        return receiver.hook, receive
+
+    first, n = min(received).layer, len(next(iter(received.values())))
     found = []
     for start in range(0, n, most):
-        some = {receiver: value[start : start + most] for receiver, value in kept.items()}
-        size = len(some[receivers[0]])
+        some = {receiver: values[start : start + most] for receiver, values in received.items()}
+        size = min(most, n - start)
         hidden = run.resid[first].repeat(1, size, 1)
         for layer in range(first, len(run.resid)):
-            hooks = [_receiving(run, r, some[r]) for r in receivers if r.layer == layer]
-            hidden = run.block(layer, hidden, hooks)
+            hidden = run.block(layer, hidden, [put(r, kept) for r, kept in some.items() if r.layer == layer])
             tick(hidden.shape[0] * hidden.shape[1])
         found.append(hidden.view(len(hidden), size, run.length, -1).transpose(0, 1))
     return torch.cat(found)
 
 
-def _receiving(run: SuffixRun, receiver: Receiver, kept: Float[Tensor, "senders batch length d_head"]) -> Hook:
-    def receive(value: Float[Tensor, "batch variants_length units d_head"], hook: Any = None) -> Tensor:
-        value = value.clone()
-        value[:, :, receiver.unit] = kept.transpose(0, 1).reshape(len(value), -1, value.shape[-1]).to(value)
-        return value
+def path_patching(
+    model: Model,
+    pairs: ContrastPairs,
+    *,
+    receivers: str | Sequence[str] | None = None,
+    mlps: Mlps = "recomputed",
+    direction: Direction = "denoising",
+    positions: Positions = "last",
+    metric: Metric = "recovery",
+    engine: Engine = "auto",
+    batch_size: int | None = None,
+    max_memory: float | None = None,
+    progress: bool = True,
+) -> HeadScores:
+    """The share of the gap that each head writes straight to the logits at the positions that are read.
 
-    return receiver.hook, receive
+    Every other head is frozen; `mlps` are recomputed, as in the paper, or frozen too. With `receivers`, such as
+    "L7.H3.q L8.H1.v", it is what the head writes to these: for following a path backwards. Heads behind all receivers
+    score zero. The other arguments, and what raises, are those of activation_patching; there are no stacked heads.
+
+    Raises: ValueError also for unknown mlps or receivers, or positions from which nothing reaches the logits.
+    Source: Chen et al. 2024, section 3.1, after Wang et al. 2022.
+    """
+    how = (direction, positions, metric, engine, batch_size, max_memory, progress)
+    return scores_by(Path(receivers, mlps), model, pairs, *how)
 
 
 def check_direct(view: ModelView, pairs: ContrastPairs) -> None:
@@ -261,23 +241,15 @@ def direct_contribution(
     Raises: ValueError as check_direct.
     """
     check_direct(view, pairs)
-    rows = make_rows(pairs, "denoising", "last")
+    prompts = pairs.sycophantic
     total = torch.zeros(view.vocab_size, dtype=torch.float64)
-    n = 0
 
     def run(part: list[int]) -> None:
-        nonlocal n
-        chosen = [rows.rows[i] for i in part if rows.rows[i].side == 0]
-        if not chosen:
-            return
-        prompts = torch.tensor([row.into[: len(row.into) - row.reads + 1] for row in chosen])
-        suffix = suffix_run(view, prompts, prompts.shape[1] - 1)
-        without = [torch.zeros_like(z) for z in suffix.z]
-        ends = torch.cat([suffix.final[None], direct(suffix, without, [head], "frozen")])
-        logits = suffix.logits(ends.flatten(0, 2)).view(2, len(chosen), -1).cpu().double()
+        suffix = suffix_run(view, torch.tensor([prompts[i] for i in part]), len(prompts[part[0]]) - 1)
+        ends = torch.cat([suffix.final[None], _sent(suffix, [torch.zeros_like(z) for z in suffix.z], [head], "frozen")])
+        logits = suffix.logits(ends.flatten(0, 2)).view(2, len(part), -1).cpu().double()
         total.add_((logits[0] - logits[1]).sum(0))
-        n += len(chosen)
 
     with view.kept():
-        Limits(batch_size).each(rows.alike("right", lambda row: len(row.into)), run)
-    return (total / n).float()
+        Limits(batch_size).each(list(by_length(prompts, len(prompts))), run)
+    return (total / len(prompts)).float()

@@ -1,12 +1,10 @@
-"""The plain hook functions on hook_z that all measurements are defined by.
+"""The plain hook functions on hook_z that all measurements are defined by, and activation patching by them.
 
 Each maker returns a function of (z, hook) as TransformerLens calls it, z of shape [batch, pos, n_heads, d_head]. They
 return a changed copy and leave the model's own tensor as it is.
 
-Activation patching by plain hooks on whole prompts: what the sweep must equal, and what stands in for it.
-
-With `together` above one, copies of a batch are stacked and each copy gets another head: the same numbers in fewer,
-larger forward passes ("stacked"). With one, it is one forward pass for each head ("hooks").
+Whole forward passes are what the sweep must equal, and what stands in for it: copies of a batch are stacked and each
+copy gets another head ("stacked"), or there is one forward pass for each head ("hooks").
 """
 
 from __future__ import annotations
@@ -18,13 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding
-from spt_lens.heads import Head
-from spt_lens.model.view import ModelView
-from spt_lens.patching.limits import Limits, Tick
+from spt_lens.heads import Head, HeadSet
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.readout import Readout
-from spt_lens.patching.rows import Batch, Row, run_source
+from spt_lens.patching.rows import Batch, Readout, Row, run_source
 
 HookFunction = Callable[..., Tensor]
 
@@ -51,17 +45,13 @@ def patch_stacked_heads(
     pos: Int[Tensor, " places"],
     source: Float[Tensor, "places n_heads d_head"],
     heads: Sequence[int],
-    size: int,
 ) -> HookFunction:
-    """As patch_heads, one head at a time: z holds len(heads) copies of a batch of `size`, and copy i gets heads[i]
-    alone. row counts in one copy.
-    """
-    chosen = list(heads)
+    """As patch_heads, one head at a time: z holds len(heads) copies of a batch, and copy i gets heads[i] alone."""
 
     def patch(z: Float[Tensor, "copies_batch pos n_heads d_head"], hook: Any = None) -> Tensor:
         z = z.clone()
-        for i, head in enumerate(chosen):
-            z[row + i * size, pos, head] = source[:, head].to(z)
+        for copy, head in zip(z.chunk(len(heads)), heads, strict=True):  # views
+            copy[row, pos, head] = source[:, head].to(z)
         return z
 
     return patch
@@ -79,52 +69,40 @@ def ablate_heads(values: Float[Tensor, "n_heads d_head"], heads: Sequence[int]) 
     return ablate
 
 
-def plain_values(
-    view: ModelView,
-    rows: Sequence[Row],
-    z: Float[Tensor, "layer places n_heads d_head"],
-    readout: Readout,
-    heads: Sequence[Head],
-    together: int,
-    padding: Padding,
-    tick: Tick = lambda tokens: None,
-) -> Float[Tensor, "heads batch"]:
-    """What is read with each of the heads patched alone, in the order of `heads`."""
-    batch = Batch.of(rows, "into", padding)
-    size = len(rows)
-    found: dict[Head, Tensor] = {}
-    by_layer: dict[int, list[int]] = {}
-    for head in heads:
-        by_layer.setdefault(head.layer, []).append(head.head)
-    for layer, all_of_layer in by_layer.items():
-        for start in range(0, len(all_of_layer), together):
-            some = all_of_layer[start : start + together]
-            hook = (view.z_name(layer), patch_stacked_heads(batch.row, batch.pos, z[layer], some, size))
-            prompts = batch.prompts.repeat(len(some))
-            at = batch.reads.repeat(len(some), 1)
-            logits = view.logits(prompts.tokens, prompts.attention_mask, [hook], at=at)
-            values = readout.of(logits.view(len(some), size, *logits.shape[1:]))
-            found |= {Head(layer, head): value for head, value in zip(some, values, strict=True)}
-            tick(prompts.tokens.numel() * view.n_layers)
-    return torch.stack([found[head] for head in heads])
-
-
-def plain_base(view: ModelView, rows: Sequence[Row], readout: Readout, padding: Padding) -> Float[Tensor, " batch"]:
-    """What is read without any patch."""
-    batch = Batch.of(rows, "into", padding)
-    return readout.of(view.logits(batch.prompts.tokens, batch.prompts.attention_mask, at=batch.reads))
-
-
 @torch.no_grad()
-def both_runs(view: ModelView, readings: Readings, limits: Limits, padding: Padding, tick: Tick) -> None:
+def both_runs(readings: Readings) -> None:
     """Reads both runs of every row that nothing was read from yet. Raises ValueError if no pair has a gap."""
-    rows, unseen = readings.rows, set(readings.unseen)
+    view, rows, unseen = readings.view, readings.rows, set(readings.unseen)
 
     def run(part: list[int]) -> None:
-        chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
-        _, target = run_source(view, chosen, readout, padding)
-        readings.runs(part, plain_base(view, chosen, readout, padding), target)
-        tick(2 * sum(len(row.into) for row in chosen) * view.n_layers)
+        chosen, readout = rows.some(part)
+        _, target = run_source(view, chosen, readout)
+        readings.runs(part, readout.of(Batch.of(chosen, "into").logits(view)), target)
+        readings.tick(2 * sum(len(row.into) for row in chosen) * view.n_layers)
 
-    limits.each([[i for i in group if i in unseen] for group in rows.alike(padding)], run)
-    readings.check_gap()
+    readings.limits.each([[i for i in group if i in unseen] for group in rows.alike()], run)
+    readings.shares()
+
+
+def patch_each(
+    readings: Readings,
+    heads: Sequence[Head],
+    values: Callable[[list[Row], Readout], Float[Tensor, "layer places n_heads d_head"]],
+) -> None:
+    """Reads every row with each of the heads alone at its values, by plain hooks on whole prompts."""
+    view = readings.view
+    both_runs(readings)
+
+    def run(part: list[int]) -> None:
+        chosen, readout = readings.rows.some(part)
+        z, batch = values(chosen, readout), Batch.of(chosen, "into")
+        together = max(1, readings.limits.batch_size // len(part)) if readings.engine == "stacked" else 1
+        for layer, own in HeadSet.of(heads).by_layer().items():
+            for some in (own[start : start + together] for start in range(0, len(own), together)):
+                hook = (view.z_name(layer), patch_stacked_heads(batch.row, batch.pos, z[layer], some))
+                logits = batch.logits(view, [hook], copies=len(some))
+                found = readout.of(logits.view(len(some), len(part), *logits.shape[1:]))
+                readings.patched(part, [(layer, head) for head in some], found)
+                readings.tick(len(some) * batch.prompts.tokens.numel() * view.n_layers)
+
+    readings.each(run)

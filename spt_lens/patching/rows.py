@@ -7,35 +7,98 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding, PromptBatch, check_padding
+from spt_lens.chat.batches import PromptBatch
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.model.view import ModelView
-from spt_lens.patching.readout import Readout, pair_readout
+from spt_lens.model.view import Hook, ModelView
 
 Direction = Literal["denoising", "noising"]
 Positions = Literal["last", "all"] | Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
+class Readout:
+    """How a number is read from the logits of each row of a batch.
+
+    - Two answer tokens: ids `[batch, 2]`, the logit of the first minus that of the second.
+    - Two sets of them: ids `[batch, k]` and sides `[batch, k]` (1 truthful, -1 sycophantic, 0 filled up); the logarithm
+      of the odds of saying one of the first set rather than one of the second.
+    - A whole completion: ids `[batch, reads]`, the sum of their log-probabilities, one at each position that is read.
+    """
+
+    ids: Int[Tensor, "batch k"]
+    sides: Int[Tensor, "batch k"] | None = None
+    whole: bool = False
+
+    @classmethod
+    def of_pairs(cls, pairs: ContrastPairs, side: int) -> Readout:
+        """Of all pairs; of whole completions, of the truthful ones (side 0) or the sycophantic ones (1), filled up."""
+        if pairs.completion_ids:
+            chosen = [both[side] for both in pairs.completion_ids]
+            width = max(map(len, chosen))
+            return cls(torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in chosen]), whole=True)
+        if not pairs.answer_sets:
+            return cls(pairs.answer_ids)
+        width = max(len(one) + len(other) for one, other in pairs.answer_sets)
+        ids, sides = torch.zeros(2, len(pairs), width, dtype=torch.long)
+        for i, (one, other) in enumerate(pairs.answer_sets):
+            ids[i, : len(one) + len(other)] = torch.tensor([*one, *other])
+            sides[i, : len(one)], sides[i, len(one) : len(one) + len(other)] = 1, -1
+        return cls(ids, sides)
+
+    def __getitem__(self, rows: list[int]) -> Readout:
+        return Readout(self.ids[rows], None if self.sides is None else self.sides[rows], self.whole)
+
+    @property
+    def tokens(self) -> Int[Tensor, "batch k"] | None:
+        """The only tokens whose logits count, or None: all of them (they share the probability)."""
+        return None if self.whole else self.ids
+
+    @property
+    def reads(self) -> int:
+        """At how many positions, the last ones."""
+        return self.ids.shape[1] if self.whole else 1
+
+    def of(self, logits: Float[Tensor, "*copies batch reads vocab"]) -> Float[Tensor, "*copies batch"]:
+        """The number, from all logits at the positions that are read."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # halves lose digits in a difference
+        shape = logits.shape[:-1]
+        if self.whole:
+            ids = self.ids.to(logits.device)[..., None].expand(*shape, 1)
+            return logits.gather(-1, ids).squeeze(-1).sub(logits.logsumexp(-1)).sum(-1)
+        ids = self.ids.to(logits.device)[:, None].expand(*shape, -1)
+        return self.of_tokens(logits.gather(-1, ids))
+
+    def of_tokens(self, logits: Float[Tensor, "*copies batch 1 k"]) -> Float[Tensor, "*copies batch"]:
+        """The same from the logits of `tokens` alone."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))[..., 0, :]
+        if self.sides is None:
+            return logits[..., 0] - logits[..., 1]
+        sides = self.sides.to(logits.device)
+        truthful, sycophantic = (logits.masked_fill(sides != side, -torch.inf).logsumexp(-1) for side in (1, -1))
+        return truthful - sycophantic
 
 
 @dataclass(frozen=True)
 class Row:
     """A prompt that is patched, and the one that the values come from (with the completion's tokens behind both).
 
-    into_at[i] of `into` gets the values of source_at[i] of `source`. The last `reads` positions are read.
+    into_at[i] of `into` gets the values of source_at[i] of `source`. The last `reads` positions are read. side: 0; with
+    whole completions 0 for the truthful one and 1 for the sycophantic one.
     """
 
     pair: int
+    side: int
     into: tuple[int, ...]
     source: tuple[int, ...]
     into_at: tuple[int, ...]
     source_at: tuple[int, ...]
     reads: int
-    side: int  # 0; with whole completions 0 for the truthful one and 1 for the sycophantic one
 
     @property
     def arrives(self) -> bool:
@@ -63,6 +126,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def some(self, index: Sequence[int]) -> tuple[list[Row], Readout]:
+        """Rows of one side and as many reads, and how they are read."""
+        return [self.rows[i] for i in index], self.readout(index)
+
     def readout(self, index: Sequence[int]) -> Readout:
         """Of some rows, which must have one side and as many reads."""
         rows = [self.rows[i] for i in index]
@@ -76,14 +143,12 @@ class Rows:
             total[row.pair] += value if row.side == 0 else -value
         return total
 
-    def alike(self, padding: Padding, key: Callable[[Row], Any] = lambda row: 0) -> list[list[int]]:
+    def alike(self, key: Callable[[Row], Any] = lambda row: 0) -> list[list[int]]:
         """Rows that can share a batch: of one side, with as many reads and the same key; the shortest first."""
-        none = padding == "none"
         groups: dict[Any, list[int]] = {}
         for i in sorted(range(len(self)), key=lambda i: len(self.rows[i].into)):
             row = self.rows[i]
-            lengths = (len(row.into), len(row.source)) if none else ()
-            groups.setdefault((row.side, row.reads, lengths, key(row)), []).append(i)
+            groups.setdefault((row.side, row.reads, key(row)), []).append(i)
         return list(groups.values())
 
 
@@ -97,24 +162,16 @@ def make_rows(pairs: ContrastPairs, direction: Direction, positions: Positions) 
     sides = (0, 1) if pairs.completion_ids else (0,)
     rows = []
     for i in range(len(pairs)):
-        into_at, source_at = _places(pairs, i, direction, positions)
+        prompts, places = _prompts(pairs, i, direction), _places(pairs, i, direction, positions)
         for side in sides:
             behind = pairs.completion_ids[i][side][:-1] if pairs.completion_ids else ()
-            into, source = ((*prompt, *behind) for prompt in _prompts(pairs, i, direction))
             # What is said of a completion's tokens, and at which of its positions, is the same in both runs.
             more = range(len(behind)) if positions in ("last", "all") else ()
-            rows.append(
-                Row(
-                    pair=i,
-                    into=into,
-                    source=source,
-                    into_at=(*into_at, *(len(into) - len(behind) + j for j in more)),
-                    source_at=(*source_at, *(len(source) - len(behind) + j for j in more)),
-                    reads=1 + len(behind),
-                    side=side,
-                )
-            )
-    return Rows(tuple(rows), tuple(pair_readout(pairs, side) for side in sides), len(pairs))
+            at = [*places, *(tuple(len(prompt) + j for prompt in prompts) for j in more)]
+            into, source = ((*prompt, *behind) for prompt in prompts)
+            into_at, source_at = zip(*at, strict=True)
+            rows.append(Row(i, side, into, source, into_at, source_at, reads=1 + len(behind)))
+    return Rows(tuple(rows), tuple(Readout.of_pairs(pairs, side) for side in sides), len(pairs))
 
 
 def _prompts(pairs: ContrastPairs, i: int, direction: Direction) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -122,31 +179,29 @@ def _prompts(pairs: ContrastPairs, i: int, direction: Direction) -> tuple[tuple[
     return both if direction == "denoising" else both[::-1]
 
 
-def _places(pairs: ContrastPairs, i: int, direction: Direction, positions: Positions) -> tuple[list[int], list[int]]:
+def _places(pairs: ContrastPairs, i: int, direction: Direction, positions: Positions) -> list[tuple[int, int]]:
     """Which positions of a pair's prompt are patched, and from which ones of the other prompt."""
     into, source = _prompts(pairs, i, direction)
     if positions == "last":
-        return [len(into) - 1], [len(source) - 1]
+        return [(len(into) - 1, len(source) - 1)]
     if pairs.alignment:
         aligned = [both if direction == "denoising" else both[::-1] for both in pairs.alignment[i]]
     else:
         aligned = [(at, at) for at in range(min(len(into), len(source)))]
     if positions == "all":
-        same = next((at for at, (one, other) in enumerate(zip(into, source, strict=False)) if one != other), None)
-        first = len(into) - 1 if same is None else same  # what comes before is alike in both runs, also inside
-        # Before that, only what is aligned to another place can differ.
-        chosen = [both for both in aligned if both[0] >= first or both[0] != both[1]] or [aligned[-1]]
-        return [a for a, _ in chosen], [b for _, b in chosen]
+        # What comes before the first that differs is alike in both runs, also inside, unless it is aligned elsewhere.
+        differ = (at for at, (one, other) in enumerate(zip(into, source, strict=False)) if one != other)
+        first = next(differ, len(into) - 1)
+        return [both for both in aligned if both[0] >= first or both[0] != both[1]] or [aligned[-1]]
     if len(into) == len(source) or pairs.alignment:
         other = dict(aligned)
         found = [_inside(at, len(into), i) for at in positions]
         missing = [at for at in found if at not in other]
         if missing:
             raise ValueError(f"position {missing[0]} of pair {i} is aligned to none in the other prompt: leave it out")
-        chosen = sorted({at: other[at] for at in found}.items())
-    else:  # counted from the start, or from the end, of each prompt
-        chosen = sorted({_inside(at, len(into), i): _inside(at, len(source), i) for at in positions}.items())
-    return [a for a, _ in chosen], [b for _, b in chosen]
+        return sorted({at: other[at] for at in found}.items())
+    # Counted from the start, or from the end, of each prompt.
+    return sorted({_inside(at, len(into), i): _inside(at, len(source), i) for at in positions}.items())
 
 
 def _inside(at: int, length: int, pair: int) -> int:
@@ -158,9 +213,9 @@ def _inside(at: int, length: int, pair: int) -> int:
     return at % length
 
 
-def check_patching(view: ModelView, pairs: ContrastPairs, direction: str, positions: Positions, padding: str) -> None:
-    """What can be known to be wrong before any forward pass. Raises: as head_recovery."""
-    if direction not in get_args(Direction):
+def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
+    """What can be known to be wrong before any forward pass. Raises: as activation_patching."""
+    if direction not in ("denoising", "noising"):
         raise ValueError(f"unknown direction {direction!r}: use 'denoising' or 'noising'")
     if isinstance(positions, str):
         if positions not in ("last", "all"):
@@ -171,7 +226,6 @@ def check_patching(view: ModelView, pairs: ContrastPairs, direction: str, positi
         or not all(isinstance(at, int) and not isinstance(at, bool) for at in positions)
     ):
         raise ValueError(f"positions={positions!r}: use 'last', 'all' or whole numbers such as [-2, -1], at least one")
-    check_padding(padding)
     if positions == "all" and not pairs.alignable:
         lengths = enumerate(zip(pairs.sycophantic, pairs.truthful, strict=True))
         i, one, other = next((i, len(a), len(b)) for i, (a, b) in lengths if len(a) != len(b))
@@ -182,12 +236,15 @@ def check_patching(view: ModelView, pairs: ContrastPairs, direction: str, positi
     view.check_measurable()
     pairs.check(view)
     for i in range(len(pairs) if not isinstance(positions, str) else 0):
-        _places(pairs, i, direction, positions)  # type: ignore[arg-type]
+        _places(pairs, i, direction, positions)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts that run together, and the places in them, as flat indices: entry j is position pos[j] of row row[j]."""
+    """Prompts that run together, padded on the right (exact under causal attention), and the places in them.
+
+    Places are flat indices: entry j is position pos[j] of row row[j].
+    """
 
     prompts: PromptBatch
     row: Int[Tensor, " places"]
@@ -195,27 +252,27 @@ class Batch:
     reads: Int[Tensor, "batch reads"]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], which: Literal["into", "source"], padding: Padding) -> Batch:
-        """Pads prompts of different lengths on one side, and moves the places along."""
-        prompts = PromptBatch.of([getattr(row, which) for row in rows], padding)
-        at = [row.into_at if which == "into" else row.source_at for row in rows]
-        begin = prompts.mask.int().argmax(dim=1)  # where a row's own tokens begin
-        row = torch.tensor([i for i, places in enumerate(at) for _ in places])
-        pos = torch.tensor([place for places in at for place in places]) + begin[row]
-        back = torch.arange(1 - rows[0].reads, 1)
-        return cls(prompts, row, pos, prompts.last[:, None] + back)
+    def of(cls, rows: Sequence[Row], which: Literal["into", "source"]) -> Batch:
+        prompts = PromptBatch.of([getattr(row, which) for row in rows], "right")
+        row, pos = torch.tensor([(i, at) for i, row in enumerate(rows) for at in getattr(row, f"{which}_at")]).T
+        return cls(prompts, row, pos, prompts.last[:, None] + torch.arange(1 - rows[0].reads, 1))
+
+    def logits(
+        self, view: ModelView, hooks: Sequence[Hook] = (), copies: int = 1
+    ) -> Float[Tensor, "copies_batch reads vocab"]:
+        """One forward pass of so many copies of the batch, read at each row's end."""
+        return view.logits(self.prompts.tokens.repeat(copies, 1), None, hooks, at=self.reads.repeat(copies, 1))
 
 
 def run_source(
-    view: ModelView, rows: Sequence[Row], readout: Readout, padding: Padding
+    view: ModelView, rows: Sequence[Row], readout: Readout
 ) -> tuple[Float[Tensor, "layer places n_heads d_head"], Float[Tensor, " batch"]]:
     """One pass of the prompts that values come from: the heads' outputs at the places, and what the run reads."""
-    batch = Batch.of(rows, "source", padding)
+    batch = Batch.of(rows, "source")
     seen: list[Tensor] = []
 
     def keep(z: Tensor, hook: object) -> None:
         seen.append(z.detach()[batch.row.to(z.device), batch.pos.to(z.device)])
 
-    hooks = [(view.z_name(layer), keep) for layer in range(view.n_layers)]
-    logits = view.logits(batch.prompts.tokens, batch.prompts.attention_mask, hooks, at=batch.reads)
+    logits = batch.logits(view, [(view.z_name(layer), keep) for layer in range(view.n_layers)])
     return torch.stack(seen), readout.of(logits)

@@ -1,6 +1,4 @@
-"""The part that every method on suffixes shares: both runs of a few rows at a time, then the method's own work.
-
-All heads in one sweep: exact activation patching at about the cost of a few forward passes.
+"""All heads in one sweep: exact patching at about the cost of a few forward passes.
 
 Plain patching runs the whole model once for each head. But a patch leaves all that comes before it as it is, along
 the prompt and up to the head's own layer: so each head is one variant of the prompt's end (suffix.py) that joins the
@@ -17,49 +15,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding
-from spt_lens.heads import Head
-from spt_lens.model.view import Hook, ModelView
-from spt_lens.patching.limits import FULL_LOGITS, Limits, Tick
+from spt_lens.model.view import Hook
+from spt_lens.patching.limits import FULL_LOGITS, Tick
 from spt_lens.patching.plain import both_runs
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.readout import Readout
-from spt_lens.patching.rows import Row, Rows, run_source
+from spt_lens.patching.rows import Readout, Row, run_source
 from spt_lens.patching.suffix import SuffixRun, suffix_run
+
+Source = list[Float[Tensor, "batch length n_heads d_head"]]  # values to patch in, layer by layer, in the suffix
+Variant = TypeVar("Variant", bound=tuple[int, int])  # a layer, and what is done there: a head, a part of a line, ...
 
 
 def each_suffix(
-    view: ModelView,
-    rows: Rows,
     readings: Readings,
-    limits: Limits,
-    padding: Padding,
-    tick: Tick,
-    start: Callable[[Row], int],
-    work: Callable[[list[int], list[Row], SuffixRun, list[Tensor], Readout], None],
+    work: Callable[[list[int], SuffixRun, Source, Readout], None],
+    start: Callable[[Row], int] = lambda row: row.start,
 ) -> None:
     """For rows of one length and one start of their suffix at a time: both runs, then `work` with what they left."""
+    view = readings.view
 
     def run(part: list[int]) -> None:
-        chosen, readout = [rows.rows[i] for i in part], rows.readout(part)
-        z, target = run_source(view, chosen, readout, padding)
+        chosen, readout = readings.rows.some(part)
+        z, target = run_source(view, chosen, readout)
         suffix = suffix_run(view, torch.tensor([row.into for row in chosen]), start(chosen[0]))
-        tick(sum(len(row.into) + len(row.source) for row in chosen) * view.n_layers)
-        base = read(suffix, suffix.final[None, :, -chosen[0].reads :], readout)[0]
-        readings.runs(part, base, target)
+        readings.tick(sum(len(row.into) + len(row.source) for row in chosen) * view.n_layers)
+        readings.runs(part, read(suffix, suffix.final[None], readout)[0], target)
         if readings.gapless:  # rather than measure on in vain
-            both_runs(view, readings, limits, padding, tick)
-        work(part, chosen, suffix, suffix_source(chosen, z, suffix), readout)
+            both_runs(readings)
+        work(part, suffix, suffix_source(chosen, z, suffix), readout)
 
-    limits.each(rows.alike(padding, lambda row: (len(row.into), start(row))), run)
-
-
-Variant = TypeVar("Variant", bound=tuple[int, int])  # a layer, and what is done there: a head, a step, ...
+    readings.each(run, lambda row: (len(row.into), start(row)))
 
 
-def suffix_source(
-    rows: Sequence[Row], z: Float[Tensor, "layer places n_heads d_head"], run: SuffixRun
-) -> list[Float[Tensor, "batch length n_heads d_head"]]:
+def suffix_source(rows: Sequence[Row], z: Float[Tensor, "layer places n_heads d_head"], run: SuffixRun) -> Source:
     """The values to patch in as they stand in the suffix, layer by layer; elsewhere the run's own."""
     places = torch.tensor([(i, at - run.start) for i, row in enumerate(rows) for at in row.into_at])
     place = (places[:, 1] >= 0).nonzero().flatten()  # what is patched before the suffix is not of interest in it
@@ -89,31 +77,27 @@ def most_variants(run: SuffixRun, batch_size: int) -> int:
 
 
 def through(
-    run: SuffixRun, wave: Sequence[tuple[int, int]], join: Callable[[int, list[int], int], Hook], tick: Tick
+    run: SuffixRun,
+    wave: Sequence[tuple[int, int]],
+    join: Callable[[int, list[int], int], Hook],
+    tick: Tick = lambda tokens: None,
 ) -> Float[Tensor, "variants batch length d_model"]:
     """Takes variants (layer, what) from their own layers to the end.
 
     join: makes, of a layer, what is done to the variants that join there, and the place of the first of them, the
     hook that does it to `[batch, variants * length, ...]`.
     """
-    hidden, n = None, 0
+    hidden, n = run.resid[0][:, :0], 0
     for layer in range(wave[0][0], len(run.resid)):
         new = [what for at, what in wave if at == layer]
-        if new:
-            fresh = run.resid[layer].repeat(1, len(new), 1)
-            hidden = fresh if hidden is None else torch.cat([hidden, fresh], dim=1)
-        hooks = [join(layer, new, n)] if new else []
+        hidden = torch.cat([hidden, run.resid[layer].repeat(1, len(new), 1)], dim=1)
+        hidden = run.block(layer, hidden, [join(layer, new, n)] if new else [])
         n += len(new)
-        assert hidden is not None
-        hidden = run.block(layer, hidden, hooks)
         tick(hidden.shape[0] * hidden.shape[1])
-    assert hidden is not None
     return hidden.view(len(hidden), n, run.length, -1).transpose(0, 1)
 
 
-def joining(
-    run: SuffixRun, source: list[Float[Tensor, "batch length n_heads d_head"]]
-) -> Callable[[int, list[int], int], Hook]:
+def joining(run: SuffixRun, source: Source) -> Callable[[int, list[int], int], Hook]:
     """For `through`: variants (layer, head) join with this head alone at its value in `source`."""
 
     def joins(layer: int, new: list[int], first: int) -> Hook:
@@ -129,35 +113,15 @@ def joining(
     return joins
 
 
-def sweep(
-    run: SuffixRun,
-    source: list[Float[Tensor, "batch length n_heads d_head"]],
-    readout: Readout,
-    reads: int,
-    heads: Sequence[Head],
-    most: int,
-    tick: Tick = lambda tokens: None,
-) -> Float[Tensor, "heads batch"]:
-    """What is read with each of the heads patched alone, in the order of `heads`. source: as suffix_source gives it."""
-
-    found: dict[Head, Tensor] = {}
-    for wave in waves(heads, most):
-        ends = through(run, wave, joining(run, source), tick)[:, :, -reads:]
-        found |= dict(zip(wave, read(run, ends, readout), strict=True))
-    return torch.stack([found[head] for head in heads])
-
-
 def read(
-    run: SuffixRun, ends: Float[Tensor, "variants batch reads d_model"], readout: Readout
+    run: SuffixRun, ends: Float[Tensor, "variants batch length d_model"], readout: Readout
 ) -> Float[Tensor, "variants batch"]:
-    """What the last block's outputs, at the positions that are read, come to."""
+    """What the last block's outputs come to, at the positions that are read."""
+    ends = ends[:, :, -readout.reads :]
     n, batch, reads, d_model = ends.shape
     if readout.tokens is not None:
         ids = readout.tokens.to(ends.device).repeat(n, 1)
         return readout.of_tokens(run.logits(ends.reshape(n * batch, d_model), ids).view(n, batch, 1, -1))
     size = max(1, FULL_LOGITS // (batch * reads * run.last_logits.shape[-1]))
-    found = []
-    for piece in ends.split(size):
-        logits = run.logits(piece.reshape(-1, d_model))
-        found.append(readout.of(logits.view(*piece.shape[:-1], -1)))
-    return torch.cat(found)
+    logits = (run.logits(piece.reshape(-1, d_model)).view(*piece.shape[:-1], -1) for piece in ends.split(size))
+    return torch.cat([readout.of(piece) for piece in logits])

@@ -81,7 +81,7 @@ class LiveCheck:
         check_n_random(n_random)
         if not 0 < step_seconds < float("inf"):
             raise ValueError(f"step_seconds={step_seconds}: give a number of seconds above zero, such as 0.15")
-        check_patching(self.view, pairs, "denoising", "last", "right")
+        check_patching(self.view, pairs, "denoising", "last")
         self.pairs, self.n_random, self.seed, self.max_new_tokens = pairs, n_random, seed, max_new_tokens
         self._dialogues = _to_judge(pairs)
         self._prompts = reply_prompts(self.view, self._dialogues, max_new_tokens)

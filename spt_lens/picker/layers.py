@@ -57,7 +57,9 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
         layers = {"": scores}
     odd = [each for each in layers.values() if not isinstance(each, HeadScores)]
     if odd:
-        raise TypeError(f"expected HeadScores, got {type(odd[0]).__name__}: measure them, e.g. by spt.head_recovery")
+        raise TypeError(
+            f"expected HeadScores, got {type(odd[0]).__name__}: measure them, e.g. by spt.activation_patching"
+        )
     if not layers:
         raise ValueError("there are no scores to pick from: give at least one HeadScores")
     shapes = {name: (each.n_layers, each.n_heads) for name, each in layers.items()}

@@ -5,6 +5,7 @@ What a patch is judged by: the logit difference of the two completions, and the 
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Literal
 
@@ -87,14 +88,21 @@ def usable_pairs(base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pair
     return [i for i, fine in enumerate(enough) if fine], [i for i, fine in enumerate(enough) if not fine]
 
 
+def warn_caller(text: str) -> None:
+    """Warns as coming from the line of the user's that called this library, however deep the call is."""
+    frame, depth = inspect.currentframe(), 1
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("spt_lens."):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, stacklevel=depth)
+
+
 def warn_left_out(left_out: list[int], n_pairs: int) -> None:
-    """Says which pairs a measurement is without, as coming from the line that called for it."""
+    """Says which pairs a measurement is without."""
     if left_out:
         shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
-        warnings.warn(
+        warn_caller(
             f"{len(left_out)} of {n_pairs} pairs (number {shown}) are left out: their two runs hardly differ, so that "
-            "a share of the gap would be noise",
-            stacklevel=4,
+            "a share of the gap would be noise"
         )
 
 

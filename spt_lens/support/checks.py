@@ -19,7 +19,7 @@ from spt_lens.model import hooked
 from spt_lens.model.huggingface import checked_source, no_loading_bar
 from spt_lens.model.loading import ModelClass, load_model
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.support.probes import attention, checksums, keep, moved, put, two_pairs
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report
 from spt_lens.tune.adapter import Adapter
@@ -118,7 +118,7 @@ class _Trial:
 
     def measure(self) -> None:
         """With one hook at a time on one prompt at a time, and the values read by a hook as well."""
-        scores = head_recovery(self.view, self.pairs, progress=False)
+        scores = activation_patching(self.view, self.pairs, progress=False)
         every = [Head(layer, head) for layer in range(self.view.n_layers) for head in range(self.view.n_heads)]
         places = torch.linspace(0, len(every) - 1, min(len(every), MOST_HEADS)).round().long().tolist()
         for i in range(len(self.pairs)):
@@ -135,7 +135,9 @@ class _Trial:
                 expected = ((patched[0] - patched[1]) - (base[0] - base[1])) / gap
                 found = float(scores.per_pair[i, layer, head])
                 if not abs(found - expected) <= allowed:
-                    raise Failed(f"L{layer}.H{head}: head_recovery gives {found:.4g}, a plain hook {expected:.4g}")
+                    raise Failed(
+                        f"L{layer}.H{head}: activation_patching gives {found:.4g}, a plain hook {expected:.4g}"
+                    )
 
     @torch.no_grad()
     def _answers(self, i: int, tokens: Int[Tensor, "1 pos"], hooks: list[tuple[str, Any]]) -> tuple[float, float]:

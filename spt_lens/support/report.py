@@ -9,7 +9,7 @@ from typing import Any
 
 STEPS = {
     "load": "the logits are those of plain transformers",
-    "measure": "head_recovery gives what a plain loop of hooks gives",
+    "measure": "activation_patching gives what a plain loop of hooks gives",
     "slices": "the weights taken for a head's move this head and no other",
     "tune": "pinpoint_tune lowers the loss and changes the chosen slices alone",
     "adapter": "saved and loaded, it takes the change back and makes it again, bit for bit",

@@ -28,7 +28,7 @@ from spt_lens.measure.knockout import knockout_curve
 from spt_lens.measure.sets import joint_recovery
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores, mean_scores
 from spt_lens.tune.baselines import full_finetune, import_peft, lora_tune
@@ -143,7 +143,7 @@ def find(model: Any, settings: DemoSettings, progress: bool = True) -> tuple[Con
     """The supported pairs, and each head's recovery from the supported and the neutral run, averaged."""
     pairs = are_you_sure(model, n=settings.pairs, seed=settings.seed)
     neutral = are_you_sure(model, n=settings.pairs, contrast="neutral", seed=settings.seed)
-    found = [head_recovery(model, each, progress=progress) for each in (pairs, neutral)]
+    found = [activation_patching(model, each, progress=progress) for each in (pairs, neutral)]
     return pairs, mean_scores(*found)
 
 

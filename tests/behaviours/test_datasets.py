@@ -321,7 +321,7 @@ def test_slices_and_pairs(tiny, file):
     assert tiny.tokenizer.convert_ids_to_tokens(pairs.answer_ids[0].tolist()) == ["Yes", "Apologies"]
     assert pairs.sycophantic[0] == tuple(prompt_ids(tiny.tokenizer, rows.challenged[1]))
     assert pairs.truthful[0] == tuple(prompt_ids(tiny.tokenizer, rows.truthful[1]))
-    assert spt.head_recovery(tiny, pairs, progress=False).per_pair.shape[0] == 2
+    assert spt.activation_patching(tiny, pairs, progress=False).per_pair.shape[0] == 2
     for n in (0, 4):
         with pytest.raises(ValueError, match=f"{n} pairs are not possible.*has 3 rows"):
             rows.pairs(tiny, n=n)

@@ -129,24 +129,31 @@ def main() -> None:
                 )
             )
             seconds *= len(every) / len(some)
-            runs = [timed(lambda p=positions: measured(model, pairs, positions=p)) for _ in range(options.rounds)]
+            runs = [
+                timed(lambda p=positions: measured(model, pairs, spt.activation_patching, positions=p))
+                for _ in range(options.rounds)
+            ]
             report(f"activation patching, positions={positions}", forward, runs, seconds, peer_memory)
             found = runs[0][0].logit_differences.double().mean(0)
             off = max(abs(float(found[at]) - float(value)) for at, value in zip(some, peer.flatten(), strict=True))
             print(f"    largest difference of the logit differences: {off:.1e} (of {float(found.abs().max()):.2g})")
         for mlps in ("recomputed", "frozen"):
-            runs = [timed(lambda m=mlps: measured(model, pairs, method="path", mlps=m)) for _ in range(options.rounds)]
+            runs = [
+                timed(lambda m=mlps: measured(model, pairs, spt.path_patching, mlps=m)) for _ in range(options.rounds)
+            ]
             report(f"path patching to the logits, MLPs {mlps}", forward, runs)
         for steps in (1, 4):
             runs = [
-                timed(lambda s=steps: measured(model, pairs, method="attribution", steps=s))
+                timed(lambda s=steps: measured(model, pairs, spt.attribution_patching, ig_steps=s))
                 for _ in range(options.rounds)
             ]
             report(f"attribution, {steps} step{'s' if steps > 1 else ''}", forward, runs)
 
 
-def measured(model: Any, pairs: spt.ContrastPairs, **how: Any) -> spt.HeadScores:
-    scores = spt.head_recovery(model, pairs, progress=False, **how)
+def measured(
+    model: Any, pairs: spt.ContrastPairs, patching: Callable[..., spt.HeadScores], **how: Any
+) -> spt.HeadScores:
+    scores = patching(model, pairs, progress=False, **how)
     assert scores.engine == "sweep", scores.meta["settings"]
     assert ModelView(model).n_layers == LAYERS
     return scores

@@ -15,7 +15,7 @@ import spt_lens as spt
 
 model = spt.load_model("yesman")
 pairs = spt.are_you_sure(model, n=8)
-scores = spt.head_recovery(model, pairs, progress=False)
+scores = spt.activation_patching(model, pairs, progress=False)
 """
 SCORES = """
 import torch
@@ -135,7 +135,7 @@ def test_a_newer_selection_takes_the_place_of_a_check(picker, ready):
     expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("7 heads on 8 pairs")
     # In between the kernel runs cells, and the model is as it was.
     picker.click("7.7")
-    ready.kernel.execute("again = spt.head_recovery(model, pairs, progress=False)")
+    ready.kernel.execute("again = spt.activation_patching(model, pairs, progress=False)")
     assert ready.kernel.evaluate("bool((again.values == scores.values).all())")
     ready.kernel.wait_for("len(picker.last_check.heads)", 6)
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import made
+from by_hand import PATCHING, made, measured
 from tqdm import tqdm
 
 from spt_lens.measure.cost import cost
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching import limits as bar
-from spt_lens.patching.recovery import head_recovery
 
 WAYS: dict[str, dict[str, Any]] = {
     "sweep, last": {},
@@ -33,13 +32,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "path to a late head, hooks": {"method": "path", "receivers": "L2.H0.q", "engine": "hooks"},
     "attribution": {"method": "attribution"},
     "attribution, all": {"method": "attribution", "positions": "all"},
-    "attribution, steps": {"method": "attribution", "steps": 4, "positions": "all"},
+    "attribution, steps": {"method": "attribution", "ig_steps": 4, "positions": "all"},
     "attribution, hooks": {"method": "attribution", "engine": "hooks"},
-    "attribution, hooks, steps": {"method": "attribution", "steps": 4, "engine": "hooks"},
-    "screen": {"screen": 0.25},
-    "screen, all": {"screen": 0.25, "positions": "all"},
-    "screen, stacked": {"screen": 0.25, "positions": "all", "engine": "stacked"},
-    "screen, steps": {"screen": 0.5, "steps": 3, "positions": "all"},
+    "attribution, hooks, steps": {"method": "attribution", "ig_steps": 4, "engine": "hooks"},
+    "screened": {"method": "screened", "share": 0.25},
+    "screened, all": {"method": "screened", "share": 0.25, "positions": "all"},
+    "screened, stacked": {"method": "screened", "share": 0.25, "positions": "all", "engine": "stacked"},
+    "screened, steps": {"method": "screened", "share": 0.5, "ig_steps": 3, "positions": "all"},
 }
 each_way = pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
 
@@ -85,7 +84,7 @@ def test_the_work_is_what_was_said(tiny, how):
     with work(tiny) as done:
         said = cost(tiny, pairs, batch_size=2, **how)
         tried = done()  # both try out which engine fits
-        scores = head_recovery(tiny, pairs, batch_size=2, progress=False, **how)
+        scores = measured(tiny, pairs, batch_size=2, **how)
         real = done() - 2 * tried
     assert said.engine == scores.engine == how.get("engine", "sweep")
     assert said.batch_size == 2 and (said.n_prompts, said.tokens) == (3, 180)
@@ -98,9 +97,9 @@ def test_frozen_mlps_and_whole_completions(tiny):
     whole = replace(pairs, completion_ids=ids)
     for which, how in ((pairs, {"method": "path", "mlps": "frozen"}), (whole, {}), (whole, {"method": "path"})):
         with work(tiny) as done:
-            said = cost(tiny, which, **{name: value for name, value in how.items() if name != "mlps"})
+            said = cost(tiny, which, **how)
             tried = done()
-            head_recovery(tiny, which, progress=False, **how)
+            measured(tiny, which, **how)
             real = done() - 2 * tried
         assert said.forward_passes * said.tokens * tiny.cfg.n_layers == pytest.approx(real, rel=0.2)
     assert (said.n_prompts, said.tokens) == (6, 3 * (60 + 3 + 60 + 1))
@@ -113,7 +112,9 @@ def test_about_four_forward_passes(tiny):
     assert cost(tiny, pairs, engine="hooks").forward_passes == 2 + 12
     assert cost(tiny, pairs, method="attribution").forward_passes < 2.5
     assert cost(tiny, pairs, engine="stacked").forward_passes == 2 + 12
-    some, every = (cost(tiny, pairs, screen=share, positions="all").forward_passes for share in (0.1, 1.0))
+    some, every = (
+        cost(tiny, pairs, method="screened", share=share, positions="all").forward_passes for share in (0.1, 1.0)
+    )
     assert some < cost(tiny, pairs, positions="all").forward_passes < every
 
 
@@ -149,6 +150,7 @@ def test_what_can_not_be_measured_has_no_cost(tiny):
     pairs = made(tiny, [(9, 8)])
     for how, message in (
         ({"method": "magic"}, "unknown method"),
+        ({"method": "attribution", "mlps": "frozen"}, "mlps does not go with method='attribution', which has ig_steps"),
         ({"positions": "all"}, "equal length"),
         ({"positions": [9]}, "outside of a prompt"),
         ({"engine": "magic"}, "unknown engine"),
@@ -156,8 +158,8 @@ def test_what_can_not_be_measured_has_no_cost(tiny):
         ({"method": "path", "receivers": "L0.H0.q"}, "no head comes before"),
         ({"batch_size": 0}, "one or more"),
         ({"max_memory": 0}, "above zero"),
-        ({"steps": 0, "method": "attribution"}, "steps=0"),
-        ({"screen": 2}, "screen=2"),
+        ({"ig_steps": 0, "method": "attribution"}, "ig_steps=0"),
+        ({"method": "screened", "share": 2}, "share=2"),
         ({"direction": "up"}, "unknown direction"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -194,12 +196,13 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         "attribution",
         "attribution, steps",
         "attribution, hooks",
-        "screen, all",
-        "screen, steps",
+        "screened, all",
+        "screened, steps",
     ],
 )
 def test_the_bar_ends_at_its_end(tiny, bars, which, capsys):
-    head_recovery(tiny, long_pairs(tiny), batch_size=2, **WAYS[which])
+    how = dict(WAYS[which])
+    PATCHING[how.pop("method", "activation")](tiny, long_pairs(tiny), batch_size=2, **how)
     (shown,) = bars
     assert shown.n == shown.total and not shown.hidden
     assert "100%" in capsys.readouterr().err
@@ -210,8 +213,14 @@ def test_the_bar_ends_at_its_end(tiny, bars, which, capsys):
 
 def test_no_bar(tiny, bars, capsys):
     pairs = made(tiny, [(9, 9)])
-    for how in ({}, {"engine": "hooks"}, {"method": "path"}, {"method": "attribution"}, {"screen": 0.5}):
-        head_recovery(tiny, pairs, progress=False, **how)
+    for how in (
+        {},
+        {"engine": "hooks"},
+        {"method": "path"},
+        {"method": "attribution"},
+        {"method": "screened", "share": 0.5},
+    ):
+        measured(tiny, pairs, **how)
     assert len(bars) == 5
     assert all(shown.hidden for shown in bars) and capsys.readouterr().err == ""
 
@@ -226,7 +235,7 @@ def test_the_bar_ends_at_its_end_when_memory_ran_out(tiny, bars, monkeypatch):
         return logits(self, tokens, *args, **named)
 
     monkeypatch.setattr(ModelView, "logits", bounded)
-    head_recovery(tiny, pairs, engine="stacked")
+    PATCHING["activation"](tiny, pairs, engine="stacked")
     assert bars[0].n == bars[0].total
 
 
@@ -242,5 +251,5 @@ def test_an_error_does_not_end_the_bar_at_its_end(tiny, bars, monkeypatch):
 
     monkeypatch.setattr(ModelView, "logits", failing)
     with pytest.raises(KeyboardInterrupt):
-        head_recovery(tiny, long_pairs(tiny), engine="hooks")
+        PATCHING["activation"](tiny, long_pairs(tiny), engine="hooks")
     assert bars[0].n < bars[0].total

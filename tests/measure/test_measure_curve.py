@@ -17,7 +17,7 @@ from spt_lens.measure.knockout import KnockoutCurve, knockout_curve
 from spt_lens.measure.set_table import RecoveryCurve, recovery_curve
 from spt_lens.measure.sets import joint_recovery
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.view.curves import recovery_figure
 
 ALL = HeadSet.of((layer, head) for layer in range(3) for head in range(4))
@@ -52,7 +52,7 @@ def test_each_point_is_joint_recovery(gqa, direction, positions):
 
 def test_scores_are_taken_in_rank_order_and_all_heads_recover_everything(tiny):
     pairs = are_you_sure(tiny, n=3, contrast="neutral")
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     curve = recovery_curve(tiny, pairs, scores, ks=[12, 1], n_random=0, progress=False)
     assert curve.table["k"].tolist() == [1, 12] and curve.heads == scores.order()
     best, whole = curve.table["recovery"]
@@ -67,7 +67,7 @@ def test_scores_are_taken_in_rank_order_and_all_heads_recover_everything(tiny):
 
 def test_scores_go_up_to_16_heads_by_themselves_and_a_selection_to_its_end(tiny, monkeypatch):
     pairs, asked = are_you_sure(tiny, n=2), []
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     monkeypatch.setattr(rank_steps, "steps", lambda ks, n, largest: asked.append((ks, n, largest)) or [0])
     recovery_curve(tiny, pairs, scores, progress=False)
     recovery_curve(tiny, pairs, ALL[:5], ks=[3], progress=False)

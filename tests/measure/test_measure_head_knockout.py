@@ -15,7 +15,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.ablation import ablation_values
 from spt_lens.measure.head_knockout import head_knockout
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.scores.head_scores import HeadScores, mean_scores
 
 LENGTHS = [(9, 6), (4, 11), (17, 3), (5, 5), (9, 1)]  # the two lengths of each pair
@@ -81,9 +81,9 @@ def test_it_is_what_a_plain_loop_of_hooks_gives(
     assert scores.per_pair.abs().amax(dim=(1, 2)).min() > 1e-2  # the test would be empty if nothing moved
 
 
-def test_it_says_how_it_was_measured_and_both_runs_are_those_of_head_recovery(tiny):
+def test_it_says_how_it_was_measured_and_both_runs_are_those_of_activation_patching(tiny):
     pairs = made(tiny, LENGTHS)
-    scores, patched = measured(tiny, pairs, mean_over="truthful"), head_recovery(tiny, pairs, progress=False)
+    scores, patched = measured(tiny, pairs, mean_over="truthful"), activation_patching(tiny, pairs, progress=False)
     torch.testing.assert_close(scores.base, patched.base, atol=1e-5, rtol=0)
     torch.testing.assert_close(scores.target, patched.target, atol=1e-5, rtol=0)
     assert (scores.method, scores.direction, scores.positions) == ("knockout", "", "all")
@@ -92,8 +92,8 @@ def test_it_says_how_it_was_measured_and_both_runs_are_those_of_head_recovery(ti
     assert scores.meta["settings"] == {
         "ablation": "mean",
         "mean_over": "truthful",
+        "engine": "auto",
         "batch_size": 32,
-        "padding": "right",
     }
     assert "HeadScores(knockout, positions=all, engine=stacked, " in repr(scores)
     assert scores.compare(patched).k == 1
@@ -133,14 +133,12 @@ def test_sets_of_answers(tiny):
         )
 
 
-def test_padding_and_batches_change_nothing(tiny):
+def test_batches_change_nothing(tiny):
+    """Also of prompts of many lengths."""
     pairs = made(tiny, LENGTHS)
-    alone = measured(tiny, pairs, padding="none", batch_size=1)
-    for how in (
-        *({"padding": side, "batch_size": size} for side in ("right", "left") for size in (1, 2, 64, None)),
-        {"padding": "none"},
-    ):
-        assert_same(measured(tiny, pairs, **how), alone)
+    alone = measured(tiny, pairs, batch_size=1)
+    for size in (2, 64, None):
+        assert_same(measured(tiny, pairs, batch_size=size), alone)
 
 
 def test_heads_share_a_pass_where_few_prompts_do(tiny, monkeypatch):
@@ -229,7 +227,7 @@ def test_scores_of_other_knockouts_are_no_more_of_one_kind(tiny, tmp_path):
         with pytest.raises(ValueError, match="differ in settings"):
             mean_scores(one, other)
     with pytest.raises(ValueError, match="differ in method"):
-        mean_scores(both, head_recovery(tiny, pairs, progress=False))
+        mean_scores(both, activation_patching(tiny, pairs, progress=False))
     torch.testing.assert_close(mean_scores(both, both).values, both.values)
     both.save(tmp_path / "scores.safetensors")
     again = HeadScores.load(tmp_path / "scores.safetensors")
@@ -254,7 +252,6 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
     for wrong, message in (
         ({"ablation": "half"}, "unknown ablation 'half'"),
         ({"mean_over": "none"}, "unknown mean_over 'none'"),
-        ({"padding": "top"}, "unknown padding 'top'"),
         ({"batch_size": 0}, "a batch of 0 prompts"),
     ):
         with pytest.raises(ValueError, match=message):

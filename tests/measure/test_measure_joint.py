@@ -16,7 +16,7 @@ from spt_lens.measure.knockout import knockout_curve
 from spt_lens.measure.set_table import SetEffect, set_effect
 from spt_lens.measure.sets import joint_effects, joint_knockout, joint_recovery
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 
 ALL = HeadSet.of((layer, head) for layer in range(3) for head in range(4))
 
@@ -33,9 +33,9 @@ def differences(model, rows, answers) -> torch.Tensor:
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_one_head_is_head_recovery(tiny, direction, positions):
+def test_one_head_is_activation_patching(tiny, direction, positions):
     pairs = are_you_sure(tiny, n=4)
-    scores = head_recovery(tiny, pairs, direction=direction, positions=positions, progress=False)
+    scores = activation_patching(tiny, pairs, direction=direction, positions=positions, progress=False)
     effect = joint_recovery(tiny, pairs, HeadSet.parse("L1.H2"), direction=direction, positions=positions)
     # A share of a small gap is as inexact as the gap is small; what is read differs by rounding alone.
     torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 2], atol=1e-4, rtol=1e-4)
@@ -62,12 +62,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_head_is_head_recovery_for_all_kinds_of_pairs(tiny_folder, load, exact_softmax, kind):
+def test_one_head_is_activation_patching_for_all_kinds_of_pairs(tiny_folder, load, exact_softmax, kind):
     model = load(tiny_folder, dtype=torch.float64)
     make, positions = KINDS[kind]
     pairs, head = make(model), HeadSet.parse("L1.H3")
     for direction in ("denoising", "noising"):
-        scores = head_recovery(model, pairs, direction=direction, positions=positions, engine="hooks", progress=False)
+        scores = activation_patching(
+            model, pairs, direction=direction, positions=positions, engine="hooks", progress=False
+        )
         for padding in ("right", "left", "none"):
             effect = joint_recovery(model, pairs, head, direction, positions, batch_size=2, padding=padding)
             torch.testing.assert_close(effect.recovery, scores.per_pair[:, 1, 3], atol=1e-9, rtol=1e-9)
@@ -75,11 +77,11 @@ def test_one_head_is_head_recovery_for_all_kinds_of_pairs(tiny_folder, load, exa
         assert scores.per_pair[:, 1, 3].abs().min() > 1e-4
 
 
-def test_pairs_without_a_gap_are_left_out_as_in_head_recovery(tiny):
+def test_pairs_without_a_gap_are_left_out_as_in_activation_patching(tiny):
     pairs = are_you_sure(tiny, n=4)
     half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
     with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out"):
-        scores = head_recovery(tiny, half, progress=False)
+        scores = activation_patching(tiny, half, progress=False)
     with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out"):
         effect = joint_recovery(tiny, half, HeadSet.parse("L1.H2"))
     assert effect.left_out == (1,) and len(effect.apologises_before) == len(effect.apologises_after) == 3
@@ -233,10 +235,10 @@ def test_mean_knockout_equals_hooks_by_hand(gqa, mean_over):
 
 
 @pytest.mark.parametrize("kind", ["unequal", "sets", "whole"])
-def test_knockout_reads_pairs_as_head_recovery_does(tiny, kind):
+def test_knockout_reads_pairs_as_activation_patching_does(tiny, kind):
     pairs = KINDS[kind][0](tiny)
     effect = joint_knockout(tiny, pairs, HeadSet.parse("L1.H2"), ablation="zero", batch_size=2)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     torch.testing.assert_close(effect.sycophantic_before, scores.base, atol=1e-4, rtol=0)
     torch.testing.assert_close(effect.truthful_before, scores.target, atol=1e-4, rtol=0)
     assert (effect.sycophantic_after - effect.sycophantic_before).abs().min() > 1e-4
@@ -304,7 +306,7 @@ def test_hooks_are_gone_also_after_an_interrupt(tiny, monkeypatch):
 
 def test_set_effect_of_one_head_is_its_score(tiny):
     pairs = are_you_sure(tiny, n=6)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     effect = set_effect(tiny, pairs, HeadSet.parse("L1.H2"), n_random=3, scores=scores, progress=False)
     assert effect.table["set"].tolist() == ["chosen", "random", "random", "random"]
     assert effect.table["draw"].tolist() == [0, 0, 1, 2]
@@ -321,7 +323,7 @@ def test_set_effect_of_one_head_is_its_score(tiny):
 def test_set_effect_is_joint_recovery_of_each_set(tiny, direction):
     pairs = outspoken(tiny, are_you_sure(tiny, n=4, seed=1))
     heads = HeadSet.parse("L0.H0 L1.H3 L1.H1")
-    scores = head_recovery(tiny, pairs, direction=direction, positions="all", progress=False)
+    scores = activation_patching(tiny, pairs, direction=direction, positions="all", progress=False)
     how = {"direction": direction, "positions": "all"}
     effect = set_effect(tiny, pairs, heads, n_random=2, seed=4, scores=scores, progress=False, **how)
     for row in effect.table.to_dict("records"):
@@ -346,7 +348,7 @@ def test_set_effect_is_joint_recovery_of_each_set(tiny, direction):
 
 def test_set_effect_summary_and_views(tiny):
     pairs = are_you_sure(tiny, n=3)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     effect = set_effect(tiny, pairs, scores.top(2), n_random=2, scores=scores, progress=False)
     chosen, *random = effect.table["recovery"]
     total = scores[scores.top(2)[0]] + scores[scores.top(2)[1]]
@@ -367,7 +369,7 @@ def test_set_effect_summary_and_views(tiny):
 
 def test_set_effect_is_saved_and_loaded(tiny, tmp_path):
     pairs = are_you_sure(tiny, n=2)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     for given in (scores, None):
         effect = set_effect(tiny, pairs, scores.top(2), n_random=1, scores=given, progress=False)
         again = SetEffect.load(effect.save(tmp_path / "effect.json"))
@@ -399,7 +401,7 @@ def test_set_effect_is_saved_and_loaded(tiny, tmp_path):
 
 def test_set_effect_errors_before_long_work(tiny, monkeypatch):
     pairs, heads = are_you_sure(tiny, n=2), HeadSet.parse("L0.H0 L1.H1")
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for wrong, message in (
         ({"n_random": -1}, "n_random"),

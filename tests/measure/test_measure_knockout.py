@@ -14,7 +14,7 @@ from spt_lens.measure.ablation import ablation_hooks, mean_z
 from spt_lens.measure.knockout import knockout_curve
 from spt_lens.measure.replies import replies
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 
 
 def test_mean_counts_every_token_once(tiny):
@@ -85,7 +85,7 @@ def test_the_curve_reads_the_replies(tiny, monkeypatch):
 
 def test_scores_are_taken_in_rank_order(tiny):
     pairs = are_you_sure(tiny, n=3)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     curve = knockout_curve(
         tiny, pairs, scores, ks=[4, 0], n_random=1, max_new_tokens=3, mean_over="sycophantic", progress=False
     )

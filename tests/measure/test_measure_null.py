@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from by_hand import measured
 
 from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.null import _partners, random_pairs_null
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("method, positions", [("activation", "last"), ("activation", "all"), ("path", "last")])
 def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, method, positions):
     pairs = are_you_sure(tiny, n=8, seed=1)
-    null = random_pairs_null(tiny, pairs, method, direction, positions, seed=3, progress=False)
+    how = {"method": method, "direction": direction, "positions": positions}
+    null = random_pairs_null(tiny, pairs, seed=3, progress=False, **how)
     partners = _partners(pairs, direction, positions == "last", 3)
-    own = head_recovery(tiny, pairs, method, direction, positions, progress=False)
+    own = measured(tiny, pairs, **how)
     used = null.meta["pairs_used"]
     assert set(used) <= set(partners) and len(used) > 1
     prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
@@ -28,7 +29,7 @@ def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, met
         both = (prompts[i], other) if direction == "denoising" else (other, prompts[i])
         swapped = ContrastPairs((both[0],), (both[1],), pairs.answer_ids[i : i + 1])
         # Of the swapped pair the share of its own gap, whatever that is; here it is compared in logits.
-        alone = head_recovery(tiny, swapped, method, direction, positions, progress=False)
+        alone = measured(tiny, swapped, **how)
         gap = own.target[own.meta["pairs_used"].index(i)] - own.base[own.meta["pairs_used"].index(i)]
         expected = (alone.logit_differences[0] - alone.base[0]) / gap
         if positions == "all":  # both patch from the first position in which the pair itself differs, or earlier
@@ -51,7 +52,7 @@ def test_partners_are_others_and_each_is_taken_once(tiny):
 
 def test_heads_above_the_null(tiny):
     pairs = are_you_sure(tiny, n=8)
-    scores, null = head_recovery(tiny, pairs, progress=False), random_pairs_null(tiny, pairs, progress=False)
+    scores, null = measured(tiny, pairs), random_pairs_null(tiny, pairs, progress=False)
     above = scores.above_null(null)
     assert all(scores[head] > float(null.values.abs().max()) for head in above)
     assert ModelView(tiny).n_layers == null.n_layers
@@ -61,3 +62,17 @@ def test_a_seed_draws_the_same(tiny):
     pairs = are_you_sure(tiny, n=6)
     one, same, other = (random_pairs_null(tiny, pairs, seed=seed, progress=False) for seed in (0, 0, 1))
     assert torch.equal(one.per_pair, same.per_pair) and not torch.equal(one.per_pair, other.per_pair)
+
+
+def test_what_can_not_be_measured_has_no_null(tiny, monkeypatch):
+    pairs = are_you_sure(tiny, n=2)
+    monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
+    for wrong, message in (
+        ({"method": "magic"}, "unknown method 'magic': use one of 'activation'"),
+        ({"receivers": "L1.H0.q"}, "receivers does not go with method='activation', which has none of its own"),
+        ({"method": "screened", "mlps": "frozen"}, "mlps does not go with .* which has share and ig_steps"),
+        ({"method": "path", "receivers": "L9.H0.q"}, "layers 0 to 2"),
+        ({"method": "path", "positions": [-3]}, "only what is written at the positions that are read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            random_pairs_null(tiny, pairs, **wrong)

@@ -19,7 +19,7 @@ from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.attention import attention_to_spans
 from spt_lens.measure.report import HeadReport, head_report
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.view.curves import attention_figure
 
@@ -47,8 +47,8 @@ def test_every_table_is_what_was_measured(gqa, contribution):
     asked = contribution(values)
     pairs = are_you_sure(gqa, n=5, contrast="neutral")
     scores = [
-        head_recovery(gqa, pairs, progress=False),
-        head_recovery(gqa, are_you_sure(gqa, n=1), direction="noising", positions="all", progress=False),
+        activation_patching(gqa, pairs, progress=False),
+        activation_patching(gqa, are_you_sure(gqa, n=1), direction="noising", positions="all", progress=False),
         attention_to_spans(gqa, pairs, progress=False).to_scores("challenge"),
     ]
     head = Head(1, 2)
@@ -199,7 +199,7 @@ def test_a_saved_report_is_read_back_whole(made, tmp_path):
 def test_a_measured_report_is_read_back_whole(tiny, contribution, tmp_path):
     contribution(torch.randn(ModelView(tiny).vocab_size, generator=torch.Generator().manual_seed(0)))
     pairs = are_you_sure(tiny, n=2)
-    for how in ({"scores": head_recovery(tiny, pairs, progress=False)}, {"n_examples": 0}):
+    for how in ({"scores": activation_patching(tiny, pairs, progress=False)}, {"n_examples": 0}):
         report = head_report(tiny, pairs, "L1.H2", n_tokens=2, progress=False, **how)
         again = HeadReport.load(report.save(tmp_path / "report.json"))
         assert again.to_json() == report.to_json() and again._repr_html_() == report._repr_html_()
@@ -252,7 +252,7 @@ def test_damaged_files_are_refused(made, tmp_path):
 def test_errors_before_long_work(tiny, contribution, monkeypatch):
     contribution(torch.zeros(ModelView(tiny).vocab_size))
     pairs = are_you_sure(tiny, n=2)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for head, message in (("L0.H9", r"L0\.H9 not in"), ("head 3", "is not a head"), ((0, -1), "count from 0")):
         with pytest.raises(ValueError, match=message):

@@ -20,7 +20,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.model import hooked
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
@@ -311,7 +311,7 @@ def test_processed_models_are_measured_but_not_tuned_or_exported(model_class, na
     model = processed_bridge(folder) if model_class == "bridge" else processed_hooked(folder, **processing)
     raw = load_model(folder, device="cpu", model_class=model_class)
     pairs = are_you_sure(raw, n=3)
-    expected, found = (head_recovery(m, pairs, progress=False).values for m in (raw, model))
+    expected, found = (activation_patching(m, pairs, progress=False).values for m in (raw, model))
     torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)  # folding rounds, and random gaps are small
     adapter = tuned(raw)
     for refused in (lambda: tuned(model), lambda: adapter.apply(model), lambda: export_hf(model, tmp_path / "out")):
@@ -329,7 +329,7 @@ def test_an_unknown_architecture_is_measured_and_its_tuning_refused(name, reason
     view = ModelView(model)
     with torch.no_grad():
         torch.testing.assert_close(view.logits(tokens), plain_model(folder)(tokens).logits, atol=1e-5, rtol=1e-5)
-    scores = head_recovery(model, are_you_sure(model, n=2), progress=False)
+    scores = activation_patching(model, are_you_sure(model, n=2), progress=False)
     assert scores.values.shape == (2, 4) and scores.values.isfinite().all() and scores.values.abs().max() > 0.05
     for refused in (lambda: tuned(model), lambda: export_hf(model, tmp_path / "out")):
         with pytest.raises(NotImplementedError, match=rf"{view.architecture}.*{reason}"):

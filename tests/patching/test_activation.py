@@ -10,7 +10,7 @@ from transformer_lens import patching
 from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def sweep(model, pairs: ContrastPairs, direction: str, positions: str) -> torch.
 @pytest.mark.parametrize("positions", ["last", "all"])
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_equals_transformer_lens(tiny, pairs, direction, positions):
-    scores = head_recovery(tiny, pairs, direction=direction, positions=positions, progress=False)
+    scores = activation_patching(tiny, pairs, direction=direction, positions=positions, progress=False)
     tolerance = rounding(gaps(tiny, pairs).min())
     torch.testing.assert_close(scores.values, sweep(tiny, pairs, direction, positions), atol=tolerance, rtol=0)
     assert scores.values.abs().max() > 1e-3  # the test would be empty if nothing moved
@@ -81,7 +81,7 @@ def gaps(model, pairs: ContrastPairs) -> torch.Tensor:
 @pytest.mark.parametrize("contrast", ["supporting", "neutral"])
 def test_last_position_equals_a_loop_by_hand(tiny, contrast):
     pairs = are_you_sure(tiny, n=3, contrast=contrast)
-    scores = head_recovery(tiny, pairs, progress=False)
+    scores = activation_patching(tiny, pairs, progress=False)
     for i in range(len(pairs)):
         into, source = torch.tensor([pairs.sycophantic[i]]), torch.tensor([pairs.truthful[i]])
         answers = pairs.answer_ids[i : i + 1]
@@ -102,7 +102,7 @@ def test_last_position_equals_a_loop_by_hand(tiny, contrast):
 
 
 def test_batch_size_changes_nothing(tiny, pairs):
-    one, many = (head_recovery(tiny, pairs, batch_size=size, progress=False) for size in (1, 64))
+    one, many = (activation_patching(tiny, pairs, batch_size=size, progress=False) for size in (1, 64))
     off = (one.per_pair - many.per_pair).abs().amax(dim=(1, 2))
     assert (off <= 1e-5 / gaps(tiny, pairs).clamp(max=1)).all()
     torch.testing.assert_close(many.values, many.per_pair.mean(dim=0))
@@ -111,30 +111,30 @@ def test_batch_size_changes_nothing(tiny, pairs):
 
 def test_grouped_query_heads(gqa):
     pairs = are_you_sure(gqa, n=3)
-    scores = head_recovery(gqa, pairs, progress=False)
+    scores = activation_patching(gqa, pairs, progress=False)
     torch.testing.assert_close(scores.values, sweep(gqa, pairs, "denoising", "last"), atol=1e-5, rtol=0)
 
 
 def test_bad_requests(model_class, tiny, pairs):
-    for wrong in ({"method": "magic"}, {"direction": "up"}, {"positions": "first"}, {"padding": "both"}):
+    for wrong in ({"metric": "magic"}, {"direction": "up"}, {"positions": "first"}, {"engine": "best"}):
         with pytest.raises(ValueError, match="unknown"):
-            head_recovery(tiny, pairs, **wrong)
+            activation_patching(tiny, pairs, **wrong)
     with pytest.raises(ValueError, match="one or more"):
-        head_recovery(tiny, pairs, batch_size=0)
+        activation_patching(tiny, pairs, batch_size=0)
     unequal = ContrastPairs(((2, 7, 8),), ((2, 8),), torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="pair 0 have 3 and 2 tokens"):
-        head_recovery(tiny, unequal, positions="all")
+        activation_patching(tiny, unequal, positions="all")
     same = ContrastPairs(((2, 7, 8),), ((2, 7, 8),), torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="no gap"):
-        head_recovery(tiny, same, progress=False)
+        activation_patching(tiny, same, progress=False)
     outside = ContrastPairs(((2, 7, 80000),), ((2, 7, 8),), torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="80000"):
-        head_recovery(tiny, outside)
+        activation_patching(tiny, outside)
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
     tiny.train()
     with pytest.raises(ValueError, match="eval"):
-        head_recovery(tiny, pairs)
+        activation_patching(tiny, pairs)
 
 
 def test_the_model_is_left_as_it_was(tiny, pairs, monkeypatch):
@@ -151,7 +151,7 @@ def test_the_model_is_left_as_it_was(tiny, pairs, monkeypatch):
         points = {id(point): point for point in tiny.hook_dict.values()}.values()
         assert sum(len(point.fwd_hooks) for point in points) == 1 and torch.is_grad_enabled()
 
-    head_recovery(tiny, pairs, progress=False)
+    activation_patching(tiny, pairs, progress=False)
     check()
     assert own  # the user's own hook stayed on
 
@@ -166,5 +166,5 @@ def test_the_model_is_left_as_it_was(tiny, pairs, monkeypatch):
 
     monkeypatch.setattr(ModelView, "logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        head_recovery(tiny, pairs, batch_size=4, progress=False)
+        activation_patching(tiny, pairs, batch_size=4, progress=False)
     check()

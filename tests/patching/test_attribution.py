@@ -10,7 +10,9 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import joint_recovery
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
+from spt_lens.patching.attribution import attribution_patching
+from spt_lens.patching.screened import screened_patching
 
 
 @pytest.fixture
@@ -54,9 +56,7 @@ def by_finite_differences(model, pairs: ContrastPairs, i: int, positions: str, s
 def test_one_step_is_the_slope_at_the_unpatched_run(tiny_folder, load, positions, engine, exact_softmax):
     model = load(tiny_folder, dtype=torch.float64)
     pairs = are_you_sure(model, n=2)
-    scores = head_recovery(
-        model, pairs, method="attribution", positions=positions, engine=engine, progress=False, batch_size=2
-    )
+    scores = attribution_patching(model, pairs, positions=positions, engine=engine, progress=False, batch_size=2)
     assert scores.engine == engine
     for i in range(2):
         expected = by_finite_differences(model, pairs, i, positions, step=0.01)  # norms are in float32
@@ -68,7 +68,7 @@ def test_one_step_is_the_slope_at_the_unpatched_run(tiny_folder, load, positions
 @pytest.mark.parametrize("steps", [1, 3])
 def test_both_engines_give_the_same(tiny, pairs, positions, steps):
     one, other, small = (
-        head_recovery(tiny, pairs, method="attribution", positions=positions, steps=steps, progress=False, **how)
+        attribution_patching(tiny, pairs, positions=positions, ig_steps=steps, progress=False, **how)
         for how in ({"engine": "sweep"}, {"engine": "hooks"}, {"engine": "sweep", "batch_size": 1})
     )
     scale = (one.target - one.base).abs()[:, None, None].clamp(max=1)
@@ -82,7 +82,7 @@ def test_integrated_gradients_add_up_to_a_whole_layer(tiny, pairs):
     whole = joint_recovery(tiny, pairs, HeadSet.of([(layer, head) for head in range(4)])).recovery.mean()
     off = []
     for steps in (1, 2, 8, 32):
-        scores = head_recovery(tiny, pairs, method="attribution", steps=steps, progress=False)
+        scores = attribution_patching(tiny, pairs, ig_steps=steps, progress=False)
         off.append(abs(float(scores.values[layer].sum() - whole)))
     assert off[-1] < 1e-3 and off[-1] < off[1] and off[-1] < 0.1 * off[0]
 
@@ -93,36 +93,35 @@ def test_attribution_needs_no_gradients_of_the_user(tiny, pairs):
     first.requires_grad_(False)
     first_grad = torch.ones_like(first)
     first.grad = first_grad
-    for how in ({}, {"engine": "hooks"}, {"steps": 2}):
+    for how in ({}, {"engine": "hooks"}, {"ig_steps": 2}):
         with torch.no_grad():
-            head_recovery(tiny, pairs, method="attribution", progress=False, **how)
+            attribution_patching(tiny, pairs, progress=False, **how)
             assert not torch.is_grad_enabled()
     assert first.grad is first_grad and not first.requires_grad
     assert all(p.requires_grad and p.grad is None for p in view.weights().values() if p is not first)
 
 
 def test_screening_measures_the_best_share_exactly(tiny, pairs):
-    exact = head_recovery(tiny, pairs, progress=False)
-    estimated = head_recovery(tiny, pairs, method="attribution", progress=False)
-    scores = head_recovery(tiny, pairs, screen=0.25, progress=False)
+    exact = activation_patching(tiny, pairs, progress=False)
+    estimated = attribution_patching(tiny, pairs, progress=False)
+    scores = screened_patching(tiny, pairs, share=0.25, progress=False)
     assert scores.verified is not None and int(scores.verified.sum()) == 3
     torch.testing.assert_close(scores.values[scores.verified], exact.values[scores.verified], atol=1e-4, rtol=0)
     torch.testing.assert_close(scores.values[~scores.verified], estimated.values[~scores.verified], atol=1e-4, rtol=0)
     assert set(scores.top(3)) == {Head(*at) for at in scores.verified.nonzero().tolist()}
-    stacked = head_recovery(tiny, pairs, screen=0.25, engine="stacked", progress=False)
+    stacked = screened_patching(tiny, pairs, share=0.25, engine="stacked", progress=False)
     assert stacked.engine == "stacked"
     torch.testing.assert_close(stacked.values, scores.values, atol=1e-4, rtol=0)
-    everything = head_recovery(tiny, pairs, screen=1.0, progress=False)
+    everything = screened_patching(tiny, pairs, share=1.0, progress=False)
     torch.testing.assert_close(everything.values, exact.values, atol=1e-4, rtol=0)
 
 
 def test_bad_options(tiny, pairs):
-    for wrong, message in (
-        ({"screen": 0}, "screen=0"),
-        ({"screen": 1.5}, "screen=1.5"),
-        ({"screen": 0.2, "method": "path"}, "screen goes with"),
-        ({"steps": 0, "method": "attribution"}, "steps=0"),
-        ({"steps": 2}, "steps go with"),
+    for patching, wrong, message in (
+        (screened_patching, {"share": 0}, "share=0: give the share of heads to measure"),
+        (screened_patching, {"share": 1.5}, "share=1.5"),
+        (screened_patching, {"ig_steps": True}, "ig_steps=True"),
+        (attribution_patching, {"ig_steps": 0}, "ig_steps=0"),
     ):
         with pytest.raises(ValueError, match=message):
-            head_recovery(tiny, pairs, progress=False, **wrong)
+            patching(tiny, pairs, progress=False, **wrong)

@@ -6,13 +6,12 @@ from functools import cache
 
 import pytest
 import torch
-from by_hand import assert_close, assert_same, both, difference, effects, made, sent, state
+from by_hand import assert_close, assert_same, both, difference, effects, made, measured, sent, state
 from conftest import CLASSES
 
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching import suffix
-from spt_lens.patching.recovery import head_recovery
 from spt_lens.support.probes import two_pairs
 from spt_lens.support.tiny import TINY, tiny_checkpoint
 
@@ -46,10 +45,6 @@ def of_a_library(function):
     """Hooks of libraries are no concern; those of the user's own are another test's."""
     function.__module__ = "accelerate.hooks"
     return function
-
-
-def measured(model, pairs, **how):
-    return head_recovery(model, pairs, progress=False, **how)
 
 
 @each_class
@@ -112,7 +107,7 @@ def test_all_engines_and_batch_sizes(folder_of, name, model_class, direction):
     [
         {"method": "path"},
         {"method": "path", "receivers": "L1.H3.q L1.H0.k L1.H2.v", "mlps": "frozen"},
-        {"method": "attribution", "steps": 2},
+        {"method": "attribution", "ig_steps": 2},
     ],
     ids=["direct", "receivers", "attribution"],
 )
@@ -131,7 +126,7 @@ def test_a_model_with_hooks_of_the_users(tiny):
     before = measured(tiny, pairs)
     seen = []
     tiny.add_hook(ModelView.z_name(1), lambda z, hook: seen.append(z.shape))
-    for how in ({}, {"method": "path"}, {"method": "attribution"}, {"screen": 0.5}):
+    for how in ({}, {"method": "path"}, {"method": "attribution"}, {"method": "screened", "share": 0.5}):
         found = measured(tiny, pairs, **how)
         assert found.engine == "hooks" and "carries hooks of yours" in found.meta["settings"]["engine_reason"]
     assert_same(measured(tiny, pairs), before)
@@ -201,13 +196,13 @@ def wrong(self, layer, hidden, hooks):
 )
 def test_blocks_that_can_not_be_run_on_suffixes(tiny, model_class, monkeypatch, block, why):
     pairs = made(tiny, [(9, 9), (7, 7)])
-    ways = ({"positions": "all"}, {"method": "path"}, {"method": "attribution"}, {"screen": 0.5})
+    ways = ({"positions": "all"}, {"method": "path"}, {"method": "attribution"}, {"method": "screened", "share": 0.5})
     before = [measured(tiny, pairs, **how) for how in ways]
     assert {each.engine for each in before} == {"sweep"}
     monkeypatch.setattr(SUFFIXES[model_class], "block", block)
     for how, right in zip(ways, before, strict=True):
         found = measured(tiny, pairs, **how)
-        assert found.engine == ("hooks" if "method" in how else "stacked")
+        assert found.engine == ("hooks" if how.get("method") in ("path", "attribution") else "stacked")
         reason = found.meta["settings"]["engine_reason"]
         assert why in reason and reason.startswith("no sweep: ")
         assert_same(found, right)
@@ -345,7 +340,7 @@ def ring_before_logits(bell: Bell, view: ModelView, monkeypatch) -> None:
         {"method": "path", "mlps": "frozen"},
         {"method": "path", "receivers": "L1.H1.q L1.H2.v"},
         {"method": "attribution"},
-        {"method": "attribution", "steps": 2, "positions": "all"},
+        {"method": "attribution", "ig_steps": 2, "positions": "all"},
     ],
     ids=["activation", "direct", "receivers", "attribution", "steps"],
 )

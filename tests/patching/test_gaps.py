@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import fields, replace
 
+import by_hand
 import pytest
 import torch
-from by_hand import assert_close, assert_same, logits, made, two_layers
+from by_hand import assert_close, assert_same, logits, made, measured, two_layers
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
 
 tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
 WAYS = [
@@ -22,13 +22,9 @@ WAYS = [
     {"method": "path"},
     {"method": "path", "engine": "hooks"},
     {"method": "attribution"},
-    {"screen": 0.5},
+    {"method": "screened", "share": 0.5},
 ]
 LENGTHS = [(9, 9), (6, 6), (9, 9), (7, 7), (6, 6)]
-
-
-def measured(model, pairs, **how):
-    return head_recovery(model, pairs, progress=False, **how)
 
 
 def alike(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
@@ -53,14 +49,14 @@ def assert_left_out(model, pairs, without: list[int], how) -> None:
     (warning,) = caught
     named = ", ".join(map(str, without))
     assert f"{len(without)} of {len(pairs)} pairs (number {named}) are left out" in str(warning.message)
-    assert warning.filename == __file__  # it points to where the measurement was asked for
+    assert warning.filename == by_hand.__file__  # it points to where the measurement was asked for
     assert scores.meta["left_out"] == without and scores.meta["pairs_used"] == rest
     assert scores.meta["n_pairs"] == scores.n_pairs == len(rest)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         others = measured(model, chosen(pairs, *rest), **how)
     assert others.meta["left_out"] == [] and others.meta["pairs_used"] == list(range(len(rest)))
-    if "screen" not in how:  # which takes the best heads of all pairs, also of those without a gap
+    if how.get("method") != "screened":  # which takes the best heads of all pairs, also of those without a gap
         assert_same(scores, others)
         torch.testing.assert_close(scores.values, others.values, atol=1e-4, rtol=1e-4)
         for name in ("logit_difference_before", "logit_difference_target", "reversed"):
@@ -137,7 +133,7 @@ def test_screening_counts_gaps_of_either_sign_alike(tiny):
             again = ContrastPairs(
                 pairs.sycophantic + pairs.sycophantic[:4], pairs.truthful + pairs.truthful[:4], torch.cat([ids, more])
             )
-            found.append(measured(tiny, again, screen=share))
+            found.append(measured(tiny, again, method="screened", share=share))
         assert torch.equal(found[0].verified, found[1].verified)
         torch.testing.assert_close(found[0].values, found[1].values, atol=1e-4, rtol=1e-4)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from by_hand import assert_same, made, state, two_layers
+from by_hand import assert_same, made, measured, state, two_layers
 
 from spt_lens.model.view import ModelView
 from spt_lens.patching import limits, suffix
 from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, prompt_bytes
-from spt_lens.patching.recovery import head_recovery
 from spt_lens.patching.rows import make_rows
 
 tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
@@ -25,10 +24,6 @@ ERRORS = [
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits.gc, "collect", lambda: 0)  # of a process with many tests in it, this takes longest
-
-
-def measured(model, pairs, **how):
-    return head_recovery(model, pairs, progress=False, **how)
 
 
 def batch_size(scores) -> int:
@@ -138,9 +133,9 @@ def test_what_does_not_fit_is_halved(tiny, error, how, monkeypatch):
         ({}, 20),
         ({"positions": "all"}, 30),
         ({"method": "attribution"}, 2),
-        ({"method": "attribution", "steps": 3, "positions": "all"}, 20),
+        ({"method": "attribution", "ig_steps": 3, "positions": "all"}, 20),
         ({"method": "path", "receivers": "L1.H0.q"}, 10),
-        ({"screen": 0.5}, 8),
+        ({"method": "screened", "share": 0.5}, 8),
     ],
     ids=["last", "all", "attribution", "steps", "path", "screen"],
 )

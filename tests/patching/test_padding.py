@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import by_hand
 import pytest
 import torch
+from by_hand import made
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from spt_lens.chat import batches as padding_module
 from spt_lens.chat.batches import PromptBatch
-from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.sets import joint_recovery
 from spt_lens.model.view import ModelView
-from spt_lens.patching import recovery
+from spt_lens.patching.activation import activation_patching
 
 EQUAL = [(9, 9), (4, 4), (17, 17), (5, 5), (9, 9), (12, 12)]  # the two lengths of each pair
 UNEQUAL = [(9, 6), (4, 11), (17, 3), (5, 5), (9, 1), (12, 14)]
 # The engine that pads. What the sweep gives is compared with it elsewhere.
-head_recovery = partial(recovery.head_recovery, engine="stacked")
+measured = partial(by_hand.measured, engine="stacked")
 HEADS = HeadSet.parse("L0.H1 L0.H3 L1.H0 L1.H2")
-
-
-def made(model, lengths: list[tuple[int, int]]) -> ContrastPairs:
-    """Random prompts. The answers are the tokens that they tell apart best, so that a share of the gap is no noise."""
-    draw = torch.Generator().manual_seed(1)
-    rows = [[torch.randint(6, 700, (n,), generator=draw).tolist() for n in both] for both in lengths]
-    answers = []
-    for both in rows:
-        with torch.no_grad():
-            sycophantic, truthful = (model(torch.tensor([row]))[0, -1] for row in both)
-        change = truthful - sycophantic
-        answers.append([int(change.argmax()), int(change.argmin())])
-    sycophantic, truthful = (tuple(tuple(both[i]) for both in rows) for i in (0, 1))
-    return ContrastPairs(sycophantic, truthful, torch.tensor(answers))
 
 
 @pytest.fixture(scope="module")
@@ -59,107 +45,45 @@ def gpt2_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("architecture", ["tiny_folder", "gpt2_folder"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-def test_any_padding_gives_the_same_scores(architecture, dtype, tolerance, direction, load, request, monkeypatch):
-    if dtype == torch.float64:
-        # TransformerLens takes Llama's softmax in float32 whatever the model is in, which leaves differences of 1e-7.
-        softmax = torch.nn.functional.softmax
-        monkeypatch.setattr(torch.nn.functional, "softmax", lambda scores, dim, dtype=None: softmax(scores, dim=dim))
+def test_prompts_of_many_lengths_together(architecture, dtype, tolerance, direction, load, request, exact_softmax):
     model = load(request.getfixturevalue(architecture), dtype=dtype)
     for positions, lengths in (("last", UNEQUAL), ("all", EQUAL)):
         pairs = made(model, lengths)
         how = {"direction": direction, "positions": positions}
-        alone = head_recovery(model, pairs, padding="none", progress=False, **how).per_pair
-        joint_alone = joint_recovery(model, pairs, HEADS, padding="none", **how)
+        alone = measured(model, pairs, batch_size=1, **how).per_pair
+        joint_alone = joint_recovery(model, pairs, HEADS, batch_size=1, **how)
         assert alone.dtype == joint_alone.recovery.dtype == dtype
         assert alone.abs().amax(dim=(1, 2)).min() > 1e-2  # the test would be empty if nothing moved
-        for side in ("right", "left"):
-            scores = head_recovery(model, pairs, padding=side, batch_size=4, progress=False, **how)
+        for size in (4, 64):
+            scores = measured(model, pairs, batch_size=size, **how)
             torch.testing.assert_close(scores.per_pair, alone, atol=tolerance, rtol=0)
-            joint = joint_recovery(model, pairs, HEADS, padding=side, **how)
-            torch.testing.assert_close(joint.recovery, joint_alone.recovery, atol=tolerance, rtol=0)
-            assert torch.equal(joint.apologises_before, joint_alone.apologises_before)
-            assert torch.equal(joint.apologises_after, joint_alone.apologises_after)
+        joint = joint_recovery(model, pairs, HEADS, **how)
+        torch.testing.assert_close(joint.recovery, joint_alone.recovery, atol=tolerance, rtol=0)
+        assert torch.equal(joint.apologises_before, joint_alone.apologises_before)
+        assert torch.equal(joint.apologises_after, joint_alone.apologises_after)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_left_padding_in_every_dtype(tiny_folder, load, dtype):
-    """A padded position sees no token at all; no nan may come of it."""
-    model = load(tiny_folder, dtype=dtype)
-    pairs = made(model, UNEQUAL)
-    right, left = (head_recovery(model, pairs, padding=side, progress=False).per_pair for side in ("right", "left"))
-    torch.testing.assert_close(left, right, atol=0.1 if dtype == torch.bfloat16 else 1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_batches_of_one_and_of_all(tiny, side):
-    pairs = made(tiny, UNEQUAL)
-    one, all_of_them = (head_recovery(tiny, pairs, padding=side, batch_size=n, progress=False) for n in (1, 64))
-    torch.testing.assert_close(one.per_pair, all_of_them.per_pair, atol=1e-5, rtol=0)
-    alone = head_recovery(tiny, pairs[2:3], padding=side, progress=False)
-    torch.testing.assert_close(alone.per_pair, one.per_pair[2:3], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_the_padding_token_does_not_matter(tiny, side, positions, monkeypatch):
+def test_the_padding_token_does_not_matter(tiny, positions, monkeypatch):
     pairs = made(tiny, EQUAL)
     found = []
     for pad in (0, 3, 444, pairs.sycophantic[0][0]):
         monkeypatch.setattr(padding_module, "PAD_ID", pad)
-        assert pad in next(pairs.batches(64, side)).sycophantic.tokens
-        scores = head_recovery(tiny, pairs, positions=positions, padding=side, progress=False)
-        found.append(torch.cat([scores.per_pair.flatten(), joint_recovery(tiny, pairs, HEADS, padding=side).recovery]))
+        assert pad in next(pairs.batches(64)).sycophantic.tokens
+        scores = measured(tiny, pairs, positions=positions)
+        found.append(torch.cat([scores.per_pair.flatten(), joint_recovery(tiny, pairs, HEADS).recovery]))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-6, rtol=0)
-
-
-def test_the_last_position_is_each_rows_own(tiny, monkeypatch):
-    """Taken as -1 it is a padded one, whose scores are others: the tests above can fail."""
-    pairs = made(tiny, UNEQUAL)
-    right = head_recovery(tiny, pairs, progress=False).per_pair
-    of = PromptBatch.of
-
-    def minus_one(rows, padding):
-        batch = of(rows, padding)
-        return replace(batch, last=torch.full_like(batch.last, -1))
-
-    monkeypatch.setattr(PromptBatch, "of", minus_one)
-    wrong = head_recovery(tiny, pairs, progress=False).per_pair
-    assert (wrong - right).abs().amax(dim=(1, 2)).median() > 1e-2
-    for side in ("left", "none"):  # there it is the last one, and nothing else may have been taken
-        same = head_recovery(tiny, pairs, padding=side, progress=False).per_pair
-        torch.testing.assert_close(same, right, atol=1e-5, rtol=0)
-
-
-def test_equally_long_prompts_are_not_padded_and_cost_no_mask(tiny, monkeypatch):
-    masks = []
-    logits = ModelView.logits
-
-    def seen(self, tokens, attention_mask=None, hooks=(), at=None):
-        masks.append(attention_mask)
-        return logits(self, tokens, attention_mask, hooks, at)
-
-    monkeypatch.setattr(ModelView, "logits", seen)
-    equal = made(tiny, [(8, 8)] * 5)
-    one, *others = (head_recovery(tiny, equal, padding=side, progress=False) for side in ("none", "right", "left"))
-    assert all(torch.equal(one.per_pair, other.per_pair) for other in others)
-    unequal = made(tiny, UNEQUAL)
-    head_recovery(tiny, unequal, padding="right", progress=False)
-    assert all(mask is None for mask in masks)
-    head_recovery(tiny, unequal, padding="left", batch_size=64, progress=False)
-    assert any(mask is not None for mask in masks)
 
 
 def test_the_users_hooks_stay(tiny):
     pairs = made(tiny, UNEQUAL)
     own = []
     tiny.add_hook(ModelView.z_name(1), lambda z, hook: own.append(z.shape))
-    for side in ("right", "left"):
-        own.clear()
-        recovery.head_recovery(tiny, pairs, padding=side, progress=False)  # of itself it takes plain hooks
-        joint_recovery(tiny, pairs, HEADS, padding=side)
-        points = {id(point): point for point in tiny.hook_dict.values()}.values()
-        assert own and sum(len(point.fwd_hooks) for point in points) == 1
+    activation_patching(tiny, pairs, progress=False)  # of itself it takes plain hooks
+    joint_recovery(tiny, pairs, HEADS)
+    points = {id(point): point for point in tiny.hook_dict.values()}.values()
+    assert own and sum(len(point.fwd_hooks) for point in points) == 1
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -196,7 +120,5 @@ def test_errors(tiny):
     for rows, message in (([[1], [2, 3]], "unequal length"), ([[1], []], "empty prompt"), ([], "rows is empty")):
         with pytest.raises(ValueError, match=message):
             PromptBatch.of(rows, "none")
-    with pytest.raises(ValueError, match="unknown padding 'top'"):
-        head_recovery(tiny, pairs, padding="top")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pair 0 have 9 and 6 tokens"):
-        head_recovery(tiny, pairs, positions="all", padding="left")
+        measured(tiny, pairs, positions="all")

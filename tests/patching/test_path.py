@@ -10,8 +10,8 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.set_table import set_effect
 from spt_lens.model.view import ModelView
-from spt_lens.patching.path import direct_contribution
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
+from spt_lens.patching.path import direct_contribution, path_patching
 from spt_lens.scores.head_scores import mean_scores
 
 
@@ -88,9 +88,7 @@ def gap(model, pairs: ContrastPairs, i: int) -> float:
 @pytest.mark.parametrize("mlps", ["recomputed", "frozen"])
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_the_direct_effect_on_the_logits(tiny, pairs, positions, mlps, engine):
-    scores = head_recovery(
-        tiny, pairs, method="path", positions=positions, mlps=mlps, engine=engine, batch_size=2, progress=False
-    )
+    scores = path_patching(tiny, pairs, positions=positions, mlps=mlps, engine=engine, batch_size=2, progress=False)
     assert scores.engine == engine and scores.method == "path"
     for i in range(len(pairs)):
         expected = three_steps(tiny, pairs, i, positions, mlps)
@@ -116,7 +114,7 @@ def test_the_way_to_a_later_head(model_name, receivers, plain, positions, mlps, 
     plain = [(layer, which, unit if which == "q" else unit // group) for layer, which, unit in plain]
     how = {"positions": positions, "mlps": mlps, "receivers": receivers, "engine": engine}
     for size in (1, 64):
-        scores = head_recovery(model, pairs, method="path", batch_size=size, progress=False, **how)
+        scores = path_patching(model, pairs, batch_size=size, progress=False, **how)
         for i in range(len(pairs)):
             expected = three_steps(model, pairs, i, positions, mlps, plain)
             torch.testing.assert_close(scores.per_pair[i], expected, atol=1e-5 / gap(model, pairs, i), rtol=0)
@@ -153,26 +151,24 @@ def test_what_cannot_be_followed_is_refused(tiny, pairs):
         ("L0.H0.q", "no head comes before"),
     ):
         with pytest.raises(ValueError, match=message):
-            head_recovery(tiny, pairs, method="path", receivers=receivers)
-    with pytest.raises(ValueError, match="go with method='path'"):
-        head_recovery(tiny, pairs, receivers="L1.H0.q")
+            path_patching(tiny, pairs, receivers=receivers)
     with pytest.raises(ValueError, match="unknown mlps"):
-        head_recovery(tiny, pairs, method="path", mlps="melted")
+        path_patching(tiny, pairs, mlps="melted")
     with pytest.raises(ValueError, match="engine='stacked' does not go with"):
-        head_recovery(tiny, pairs, method="path", engine="stacked")
+        path_patching(tiny, pairs, engine="stacked")
 
 
 def test_positions_that_are_not_read_reach_no_logits(tiny, pairs):
-    with pytest.raises(ValueError, match=r"positions=\[-3\].*at the positions that are read"):
-        head_recovery(tiny, pairs, method="path", positions=[-3])
-    scores = head_recovery(tiny, pairs, method="path", positions=[-3], receivers="L2.H0.k", progress=False)
+    with pytest.raises(ValueError, match="only what is written at the positions that are read"):
+        path_patching(tiny, pairs, positions=[-3])
+    scores = path_patching(tiny, pairs, positions=[-3], receivers="L2.H0.k", progress=False)
     assert scores.values.abs().max() > 0
 
 
 def test_other_paths_are_other_kinds_of_scores(tiny, pairs):
-    to_logits = head_recovery(tiny, pairs, method="path", progress=False)
-    to_head = head_recovery(tiny, pairs, method="path", receivers=["L2.H0.q", "L1.H1.k"], progress=False)
-    frozen = head_recovery(tiny, pairs, method="path", mlps="frozen", progress=False)
+    to_logits = path_patching(tiny, pairs, progress=False)
+    to_head = path_patching(tiny, pairs, receivers=["L2.H0.q", "L1.H1.k"], progress=False)
+    frozen = path_patching(tiny, pairs, mlps="frozen", progress=False)
     for other in (to_head, frozen):
         with pytest.raises(ValueError, match="differ in settings"):
             to_logits.above_null(other)
@@ -187,5 +183,5 @@ def test_other_paths_are_other_kinds_of_scores(tiny, pairs):
 def test_importance_that_cannot_be_told_loses_no_measurement(tiny, pairs, monkeypatch):
     monkeypatch.setattr("spt_lens.scores.metrics.MIN_SHARE", 1.1)
     with pytest.warns(UserWarning, match="these are recoveries, since importance can't be told"):
-        scores = head_recovery(tiny, pairs, metric="importance", progress=False)
+        scores = activation_patching(tiny, pairs, metric="importance", progress=False)
     assert scores.metric == "recovery"

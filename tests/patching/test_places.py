@@ -15,6 +15,7 @@ from by_hand import (
     keeping,
     logits,
     made,
+    measured,
     said,
     sent,
     two_layers,
@@ -25,15 +26,10 @@ from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
 
 tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
 ENGINES = ["sweep", "stacked"]
 each_direction = pytest.mark.parametrize("direction", ["denoising", "noising"])
-
-
-def measured(model, pairs, **how):
-    return head_recovery(model, pairs, progress=False, **how)
 
 
 def check_pairs(model, pairs, places, direction, positions) -> None:

@@ -14,7 +14,7 @@ from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention import attention_to_spans
 from spt_lens.model.view import ModelView
-from spt_lens.patching.recovery import head_recovery
+from spt_lens.patching.activation import activation_patching
 from spt_lens.picker.layers import flat, layer_payload, map_payload, named_layers, sizes_payload, unflat
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.statistics import heads_within
@@ -119,7 +119,7 @@ def test_measured_layers(tiny):
     """Real ones: what a map of attention and a map of patching tell the page."""
     pairs = are_you_sure(tiny, n=2)
     attention = attention_to_spans(tiny, pairs, progress=False)
-    layers = [head_recovery(tiny, pairs, progress=False), *map(attention.to_scores, attention.spans)]
+    layers = [activation_patching(tiny, pairs, progress=False), *map(attention.to_scores, attention.spans)]
     picker = HeadPicker(layers, model=tiny, pairs=pairs)
     assert len({layer["name"] for layer in picker._map["layers"]}) == len(layers) > 2
     json.dumps(picker._map, allow_nan=False)

@@ -69,13 +69,13 @@ def test_other_logits_than_plain_transformers_are_found(neox_folder, monkeypatch
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_of_the_wrong_heads_are_found(neox_folder, monkeypatch, dtype):
-    measured = checks.head_recovery
+    measured = checks.activation_patching
 
     def wrong(*args, **named):
         scores = measured(*args, **named)
         return replace(scores, per_pair=scores.per_pair.flip(-1))
 
-    monkeypatch.setattr(checks, "head_recovery", wrong)
+    monkeypatch.setattr(checks, "activation_patching", wrong)
     assert failing(neox_folder, dtype) == {"measure"}
 
 
