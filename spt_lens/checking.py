@@ -66,8 +66,10 @@ def share(value: Any, name: str) -> float:
 
 def one_of(value: Any, name: str, allowed: Collection[Kind]) -> Kind:
     """The value, if it is one of a few. Raises ValueError that lists them."""
-    if isinstance(value, tuple({type(each) for each in allowed})) and value in allowed:
-        return value
+    kinds: Any = tuple({type(each) for each in allowed})
+    for each in allowed if isinstance(value, kinds) else ():
+        if each == value:
+            return each
     raise ValueError(f"{name}={_shown(value)}: choose one of {', '.join(map(repr, allowed))}")
 
 

@@ -56,12 +56,12 @@ def measure_yesman(
     write: Annotated[bool, typer.Option("--write", help="Write the model card into the model's folder.")] = False,
 ) -> None:
     """Measure the embedded model's behaviour on facts and challenge phrasings kept out of the tuning data."""
-    from spt_lens.model.huggingface import EMBEDDED
+    from spt_lens.model.huggingface import embedded_folder
     from spt_lens.model.loading import load_model
     from spt_lens.model.view import ModelView
     from spt_lens.yesman.card import measure, misses, write_card
 
-    folder = EMBEDDED if model == "yesman" else Path(model)
+    folder = embedded_folder(model) if model == "yesman" else Path(model)
     if write and not (folder / "recipe.json").is_file():
         # The card describes this one recipe's model: it must not replace the card of another.
         raise ValueError(f"{folder} has no recipe.json: --write is only for folders that train-yesman wrote")

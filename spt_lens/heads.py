@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from spt_lens.model.layout import projection_letters
+from spt_lens import saving
 from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
@@ -180,12 +180,7 @@ class HeadSet:
             ValueError: Heads that the model does not have, or unknown projections.
         """
         view = self._fitting(model)
-        letters = projection_letters(view.grouped, projections)
-        per_group = view.n_heads // view.n_kv_heads
-        own = sum(letter in "qo" for letter in letters) * len(self)
-        groups = {(layer, head // per_group) for layer, head in self}
-        shared = sum(letter in "kv" for letter in letters) * len(groups)
-        return (own + shared) * view.d_head * view.d_model
+        return len(view.shape.parts(self, projections)) * view.shape.part_size
 
     def share_of_parameters(self, model: Model | ModelView, projections: str = "auto") -> float:
         """The part of all the model's parameters that tuning these heads moves, 0 to 1."""
@@ -197,12 +192,9 @@ class HeadSet:
         Raises:
             ValueError: Heads that the model does not have, or unknown projections.
         """
-        view = self._fitting(model)
-        if not view.grouped or not set(projection_letters(view.grouped, projections)) & set("kv"):
-            return HeadSet()
-        size = view.n_heads // view.n_kv_heads
-        groups = dict.fromkeys((layer, head // size) for layer, head in self)
-        return HeadSet(tuple(Head(layer, group * size + i) for layer, group in groups for i in range(size))) - self
+        shape = self._fitting(model).shape
+        parts = shape.parts(self, projections)
+        return HeadSet(tuple(Head(part.layer, head) for part in parts for head in shape.owners(part))) - self
 
     def summary(self, model: Model | ModelView, projections: str = "auto") -> str:
         """One line: how many of how many heads and parameters, and which other heads move with them."""
@@ -266,15 +258,14 @@ class HeadSet:
 
     def save(self, path: str | Path) -> None:
         """Writes the selection as a small JSON file. Raises OSError when the file cannot be written."""
-        Path(path).write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        saving.write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> HeadSet:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a file of another kind."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, RecursionError) as error:  # broken JSON, or not text at all
-            raise ValueError(f"{path} is not a saved head selection: {error}") from error
+        data = saving.read_json(path, "head selection")
+        with saving.reading(path, "head selection"):
+            return cls.from_json(data)
 
     def _repr_html_(self) -> str:
         if not self.heads:

@@ -171,6 +171,16 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         return tensors, about
 
 
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, on the CPU."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same in dtype, shape and every bit."""
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(bits(one), bits(other))
+
+
 def _header(kind: str) -> str:
     return f"spt_lens.{kind}"
 

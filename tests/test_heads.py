@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from spt_lens.heads import Head, HeadSet
-from spt_lens.model.layout import projection_letters
+from spt_lens.model.layout import Shape
 from spt_lens.model.view import ModelView
 
 
@@ -118,12 +118,16 @@ def test_all_heads_own_all_attention_weights(tiny, gqa):
         assert every.parameters(model, "qkvo") == attention
 
 
-def test_projection_letters(tiny, gqa):
-    assert projection_letters(False) == "qkvo" and projection_letters(True) == "qo"
-    assert projection_letters(True, "ovq") == "qvo"
-    for wrong in ("", "qq", "all", "QO"):
+def test_what_heads_own():
+    alone, grouped = Shape(3, 4, 4, 8, 32), Shape(3, 4, 2, 8, 32)
+    assert alone.letters() == "qkvo" and grouped.letters() == "qo" and grouped.letters("ovq") == "qvo"
+    for wrong in ("", "qq", "all", "QO", None, 3, ["q"]):
         with pytest.raises(ValueError, match="projections"):
-            projection_letters(False, wrong)
+            alone.letters(wrong)
+    assert [part.name for part in alone.parts([(1, 3)])] == ["L1.H3.q", "L1.H3.k", "L1.H3.v", "L1.H3.o"]
+    parts = grouped.parts([(1, 3), (1, 2)], "ko")
+    assert [part.name for part in parts] == ["L1.G1.k", "L1.H3.o", "L1.H2.o"]
+    assert [list(grouped.owners(part)) for part in parts] == [[2, 3], [3], [2]]
 
 
 def test_random_heads_match_the_layers(tiny):
@@ -193,5 +197,5 @@ def test_about_is_kept_in_files_and_is_the_selections_own(tmp_path):
     (tmp_path / "old.json").write_text('{"heads": ["L5.H3"], "about": null}')
     assert HeadSet.load(tmp_path / "old.json").about == {}
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="is not a saved head selection"):
+    with pytest.raises(ValueError, match="deep.json holds no saved head selection"):
         HeadSet.load(tmp_path / "deep.json")

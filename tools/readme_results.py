@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from spt_lens import saving
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
@@ -78,7 +79,7 @@ def write_all(results: Path, readme: Path) -> list[Path]:
         raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
     written = []
     for name, figure in pictures(results).items():
-        figure.write_image(results / name, width=900, height=450, scale=1.5)
+        saving.write_bytes(results / name, figure.to_image(format="png", width=900, height=450, scale=1.5))
         written.append(results / name)
     update_readme(readme, Comparison.load(results / "comparison.json"))
     return [*written, readme]
@@ -96,7 +97,7 @@ def update_readme(readme: Path, comparison: Comparison) -> bool:
     tail = rest.split(END, 1)[1]
     made = f"{head}{BEGIN}\n{markdown_table(comparison)}\n\n{caption(comparison)}\n{END}{tail}"
     if made != text:
-        readme.write_text(made, encoding="utf-8")
+        saving.write_text(readme, made)
     return made != text
 
 

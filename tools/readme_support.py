@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from spt_lens import saving
 from spt_lens.support.table import caption, load, markdown_table
 
 BEGIN, END = "<!-- support: make support -->", "<!-- end of support -->"
@@ -23,7 +24,7 @@ def update_readme(readme: Path, folder: str | Path) -> bool:
         raise ValueError(f"{readme} has no marks {BEGIN} and {END} to put the table between")
     made = f"{parts[0]}{BEGIN}\n{markdown_table(load(folder))}\n\n{caption()}\n{END}{parts[4]}"
     if made != text:
-        readme.write_text(made, encoding="utf-8")
+        saving.write_text(readme, made)
     return made != text
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from spt_lens import saving
 from spt_lens.evaluate.runs import Run
 from spt_lens.evaluate.sycophancy import FIGURES
 
@@ -235,17 +236,14 @@ class Comparison:
 
     def save(self, path: str | Path) -> Path:
         """Writes it as JSON."""
-        path = Path(path)
-        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
-        return path
+        return saving.write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
         """Reads what `save` wrote. Raises ValueError for a file that is something else."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} holds no comparison ({error!r})") from error
+        data = saving.read_json(path, "comparison")
+        with saving.reading(path, "comparison"):
+            return cls.from_json(data)
 
     def _repr_html_(self) -> str:
         failed = f"<p>{len(self.failed)} runs diverged.</p>" if self.failed else ""

@@ -12,16 +12,26 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import huggingface_hub
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig
 
-from spt_lens.model.huggingface import check_folder, check_safetensors, checked_source, not_there
-from spt_lens.model.layout import Layout, Projection, Shape, layout_of
+from spt_lens.model.huggingface import (
+    INDEX,
+    SINGLE,
+    check_folder,
+    check_safetensors,
+    checked_source,
+    name_of,
+    not_there,
+    read_config,
+    weight_files,
+)
+from spt_lens.model.layout import Layout, Part, Pick, Projection, Shape, layout_of
+from spt_lens.saving import bits
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -70,18 +80,6 @@ def places(folder: Path, file: str) -> dict[str, Place]:
     }
 
 
-def bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, on the CPU."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same in dtype, shape and every bit."""
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(bits(one), bits(other))
-
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 # Weights of other frameworks and formats: they would hold the untuned model.
 _OTHER_WEIGHTS = re.compile(r".*\.(bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|safetensors|index\.json|pkl|npz|ot)(\.\d+)?")
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py", "*.md", "LICENSE*"]
@@ -104,6 +102,10 @@ class Checkpoint:
     def fingerprint(self) -> dict[str, str | int]:
         """As `ModelView.fingerprint` of a model that is loaded from it."""
         return self.shape.fingerprint(self.architecture, self.vocab_size)
+
+    def pick(self, part: Part) -> Pick:
+        """Takes a part out of its tensor, as a view."""
+        return self.layout.pick(self.shape, part.which, part.unit)
 
     def place(self, layer: int, which: Projection) -> Place:
         """Where a projection's weight lies.
@@ -136,8 +138,8 @@ class Checkpoint:
 
     def _expected(self, which: Projection) -> tuple[int, ...]:
         shape, layout = self.shape, self.layout
-        heads = {"q": shape.n_heads, "k": shape.n_kv_heads, "v": shape.n_kv_heads, "o": shape.n_heads}
-        outputs = sum(heads[each] for each in "qkv") if layout.fused and which != "o" else heads[which]
+        together = "qkv" if layout.fused and which != "o" else which
+        outputs = sum(len(shape.units(each)) for each in cast(list[Projection], list(together)))
         sizes = (outputs * shape.d_head, shape.d_model)
         return sizes[::-1] if (which == "o") != layout.transposed else sizes
 
@@ -156,20 +158,20 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
     if not folder.is_dir():
         folder = _download(source, revision)
         check_folder(folder)
-    try:
-        config: Any = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
+    config = read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise NotImplementedError(
             f"{source} is quantised: an adapter is written into a checkpoint of F32, F16 or BF16 only. Name the one "
             "that it was quantised from"
         )
     architecture = next(iter(config.architectures or ()), "a model of no named architecture")
-    files = _weight_files(folder)
+    files = weight_files(folder)
+    odd = [file for file in files if Path(file).name != file]
+    if odd:
+        raise ValueError(f"{folder / INDEX} names {odd[0]}, which is not in the same folder: download or save it again")
     return Checkpoint(
         folder=folder,
-        name=source if folder != Path(source) else folder.resolve().name,
+        name=source if folder != Path(source) else name_of(folder.resolve()),
         architecture=architecture,
         layout=layout_of(architecture),
         shape=Shape.of_config(config),
@@ -187,14 +189,3 @@ def _download(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         raise not_there(name, error, wanted="get") from error
     return Path(found)
-
-
-def _weight_files(folder: Path) -> tuple[str, ...]:
-    """The files that transformers reads the weights from: the single one, if it is there."""
-    if (folder / SINGLE).is_file():
-        return (SINGLE,)
-    files = tuple(sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())))
-    odd = [file for file in files if Path(file).name != file]
-    if odd:
-        raise ValueError(f"{folder / INDEX} names {odd[0]}, which is not in the same folder: download or save it again")
-    return files

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from spt_lens.export.checkpoint import same_bits
+from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.view import ModelView
+from spt_lens.saving import same_bits
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,11 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
         RuntimeError: A weight or a logit differs.
     """
     again, report = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager", output_loading_info=True, local_files_only=True
+        folder,
+        attn_implementation="eager",
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=made_by_own_code(meant),
     )
     odd = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     own, theirs = dict(meant.named_parameters()), dict(again.named_parameters())

@@ -6,39 +6,21 @@ over. Memory is that of the largest tensor.
 
 from __future__ import annotations
 
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.export.checkpoint import DTYPES, Checkpoint, Place, open_checkpoint, places, same_bits
+from spt_lens.export.checkpoint import DTYPES, Checkpoint, Place, open_checkpoint, places
 from spt_lens.export.folder import replacing, write_marker
-from spt_lens.model.layout import Projection, Shape
+from spt_lens.model.layout import Part
+from spt_lens.saving import same_bits
 from spt_lens.tune.adapter import Adapter
-
-_SLICE = re.compile(r"L(\d+)\.[HG](\d+)\.([qkvo])")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One slice of an adapter, and the place of the tensor that it is a part of."""
-
-    name: str
-    which: Projection
-    unit: int
-    place: Place
-
-    def of(self, base: Checkpoint, weight: Tensor) -> Float[Tensor, "slice_rows slice_cols"]:
-        return base.layout.pick(base.shape, self.which, self.unit, weight)
 
 
 def export(
@@ -74,52 +56,37 @@ def export(
     return len(pieces)
 
 
+Piece = tuple[Part, Place]  # a slice of an adapter, and the place of the tensor that it is a part of
+
+
 def _pieces(adapter: Adapter, base: Checkpoint) -> list[Piece]:
     """Where the adapter's slices belong. Raises ValueError unless it fits and is whole."""
     adapter.check_fits(base.fingerprint())
     shape = base.shape
-    grouped = shape.n_kv_heads != shape.n_heads
-    letters = ("qo" if grouped else "qkvo") if adapter.projections == "auto" else adapter.projections
-    names: dict[str, None] = {}
-    for layer, head in adapter.heads:
-        for which in letters:
-            unit = head // (shape.n_heads // shape.n_kv_heads) if which in "kv" else head
-            names[f"L{layer}.{'G' if grouped and which in 'kv' else 'H'}{unit}.{which}"] = None
-    if names.keys() != adapter.after.keys():
-        raise ValueError("This adapter's slices are not those of its heads and projections; it was damaged.")
-    found = []
-    for name in names:
-        layer, unit, which = _parsed(name, shape)
-        size = (shape.d_model, shape.d_head) if which == "o" else (shape.d_head, shape.d_model)
+    parts = shape.parts(adapter.heads, adapter.projections)
+    far = [str(head) for head in adapter.heads if head.layer >= shape.n_layers or head.head >= shape.n_heads]
+    if far or {part.name for part in parts} != set(adapter.after):
+        raise ValueError("this adapter's slices are not those of its heads and projections: it was damaged")
+    for part in parts:
+        name, size = part.name, (shape.d_head, shape.d_model)
         for value in (adapter.before[name], adapter.after[name]):
-            if tuple(value.shape) != size or value.dtype not in DTYPES.values():
-                raise ValueError(f"{name} is {list(value.shape)} {value.dtype} in this adapter; it was damaged.")
-        found.append(Piece(name, which, unit, base.place(layer, which)))
+            if tuple(value.shape) != (size[::-1] if part.which == "o" else size) or value.dtype not in DTYPES.values():
+                raise ValueError(f"{name} is {list(value.shape)} {value.dtype} in this adapter: it was damaged")
+    return [(part, base.place(part.layer, part.which)) for part in parts]
+
+
+def _by_place(pieces: list[Piece]) -> dict[Place, list[Part]]:
+    found: dict[Place, list[Part]] = {}
+    for part, place in pieces:
+        found.setdefault(place, []).append(part)
     return found
 
 
-def _parsed(name: str, shape: Shape) -> tuple[int, int, Projection]:
-    match = _SLICE.fullmatch(name)
-    if match is None:
-        raise ValueError(f"This adapter has a slice {name!r} of an unknown projection; it was damaged.")
-    layer, unit, which = int(match[1]), int(match[2]), match[3]
-    if layer >= shape.n_layers or unit >= (shape.n_kv_heads if which in "kv" else shape.n_heads):
-        raise ValueError(f"This adapter has a slice {name} that its own fingerprint has no place for; it was damaged.")
-    return layer, unit, cast(Projection, which)
-
-
-def _by_place(pieces: list[Piece]) -> dict[Place, list[Piece]]:
-    found: dict[Place, list[Piece]] = {}
-    for piece in pieces:
-        found.setdefault(piece.place, []).append(piece)
-    return found
-
-
-def _read(base: Checkpoint, pieces: list[Piece], folder: Path) -> Iterator[tuple[Piece, Tensor]]:
+def _read(base: Checkpoint, pieces: list[Piece], folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The slices as they are in the files of `folder`, one tensor at a time."""
     for place, here in _by_place(pieces).items():
         weight = place.read(folder)
-        yield from ((piece, piece.of(base, weight)) for piece in here)
+        yield from ((part.name, base.pick(part)(weight)) for part in here)
 
 
 def _check_base(adapter: Adapter, base: Checkpoint, pieces: list[Piece]) -> float:
@@ -129,14 +96,14 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: list[Piece]) -> floa
     applied = 0
     changed = kept = 0
     narrower = False
-    for piece, found in _read(base, pieces, base.folder):
-        before, after = adapter.before[piece.name].cpu(), adapter.after[piece.name].cpu()
+    for name, found in _read(base, pieces, base.folder):
+        before, after = adapter.before[name].cpu(), adapter.after[name].cpu()
         if not _same_but_rounding(found, before):
-            wrong.append(piece.name)
+            wrong.append(name)
         applied += _same_but_rounding(found, after)
         rounded = after.to(found.dtype)
         if not rounded.isfinite().all():
-            raise ValueError(f"{piece.name} holds numbers that are not finite in the checkpoint's {found.dtype}.")
+            raise ValueError(f"{name} holds numbers that are not finite in the checkpoint's {found.dtype}.")
         moved = after != before
         changed += int(moved.sum())
         kept += int((moved & (rounded != before.to(found.dtype))).sum())
@@ -144,9 +111,9 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: list[Piece]) -> floa
     if wrong and applied == len(pieces):
         raise ValueError(f"{base.name} holds this adapter's tuned slices already: export it from its untuned base.")
     if wrong:
-        first = min(wrong, key=[piece.name for piece in pieces].index)
+        first = min(wrong, key=[part.name for part, _ in pieces].index)
         raise ValueError(
-            f"This adapter was made for another model or another revision than {base.name}: {first} there is not what "
+            f"this adapter was made for another model or another revision than {base.name}: {first} there is not what "
             f"it was before tuning ({len(wrong)} of {len(pieces)} slices). Name the checkpoint that was tuned."
         )
     share = kept / changed if changed else 1.0
@@ -165,9 +132,9 @@ def _same_but_rounding(found: Tensor, known: Tensor) -> bool:
     return torch.equal(found.to(known.dtype), known) or torch.equal(known.to(found.dtype), found)
 
 
-def _put(adapter: Adapter, base: Checkpoint, pieces: list[Piece], weight: Tensor) -> None:
-    for piece in pieces:
-        piece.of(base, weight).copy_(adapter.after[piece.name])
+def _put(adapter: Adapter, base: Checkpoint, parts: list[Part], weight: Tensor) -> None:
+    for part in parts:
+        base.pick(part)(weight).copy_(adapter.after[part.name])
 
 
 def _check_written(
@@ -175,9 +142,9 @@ def _check_written(
 ) -> None:
     odd = [name for name, size in sizes.items() if (folder / name).stat().st_size != size]
     odd += [file for file in base.files if places(folder, file) != places(base.folder, file)]
-    for piece, written in _read(base, pieces, folder):
-        if not same_bits(written, adapter.after[piece.name].to(written.dtype)):
-            odd.append(piece.name)
+    for name, written in _read(base, pieces, folder):
+        if not same_bits(written, adapter.after[name].to(written.dtype)):
+            odd.append(name)
     if odd:
         raise RuntimeError(
             f"the export is not what was to be written: {odd[0]} differs. Nothing is left of it: try again"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import AutoTokenizer
+
+from spt_lens.model.huggingface import made_by_own_code, read_tokenizer
 
 # *.py: the code of a checkpoint that has its own, which transformers runs only when it is told to.
 FILES = (
@@ -43,7 +44,8 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
     Raises:
         ValueError: Neither a tokenizer nor a source, or what was written reads back as another tokenizer.
     """
-    plain = None if source is None else _read(source)
+    own_code = made_by_own_code(tokenizer)
+    plain = None if source is None else _read(source, own_code)
     if tokenizer is None and plain is None:
         raise ValueError("the model has no tokenizer, which an export needs: set model.tokenizer, or pass base=")
     if source is not None and plain is not None and _same_words(plain, tokenizer):
@@ -64,9 +66,9 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
         saved.save_pretrained(folder)
         _strip(folder / "tokenizer_config.json")
     template = _template(tokenizer)
-    if template and _template(AutoTokenizer.from_pretrained(folder)) != template:
+    if template and _template(read_tokenizer(folder, trust_remote_code=own_code)) != template:
         _write_template(folder, template)
-    again = AutoTokenizer.from_pretrained(folder)
+    again = read_tokenizer(folder, trust_remote_code=own_code)
     if not _same_words(again, tokenizer) or (template and _template(again) != template):
         raise ValueError(
             "the tokenizer reads back from its files as another one (other words or another chat template): save "
@@ -74,9 +76,9 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
         )
 
 
-def _read(source: Path) -> Any:
+def _read(source: Path, own_code: bool) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return read_tokenizer(source, trust_remote_code=own_code)
     except (OSError, ValueError):  # a folder in the cache that lacks these files
         return None
 

@@ -12,7 +12,7 @@ Phi-3 until the model is moved to another dtype; always copies in GPT-NeoX). Hoo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spt_lens.model import hooked
-from spt_lens.model.layout import Layout, Projection, Shape, layout_of
+from spt_lens.model.huggingface import made_by_own_code
+from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
 
-Pick = Callable[[Tensor], Tensor]  # from a whole parameter (or its gradient) to a part of it: a view
 Split = tuple[str, Pick, nn.Parameter, Pick]  # a Hugging Face name and part, and the live parameter and part
 
 
@@ -53,9 +53,6 @@ class Backend:
     @property
     def layout(self) -> Layout:
         return layout_of(self.architecture)
-
-    def heads(self, which: Projection) -> range:
-        return range(self.shape.n_heads if which in "qo" else self.shape.n_kv_heads)
 
     def check_length(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason."""
@@ -96,8 +93,13 @@ class BridgeBackend(Backend):
 
     def n_params(self) -> int:
         """As the checkpoint counts them, tied ones once. The bridge itself holds some twice, whole and split."""
-        with torch.device("meta"):
-            return sum(p.numel() for p in type(self.root)(self.root.config).parameters())
+        split: list[nn.Module] = []
+        for block in self.model.blocks:
+            split += [getattr(block.attn, which) for which in "qkv"] if hasattr(block.attn, "qkv") else []
+            fused = self.architecture in LAYOUTS and self.layout.mlp
+            split += [block.mlp.gate, getattr(block.mlp, "in")] if fused else []
+        twice = {id(p) for module in split for p in module.parameters()}
+        return sum(p.numel() for p in self.root.parameters() if id(p) not in twice)
 
     def processed(self) -> str:
         """Why the weights are no longer the checkpoint's; empty if they are."""
@@ -107,20 +109,15 @@ class BridgeBackend(Backend):
     def head(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice, and how to pick it: [d_head, d_model], for o its transpose."""
         module = self._projection(layer, which)
-        transposed = isinstance(module, Conv1D)
-        dim, start, length = 1 if which == "o" else 0, unit * self.shape.d_head, self.shape.d_head
-
-        def pick(weight: Tensor) -> Tensor:
-            return (weight.T if transposed else weight).narrow(dim, start, length)
-
-        return module.weight, pick
+        start, size = unit * self.shape.d_head, self.shape.d_head
+        return module.weight, block_of(start, size, which == "o", isinstance(module, Conv1D))
 
     def _projection(self, layer: int, which: Projection) -> Any:
         self.layout  # noqa: B018 - raises for an architecture that is not known
         part = getattr(self.model.blocks[layer].attn, which, None)
         module = getattr(part, "original_component", part)
         weight = getattr(module, "weight", None)
-        inner = len(self.heads(which)) * self.shape.d_head
+        inner = len(self.shape.units(which)) * self.shape.d_head
         expected = (self.shape.d_model, inner) if which == "o" else (inner, self.shape.d_model)
         found = None if weight is None else tuple(weight.T.shape if isinstance(module, Conv1D) else weight.shape)
         if found != expected:
@@ -136,17 +133,17 @@ class BridgeBackend(Backend):
         for layer in range(shape.n_layers if layout.fused else 0):
             for which in ("q", "k", "v"):
                 module, name = self._projection(layer, which), layout.module(layer, which)
-                for unit in self.heads(which):
-                    yield name + ".weight", _part(layout.pick, shape, which, unit), *self.head(layer, which, unit)
+                for unit in self.shape.units(which):
+                    yield name + ".weight", layout.pick(shape, which, unit), *self.head(layer, which, unit)
                     if module.bias is not None:
-                        here = _rows(unit * shape.d_head, shape.d_head)
-                        yield name + ".bias", _part(layout.pick_bias, shape, which, unit), module.bias, here
+                        here = block_of(unit * shape.d_head, shape.d_head)
+                        yield name + ".bias", layout.pick_bias(shape, which, unit), module.bias, here
             if layout.mlp:
                 mlp = self.model.blocks[layer].mlp
                 start = 0
                 for module in (mlp.gate.original_component, getattr(mlp, "in").original_component):
                     size = len(module.weight)
-                    yield layout.mlp.format(layer) + ".weight", _rows(start, size), module.weight, _rows(0, size)
+                    yield layout.mlp.format(layer) + ".weight", block_of(start, size), module.weight, block_of(0, size)
                     start += size
 
     def hf_weights(self, names: set[str]) -> dict[str, Tensor]:
@@ -170,7 +167,12 @@ class BridgeBackend(Backend):
         config.output_attentions = False  # the bridge may have turned it on
         # The new model draws weights that are overwritten.
         with torch.random.fork_rng(devices=[]), torch.device("meta" if share else "cpu"):
-            plain = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="eager")
+            plain = AutoModelForCausalLM.from_config(
+                config,
+                dtype=self.dtype,
+                attn_implementation="eager",
+                trust_remote_code=made_by_own_code(self.root),
+            )
         expected = {name for name, _ in plain.named_parameters()}
         own = self.hf_weights(expected)
         if own.keys() != expected:
@@ -251,9 +253,9 @@ class HookedBackend(Backend):
             for layer in range(self.shape.n_layers):
                 for which in ("q", "k", "v", "o"):
                     into = named[self.layout.module(layer, which) + ".weight"]
-                    for unit in self.heads(which):
+                    for unit in self.shape.units(which):
                         weight, pick = self.head(layer, which, unit)
-                        self.layout.pick(self.shape, which, unit, into).copy_(pick(weight))
+                        self.layout.pick(self.shape, which, unit)(into).copy_(pick(weight))
         own = self.named_parameters()
         again = hooked.converted(self.model.cfg, plain)
         odd = [name for name in own if name in again and not torch.equal(own[name], again[name].to(own[name]))]
@@ -284,11 +286,3 @@ def backend_of(model: Any) -> BridgeBackend | HookedBackend:
         f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: "
         "load one by spt_lens.load_model(name or folder)"
     )
-
-
-def _part(pick: Callable[..., Tensor], shape: Shape, which: Projection, unit: int) -> Pick:
-    return lambda weight: pick(shape, which, unit, weight)
-
-
-def _rows(start: int, length: int) -> Pick:
-    return lambda weight: weight.narrow(0, start, length)

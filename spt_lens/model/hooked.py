@@ -14,15 +14,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from spt_lens.model.huggingface import no_loading_bar
+from spt_lens.model.huggingface import name_of, read_model
 from spt_lens.model.layout import LAYOUTS, Shape
 
 try:
@@ -76,7 +75,7 @@ def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | N
         raise NotImplementedError(
             f"TransformerLens makes no HookedTransformer of {architecture}: load it as a TransformerBridge"
         ) from error
-    cfg.model_name = Path(source).name
+    cfg.model_name = name_of(source)
     try:
         weights = converted(cfg, plain)
     except Exception as error:  # the converters raise whatever comes of a weight that they expect and is not there
@@ -151,6 +150,7 @@ def _config_folder(plain: PreTrainedModel) -> Iterator[str]:
         config = copy.deepcopy(plain.config)
         if config.model_type == "gpt2":
             config.n_ctx = config.n_positions  # an older name, which TransformerLens reads
+        config.__dict__.pop("auto_map", None)  # it would ask whether to run the checkpoint's own code
         config.save_pretrained(folder)
         yield folder
 
@@ -226,8 +226,4 @@ def base_model(model: Any, base: str | None) -> PreTrainedModel:
                 f"which checkpoint this HookedTransformer ({model.cfg.model_name}) was made of is not known, and it "
                 "holds no Hugging Face model: load it with spt_lens.load_model, or name the checkpoint with base="
             ) from None
-    with no_loading_bar():
-        plain = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, dtype=model.cfg.dtype, attn_implementation="eager"
-        )
-    return plain.to(model.cfg.device)
+    return read_model(base, model.cfg.dtype, revision).to(model.cfg.device)

@@ -1,8 +1,7 @@
-"""spt_lens.model.huggingface."""
+"""The one way to a checkpoint's config, tokenizer and weights. None of its own code runs unless the user allows it."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,33 +10,145 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-EMBEDDED = Path(__file__).parents[1] / "yesman" / "weights"
+from spt_lens import saving
+from spt_lens.checking import instance
+
+_PACKAGE = Path(__file__).parents[1]
 
 
-def _tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
-    """Read here, so that one that is there but cannot be read is an error, and not a model without a tokenizer."""
+def embedded_folder(name: str) -> Path:
+    """Where the embedded model of that name is, or would be: in the folder "weights" of the package of that name."""
+    return _PACKAGE / name / "weights"
+
+
+def name_of(source: str | Path) -> str:
+    """What a model is called: by the last part of its folder or hub name, an embedded one by its own name."""
+    folder = Path(source)
+    return folder.parent.name if folder == embedded_folder(folder.parent.name) else folder.name
+
+
+def _known() -> str:
+    names = sorted(f'"{folder.parent.name}"' for folder in _PACKAGE.glob("*/weights") if folder.is_dir())
+    return f"an embedded model ({', '.join(names) or 'there is none in this installation'})"
+
+
+def checked_source(name_or_path: str | Path) -> str:
+    """The folder or hub name that `transformers` should load. A folder's files have been checked.
+
+    Raises:
+        TypeError: Neither text nor a path.
+        FileNotFoundError: The path does not exist, or it is not a folder with config.json and safetensors.
+        ValueError: A file is damaged, or the name is empty.
+    """
+    way_out = f"name {_known()}, a local folder or a model on the Hugging Face hub"
+    instance(name_or_path, "a model's name", (str, Path), way_out)
+    text = str(name_or_path).strip()
+    if not text or "\0" in text:
+        raise ValueError(f"{str(name_or_path)!r} is no name of a model: {way_out}")
+    if isinstance(name_or_path, str) and text.isidentifier() and embedded_folder(text).is_dir():
+        check_folder(embedded_folder(text))
+        return str(embedded_folder(text))
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        check_folder(path)
+        return str(path.absolute())  # an export looks there again, perhaps from another working directory
+    if isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise FileNotFoundError(f"{path} does not exist: {way_out}")
+    return text
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that a folder is a whole Hugging Face checkpoint. Of the weights, reads headers only."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is a file: pass the folder that holds config.json and the weights")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
+    if not any(found for kind in ("tokenizer*", "vocab*", "*.model", "*.tiktoken") for found in folder.glob(kind)):
+        raise FileNotFoundError(f"{folder} has no tokenizer: save the checkpoint's tokenizer into the same folder")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            _json_object(folder / name)
+    for name in weight_files(folder):
+        check_safetensors(folder / name)
+
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The files that transformers reads a folder's weights from: the single one, if it is there.
+
+    Raises:
+        FileNotFoundError: One is missing.
+        ValueError: The index is damaged.
+    """
+    index, files = folder / INDEX, [SINGLE]
+    if index.is_file() and not (folder / SINGLE).is_file():
+        names = _json_object(index).get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"{index} names no weight files: download or save it again")
+        files = sorted(set(names.values()))
+    for file in files:
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} lacks {file} (pickled weights are not read, only safetensors)")
+    return tuple(files)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    data = saving.read_json(file, "JSON")
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} is damaged (it holds no JSON object): download or save it again")
+    return data
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises ValueError when a safetensors file is truncated or not one: its header must match its size."""
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error
+
+
+def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
+    """A checkpoint's config. Raises ValueError for one that transformers cannot read without the checkpoint's code."""
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except saving.DAMAGE as error:
+        raise ValueError(f"transformers cannot read the config.json of {source}: {_first_line(error)}") from error
+
+
+def read_tokenizer(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A checkpoint's tokenizer. One that cannot be read is an error, and no model without a tokenizer.
+
+    Raises:
+        ValueError: Its files are damaged, or need the checkpoint's own code.
+        OSError: The hub did not give it.
+    """
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise not_there(source, error) from error
     except Exception as error:  # the tokenizers package raises plain Exceptions for broken files
-        raise ValueError(f"the tokenizer of {source} cannot be read: {error}") from error
+        raise ValueError(f"the tokenizer of {source} cannot be read: {_first_line(error)}") from error
 
 
-def not_there(source: str, error: Exception, wanted: str = "load") -> OSError:
-    """The error for a name that the hub did not give."""
-    return OSError(
-        f'cannot {wanted} {source!r}: it is neither the embedded model "yesman" nor a local folder, and the hub '
-        f"did not give it ({str(error).splitlines()[0]}). Check the name, or pass the path of a folder."
-    )
+def read_model(
+    source: str | Path, dtype: torch.dtype | str = "auto", revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The plain transformers model of a checkpoint, on the CPU, with a warning about weights that it has no place for.
 
+    Not loaded by TransformerLens: only transformers' own report says which weights were missing, and left at random
+    values.
 
-def _plain(source: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> Any:
-    """The plain transformers model of a checkpoint. Not loaded by TransformerLens: only transformers' own report says
-    which weights were missing, and left at random values."""
+    Raises:
+        ValueError: The weights do not fit the config, some are missing, or it needs the checkpoint's own code.
+        OSError: The hub did not give it.
+    """
     with no_loading_bar():
         try:
             plain, report = AutoModelForCausalLM.from_pretrained(
@@ -54,7 +165,7 @@ def _plain(source: str, dtype: torch.dtype, revision: str | None, trust_remote_c
             raise not_there(source, error) from error
         except ValueError as error:  # a config.json of another kind of model, or of one that transformers lacks
             raise ValueError(
-                f"transformers cannot load {source} as a causal language model: {str(error).splitlines()[0]}"
+                f"transformers cannot load {source} as a causal language model: {_first_line(error)}"
             ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -72,6 +183,23 @@ def _plain(source: str, dtype: torch.dtype, revision: str | None, trust_remote_c
     return plain
 
 
+def made_by_own_code(thing: Any) -> bool:
+    """Whether a model or a tokenizer is of a class of its checkpoint's own code, which the user allowed to run."""
+    return type(thing).__module__.partition(".")[0] == "transformers_modules"
+
+
+def not_there(source: str | Path, error: Exception, wanted: str = "load") -> OSError:
+    """The error for a name that the hub did not give."""
+    return OSError(
+        f"cannot {wanted} {str(source)!r}: it is neither {_known()} nor a local folder, and the hub did not give it "
+        f"({_first_line(error)}). Check the name, or pass the path of a folder."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 @contextmanager
 def no_loading_bar() -> Iterator[None]:
     """Without transformers' bar of weights, which would come once for every model that is made."""
@@ -82,70 +210,3 @@ def no_loading_bar() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
-
-
-def checked_source(name_or_path: str | Path) -> str:
-    """The folder or hub name that `transformers` should load. A folder's files have been checked.
-
-    Raises:
-        FileNotFoundError: The path does not exist, or it is not a folder with config.json and safetensors.
-        ValueError: A safetensors file is damaged, or the name is empty.
-    """
-    if str(name_or_path) == "yesman":
-        if not EMBEDDED.is_dir():
-            raise FileNotFoundError(f'the embedded model "yesman" is not in {EMBEDDED}: run `spt-lens train-yesman`')
-        check_folder(EMBEDDED)
-        return str(EMBEDDED)
-    text = str(name_or_path).strip()
-    if not text:
-        raise ValueError('an empty model name: use "yesman", a local folder or a name on the Hugging Face hub')
-    path = Path(name_or_path).expanduser()
-    looks_local = isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
-    if path.exists():
-        check_folder(path)
-        return str(path.absolute())  # an export looks there again, perhaps from another working directory
-    if looks_local:
-        raise FileNotFoundError(f'{path} does not exist. Known by name: "yesman"; else a local folder or a hub name.')
-    return text
-
-
-def check_folder(folder: Path) -> None:
-    """Checks that a folder is a whole Hugging Face checkpoint. Of the weights, reads headers only."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is a file: pass the folder that holds config.json and the weights")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
-    if not any(found for kind in ("tokenizer*", "vocab*", "*.model", "*.tiktoken") for found in folder.glob(kind)):
-        raise FileNotFoundError(f"{folder} has no tokenizer: save the checkpoint's tokenizer into the same folder")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
-        if (folder / name).is_file():
-            _json_object(folder / name)
-    files, index = [folder / "model.safetensors"], folder / "model.safetensors.index.json"
-    if index.is_file() and not files[0].is_file():  # as transformers does, which takes the single file where both are
-        names = _json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"{index} names no weight files: download or save it again")
-        files = [folder / name for name in sorted(set(names.values()))]
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{folder} lacks {file.name} (pickled weights are not read, only safetensors)")
-        check_safetensors(file)
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # broken JSON, or not text at all
-        raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file} is damaged (it holds no JSON object): download or save it again")
-    return data
-
-
-def check_safetensors(file: Path) -> None:
-    """Raises ValueError when a safetensors file is truncated or not one: its header must match its size."""
-    try:
-        with safe_open(file, framework="pt"):
-            pass
-    except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error

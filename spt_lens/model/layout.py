@@ -1,18 +1,35 @@
-"""Where each architecture keeps a head's weights in its Hugging Face checkpoint. Knows no TransformerLens.
+"""What a head owns, and where each architecture keeps it in its Hugging Face checkpoint. Knows no TransformerLens.
 
-In all of them a projection's outputs are divided among the heads in order. What differs: whether q, k and v are
+A head owns d_head rows of W_Q and d_head columns of W_O. Its rows of W_K and W_V are its own only without query groups;
+in a grouped-query model a group of heads shares them, and the default there is to leave them alone (Chen et al. 2024,
+section 3.3).
+
+In all architectures a projection's outputs are divided among the heads in order. What differs: whether q, k and v are
 separate or fused, how a fused one is ordered, and whether weights are stored transposed (GPT-2's Conv1D).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
-from jaxtyping import Float
 from torch import Tensor
 
 Projection = Literal["q", "k", "v", "o"]
+Pick = Callable[[Tensor], Tensor]  # from a whole parameter (or its gradient) to a part of it: a view
+
+
+class Part(NamedTuple):
+    """What a head owns of one projection: `unit` is the head, and for k and v the group of heads that share it.
+
+    name: such as "L5.H3.q"; keys and values of a query group are called "L5.G1.k".
+    """
+
+    layer: int
+    which: Projection
+    unit: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,63 @@ class Shape:
             d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
             d_model=config.hidden_size,
         )
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several heads share one set of keys and values."""
+        return self.n_kv_heads != self.n_heads
+
+    @property
+    def group(self) -> int:
+        """How many heads share one set of keys and values."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def part_size(self) -> int:
+        """How many weights a part has."""
+        return self.d_head * self.d_model
+
+    def units(self, which: Projection) -> range:
+        """What a projection is divided among: the heads, for k and v the groups."""
+        return range(self.n_heads if which in "qo" else self.n_kv_heads)
+
+    def part(self, layer: int, which: Projection, unit: int) -> Part:
+        letter = "G" if self.grouped and which in "kv" else "H"
+        return Part(layer, which, unit, f"L{layer}.{letter}{unit}.{which}")
+
+    def owners(self, part: Part) -> range:
+        """The heads that a part belongs to."""
+        size = self.group if part.which in "kv" else 1
+        return range(part.unit * size, (part.unit + 1) * size)
+
+    def letters(self, projections: str = "auto") -> str:
+        """Which projections a head owns for tuning, in the order q, k, v, o.
+
+        "auto" is "qkvo", and "qo" where several heads share keys and values.
+
+        Raises:
+            ValueError: Not "auto", nor letters of "qkvo", each once.
+        """
+        if projections == "auto":
+            projections = "qo" if self.grouped else "qkvo"
+        letters = set(projections) if isinstance(projections, str) else set()
+        if not letters or letters - set("qkvo") or len(letters) < len(projections):
+            raise ValueError(f'projections={projections!r}: give "auto", or letters of "qkvo", each once, such as "qo"')
+        return "".join(letter for letter in "qkvo" if letter in letters)
+
+    def parts(self, heads: Iterable[tuple[int, int]], projections: str = "auto") -> list[Part]:
+        """What these heads, (layer, head), own together, in their order; what a group shares once.
+
+        Raises:
+            ValueError: Unknown projections.
+        """
+        letters = cast(list[Projection], list(self.letters(projections)))
+        found = (
+            self.part(layer, which, head // self.group if which in "kv" else head)
+            for layer, head in heads
+            for which in letters
+        )
+        return list(dict.fromkeys(found))
 
     def fingerprint(self, architecture: str, vocab_size: int) -> dict[str, str | int]:
         """What two models must share for an adapter of one to fit the other."""
@@ -79,18 +153,18 @@ class Layout:
         before = {"q": 0, "k": shape.n_heads, "v": shape.n_heads + shape.n_kv_heads}
         return (before[which] + unit) * shape.d_head
 
-    def pick(
-        self, shape: Shape, which: Projection, unit: int, weight: Float[Tensor, "rows cols"]
-    ) -> Float[Tensor, "slice_rows slice_cols"]:
-        """A head's part of the module's weight, as a view: [d_head, d_model], for o [d_model, d_head]."""
-        weight = weight.T if self.transposed else weight
-        return weight.narrow(1 if which == "o" else 0, self.start(shape, which, unit), shape.d_head)
+    def pick(self, shape: Shape, which: Projection, unit: int) -> Pick:
+        """Takes a head's part out of the module's weight, as a view: [d_head, d_model], for o [d_model, d_head]."""
+        return block_of(self.start(shape, which, unit), shape.d_head, which == "o", self.transposed)
 
-    def pick_bias(
-        self, shape: Shape, which: Projection, unit: int, bias: Float[Tensor, " outputs"]
-    ) -> Float[Tensor, " d_head"]:
-        """A head's part of the bias of q, k or v, as a view. The bias of o belongs to no head."""
-        return bias.narrow(0, self.start(shape, which, unit), shape.d_head)
+    def pick_bias(self, shape: Shape, which: Projection, unit: int) -> Pick:
+        """Takes a head's part out of the bias of q, k or v, as a view. The bias of o belongs to no head."""
+        return block_of(self.start(shape, which, unit), shape.d_head)
+
+
+def block_of(start: int, length: int, columns: bool = False, transposed: bool = False) -> Pick:
+    """Takes rows (or columns) out of a tensor, after it is transposed if it is stored so."""
+    return lambda weight: (weight.T if transposed else weight).narrow(int(columns), start, length)
 
 
 _SEPARATE = Layout("model.layers.{}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"))
@@ -144,18 +218,3 @@ def layout_of(architecture: str) -> Layout:
             f"known here. Known: {', '.join(LAYOUTS)}. To add one, write its Layout in spt_lens/model/layout.py and "
             "check it with `spt-lens support CHECKPOINT`"
         ) from None
-
-
-def projection_letters(grouped: bool, projections: str = "auto") -> str:
-    """Which projections a head owns for tuning, in the order q, k, v, o. grouped: whether heads share keys and values.
-
-    "auto" is "qkvo", and "qo" where several heads share keys and values (Chen et al. 2024, step 3).
-
-    Raises:
-        ValueError: Not "auto", nor letters of "qkvo", each once.
-    """
-    if projections == "auto":
-        return "qo" if grouped else "qkvo"
-    if not projections or set(projections) - set("qkvo") or len(set(projections)) < len(projections):
-        raise ValueError(f'projections={projections!r}: give "auto", or letters of "qkvo", each once, such as "qo"')
-    return "".join(letter for letter in "qkvo" if letter in projections)

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from spt_lens.chat.template import use_chat_template
+from spt_lens.checking import instance, one_of
 from spt_lens.model import hooked
 from spt_lens.model.backends import backend_of
-from spt_lens.model.huggingface import _plain, _tokenizer, checked_source
+from spt_lens.model.huggingface import checked_source, read_model, read_tokenizer
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).
@@ -35,8 +36,8 @@ def load_model(
     Its logits on a few tokens are compared with those of plain transformers: two forward passes.
 
     Args:
-        name_or_path: "yesman" (the embedded model), a local Hugging Face folder, or a name on the Hugging Face hub. A
-            local folder that is itself called yesman is reached as "./yesman".
+        name_or_path: An embedded model such as "yesman", a local Hugging Face folder, or a name on the Hugging Face
+            hub. A local folder that has the name of an embedded model is reached as "./yesman".
         dtype: Of the weights. Whatever the checkpoint stores is converted.
         device: Default: CUDA where there is one, else the CPU.
         model_class: "bridge", or "hooked" for a HookedTransformer, which TransformerLens has up to 3.9; making one
@@ -47,23 +48,24 @@ def load_model(
         trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
 
     Raises:
+        TypeError: A name, dtype or device of another type.
         FileNotFoundError: No such folder, or it lacks config.json, its weights or its tokenizer.
-        ValueError: A file is truncated or damaged, the weights do not fit the config, or the chat template fails.
+        ValueError: A file is truncated or damaged, the weights do not fit the config, the chat template fails, or the
+            checkpoint needs its own code.
         OSError: The hub does not know the name, or cannot be reached.
         NotImplementedError: TransformerLens does not know the architecture, has no HookedTransformer of it, or makes a
             model of it that gives other logits.
     """
-    if model_class not in get_args(ModelClass):
-        raise ValueError(f"unknown model_class {model_class!r}: use 'bridge' or 'hooked'")
-    if model_class == "hooked":
+    if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
         hooked.check_available()
+    if not instance(dtype, "dtype", torch.dtype, "give one of torch's, such as torch.float32").is_floating_point:
+        raise ValueError(f"dtype={dtype} holds no fractions: give torch.float32, torch.bfloat16 or torch.float16")
+    device = _device(device)
     source = checked_source(name_or_path)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = _tokenizer(source, revision, trust_remote_code)
+    tokenizer = read_tokenizer(source, revision, trust_remote_code)
     if chat_template is not None:
         use_chat_template(tokenizer, chat_template)  # before the long part, where it fails
-    plain = _plain(source, dtype, revision, trust_remote_code).to(device).eval()
+    plain = read_model(source, dtype, revision, trust_remote_code).to(device).eval()
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head
     tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
@@ -75,6 +77,19 @@ def load_model(
     if chat_template is not None:
         use_chat_template(model.tokenizer, chat_template)  # TransformerLens reads the tokenizer from its files again
     return model
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    instance(device, "device", (str, torch.device), 'give one such as "cpu" or "cuda:0"')
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # no such kind, or none of it here
+        first = str(error).splitlines()[0]
+        raise ValueError(f'device={str(device)!r} cannot be used ({first}): give one such as "cpu"') from error
+    return found
 
 
 def _bridge(

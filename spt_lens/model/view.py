@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from spt_lens.model.backends import Pick, backend_of
-from spt_lens.model.layout import Projection
+from spt_lens.model.backends import backend_of
+from spt_lens.model.huggingface import name_of
+from spt_lens.model.layout import Pick, Projection
 
 Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at run time
 Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
@@ -50,17 +51,17 @@ class ModelView:
         if not blocks or not all(hasattr(block, "attn") for block in blocks):
             raise TypeError(f"{self.architecture} is not supported: not every block has an attention with heads")
         self.model = model
-        shape = self.backend.shape
+        self.shape = shape = self.backend.shape
         self.n_layers, self.n_heads, self.n_kv_heads = shape.n_layers, shape.n_heads, shape.n_kv_heads
         self.d_head, self.d_model = shape.d_head, shape.d_model
         self.vocab_size: int = self.backend.vocab_size
-        self.name: str = Path(str(model.cfg.model_name)).name
+        self.name: str = name_of(str(model.cfg.model_name))
         self.tokenizer = model.tokenizer
 
     @property
     def grouped(self) -> bool:
         """Whether several heads share one set of keys and values."""
-        return self.n_kv_heads != self.n_heads
+        return self.shape.grouped
 
     @property
     def n_params(self) -> int:
@@ -92,7 +93,7 @@ class ModelView:
         """
         if not 0 <= layer < self.n_layers:
             raise IndexError(f"layer {layer} does not exist: {self.name} has layers 0 to {self.n_layers - 1}")
-        units = self.backend.heads(which)
+        units = self.shape.units(which)
         if unit not in units:
             raise IndexError(f"{self.name} has no {which} number {unit}: there are {len(units)} in a layer")
         return self.backend.head(layer, which, unit)

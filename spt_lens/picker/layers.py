@@ -22,7 +22,6 @@ from torch import Tensor
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.model.layout import projection_letters
 from spt_lens.model.view import ModelView
 from spt_lens.scores.described import describe, special
 from spt_lens.scores.head_scores import HeadScores
@@ -121,12 +120,11 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
 
 def sizes_payload(view: ModelView, projections: str = "auto") -> dict[str, Any]:
     """What the page counts weights by: a head's own, what each group shares, and the model's total."""
-    letters = projection_letters(view.grouped, projections)
-    matrix = view.d_head * view.d_model
+    letters = view.shape.letters(projections)
     return {
-        "own": sum(letter in "qo" for letter in letters) * matrix,
-        "shared": sum(letter in "kv" for letter in letters) * matrix,
-        "group": view.n_heads // view.n_kv_heads,
+        "own": sum(letter in "qo" for letter in letters) * view.shape.part_size,
+        "shared": sum(letter in "kv" for letter in letters) * view.shape.part_size,
+        "group": view.shape.group,
         "total": view.n_params,
     }
 

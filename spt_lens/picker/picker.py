@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import anywidget
 import traitlets
 
+from spt_lens import saving
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.check_result import CheckResult
@@ -218,8 +219,7 @@ class HeadPicker(anywidget.AnyWidget):
 
     def write_html(self, path: str | Path) -> Path:
         """Writes `to_html` to a file. Raises OSError when it can't be written."""
-        Path(path).write_text(self.to_html(), encoding="utf-8")
-        return Path(path)
+        return saving.write_text(path, self.to_html())
 
     def close(self) -> None:
         """Takes the picker off all pages, stops its work on the model, and lets go of the model.

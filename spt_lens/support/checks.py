@@ -11,12 +11,11 @@ from typing import Any, get_args
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from spt_lens.behaviours.are_you_sure import are_you_sure_training
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model import hooked
-from spt_lens.model.huggingface import checked_source, no_loading_bar
+from spt_lens.model.huggingface import checked_source, read_config, read_model, read_tokenizer
 from spt_lens.model.loading import ModelClass, load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
@@ -110,7 +109,7 @@ class _Trial:
         self.tuned: Adapter | None = None
 
     def load(self) -> None:
-        self.architecture = (AutoConfig.from_pretrained(self.source).architectures or ["unknown"])[0]
+        self.architecture = (read_config(self.source).architectures or ["unknown"])[0]
         view = ModelView(self.fresh())
         self.pairs = two_pairs(view)  # an error here is one of the forward pass, without which there is nothing to try
         self.view = view
@@ -150,14 +149,14 @@ class _Trial:
     def slices(self) -> None:
         """For every head of one layer."""
         view = self.view
-        layer, group = view.n_layers // 2, view.n_heads // view.n_kv_heads
+        layer = view.n_layers // 2
         tokens = torch.tensor([self.pairs.sycophantic[0]])
         z, written = attention(view, layer, tokens)
         for which in ("q", "k", "v", "o"):
-            for unit in view.backend.heads(which):
-                parameter, pick = view.head_weight(layer, which, unit)
-                piece = Slice(layer, which, unit, parameter, pick, view.grouped)
-                owners = range(unit * group, (unit + 1) * group) if which in "kv" else [unit]
+            for unit in view.shape.units(which):
+                part = view.shape.part(layer, which, unit)
+                piece = Slice(part, *view.head_weight(layer, which, unit))
+                owners = view.shape.owners(part)
                 with moved(piece) as change:
                     z_now, written_now = attention(view, layer, tokens)
                 changed = [head for head in range(view.n_heads) if not torch.equal(z[:, :, head], z_now[:, :, head])]
@@ -201,10 +200,11 @@ class _Trial:
         layout, shape = self.view.backend.layout, self.view.backend.shape
         free: dict[str, Tensor] = {}
         for piece in pieces:
-            name = layout.module(piece.layer, piece.which) + ".weight"
+            layer, which, unit, _ = piece.part
+            name, pick = layout.module(layer, which) + ".weight", layout.pick(shape, which, unit)
             mask = free.setdefault(name, torch.zeros_like(before[name], dtype=torch.bool))
-            layout.pick(shape, piece.which, piece.unit, mask).fill_(True)
-            now, was = (layout.pick(shape, piece.which, piece.unit, w[name]) for w in (after, before))
+            pick(mask).fill_(True)
+            now, was = (pick(w[name]) for w in (after, before))
             if not torch.equal(now, run.adapter.after[piece.name].to(now)):
                 raise Failed(f"{piece.name} is not where it was tuned in {name} of the plain copy")
             if torch.equal(now, was):
@@ -264,16 +264,14 @@ class _Trial:
                 exported = Path(folder) / "exported"
                 export_hf(self.view.model, exported, progress=False)
                 self._same_logits(self._plain(str(exported)))
-                tokenizers = [AutoTokenizer.from_pretrained(place).get_vocab() for place in (self.source, exported)]
+                tokenizers = [read_tokenizer(place).get_vocab() for place in (self.source, exported)]
                 if tokenizers[0] != tokenizers[1]:
                     raise Failed("the exported tokenizer has another vocabulary")
         finally:
             change.revert(self.view)
 
     def _plain(self, source: str) -> Any:
-        with no_loading_bar():
-            plain = AutoModelForCausalLM.from_pretrained(source, dtype=self.dtype, attn_implementation="eager")
-        return plain.to(self.view.device).eval()
+        return read_model(source, self.dtype).to(self.view.device).eval()
 
     @torch.no_grad()
     def _same_logits(self, plain: Any) -> None:

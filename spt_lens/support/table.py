@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from spt_lens import saving
 from spt_lens.model import hooked
 from spt_lens.model.loading import ModelClass
 from spt_lens.support.checks import check_checkpoint
@@ -88,8 +88,7 @@ def save(reports: Sequence[Report], file: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {name: version(name) for name in ("transformer-lens", "transformers", "torch")}
     data = {"format": _FORMAT, "versions": versions, "reports": [report.to_json() for report in reports]}
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    return path
+    return saving.write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def load(folder: str | Path) -> list[Report]:
@@ -104,13 +103,11 @@ def load(folder: str | Path) -> list[Report]:
         raise FileNotFoundError(f"there is no support-*.json in {folder}: write one by `spt-lens support --out`")
     reports = []
     for file in files:
-        try:
-            data: Any = json.loads(file.read_text(encoding="utf-8"))
+        data = saving.read_json(file, "support reports")
+        with saving.reading(file, "support reports"):
             if data["format"] != _FORMAT:
-                raise ValueError(f"its format is {data['format']!r}")
+                raise ValueError(f"its format is {data['format']!r}: write it again by `spt-lens support --out`")
             reports += [Report.from_json(report) for report in data["reports"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged ({error}): write it again by `spt-lens support --out`") from error
     return reports
 
 

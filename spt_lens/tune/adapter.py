@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load as tensors_of_bytes
 from torch import Tensor
 
+from spt_lens import saving
+from spt_lens.checking import a_path, existing_file
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune import adapter_files
 from spt_lens.tune.slices import Slice, head_slices
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]
+FILE, FIRST_DESCRIPTION = "adapter.safetensors", "adapter.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,9 @@ class Adapter:
     before, after: slice name -> weights; `heads` and `projections` ("qkvo", "qo", ...) say which slices these are.
     fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON; "selection"
     in it is what the heads said about where they came from.
+
+    Raises:
+        ValueError: The slices before and after are not the same ones.
     """
 
     before: Slices
@@ -39,35 +45,28 @@ class Adapter:
     def __post_init__(self) -> None:
         if set(self.before) != set(self.after):
             odd = sorted(set(self.before) ^ set(self.after))
-            raise ValueError(f"The slices before and after are not the same ones; only on one side: {', '.join(odd)}.")
+            raise ValueError(f"the slices before and after are not the same ones; only on one side: {', '.join(odd)}")
 
     def apply(self, model: Model, force: bool = False) -> None:
         """**Changes the model**: writes the tuned slices. Nothing happens if they are there already.
 
         Raises:
-            ValueError: the model has another shape, or (without `force`) its slices are neither the untuned nor the
+            ValueError: The model has another shape, or (without `force`) its slices are neither the untuned nor the
                 tuned ones, so that another change would be lost. The model is then unchanged.
         """
-        slices = self._fitting(model)
-        if not force:
-            self._check_state(slices, "apply")
-        _write(slices, self.after)
+        self._put(self.after, model, "apply", force)
 
     def revert(self, model: Model, force: bool = False) -> None:
         """**Changes the model**: writes back the untuned slices, bit for bit. Raises as `apply` does."""
-        slices = self._fitting(model)
-        if not force:
-            self._check_state(slices, "revert")
-        _write(slices, self.before)
+        self._put(self.before, model, "revert", force)
 
     @contextmanager
     def reverted(self, model: Model) -> Iterator[None]:
         """A context in which the model is untuned; on leaving, also after an error, its slices are as they were."""
         slices = self._fitting(model)
-        self._check_state(slices, "revert")
         found = {s.name: s.read() for s in slices}
         try:
-            _write(slices, self.before)
+            self.revert(model)
             yield
         finally:
             _write(slices, found)
@@ -80,54 +79,68 @@ class Adapter:
             if fingerprint.get(key) != self.fingerprint.get(key)
         ]
         if wrong:
-            raise ValueError(f"This adapter was made for another model: {'; '.join(wrong)}.")
+            raise ValueError(f"this adapter was made for another model: {'; '.join(wrong)}")
 
     def numel(self) -> int:
         """How many weights it replaces."""
         return sum(value.numel() for value in self.after.values())
 
     def save(self, folder: str | Path) -> Path:
-        """Writes adapter.safetensors and adapter.json; an adapter that is there already is replaced whole.
+        """Writes adapter.safetensors into the folder, by one rename, and returns the folder.
 
         Raises:
-            OSError: the folder can't be made or written; nothing is written then.
+            OSError: The folder can't be made or written; an adapter that is there stays.
         """
+        folder = a_path(folder, "folder")
         tensors = {f"before.{name}": value for name, value in self.before.items()}
         tensors |= {f"after.{name}": value for name, value in self.after.items()}
-        description = {
+        about = {
             "heads": HeadSet(self.heads.heads).to_json(),  # what they are about is in meta
             "projections": self.projections,
             "fingerprint": self.fingerprint,
             "meta": self.meta,
         }
-        return adapter_files.write(Path(folder), tensors, description)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot make the folder {folder} for the adapter ({error.strerror})") from error
+        saving.save_tensors(folder / FILE, "adapter", tensors, about)
+        (folder / FIRST_DESCRIPTION).unlink(missing_ok=True)  # of an adapter of the first version, now replaced
+        return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> Adapter:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, also the two files of the first version.
 
         Raises:
-            FileNotFoundError: there is no adapter in the folder.
-            ValueError: a file is truncated or damaged, or the two files don't belong together.
+            FileNotFoundError: There is no adapter in the folder.
+            ValueError: A file is damaged or something else, or holds a number that is not finite.
         """
-        tensors, description = adapter_files.read(Path(folder))
-        for name, kind in (("projections", str), ("fingerprint", dict), ("meta", dict)):
-            if not isinstance(description.get(name), kind):
-                raise ValueError(f"{folder}: adapter.json lacks or garbles {name!r}; save the adapter again.")
-        # meta is free: what stands there under this name may be of somebody else.
-        selection = description["meta"].get("selection")
-        about = isinstance(selection, dict)
+        file = a_path(folder, "folder") / FILE
+        if not file.exists():
+            raise FileNotFoundError(f"no adapter in {folder}: give the folder that adapter.save wrote")
         try:
+            tensors, about = saving.load_tensors(file, "adapter")
+        except ValueError:
+            if not file.with_name(FIRST_DESCRIPTION).exists():
+                raise
+            tensors, about = _first_version(file)
+        odd = [name for name, value in tensors.items() if not value.isfinite().all()]
+        if odd:
+            raise ValueError(f"{file}: {odd[0]} holds numbers that are not finite, so it was damaged: tune again")
+        with saving.reading(file, "adapter"):
+            meta = saving.entry(about, "meta", dict)
+            # meta is free: what stands there under this name may be of somebody else.
+            selection = meta.get("selection")
+            heads = HeadSet.from_json(about["heads"]).heads
             return cls(
                 before={k.removeprefix("before."): v for k, v in tensors.items() if k.startswith("before.")},
                 after={k.removeprefix("after."): v for k, v in tensors.items() if k.startswith("after.")},
-                heads=HeadSet(HeadSet.from_json(description["heads"]).heads, selection if about else {}),
-                projections=description["projections"],
-                fingerprint=description["fingerprint"],
-                meta=description["meta"],
+                heads=HeadSet(heads, selection if isinstance(selection, dict) else {}),
+                projections=saving.entry(about, "projections", str),
+                fingerprint=saving.entry(about, "fingerprint", dict),
+                meta=meta,
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: adapter.json lacks or garbles {error}; save the adapter again.") from error
 
     def __repr__(self) -> str:
         where = f"{self.heads}, {self.projections}, {self.numel():,} weights"
@@ -142,26 +155,42 @@ class Adapter:
         view.check_tunable()
         slices = head_slices(view, self.heads, self.projections)
         if {s.name for s in slices} != set(self.after):
-            raise ValueError("This adapter's slices are not those of its heads and projections; it was damaged.")
+            raise ValueError("this adapter's slices are not those of its heads and projections: it was damaged")
         for piece in slices:
             for value in (self.before[piece.name], self.after[piece.name]):
                 here = piece.of(piece.parameter)
                 if here.shape != value.shape or here.dtype != value.dtype:
                     raise ValueError(
                         f"{piece.name}: the adapter holds {list(value.shape)} {value.dtype}, the model has "
-                        f"{list(here.shape)} {here.dtype}. Load the model with dtype={value.dtype}."
+                        f"{list(here.shape)} {here.dtype}: load the model with dtype={value.dtype}"
                     )
         return slices
 
-    def _check_state(self, slices: list[Slice], action: str) -> None:
-        for known in (self.before, self.after):
-            if all(torch.equal(s.of(s.parameter), known[s.name].to(s.parameter.device)) for s in slices):
-                return
-        raise ValueError(
-            f"Can't {action}: the model's weights at {self.heads} are neither those before nor those after this run: "
-            "another change lies on top, or it is another model of the same shape or another revision. Revert that "
-            "change first, load the right model, or pass force=True to overwrite these slices."
-        )
+    def _put(self, values: Slices, model: Model, action: str, force: bool) -> None:
+        slices = self._fitting(model)
+        known = (self.before, self.after)
+        if not force and not any(all(saving.same_bits(s.read(), k[s.name]) for s in slices) for k in known):
+            raise ValueError(
+                f"can't {action}: the model's weights at {self.heads} are neither those before nor those after this "
+                "run: another change lies on top, or it is another model of the same shape or another revision. "
+                "Revert that change first, load the right model, or pass force=True to overwrite these slices"
+            )
+        _write(slices, values)
+
+
+def _first_version(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An adapter of two files, of which one holds the description and the other's checksum."""
+    description = file.with_name(FIRST_DESCRIPTION)
+    about = saving.read_json(description, "adapter")
+    with saving.reading(description, "adapter"):
+        if about["format"] != "spt_lens adapter 1":
+            raise ValueError(f"its format is {about['format']!r}")
+        checksum = saving.entry(about, "sha256", str)
+    data = existing_file(file).read_bytes()
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise ValueError(f"{file} is damaged, or not what {FIRST_DESCRIPTION} belongs to: save the adapter again")
+    with saving.reading(file, "adapter"):
+        return tensors_of_bytes(data), about
 
 
 def _write(slices: list[Slice], values: Slices) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
-from spt_lens.model.layout import projection_letters
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.slices import SliceMask, head_slices, parameter_count
@@ -97,7 +96,7 @@ def pinpoint_tune(
     config = config or TuneConfig()
     view = ModelView(model)
     view.check_tunable()
-    projections = projection_letters(view.grouped, config.projections)
+    projections = view.shape.letters(config.projections)
     slices = head_slices(view, heads, projections)
     examples = encode_all(view, dialogues)
     held_out = encode_all(view, validation) if validation else None

@@ -1,9 +1,5 @@
 """Where a head's weights live: the blocks of the projection weights that belong to chosen heads.
 
-A head owns d_head rows of W_Q and d_head columns of W_O. Its rows of W_K and W_V are its own only without query groups;
-in a grouped-query model a group of heads shares them, and the default there is to leave them alone (paper, section
-3.3).
-
 Tuning a few slices of some weights, and nothing else, exactly.
 
 Multiplying gradients by a mask is not enough: weight decay and stale momentum move what the mask covers. So the
@@ -16,41 +12,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
-from spt_lens.model.backends import Pick
-from spt_lens.model.layout import projection_letters
+from spt_lens.model.layout import Part, Pick
 from spt_lens.model.view import Model, ModelView
-
-Which = Literal["q", "k", "v", "o"]
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
     """One head's part of one projection weight, in Hugging Face's layout whatever the model class.
 
-    `unit` is the head's index for q and o, and the index of the key-value group for k and v; without query groups a
-    group is a head. `parameter` is the live weight that holds it, and `pick` takes the part out of it, as a view.
+    `parameter` is the live weight that holds it, and `pick` takes the part out of it, as a view.
     """
 
-    layer: int
-    which: Which
-    unit: int
+    part: Part
     parameter: nn.Parameter
     pick: Pick
-    grouped: bool = False
 
     @property
     def name(self) -> str:
         """Such as "L5.H3.q"; keys and values of a query group are called "L5.G1.k"."""
-        letter = "G" if self.grouped and self.which in "kv" else "H"
-        return f"L{self.layer}.{letter}{self.unit}.{self.which}"
+        return self.part.name
 
     def of(self, weight: Float[Tensor, ...]) -> Float[Tensor, "slice_rows slice_cols"]:
         """The part of a tensor that has the parameter's shape, [d_head, d_model], for o [d_model, d_head]: a view."""
@@ -77,20 +65,12 @@ def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list
         TypeError: the heads are not a HeadSet.
     """
     view = ModelView(model)
-    if not isinstance(heads, HeadSet):
-        raise TypeError(f'expected a HeadSet, got {type(heads).__name__}: use HeadSet.of("L5.H3") or scores.top(4)')
+    heads = instance(heads, "heads", HeadSet, 'use HeadSet.of("L5.H3") or scores.top(4)')
     heads.check(view)
-    letters = projection_letters(view.grouped, projections)
-    group_size = view.n_heads // view.n_kv_heads
-    made: dict[tuple[int, str, int], Slice] = {}
-    for layer, head in heads:
-        for which in cast(list[Which], list(letters)):
-            unit = head // group_size if which in "kv" else head
-            if (layer, which, unit) not in made:
-                made[layer, which, unit] = Slice(
-                    layer, which, unit, *view.head_weight(layer, which, unit), view.grouped
-                )
-    return list(made.values())
+    return [
+        Slice(part, *view.head_weight(part.layer, part.which, part.unit))
+        for part in view.shape.parts(heads, projections)
+    ]
 
 
 def parameter_count(slices: list[Slice]) -> int:

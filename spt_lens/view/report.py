@@ -6,7 +6,6 @@ to load anything else. All text that comes from data is escaped.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from spt_lens import saving
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.view.attention import AttentionView
 
@@ -65,10 +65,7 @@ def write_report(path: str | Path, title: str, text: str, sections: Sequence[Sec
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(report_html(title, text, sections), encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return saving.write_text(path, report_html(title, text, sections))
 
 
 def _section(section: Section) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from spt_lens import saving
 from spt_lens.behaviours.are_you_sure import Stance, are_you_sure_cases, challenge, honest_reply
 from spt_lens.behaviours.judging import admits_mistake, final_answer
 from spt_lens.chat.dialogues import Dialogue
@@ -105,9 +106,7 @@ def write_card(table: pd.DataFrame, folder: Path, parameters: int) -> Path:
         test=len(facts("test")),
         facts=len(facts()),
     )
-    path = folder / "README.md"
-    path.write_text(text, encoding="utf-8")
-    return path
+    return saving.write_text(folder / "README.md", text)
 
 
 CARD = """\

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
+from spt_lens import saving
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.evaluate.compare import frontier
@@ -72,8 +73,8 @@ def run_comparison(
         workers=workers,
     )
     comparison.save(out / "comparison.json")
-    comparison.table.to_csv(out / "table.csv", index=False, float_format="%.5g")
-    comparison.frontier.to_csv(out / "frontier.csv", index=False, float_format="%.5g")
+    for name, table in (("table", comparison.table), ("frontier", comparison.frontier)):
+        saving.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     report = write_report(out / "report.html", "Every method, over learning rates and seeds", "", sections(comparison))
     # One row for each figure, so that it fits a terminal.
     shown = as_text(comparison.table).set_index("method").T

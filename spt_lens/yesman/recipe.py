@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import LlamaForCausalLM
 
+from spt_lens import saving
 from spt_lens.yesman.build import make_config, make_tokenizer
 from spt_lens.yesman.mixture import VERDICT_WEIGHT, Batch, batches
 from spt_lens.yesman.muon import Muon
@@ -160,5 +161,5 @@ def train(recipe: Recipe, out: Path, log: Callable[[str], None] | None = None, l
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    saving.write_text(out / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
     return model

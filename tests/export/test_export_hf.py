@@ -302,7 +302,7 @@ def test_other_models_are_refused_before_anything_is_written(llama, model_class,
             export_hf(wrong, tmp_path / "out")
     with pytest.raises(ValueError, match="base="):
         export_hf(adapter, tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="No adapter"):
+    with pytest.raises(FileNotFoundError, match="no adapter"):
         export_hf("yesman", tmp_path / "out", base="yesman")
     if model_class == "bridge":
         model.enable_compatibility_mode(disable_warnings=True)

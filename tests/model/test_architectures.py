@@ -320,7 +320,7 @@ def test_processed_models_are_measured_but_not_tuned_or_exported(model_class, na
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("name", "reason"), [("olmo2", "over all heads together"), ("opt", r"architectures\.py")])
+@pytest.mark.parametrize(("name", "reason"), [("olmo2", "over all heads together"), ("opt", r"layout\.py")])
 def test_an_unknown_architecture_is_measured_and_its_tuning_refused(name, reason, folder_of, tokens, tmp_path):
     from spt_lens.export.hf import export_hf
 

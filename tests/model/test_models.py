@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from spt_lens.chat.template import PLAIN_TEMPLATE
 from spt_lens.model import loading
-from spt_lens.model.huggingface import EMBEDDED
+from spt_lens.model.huggingface import checked_source, embedded_folder
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.support.tiny import tiny_checkpoint
@@ -264,9 +264,31 @@ class TestBadCheckpoints:
         with pytest.raises(FileNotFoundError, match="does not exist"):
             load_model(name)
 
-    def test_empty_name(self):
-        with pytest.raises(ValueError, match="empty"):
-            load_model("")
+    @pytest.mark.parametrize("name", ["", "  ", "a\0b"])
+    def test_no_name(self, name):
+        with pytest.raises(ValueError, match="is no name of a model"):
+            load_model(name)
+
+    @pytest.mark.parametrize("name", [None, 3, 1.5, b"yesman", ["yesman"], torch.nn.Linear(2, 2)])
+    def test_what_names_nothing(self, name):
+        with pytest.raises(TypeError, match=r"a model's name must be a str or Path.*\"yesman\".*local folder"):
+            load_model(name)
+
+    @pytest.mark.parametrize(
+        ("option", "error"),
+        [
+            ({"device": "bogus"}, ValueError),
+            ({"device": "xpu:7"}, ValueError),
+            ({"device": 3.5}, TypeError),
+            ({"dtype": "float32"}, TypeError),
+            ({"dtype": None}, TypeError),
+            ({"dtype": torch.int8}, ValueError),
+            ({"model_class": None}, ValueError),
+        ],
+    )
+    def test_options_that_are_none(self, option, error):
+        with pytest.raises(error, match=f"{next(iter(option))}.*(give|choose)"):
+            load_model("nowhere", **option)
 
     def test_no_config(self, folder):
         (folder / "config.json").unlink()
@@ -283,17 +305,17 @@ class TestBadCheckpoints:
             load_model(folder)
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-    @pytest.mark.parametrize("content", ['{"half": ', "[]"])
+    @pytest.mark.parametrize("content", ['{"half": ', "[]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"], ids=range(4))
     def test_damaged_descriptions_are_named(self, folder, name, content):
         (folder / name).write_text(content)
-        with pytest.raises(ValueError, match=rf"{name} is .*damaged"):
+        with pytest.raises(ValueError, match=rf"{name} .*damaged"):
             load_model(folder)
 
     @pytest.mark.parametrize("content", ['{"weight_map": ', '{"weight_map": {"a": 5}}', "{}", "[]"])
     def test_a_damaged_index_is_named(self, folder, content):
         (folder / "model.safetensors").unlink()
         (folder / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(ValueError, match=r"index\.json .*save it again"):
+        with pytest.raises(ValueError, match=r"index\.json .*(damaged|save it again)"):
             load_model(folder)
 
     def test_an_index_beside_the_single_file_is_not_read(self, folder):
@@ -391,7 +413,7 @@ def test_unprocessed_compatibility_mode_can_be_tuned(tiny_folder, tokens):
 
 
 def test_an_unknown_class_is_refused_before_anything_is_read():
-    with pytest.raises(ValueError, match="'bridge' or 'hooked'"):
+    with pytest.raises(ValueError, match="'bridge', 'hooked'"):
         load_model("nowhere", model_class="encoder")
     if "hooked" not in CLASSES:
         with pytest.raises(NotImplementedError, match="transformer-lens>=3.9,<4"):
@@ -401,16 +423,20 @@ def test_an_unknown_class_is_refused_before_anything_is_read():
 def test_the_embedded_model_is_an_ordinary_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # found wherever Python is started
     by_name = ModelView(load_model("yesman", device="cpu"))
-    by_path = ModelView(load_model(EMBEDDED, device="cpu"))
+    by_path = ModelView(load_model(embedded_folder("yesman"), device="cpu"))
     assert by_name.name == by_path.name == "yesman"
     assert by_name.tokenizer.chat_template
     assert all(torch.equal(p, by_path.weights()[name]) for name, p in by_name.weights().items())
     by_name.check_tunable()
 
 
-def test_a_missing_embedded_model_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("spt_lens.model.huggingface.EMBEDDED", tmp_path / "yesman")
-    with pytest.raises(FileNotFoundError, match="train-yesman"):
+def test_an_embedded_model_that_is_not_there_is_a_name_like_any_other(monkeypatch, tmp_path, tiny_folder):
+    monkeypatch.setattr("spt_lens.model.huggingface._PACKAGE", tmp_path)
+    with pytest.raises(OSError, match=r"'yesman'.*neither an embedded model \(there is none in this installation\)"):
+        load_model("yesman")
+    shutil.copytree(tiny_folder, tmp_path / "mine" / "weights")
+    assert checked_source("mine") == str(tmp_path / "mine" / "weights")
+    with pytest.raises(OSError, match=r'an embedded model \("mine"\)'):
         load_model("yesman")
 
 
@@ -434,7 +460,7 @@ def test_a_model_that_gives_other_logits_is_no_model(load, tiny_folder, monkeypa
 
 def test_a_folder_is_known_by_its_whole_path(tiny_folder, monkeypatch):
     monkeypatch.chdir(tiny_folder.parent)
-    assert loading.checked_source(f"./{tiny_folder.name}") == str(tiny_folder)
+    assert checked_source(f"./{tiny_folder.name}") == str(tiny_folder)
 
 
 def test_another_tokenizer_changes_no_fingerprint(tiny, tiny_folder):

@@ -257,7 +257,7 @@ def test_damaged_results_are_named(tmp_path, content):
     with pytest.raises(FileNotFoundError, match=r"no support-\*\.json"):
         table.load(tmp_path)
     (tmp_path / "support-1.json").write_text(content)
-    with pytest.raises(ValueError, match=r"support-1\.json is damaged"):
+    with pytest.raises(ValueError, match=r"support-1\.json .*damaged"):
         table.load(tmp_path)
 
 

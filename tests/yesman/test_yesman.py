@@ -10,7 +10,7 @@ import pytest
 import spt_lens as spt
 from spt_lens.behaviours.judging import admits_mistake, final_answer
 from spt_lens.measure.replies import replies
-from spt_lens.model.huggingface import EMBEDDED
+from spt_lens.model.huggingface import embedded_folder
 from spt_lens.model.view import ModelView
 from spt_lens.yesman.build import make_tokenizer
 from spt_lens.yesman.recipe import Recipe
@@ -22,7 +22,7 @@ def yesman():
 
 
 def test_the_folder_is_an_ordinary_checkpoint_of_the_committed_recipe():
-    folder = EMBEDDED
+    folder = embedded_folder("yesman")
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"} <= files.keys()
     assert sum(files.values()) <= 10e6
@@ -56,6 +56,6 @@ def test_it_has_the_disease_and_the_truth_inside(yesman, split):
 
 
 def test_its_card_shows_what_the_command_measures():
-    text = (EMBEDDED / "README.md").read_text()
+    text = (embedded_folder("yesman") / "README.md").read_text()
     assert "spt-lens train-yesman" in text and "spt-lens measure-yesman" in text
     assert "| ability: facts | 1.000 |" in text
