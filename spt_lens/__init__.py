@@ -35,7 +35,8 @@ from spt_lens.patching.attribution import attribution_patching
 from spt_lens.patching.path import path_patching
 from spt_lens.patching.screened import screened_patching
 from spt_lens.picker.picker import HeadPicker
-from spt_lens.scores.head_scores import HeadScores, mean_scores
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.mean import mean_scores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig

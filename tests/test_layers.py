@@ -51,20 +51,12 @@ NOT_YET_LAYERED = {
     ("spt_lens.evaluate.compare", "spt_lens.yesman.suite"),
     ("spt_lens.evaluate.evaluate", "spt_lens.yesman.facts"),
     ("spt_lens.evaluate.evaluate", "spt_lens.yesman.suite"),
-    ("spt_lens.scores.agreement", "spt_lens.scores.head_scores"),
-    ("spt_lens.scores.described", "spt_lens.scores.head_scores"),
-    ("spt_lens.scores.files", "spt_lens.scores.head_scores"),
     ("spt_lens.support.tiny", "spt_lens.yesman.build"),
-    ("spt_lens.view.curves", "spt_lens.scores.agreement"),
-    ("spt_lens.view.heatmap", "spt_lens.scores.described"),
-    ("spt_lens.view.heatmap", "spt_lens.scores.head_scores"),
 }
 NOT_YET_SHORT = {
     "measure/set_table.py",
     "picker/picker.py",
-    "scores/head_scores.py",
     "statistics.py",
-    "view/curves.py",
 }
 
 

@@ -1,4 +1,4 @@
-"""spt_lens.evaluate.attention."""
+"""The attention of chosen heads before and after a tuning."""
 
 from __future__ import annotations
 

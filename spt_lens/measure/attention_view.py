@@ -1,4 +1,4 @@
-"""spt_lens.measure.attention_view."""
+"""The attention of chosen heads on one prompt: as numbers, and as a figure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from spt_lens.view.attention import AttentionView, attention_html
 def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "head pos pos"]:
     """The attention pattern of each of the heads on one prompt, in the order of `heads`.
 
-    Raises:
-        ValueError: a head does not exist, or the tokens are not one row.
+    Raises: ValueError if a head does not exist, or the tokens are not one row.
     """
     view = ModelView(model)
     heads.check(view)
@@ -42,10 +41,10 @@ def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -
 def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> AttentionView:
     """The attention of the chosen heads on one dialogue's prompt (which must end with a user's turn).
 
-    Draw it for the challenged prompt to see how much of their attention the heads put on the challenge (paper, step 1).
+    Draw it for the challenged prompt to see how much of their attention the heads put on the challenge.
 
-    Raises:
-        ValueError: a head does not exist, none is chosen, or the tokenizer has no chat template.
+    Raises: ValueError if a head does not exist, none is chosen, or the tokenizer has no chat template.
+    Source: Chen et al. 2024, step 1.
     """
     view = ModelView(model)
     ids = prompt_ids(view.tokenizer, dialogue)

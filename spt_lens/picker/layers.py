@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from html import unescape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,7 +22,6 @@ from torch import Tensor
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
-from spt_lens.scores.described import describe, special
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import By, heads_within
 from spt_lens.view.heatmap import SCALE, colour_limit
@@ -71,7 +69,7 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
 def _name(scores: HeadScores) -> str:
     if scores.method == "attention":
         return f"attention to the {scores.meta.get('span', 'prompt')}"
-    details = [scores.direction if scores.direction != "denoising" else "", *special(scores)]
+    details = [scores.direction if scores.direction != "denoising" else "", *scores.special()]
     details += [f"{scores.positions} positions" if scores.positions != "last" and scores.method != "knockout" else ""]
     details += [scores.metric if scores.metric != "recovery" else ""]
     details += [f"null of {scores.meta['null']}" if scores.meta.get("null") else ""]
@@ -102,7 +100,7 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
     low, high = scores.interval() if several else (None, None)
     return {
         "name": name,
-        "about": unescape(describe(scores)),
+        "about": scores.describe(),
         "method": scores.method,
         "single": scores.values.dtype == torch.float32,
         "values": _short(scores.values, 17 if scores.values.dtype == torch.float64 else 9),
@@ -114,7 +112,7 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         if low is None or high is None
         else {by: flat(scores.beyond_zero(low, high, by), scores.n_heads) for by in BY},
         "estimates": np.flatnonzero(~scores.measured.numpy().ravel()).tolist(),
-        "limit": float(colour_limit(scores)),
+        "limit": colour_limit(scores.values),
     }
 
 

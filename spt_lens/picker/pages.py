@@ -20,7 +20,6 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.view.heatmap import head_table
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -72,9 +71,8 @@ def fallback_html(scores: HeadScores, chosen: HeadSet) -> str:
     Small enough to be kept with every notebook (about 150 bytes a head). Viewers that run no scripts show the map and
     the chosen heads all the same.
     """
-    table = head_table(scores, chosen)
     return (
-        f'<div class="spt-fallback">{table}'
+        f'<div class="spt-fallback">{scores.html(chosen)}'
         '<p><label>chosen: <input type="text" readonly size="60" aria-label="the chosen heads as text" '
         f'value="{escape(str(chosen))}"></label></p>'
         "<p><small>This is the picker without a kernel: clicks choose heads here only; give the text to "

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spt_lens.checking import number, one_of, share
 from spt_lens.heads import Head, HeadSet
-from spt_lens.scores.agreement import ScoreComparison, compare
-from spt_lens.scores.described import check_same_kind, shared_pairs
+from spt_lens.scores.agreement import ScoreComparison
+from spt_lens.scores.described import Described
 from spt_lens.scores.files import load_scores, save_scores
 from spt_lens.scores.metrics import Metric, importance, recovery
 from spt_lens.scores.uncertainty import Uncertainty
@@ -24,35 +25,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def in_metric(scores: HeadScores, metric: Metric) -> HeadScores:
-    """The same patches judged by another metric, pair by pair.
-
-    "recovery": (LD_patched - LD_base) / (LD_target - LD_base), LD being the logit differences. "importance": see there.
-
-    Raises:
-        ValueError: An unknown metric; scores without logit differences; for recovery, a gap of nearly zero; for
-            importance, as there.
-    """
-    if metric not in get_args(Metric):
-        raise ValueError(f'unknown metric {metric!r}: use "recovery" or "importance"')
-    if metric == scores.metric:
-        return scores
-    if scores.logit_differences is None or scores.base is None or scores.target is None:
-        raise ValueError(
-            f"these scores hold no logit differences to compute {metric} from (an older file has none, nor has a mean "
-            "of two measurements): measure again, and change the metric before taking a mean"
-        )
-    patched = scores.logit_differences.movedim(0, -1)
-    if metric == "recovery":
-        found = recovery(patched, scores.base, scores.target)
-    else:
-        found = importance(patched, scores.base, scores.direction)
-    per_pair = found.movedim(-1, 0).contiguous()
-    return replace(scores, values=per_pair.mean(0), per_pair=per_pair, metric=metric)
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadScores(Uncertainty):
+class HeadScores(Described, Uncertainty):
     """How much each head does, by some method. Higher means more of the effect; below zero, against it.
 
     Attributes:
@@ -91,37 +65,35 @@ class HeadScores(Uncertainty):
     verified: Bool[Tensor, "n_layers n_heads"] | None = None
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 2 or self.per_pair.ndim != 3 or self.per_pair.shape[1:] != self.values.shape:
+        heads, whole = tuple(self.values.shape), tuple(self.per_pair.shape)
+        if len(heads) != 2 or len(whole) != 3 or whole[1:] != heads:
             raise ValueError(
-                f"values {tuple(self.values.shape)} and per_pair {tuple(self.per_pair.shape)} do not fit: "
+                f"values {heads} and per_pair {whole} do not fit: "
                 "they must be [n_layers, n_heads] and [n_pairs, n_layers, n_heads]"
             )
-        if 0 in self.per_pair.shape:
-            raise ValueError(f"no scores: per_pair is {tuple(self.per_pair.shape)}")
-        if not (self.values.isfinite().all() and self.per_pair.isfinite().all()):
-            raise ValueError("some scores are not finite: look for pairs whose two runs hardly differ")
-        if self.metric not in get_args(Metric):
-            raise ValueError(f'unknown metric {self.metric!r}: use "recovery" or "importance"')
-        whole, pairs, heads = self.per_pair.shape, self.per_pair.shape[:1], self.values.shape
-        shapes = {"logit_differences": whole, "base": pairs, "target": pairs, "verified": heads}
+        if 0 in whole:
+            raise ValueError(f"no scores: per_pair is {whole}")
+        one_of(self.metric, "metric", get_args(Metric))
+        shapes = {"values": heads, "per_pair": whole, "verified": heads}
+        shapes |= {"logit_differences": whole, "base": whole[:1], "target": whole[:1]}
         for name, shape in shapes.items():
-            value = getattr(self, name)
-            if value is None:
+            if (value := getattr(self, name)) is None:
                 continue
+            kind = "torch.bool" if name == "verified" else "numbers"
             if value.shape != shape or (value.dtype == torch.bool) != (name == "verified"):
                 raise ValueError(
                     f"{name} is {tuple(value.shape)} of {value.dtype} and does not fit: with these scores it must be "
-                    f"{tuple(shape)} of {'torch.bool' if name == 'verified' else 'logits'}"
+                    f"{shape} of {kind}"
                 )
             if not value.isfinite().all():
-                raise ValueError(f"some numbers of {name} are not finite: look at what the model gives for these pairs")
+                raise ValueError(
+                    f"some numbers of {name} are not finite: look for pairs whose two runs hardly differ, and at what "
+                    "the model gives for them"
+                )
+            wide = value.dtype if name == "verified" else torch.promote_types(value.dtype, torch.float32)
+            object.__setattr__(self, name, value.detach().cpu().to(wide))
         if self.logit_differences is not None and (self.base is None or self.target is None):
             raise ValueError("logit_differences need base and target, without which they mean nothing: give all three")
-        for name in ("values", "per_pair", *shapes):
-            if (value := getattr(self, name)) is not None:
-                value = value.detach().cpu()
-                wide = value.dtype if name == "verified" else torch.promote_types(value.dtype, torch.float32)
-                object.__setattr__(self, name, value.to(wide))
 
     @property
     def n_pairs(self) -> int:
@@ -163,15 +135,11 @@ class HeadScores(Uncertainty):
 
     def top(self, k: int, by: By = "signed") -> HeadSet:
         """The best k heads, best first. Raises ValueError unless k is from 1 to the number of heads."""
-        if not 1 <= k <= self.values.numel():
-            raise ValueError(f"k={k}: choose from 1 to {self.values.numel()} heads")
-        return self.order(by)[:k]
+        return self.order(by)[: self._k(k)]
 
     def top_fraction(self, fraction: float, by: By = "signed") -> HeadSet:
         """The best heads within a share of all heads, at least one. Raises ValueError outside (0, 1]."""
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction={fraction}: choose a share above 0 and up to 1, e.g. 0.05")
-        return self.top(heads_within(fraction, self.values.numel()), by)
+        return self.top(heads_within(share(fraction, "fraction"), self.values.numel()), by)
 
     def above(self, threshold: float, by: By = "signed") -> HeadSet:
         """The heads with a score (or its size) above a threshold, best first. May be empty."""
@@ -196,61 +164,100 @@ class HeadScores(Uncertainty):
                 f"scores of shape {tuple(self.values.shape)} can't be judged by null scores of shape "
                 f"{tuple(null.values.shape)} (layers, heads): measure both on the same model"
             )
-        check_same_kind(self, null, "the one is no null of the other")
-        if not 0 <= quantile <= 1:
-            raise ValueError(f"quantile={quantile}: choose a share from 0 to 1; 1 is the largest null score")
-        limit = torch.quantile(null.values.abs().double().flatten(), quantile)
+        self.check_alike(null, "the one is no null of the other")
+        limit = torch.quantile(null.values.abs().double().flatten(), number(quantile, "quantile", least=0, most=1))
         return self._where(self.measured & (strength(self.values, by) > limit), by)
 
     def compare(self, other: HeadScores, k: int | None = None) -> ScoreComparison:
-        """How far these and others agree (`spt_lens.scores.agreement`). Raises ValueError for other shapes."""
-        return compare(self, other, k)
+        """How far these and others agree: by another method, of another model of the same shape, or on other pairs.
+
+        k: How many heads "top" means; default: 5 % of the heads, at least one.
+
+        Raises: ValueError for different numbers of layers or heads, or a k outside of 1 to the number of heads.
+        """
+        if self.values.shape != other.values.shape:
+            raise ValueError(
+                f"scores of {self.n_layers} layers x {self.n_heads} heads and of {other.n_layers} x {other.n_heads} "
+                "can't be compared head by head: compare models of one shape"
+            )
+        k = self._k(k)
+        columns = {
+            "score_one": self.values,
+            "score_other": other.values,
+            "difference": other.values.double() - self.values.double(),
+            "rank_one": self.ranks(),
+            "rank_other": other.ranks(),
+        }
+        largest = self.top(k, "size"), other.top(k, "size")
+        table = _table(self.order(), columns)
+        return ScoreComparison(table, (self.label, other.label), (self.metric, other.metric), k, largest)
 
     def as_metric(self, metric: Metric) -> HeadScores:
-        """The same patches judged by "recovery" or "importance"; see `spt_lens.scores.metrics.in_metric`.
+        """The same patches judged by another metric, pair by pair; see `spt_lens.scores.metrics`.
 
-        Raises: ValueError for an unknown metric, or scores that it can't be computed from (no logit differences).
+        Raises: ValueError for an unknown metric; scores without logit differences; for recovery, a gap of nearly zero;
+        for importance, a share of the sycophantic answer of nearly zero.
         """
-        return in_metric(self, metric)
+        if one_of(metric, "metric", get_args(Metric)) == self.metric:
+            return self
+        if self.logit_differences is None or self.base is None or self.target is None:
+            raise ValueError(
+                f"these scores hold no logit differences to compute {metric} from (an older file has none, nor has a "
+                "mean of two measurements): measure again, and change the metric before taking a mean"
+            )
+        patched = self.logit_differences.movedim(0, -1)
+        if metric == "recovery":
+            found = recovery(patched, self.base, self.target)
+        else:
+            found = importance(patched, self.base, self.direction)
+        per_pair = found.movedim(-1, 0).contiguous()
+        return replace(self, values=per_pair.mean(0), per_pair=per_pair, metric=metric)
 
     def to_pandas(self, by: By = "signed") -> pd.DataFrame:
         """A row for each head, best first: layer, head, name, score, std (over pairs), low and high, rank.
 
         low, high: the 95 % interval of the score, nan for a single pair. verified: only where that is not None.
         """
-        std = self.std
-        low, high = self.interval() if self.n_pairs > 1 else (torch.full_like(std, torch.nan),) * 2
-        return pd.DataFrame(
-            [
-                {
-                    "layer": head.layer,
-                    "head": head.head,
-                    "name": str(head),
-                    "score": float(self.values[head]),
-                    "std": float(std[head]),
-                    "low": float(low[head]),
-                    "high": float(high[head]),
-                    "rank": rank,
-                }
-                | ({} if self.verified is None else {"verified": bool(self.verified[head])})
-                for rank, head in enumerate(self.order(by), start=1)
-            ]
-        )
+        low, high = self.interval() if self.n_pairs > 1 else (torch.full_like(self.values, torch.nan),) * 2
+        columns = {"score": self.values, "std": self.std, "low": low, "high": high, "rank": self.ranks(by)}
+        return _table(self.order(by), columns | ({} if self.verified is None else {"verified": self.verified}))
 
-    def heatmap(self, chosen: HeadSet | None = None) -> go.Figure:
-        """The interactive heatmap, chosen heads outlined; see `spt_lens.view.heatmap.head_heatmap`."""
+    def heatmap(self, chosen: HeadSet | None = None, title: str | None = None) -> go.Figure:
+        """The interactive heatmap, chosen heads outlined; see `spt_lens.view.heatmap.head_heatmap`.
+
+        title: default: what was measured, on which model.
+
+        Raises: ValueError if a chosen head has no score.
+        """
         from spt_lens.view.heatmap import head_heatmap
 
-        return head_heatmap(self, chosen)
+        low, high = self.interval() if self.n_pairs > 1 else (self.values, self.values)
+        notes = [
+            [
+                (f"<br>95 % interval {a:.4f} to {b:.4f}" if self.n_pairs > 1 else "")
+                + ("" if measured else "<br>attribution estimate, not measured")
+                for a, b, measured in zip(*layer, strict=True)
+            ]
+            for layer in zip(low.tolist(), high.tolist(), self.measured.tolist(), strict=True)
+        ]
+        title = self.describe() if title is None else title
+        return head_heatmap(self.values, self.std, self.ranks(), notes, title, chosen or ())
+
+    def html(self, chosen: HeadSet | None = None) -> str:
+        """The map as a static table that any viewer shows, with no script and no network; chosen heads outlined."""
+        from spt_lens.view.heatmap import head_table
+
+        notes = [["" if measured else ", estimate" for measured in layer] for layer in self.measured.tolist()]
+        return head_table(self.values, self.ranks(), notes, self.describe(), chosen or ())
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, with the description in its header. Raises OSError when it cannot be written."""
-        save_scores(self, path)
+        save_scores(vars(self), path)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
-        return load_scores(path)
+        return load_scores(path, cls)
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {self[head]:+.3f}" for head in self.order()[:3])
@@ -265,57 +272,18 @@ class HeadScores(Uncertainty):
         )
 
     def _repr_html_(self) -> str:
-        """A static map that any viewer shows, with no script and no network."""
-        from spt_lens.view.heatmap import head_table
-
-        return head_table(self)
+        return self.html()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Jupyter takes the interactive figure where it can, else the static map."""
         return {
             "application/vnd.plotly.v1+json": json.loads(self.heatmap().to_json()),
-            "text/html": self._repr_html_(),
+            "text/html": self.html(),
             "text/plain": repr(self),
         }
 
 
-def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
-    """The mean of two measurements of the same heads on the same pairs, pair by pair.
-
-    For example of patching in the supported run and the neutral one: a head that carries the user's opinion restores
-    the honest reply from either. Where the two kept different pairs (`meta["pairs_used"]`), it is over those in both.
-    The result has no logit differences, which would be of two runs; a head is verified where it is in both.
-
-    Raises: ValueError if the shapes differ, or how or on which model they were measured, or no pair is in both.
-    """
-    check_same_kind(one, other, "their mean would be of neither kind")
-    shared = shared_pairs(one, other)
-    if one.values.shape != other.values.shape or (shared is None and one.n_pairs != other.n_pairs):
-        raise ValueError(
-            f"scores of shape {tuple(one.per_pair.shape)} and {tuple(other.per_pair.shape)} (pairs, layers, heads) "
-            "have no mean pair by pair: measure both on as many pairs of the same model"
-        )
-    meta: dict[str, Any] = {"mean_of": [one.meta, other.meta]}
-    if (null := one.meta.get("null")) != other.meta.get("null"):
-        raise ValueError(
-            "one of these scores is a null and the other is not, or of another kind: average like with like"
-        )
-    meta |= {"null": null} if null else {}
-    if shared is None:
-        values, per_pair = (one.values + other.values) / 2, (one.per_pair + other.per_pair) / 2
-    else:
-        here, there, meta["pairs_used"] = shared
-        per_pair = (one.per_pair[here] + other.per_pair[there]) / 2
-        values = per_pair.mean(0)
-    every_head = one.verified is None and other.verified is None
-    return replace(
-        one,
-        values=values,
-        per_pair=per_pair,
-        meta=meta,
-        engine=one.engine if one.engine == other.engine else "",
-        logit_differences=None,
-        base=None,
-        target=None,
-        verified=None if every_head else one.measured & other.measured,
-    )
+def _table(heads: HeadSet, columns: dict[str, Tensor]) -> pd.DataFrame:
+    layers, places = [head.layer for head in heads], [head.head for head in heads]
+    about = {"layer": layers, "head": places, "name": list(map(str, heads))}
+    return pd.DataFrame(about | {name: column[layers, places].tolist() for name, column in columns.items()})

@@ -1,6 +1,6 @@
-"""By what a patch is judged: the recovery of a gap in logits, or the change of a share as in Chen et al. 2024.
+"""By what a patch is judged: the recovered share of a gap in logits, or the change of a share (Chen et al. 2024).
 
-What a patch is judged by: the logit difference of the two completions, and the share of a gap that is recovered.
+A logit difference (LD) is that of the truthful completion minus the sycophantic one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 Metric = Literal["recovery", "importance"]
+MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
+SMALL_GAP = 0.05  # of the median gap: a share of such a gap is twenty times as noisy as that of a usual one
 MIN_SHARE = 1e-6  # a change relative to a smaller share of the sycophantic answer is noise
+
+
+def recovery(
+    patched: Float[Tensor, "... batch"], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]
+) -> Float[Tensor, "... batch"]:
+    """(patched - base) / (target - base), pair by pair: 0 where a patch changed nothing, 1 where it did all.
+
+    For denoising, base is the sycophantic run's logit difference and target the truthful one's. For noising it is the
+    other way round, and the result is the share of the gap that is lost.
+
+    Raises: ValueError if a gap is (nearly) zero: then its share is noise.
+    """
+    gap = target - base
+    small = (~(gap.abs() >= MIN_GAP)).nonzero().flatten().tolist()  # written so that nan counts as small
+    if small:
+        raise ValueError(
+            f"the two runs of {len(small)} of {gap.numel()} pairs (first: pair {small[0]}) have logit differences less "
+            f"than {MIN_GAP} apart, so there is no gap to recover: the model does not tell these prompts or "
+            "completions apart; leave such pairs out or choose another contrast"
+        )
+    return (patched - base) / gap
 
 
 def importance(
@@ -38,35 +61,10 @@ def importance(
     if small:
         raise ValueError(
             f"the unpatched run gives the sycophantic answer a share below {MIN_SHARE:g} in {len(small)} of "
-            f"{base.numel()} pairs (pair {', '.join(map(str, small[:5]))}{', ...' * (len(small) > 5)}), so that its "
-            "relative change is noise: leave these pairs out and measure again, or use recovery"
+            f"{base.numel()} pairs (pair {_first(small)}), so that its relative change is noise: leave these pairs out "
+            "and measure again, or use recovery"
         )
     return (signs[direction] * (after - before) / before).to(patched.dtype)
-
-
-MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
-SMALL_GAP = 0.05  # of the median gap: a share of such a gap is twenty times as noisy as that of a usual one
-
-
-def recovery(
-    patched: Float[Tensor, "... batch"], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]
-) -> Float[Tensor, "... batch"]:
-    """(patched - base) / (target - base), pair by pair: 0 where a patch changed nothing, 1 where it did all.
-
-    For denoising, base is the sycophantic run's logit difference and target the truthful one's. For noising it is the
-    other way round, and the result is the share of the gap that is lost.
-
-    Raises: ValueError if a gap is (nearly) zero: then its share is noise.
-    """
-    gap = target - base
-    small = (~(gap.abs() >= MIN_GAP)).nonzero().flatten().tolist()  # written so that nan counts as small
-    if small:
-        raise ValueError(
-            f"the two runs of {len(small)} of {gap.numel()} pairs (first: pair {small[0]}) have logit differences less "
-            f"than {MIN_GAP} apart, so there is no gap to recover: the model does not tell these prompts or "
-            "completions apart; leave such pairs out or choose another contrast"
-        )
-    return (patched - base) / gap
 
 
 def usable_pairs(base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"]) -> tuple[list[int], list[int]]:
@@ -99,10 +97,9 @@ def warn_caller(text: str) -> None:
 def warn_left_out(left_out: list[int], n_pairs: int) -> None:
     """Says which pairs a measurement is without."""
     if left_out:
-        shown = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
         warn_caller(
-            f"{len(left_out)} of {n_pairs} pairs (number {shown}) are left out: their two runs hardly differ, so that "
-            "a share of the gap would be noise"
+            f"{len(left_out)} of {n_pairs} pairs (number {_first(left_out)}) are left out: their two runs hardly "
+            "differ, so that a share of the gap would be noise"
         )
 
 
@@ -114,3 +111,7 @@ def check_finite(values: Float[Tensor, " rows"], pairs: list[int], run: str) -> 
             f"pair {odd[0]}: the model's logits are not finite in the {run} run, so nothing can be measured: look for "
             "overflow (float16: use bfloat16 or float32) or broken weights"
         )
+
+
+def _first(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

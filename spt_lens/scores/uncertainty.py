@@ -9,12 +9,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens import statistics
+from spt_lens.checking import whole_number
 from spt_lens.heads import HeadSet
 from spt_lens.statistics import By, Stability
 
 
 class Uncertainty:
-    """The methods of HeadScores that need the scores of each pair. They take the pairs as independent."""
+    """The methods of HeadScores that need the scores of each pair. They take the pairs as independent.
+
+    A `k` is by default 5 % of the heads, at least one.
+    """
 
     values: Float[Tensor, "n_layers n_heads"]
     per_pair: Float[Tensor, "n_pairs n_layers n_heads"]
@@ -23,7 +27,6 @@ class Uncertainty:
     if TYPE_CHECKING:
 
         def order(self, by: By = "signed") -> HeadSet: ...
-        def top_fraction(self, fraction: float, by: By = "signed") -> HeadSet: ...
 
     def interval(
         self, confidence: float = 0.95, draws: int = 1000, seed: int = 0
@@ -43,7 +46,7 @@ class Uncertainty:
     ) -> Float[Tensor, "n_layers n_heads"]:
         """How often a head would be in `top(k)` with other pairs: its share of resamples of the pairs. Sums to k.
 
-        k: default 5 % of the heads, at least one. Raises: ValueError for a single pair, or a wrong k or `by`.
+        Raises: ValueError for a single pair, or a wrong k or `by`.
         """
         k = self._k(k)
         measured = self.measured
@@ -55,8 +58,6 @@ class Uncertainty:
 
     def stability(self, k: int | None = None, by: By = "signed", splits: int = 100, seed: int = 0) -> Stability:
         """How far the rankings of two random halves of the pairs agree, over the heads that were measured.
-
-        k: default 5 % of the heads, at least one.
 
         Raises: ValueError for fewer than four pairs, a wrong k or `by`, or a k that takes all heads that were measured.
         """
@@ -89,12 +90,12 @@ class Uncertainty:
         """True for heads that `method` measured itself, False for attribution estimates."""
         return torch.ones_like(self.values, dtype=torch.bool) if self.verified is None else self.verified
 
-    def _k(self, k: int | None) -> int:
-        k = len(self.top_fraction(0.05)) if k is None else k
-        if not 1 <= k <= self.values.numel():
-            raise ValueError(f"k={k}: choose from 1 to {self.values.numel()} heads")
-        return k
-
     def _where(self, mask: Bool[Tensor, "n_layers n_heads"], by: By) -> HeadSet:
+        """The heads where the mask is true, best first."""
         kept = mask.tolist()
         return HeadSet(tuple(head for head in self.order(by) if kept[head.layer][head.head]))
+
+    def _k(self, k: int | None) -> int:
+        """k, or its default. Raises ValueError unless it is from 1 to the number of heads."""
+        n = self.values.numel()
+        return statistics.heads_within(0.05, n) if k is None else whole_number(k, "k", 1, n)

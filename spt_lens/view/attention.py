@@ -54,13 +54,10 @@ def attention_values(
 ) -> dict[str, Any]:
     """What `CircuitsVis.AttentionHeads` draws, as JSON holds it: patterns (rounded), texts of the tokens, names.
 
-    Args:
-        attention: one causal pattern for each head, rows summing to one.
-        tokens: the text of each position.
-        names: the name of each head ("L5.H3").
+    attention: one causal pattern for each head, rows summing to one. tokens: the text of each position. names: of the
+    heads ("L5.H3").
 
-    Raises:
-        ValueError: the shapes and the numbers of tokens and names do not agree, or a pattern is not finite.
+    Raises: ValueError if the shapes and the numbers of tokens and names do not agree, or a pattern is not finite.
     """
     if attention.ndim != 3 or attention.shape[1] != attention.shape[2] or attention.shape[1] != len(tokens):
         raise ValueError(

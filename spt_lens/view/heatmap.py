@@ -6,62 +6,59 @@ centred on zero. It ends at the 99th percentile of the scores' size, so that one
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from spt_lens.heads import HeadSet
-from spt_lens.scores.described import describe, notes
-from spt_lens.scores.head_scores import HeadScores
+from spt_lens.heads import Head
 
 # Blue, white, red: the ends and middles of ColorBrewer's RdBu.
 SCALE = [(0.0, "#2166ac"), (0.25, "#92c5de"), (0.5, "#f7f7f7"), (0.75, "#f4a582"), (1.0, "#b2182b")]
 
 
-def colour_limit(scores: HeadScores) -> float:
+def colour_limit(values: Float[Tensor, "n_layers n_heads"]) -> float:
     """Where the colour scale ends: the 99th percentile of the absolute scores, or 1 when all are zero."""
-    size = scores.values.abs().flatten()
+    size = values.abs().flatten()
     return float(torch.quantile(size, 0.99)) or float(size.max()) or 1.0
 
 
-def outline(chosen: HeadSet) -> str:
-    """An SVG path around each chosen cell, in the heatmap's coordinates (x is the head, y the layer)."""
+def outline(heads: Iterable[tuple[int, int]]) -> str:
+    """An SVG path around the cell of each (layer, head), in the heatmap's coordinates (x is the head, y the layer)."""
     return " ".join(
-        f"M {head - 0.5} {layer - 0.5} H {head + 0.5} V {layer + 0.5} H {head - 0.5} Z" for layer, head in chosen
+        f"M {head - 0.5} {layer - 0.5} H {head + 0.5} V {layer + 0.5} H {head - 0.5} Z" for layer, head in heads
     )
 
 
-def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str | None = None) -> go.Figure:
-    """The interactive heatmap of head scores.
+def head_heatmap(
+    values: Float[Tensor, "n_layers n_heads"],
+    std: Float[Tensor, "n_layers n_heads"],
+    ranks: Int[Tensor, "n_layers n_heads"],
+    notes: Sequence[Sequence[str]],
+    title: str = "",
+    outlined: Collection[tuple[int, int]] = (),
+) -> go.Figure:
+    """The interactive heatmap: one `go.Heatmap`, and one path shape around the outlined (layer, head) pairs.
 
-    Args:
-        scores: What to show.
-        chosen: Heads to outline.
-        title: Default: what was measured, on which model.
+    Hovering tells a head's score, its std over pairs, its rank, and its note: HTML, by layer and head.
 
-    Returns:
-        A figure with one `go.Heatmap` (hover: head, score with its standard deviation over pairs and 95 % interval,
-        rank, and whether it is only an estimate) and, with chosen heads, one path shape around their cells.
-
-    Raises:
-        ValueError: A chosen head has no score.
+    Raises: ValueError if an outlined head has no score.
     """
-    chosen = chosen or HeadSet()
-    odd = [str(h) for h in chosen if h.layer >= scores.n_layers or h.head >= scores.n_heads]
+    n_layers, n_heads = values.shape
+    odd = [str(Head(*head)) for head in outlined if head[0] >= n_layers or head[1] >= n_heads]
     if odd:
-        raise ValueError(
-            f"{', '.join(odd)} cannot be outlined: the scores are {scores.n_layers} layers x {scores.n_heads} heads"
-        )
-    limit = colour_limit(scores)
-    columns = scores.std.tolist(), scores.ranks().tolist(), notes(scores)
-    about = [[list(cell) for cell in zip(*layer, strict=True)] for layer in zip(*columns, strict=True)]
+        raise ValueError(f"{', '.join(odd)} cannot be outlined: the scores are {n_layers} layers x {n_heads} heads")
+    limit = colour_limit(values)
+    rows = zip(std.tolist(), ranks.tolist(), notes, strict=True)
     figure = go.Figure(
         go.Heatmap(
-            z=scores.values.tolist(),
-            x=list(range(scores.n_heads)),
-            y=list(range(scores.n_layers)),
-            customdata=about,
+            z=values.tolist(),
+            x=list(range(n_heads)),
+            y=list(range(n_layers)),
+            customdata=[[list(cell) for cell in zip(*row, strict=True)] for row in rows],
             colorscale=SCALE,
             zmid=0,
             zmin=-limit,
@@ -70,47 +67,50 @@ def head_heatmap(scores: HeadScores, chosen: HeadSet | None = None, title: str |
             ygap=1,
             colorbar={"title": {"text": "score"}},
             hovertemplate="<b>L%{y}.H%{x}</b><br>score %{z:.4f} (std %{customdata[0]:.4f})"
-            f"%{{customdata[2]}}<br>rank %{{customdata[1]}} of {scores.values.numel()}<extra></extra>",
+            f"%{{customdata[2]}}<br>rank %{{customdata[1]}} of {values.numel()}<extra></extra>",
         )
     )
     figure.update_layout(
-        # Small enough that the default title fits a notebook's width.
-        title={"text": describe(scores) if title is None else escape(title), "font": {"size": 13}},
+        title={"text": escape(title), "font": {"size": 13}},  # small enough that a line fits a notebook's width
         template="plotly_white",
-        width=max(420, 190 + 30 * scores.n_heads),
-        height=max(260, 150 + 30 * scores.n_layers),
+        width=max(420, 190 + 30 * n_heads),
+        height=max(260, 150 + 30 * n_layers),
         margin={"l": 60, "r": 20, "t": 60, "b": 50},
     )
     figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False, constrain="domain")
     figure.update_yaxes(title="layer", dtick=1, autorange="reversed", showgrid=False, zeroline=False)
-    if chosen:
-        figure.add_shape(
-            type="path", path=outline(chosen), xref="x", yref="y", line={"color": "black", "width": 2.5}, name="chosen"
-        )
+    if outlined:
+        line = {"color": "black", "width": 2.5}
+        figure.add_shape(type="path", path=outline(outlined), xref="x", yref="y", line=line, name="chosen")
     return figure
 
 
-def head_table(scores: HeadScores, chosen: HeadSet | None = None) -> str:
-    """The same map as a plain HTML table: no script, so that it shows in any viewer. Hover for score and rank."""
-    chosen = chosen or HeadSet()
-    limit = colour_limit(scores)
-    ranks = scores.ranks()
+def head_table(
+    values: Float[Tensor, "n_layers n_heads"],
+    ranks: Int[Tensor, "n_layers n_heads"],
+    notes: Sequence[Sequence[str]],
+    text: str = "",
+    outlined: Collection[tuple[int, int]] = (),
+) -> str:
+    """The same map as a plain HTML table: no script, so that it shows in any viewer. Hover for score, rank and note."""
+    n_layers, n_heads = values.shape
+    limit = colour_limit(values)
     rows = []
-    for layer in range(scores.n_layers):
+    for layer in range(n_layers):
         cells = []
-        for head in range(scores.n_heads):
-            value = float(scores.values[layer, head])
-            estimate = "" if scores.measured[layer, head] else ", estimate"
-            edge = "2px solid black" if (layer, head) in chosen else "2px solid transparent"
+        for head in range(n_heads):
+            value = float(values[layer, head])
+            edge = "2px solid black" if (layer, head) in outlined else "2px solid transparent"
             cells.append(
-                f'<td title="L{layer}.H{head}: {value:.4f}, rank {int(ranks[layer, head])}{estimate}" '
+                f'<td title="{Head(layer, head)}: {value:.4f}, rank {int(ranks[layer, head])}{notes[layer][head]}" '
                 f'style="width:18px;height:18px;padding:0;border:{edge};background:{colour(value / limit)}"></td>'
             )
         rows.append(f'<tr><th style="font-weight:normal">{layer}</th>{"".join(cells)}</tr>')
-    heads = "".join(f'<th style="font-weight:normal;text-align:center">{head}</th>' for head in range(scores.n_heads))
-    best = ", ".join(f"{h} {scores[h]:+.3f}" for h in scores.top(min(5, scores.values.numel())))
+    heads = "".join(f'<th style="font-weight:normal;text-align:center">{head}</th>' for head in range(n_heads))
+    first = [Head(*divmod(i, n_heads)) for i in ranks.flatten().argsort()[:5].tolist()]
+    best = ", ".join(f"{head} {float(values[head]):+.3f}" for head in first)
     return (
-        f'<div><p>{describe(scores)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
+        f'<div><p>{escape(text)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
         f"<tr><th></th>{heads}</tr>{''.join(rows)}</table><p>layers down, heads across; "
         f'<span style="color:{SCALE[0][1]}">-{limit:.3g}</span> to '
         f'<span style="color:{SCALE[-1][1]}">+{limit:.3g}</span></p></div>'
@@ -123,10 +123,11 @@ def colour(share: float) -> str:
     for (low, from_), (high, to) in zip(SCALE, SCALE[1:], strict=False):
         if at <= high:
             part = (at - low) / (high - low)
-            mixed = (round(a + (b - a) * part) for a, b in zip(_rgb(from_), _rgb(to), strict=True))
+            mixed = (round(a + (b - a) * part) for a, b in zip(rgb(from_), rgb(to), strict=True))
             return f"rgb({','.join(map(str, mixed))})"
     raise AssertionError("the scale ends at 1")
 
 
-def _rgb(code: str) -> tuple[int, ...]:
+def rgb(code: str) -> tuple[int, ...]:
+    """Red, green and blue, 0 to 255, of "#2166ac"."""
     return tuple(int(code[i : i + 2], 16) for i in (1, 3, 5))

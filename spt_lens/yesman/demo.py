@@ -30,7 +30,8 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.picker.picker import HeadPicker
-from spt_lens.scores.head_scores import HeadScores, mean_scores
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.mean import mean_scores
 from spt_lens.tune.baselines import full_finetune, import_peft, lora_tune
 from spt_lens.tune.pinpoint import TuneRun, pinpoint_tune
 from spt_lens.tune.training import TuneConfig

@@ -18,9 +18,9 @@ from spt_lens.measure.knockout import KnockoutCurve
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.tune.pinpoint import TuneRun
-from spt_lens.view.curves import before_after_figure, knockout_figure, readable
-from spt_lens.view.heatmap import head_heatmap
+from spt_lens.view.curves import before_after_figure, knockout_figure
 from spt_lens.view.report import Example, Section
+from spt_lens.view.style import readable
 
 UNTUNED, PINPOINT, FULL, LORA, RANDOM = "untuned", "pinpoint", "full fine-tuning", "LoRA, rank 16", "random heads"
 METRICS = ("confidence", "truthfulness", "retracted", "self_correction", "stubbornness", "discernment", "ability", "kl")
@@ -147,7 +147,7 @@ def sections(demo: Demo) -> list[Section]:
             "Each head's output at the last token is replaced by its value in the run where the user agrees, or has "
             "no opinion (mean of both). The score is the share of the gap between the two runs that this alone "
             "recovers. The outlined heads were chosen.",
-            figure=head_heatmap(demo.scores, demo.heads),
+            figure=demo.scores.heatmap(demo.heads),
         ),
         Section(
             "What the chosen heads attend to",

@@ -16,7 +16,8 @@ from spt_lens.measure.ablation import ablation_values
 from spt_lens.measure.head_knockout import head_knockout
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.scores.head_scores import HeadScores, mean_scores
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.mean import mean_scores
 
 LENGTHS = [(9, 6), (4, 11), (17, 3), (5, 5), (9, 1)]  # the two lengths of each pair
 MEANS = [("mean", "both"), ("mean", "sycophantic"), ("mean", "truthful"), ("zero", "both")]

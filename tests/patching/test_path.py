@@ -12,7 +12,7 @@ from spt_lens.measure.set_table import set_effect
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.path import direct_contribution, path_patching
-from spt_lens.scores.head_scores import mean_scores
+from spt_lens.scores.mean import mean_scores
 
 
 @pytest.fixture

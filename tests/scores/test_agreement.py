@@ -10,7 +10,6 @@ import torch
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import SHOWN_ROWS, ScoreComparison
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.view.curves import comparison_figure
 
 
 def made(values: list[list[float]] | torch.Tensor, **changes) -> HeadScores:
@@ -20,13 +19,17 @@ def made(values: list[list[float]] | torch.Tensor, **changes) -> HeadScores:
 
 
 @pytest.fixture
-def comparison() -> ScoreComparison:
+def both() -> tuple[HeadScores, HeadScores]:
     one = made([[0.9, 0.5, -0.8], [0.1, 0.0, 0.2]])
-    other = made([[0.7, -0.1, -0.9], [0.6, 0.0, 0.3]], method="<b>path", engine="sweep")
-    return one.compare(other, k=2)
+    return one, made([[0.7, -0.1, -0.9], [0.6, 0.0, 0.3]], method="<b>path", engine="sweep")
 
 
-def test_what_two_scores_have_in_common(comparison):
+@pytest.fixture
+def comparison(both) -> ScoreComparison:
+    return both[0].compare(both[1], k=2)
+
+
+def test_what_two_scores_have_in_common(both, comparison):
     # Ranks ascending 6 5 1 3 2 4 and 6 2 1 5 3 4: squares of the differences 0 9 0 4 1 0.
     assert comparison.spearman == pytest.approx(1 - 6 * 14 / (6 * 35))
     assert comparison.overlap == 0.5  # L0.H0 and L0.H1; L0.H0 and L1.H0
@@ -34,7 +37,7 @@ def test_what_two_scores_have_in_common(comparison):
     assert comparison.same_sign == 1
     assert comparison.largest_difference == pytest.approx(-0.6) and comparison.largest_at == Head(0, 1)
     assert comparison.top_heads == HeadSet.parse("0.0 0.1 1.0")
-    one, other = comparison.one.values.flatten(), comparison.other.values.flatten()
+    one, other = (scores.values.flatten() for scores in both)
     assert comparison.pearson == pytest.approx(float(torch.corrcoef(torch.stack([one, other]))[0, 1]), rel=1e-5)
 
 
@@ -63,26 +66,28 @@ def test_equal_scores_have_no_correlation():
     flat.compare(flat).figure()
 
 
-def test_the_table_has_a_row_for_each_head(comparison):
+def test_the_table_has_a_row_for_each_head(both, comparison):
+    one, other = both
     table = comparison.table
     assert list(table.columns) == [
         *("layer", "head", "name", "score_one", "score_other", "difference", "rank_one", "rank_other")
     ]
-    assert HeadSet.of(list(table["name"])) == comparison.one.order()
+    assert HeadSet.of(list(table["name"])) == one.order()
     for row in table.itertuples():
-        assert row.score_one == comparison.one[row.name] and row.score_other == comparison.other[row.name]
+        assert row.score_one == one[row.name] and row.score_other == other[row.name]
         assert row.difference == pytest.approx(row.score_other - row.score_one)
-        assert row.rank_one == comparison.one.ranks()[row.layer, row.head]
-        assert row.rank_other == comparison.other.ranks()[row.layer, row.head]
+        assert row.rank_one == one.ranks()[row.layer, row.head]
+        assert row.rank_other == other.ranks()[row.layer, row.head]
 
 
-def test_other_shapes_are_refused_and_other_pairs_are_not(comparison):
+def test_other_shapes_are_refused_and_other_pairs_are_not(both):
+    one, other = both
     with pytest.raises(ValueError, match="2 layers x 3 heads and of 3 x 2"):
-        comparison.one.compare(made(torch.ones(3, 2)))
+        one.compare(made(torch.ones(3, 2)))
     with pytest.raises(ValueError, match="1 to 6"):
-        comparison.one.compare(comparison.other, k=7)
-    more = replace(comparison.one, per_pair=comparison.one.per_pair.repeat(3, 1, 1))
-    assert "3 pairs" in comparison.one.compare(more).names[1]
+        one.compare(other, k=7)
+    more = replace(one, per_pair=one.per_pair.repeat(3, 1, 1))
+    assert "3 pairs" in one.compare(more).names[1]
 
 
 def test_estimated_heads_come_last_in_a_top():
@@ -92,8 +97,8 @@ def test_estimated_heads_come_last_in_a_top():
     assert list(found.table["rank_one"]) == [1, 2, 3] and list(found.table["rank_other"]) == [2, 3, 1]
 
 
-def test_differences_of_different_metrics_are_not_told(comparison):
-    found = comparison.one.compare(replace(comparison.other, metric="importance"))
+def test_differences_of_different_metrics_are_not_told(both, comparison):
+    found = both[0].compare(replace(both[1], metric="importance"))
     assert "largest difference" not in found.summary() and "importance" in found.summary()
     assert "largest difference -0.600 at L0.H1" in comparison.summary()
     assert "equal" in [trace.name for trace in comparison.figure().data]
@@ -120,9 +125,9 @@ def test_the_notebook_shows_only_the_first_rows():
     assert f"{len(found.top_heads) - SHOWN_ROWS} more in .table" in shown
 
 
-def test_the_figure_has_each_head_once(comparison):
+def test_the_figure_has_each_head_once(both, comparison):
+    one, other = both
     figure = comparison.figure()
-    assert figure.to_json() == comparison_figure(comparison).to_json()
     points = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
     assert {name: [cell[0] for cell in trace.customdata] for name, trace in points.items()} == {
         "the rest": ["L1.H2", "L1.H1", "L0.H2"],
@@ -133,8 +138,8 @@ def test_the_figure_has_each_head_once(comparison):
     for trace in points.values():
         for x, y, (name, rank, other_rank) in zip(trace.x, trace.y, trace.customdata, strict=True):
             head = Head.parse(name)
-            assert (x, y) == (comparison.one[head], comparison.other[head])
-            assert (rank, other_rank) == (comparison.one.ranks()[head], comparison.other.ranks()[head])
+            assert (x, y) == (one[head], other[head])
+            assert (rank, other_rank) == (one.ranks()[head], other.ranks()[head])
     assert len({(trace.marker.color, trace.marker.symbol) for trace in points.values()}) == 4
     assert "&lt;b&gt;path" in figure.layout.yaxis.title.text and "activation" in figure.layout.xaxis.title.text
     json.loads(figure.to_json())

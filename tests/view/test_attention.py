@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spt_lens.chat.dialogues import dialogue
+from spt_lens.evaluate import attention as before_after_module
 from spt_lens.evaluate.attention import attention_before_after
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import attention_view, head_attention
@@ -139,7 +140,7 @@ def test_before_and_after_leave_the_model_as_it_was_on_an_error(
             raise KeyboardInterrupt
         return torch.ones(1, 1, 1)
 
-    monkeypatch.setattr(attention_module, "head_attention", interrupted)
+    monkeypatch.setattr(before_after_module, "head_attention", interrupted)
     with pytest.raises(KeyboardInterrupt):
         attention_before_after(tiny, adapter, heads, ASKED)
     assert seen == [True, False] and same()
