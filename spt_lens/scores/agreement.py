@@ -28,13 +28,9 @@ class ScoreComparison:
     Values that were only estimated (where `verified` is False) count like any others, except that they come last in
     the overlaps. A correlation over all heads is mostly one of the many that do little: look at the overlap as well.
 
-    Attributes:
-        table: A row for each head, in the order of the one: layer, head, name, score_one, score_other, difference
-            (other minus one), rank_one, rank_other.
-        names: How and on which model each was measured: method, direction, positions, model, pairs.
-        metrics: Of each.
-        k: How many heads "top" means.
-        largest: The top k of each by size.
+    table: a row for each head, in the order of the one: layer, head, name, score_one, score_other, difference (other
+    minus one), rank_one, rank_other. names: how and on which model each was measured. metrics: of each. k: how many
+    heads "top" means. largest: the top k of each by size.
     """
 
     table: pd.DataFrame
@@ -54,9 +50,20 @@ class ScoreComparison:
         return statistics.pearson(*self._scores())
 
     @property
+    def tops(self) -> tuple[HeadSet, HeadSet]:
+        """The top k of each, best first."""
+        one, other = (self.table.nsmallest(self.k, rank)["name"].tolist() for rank in ("rank_one", "rank_other"))
+        return HeadSet.of(one), HeadSet.of(other)
+
+    @property
+    def top_heads(self) -> HeadSet:
+        """The heads in the top k of either, those of the one first."""
+        return self.tops[0] | self.tops[1]
+
+    @property
     def overlap(self) -> float:
         """Share of the top k that both have in common."""
-        return len(self._top("one") & self._top("other")) / self.k
+        return len(self.tops[0] & self.tops[1]) / self.k
 
     @property
     def overlap_by_size(self) -> float:
@@ -73,32 +80,17 @@ class ScoreComparison:
     @property
     def largest_at(self) -> Head:
         """The head whose scores differ most."""
-        return Head.parse(self._differing_most()["name"])
+        table = self.table.sort_values(["layer", "head"])
+        return Head.parse(table.loc[table["difference"].abs().idxmax(), "name"])
 
     @property
     def largest_difference(self) -> float:
         """Other minus one at `largest_at`. It means something only where both have the same metric."""
-        return float(self._differing_most()["difference"])
+        return float(self.table.set_index("name").loc[str(self.largest_at), "difference"])
 
-    @property
-    def top_heads(self) -> HeadSet:
-        """The heads in the top k of either, those of the one first."""
-        return self._top("one") | self._top("other")
-
-    def _top(self, side: str) -> HeadSet:
-        rank = f"rank_{side}"
-        return HeadSet.of(self.table[self.table[rank] <= self.k].sort_values(rank)["name"].tolist())
-
-    def _by_head(self) -> pd.DataFrame:
-        return self.table.sort_values(["layer", "head"])
-
-    def _differing_most(self) -> pd.Series:
-        table = self._by_head()
-        return table.loc[table["difference"].abs().idxmax()]
-
-    def _scores(self) -> tuple[Float[Tensor, " heads"], Float[Tensor, " heads"]]:
-        table = self._by_head()
-        return torch.tensor(table["score_one"].to_numpy()), torch.tensor(table["score_other"].to_numpy())
+    def _scores(self) -> list[Float[Tensor, " heads"]]:
+        table = self.table.sort_values(["layer", "head"])
+        return [torch.tensor(table[side].tolist(), dtype=torch.float64) for side in ("score_one", "score_other")]
 
     def summary(self) -> str:
         """One line: how far they agree."""

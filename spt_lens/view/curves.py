@@ -115,32 +115,19 @@ def frontier_figure(
     figure = go.Figure()
     for i, (method, runs) in enumerate(table.groupby("method", sort=False)):
         style = {"color": COLOURS[i % len(COLOURS)], "symbol": MARKERS[i % len(MARKERS)]}
-        middle = runs.groupby("lr")[[x, y]].median().sort_values(x)
+        middle = runs.groupby("lr", as_index=False)[[x, y]].median().sort_values(x)
         hover = f"%{{customdata}}<br>{readable(x)} %{{x:.4g}}<br>{readable(y)} %{{y:.3f}}"
         shared = {"name": str(method), "legendgroup": str(method), "hovertemplate": hover}
-        figure.add_scatter(
-            x=runs[x],
-            y=runs[y],
-            mode="markers",
-            marker={**style, "size": 5, "opacity": 0.45},
-            customdata=[f"{method}, lr {lr:g}" for lr in runs["lr"]],
-            showlegend=False,
-            **shared,
-        )
-        figure.add_scatter(
-            x=middle[x],
-            y=middle[y],
-            mode="lines+markers",
-            line={"color": style["color"]},
-            marker={**style, "size": 9},
-            customdata=[f"{method}, lr {lr:g}, median" for lr in middle.index],
-            **shared,
-        )
+        points = {"mode": "markers", "marker": {**style, "size": 5, "opacity": 0.45}, "showlegend": False}
+        line = {"mode": "lines+markers", "marker": {**style, "size": 9}, "line": {"color": style["color"]}}
+        for rows, look, what in ((runs, points, ""), (middle, line, ", median")):
+            names = [f"{method}, lr {lr:g}{what}" for lr in rows["lr"]]
+            figure.add_scatter(x=rows[x], y=rows[y], customdata=names, **shared, **look)
         if "chosen" in runs and runs["chosen"].any():
-            chosen = runs[runs["chosen"].astype(bool)]
+            at = runs.loc[runs["chosen"].astype(bool), [x, y]].median()
             figure.add_scatter(
-                x=[chosen[x].median()],
-                y=[chosen[y].median()],
+                x=[at[x]],
+                y=[at[y]],
                 mode="markers",
                 marker={"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}},
                 name="chosen on the validation split",
@@ -171,12 +158,9 @@ def before_after_figure(
         metrics = list(first.loc[first["value"].between(0, 1) & (first["metric"] != "kl"), "metric"])
     figure = go.Figure()
     for i, (name, table) in enumerate(tables.items()):
-        rows = table.set_index("metric")
-        absent = [metric for metric in metrics if metric not in rows.index]
-        if absent:
+        if absent := [metric for metric in metrics if metric not in set(table["metric"])]:
             raise ValueError(f"before/after figure: {name} has no metric {', '.join(absent)}")
-        rows = rows.loc[list(metrics)]
-        whiskers = None
+        rows, whiskers = table.set_index("metric").loc[list(metrics)], None
         if {"low", "high"} <= set(rows.columns):
             up, down = rows["high"] - rows["value"], rows["value"] - rows["low"]
             whiskers = {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
@@ -229,8 +213,8 @@ def comparison_figure(
     table: a row for each head: `name`, `score_one`, `score_other`, `rank_one`, `rank_other`. names: of the two.
     diagonal: a dotted line where the two are equal.
     """
-    scores, ranks = ["score_one", "score_other"], ["rank_one", "rank_other"]
-    require(table, ("name", *scores, *ranks), "comparison figure")
+    ranks = ["rank_one", "rank_other"]
+    require(table, ("name", "score_one", "score_other", *ranks), "comparison figure")
     one, other = (table[rank] <= k for rank in ranks)
     groups = [
         ("the rest", ~(one | other), GREY, "circle", 5),
@@ -240,10 +224,9 @@ def comparison_figure(
     ]
     figure = go.Figure()
     if diagonal:
-        ends = [float(table[scores].to_numpy().min()), float(table[scores].to_numpy().max())]
-        figure.add_scatter(
-            x=ends, y=ends, mode="lines", line={"dash": "dot", "color": GREY}, name="equal", hoverinfo="skip"
-        )
+        every = [*table["score_one"], *table["score_other"]]
+        ends, dots = [min(every), max(every)], {"dash": "dot", "color": GREY}
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=dots, name="equal", hoverinfo="skip")
     for name, which, colour, marker, size in groups:
         if which.any():
             heads = table[which]
@@ -257,14 +240,7 @@ def comparison_figure(
                 hovertemplate="<b>%{customdata[0]}</b><br>one %{x:.4f}, rank %{customdata[1]}"
                 "<br>other %{y:.4f}, rank %{customdata[2]}<extra></extra>",
             )
-    figure.update_layout(
-        title={"text": escape(title), "font": {"size": 13}},
-        template="plotly_white",
-        width=620,
-        height=560,
-        margin={"l": 70, "r": 20, "t": 50, "b": 60},
-        legend={"orientation": "h", "y": -0.16},
-    )
-    for update, side, name in ((figure.update_xaxes, "one", names[0]), (figure.update_yaxes, "other", names[1])):
-        update(title={"text": f"{side}: {escape(name)}", "font": {"size": 11}})
-    return figure
+    sides = zip(("one", "other"), names, strict=True)
+    across, up = ({"text": f"{side}: {escape(name)}", "font": {"size": 11}} for side, name in sides)
+    styled(figure, {"text": escape(title), "font": {"size": 13}}, across, up)
+    return figure.update_layout(width=620, height=560, margin_l=70, legend_y=-0.16)

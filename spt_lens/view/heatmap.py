@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spt_lens.heads import Head
+from spt_lens.view.style import rgb
 
 # Blue, white, red: the ends and middles of ColorBrewer's RdBu.
 SCALE = [(0.0, "#2166ac"), (0.25, "#92c5de"), (0.5, "#f7f7f7"), (0.75, "#f4a582"), (1.0, "#b2182b")]
@@ -126,8 +127,3 @@ def colour(share: float) -> str:
             mixed = (round(a + (b - a) * part) for a, b in zip(rgb(from_), rgb(to), strict=True))
             return f"rgb({','.join(map(str, mixed))})"
     raise AssertionError("the scale ends at 1")
-
-
-def rgb(code: str) -> tuple[int, ...]:
-    """Red, green and blue, 0 to 255, of "#2166ac"."""
-    return tuple(int(code[i : i + 2], 16) for i in (1, 3, 5))

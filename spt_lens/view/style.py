@@ -31,8 +31,8 @@ def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
         raise ValueError(f"{what}: the table has no rows")
 
 
-def styled(figure: go.Figure, title: Any, x: str | None, y: str) -> go.Figure:
-    """The figure with the look of all: white, the legend below. title: text, or a dict as Plotly takes it."""
+def styled(figure: go.Figure, title: Any, x: Any, y: Any) -> go.Figure:
+    """The figure with the look of all: white, the legend below. Titles are text, or dicts as Plotly takes them."""
     return figure.update_layout(
         template="plotly_white",
         title=title,
@@ -44,7 +44,11 @@ def styled(figure: go.Figure, title: Any, x: str | None, y: str) -> go.Figure:
     )
 
 
+def rgb(colour: str) -> tuple[int, ...]:
+    """Red, green and blue, 0 to 255, of a colour such as "#0072B2"."""
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
 def translucent(colour: str, opacity: float) -> str:
     """A colour such as "#0072B2" as `rgba(...)`."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
+    return f"rgba({','.join(map(str, rgb(colour)))},{opacity})"
