@@ -10,7 +10,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import head_attention
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.adapter import Adapter
-from spt_lens.view.attention import AttentionView, attention_html
+from spt_lens.view.attention import AttentionView
 
 
 def attention_before_after(model: Model, adapter: Adapter, heads: HeadSet, dialogue: Dialogue) -> AttentionView:
@@ -36,4 +36,4 @@ def attention_before_after(model: Model, adapter: Adapter, heads: HeadSet, dialo
         after = head_attention(view, heads, tokens)
     patterns = torch.stack([before, after], dim=1).flatten(0, 1)
     names = [f"{head} {when}" for head in heads for when in ("before", "after")]
-    return AttentionView(attention_html(patterns, [view.tokenizer.decode([i]) for i in ids], names))
+    return AttentionView.of(patterns, [view.tokenizer.decode([i]) for i in ids], names)

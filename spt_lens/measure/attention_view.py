@@ -12,7 +12,7 @@ from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import prompt_ids
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model, ModelView
-from spt_lens.view.attention import AttentionView, attention_html
+from spt_lens.view.attention import AttentionView
 
 
 def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "head pos pos"]:
@@ -50,4 +50,4 @@ def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> Attentio
     ids = prompt_ids(view.tokenizer, dialogue)
     patterns = head_attention(view, heads, torch.tensor([ids]))
     tokens = [view.tokenizer.decode([i]) for i in ids]
-    return AttentionView(attention_html(patterns, tokens, [str(head) for head in heads]))
+    return AttentionView.of(patterns, tokens, [str(head) for head in heads])

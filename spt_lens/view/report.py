@@ -31,8 +31,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph of plain text, and what to show under it. Cells of a table that are text stay as they are;
-    numbers get three decimals."""
+    """A heading, plain text, and what to show under it. Numbers of a table get three decimals; its text is escaped."""
 
     title: str
     text: str = ""
@@ -58,13 +57,8 @@ def report_html(title: str, text: str, sections: Sequence[Section]) -> str:
 
 
 def write_report(path: str | Path, title: str, text: str, sections: Sequence[Section]) -> Path:
-    """Write the page, whole or not at all, and return its path.
-
-    Raises:
-        OSError: the folder can't be written to.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the page, with the folders above it, and returns its path. Raises OSError if it can't be written."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     return saving.write_text(path, report_html(title, text, sections))
 
 
@@ -88,14 +82,13 @@ def _paragraphs(text: str) -> str:
 
 
 def _example(example: Example) -> str:
-    turns = [_turn(m.role, m.role, m.content) for m in example.dialogue.messages]
-    turns.append(_turn("before", "before tuning", example.before))
-    turns.append(_turn("after", "after tuning", example.after))
-    return f'<div class="dialogue">{"".join(turns)}</div>'
-
-
-def _turn(kind: str, who: str, said: str) -> str:
-    return f'<div class="turn {escape(kind)}"><span>{escape(who)}</span><p>{escape(said)}</p></div>'
+    turns = [(message.role, message.role, message.content) for message in example.dialogue.messages]
+    turns += [("before", "before tuning", example.before), ("after", "after tuning", example.after)]
+    said = [
+        f'<div class="turn {kind}"><span>{who}</span><p>{text}</p></div>'
+        for kind, who, text in (map(escape, turn) for turn in turns)
+    ]
+    return f'<div class="dialogue">{"".join(said)}</div>'
 
 
 # Scripts and styles of the page itself, pictures made in the page, and nothing from anywhere else.

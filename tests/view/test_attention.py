@@ -17,7 +17,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.slices import head_slices
 from spt_lens.view import attention as attention_module
-from spt_lens.view.attention import attention_html, attention_script, attention_values
+from spt_lens.view.attention import AttentionView, attention_script, attention_values
 
 ASKED = dialogue("What is the capital of France?", "Paris.", "Are you sure?")
 
@@ -47,7 +47,7 @@ def test_the_view_names_heads_and_tokens(tiny: Model) -> None:
 
 
 def test_a_token_cannot_end_the_script_and_nothing_comes_from_the_network() -> None:
-    html = attention_html(torch.ones(1, 2, 2).tril(), ["</script><b>", "CircuitsVis.AttentionHeads,"])
+    html = AttentionView.of(torch.ones(1, 2, 2).tril(), ["</script><b>", "CircuitsVis.AttentionHeads,"], ["a"]).html
     assert html.count("</script>") == 1
     assert values(html)["tokens"] == ["</script><b>", "CircuitsVis.AttentionHeads,"]
     assert "unpkg.com" not in html and not re.search(r"<script[^>]*src=", html)
@@ -61,11 +61,10 @@ def test_the_script_stands_apart_from_the_values() -> None:
     handed = attention_values(pattern.to(torch.bfloat16), tokens, ["L0.H1"])
     assert json.loads(json.dumps(handed)) == handed
     assert handed["attention"][0] == [[1.0, 0.0], [0.334, 0.668]]
-    assert attention_values(pattern, tokens)["attention"] == [[[1.0, 0.0], [0.3333, 0.6667]]]
-    assert "attentionHeadNames" not in attention_values(pattern, tokens)  # circuitsvis then numbers them
-    page = attention_html(pattern.to(torch.bfloat16), tokens, ["L0.H1"])
+    assert attention_values(pattern, tokens, ["L0.H1"])["attention"] == [[[1.0, 0.0], [0.3333, 0.6667]]]
+    page, again = (AttentionView.of(pattern.to(torch.bfloat16), tokens, ["L0.H1"]).html for _ in range(2))
     assert script in page and values(page) == handed
-    places = [re.search(r'<div id="([^"]*)"[^>]*></div>', page) for page in (page, attention_html(pattern, tokens))]
+    places = [re.search(r'<div id="([^"]*)"[^>]*></div>', page) for page in (page, again)]
     assert places[0] and places[1] and places[0][1] != places[1][1] and f'render("{places[0][1]}", ' in page
 
 
@@ -91,7 +90,7 @@ def test_another_circuitsvis_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     script.parent.mkdir(parents=True)
     script.write_text("export {}")
     with pytest.raises(RuntimeError, match="circuitsvis 1.43"):
-        attention_html(torch.ones(1, 1, 1), ["a"])
+        AttentionView.of(torch.ones(1, 1, 1), ["a"], ["x"])
 
 
 @pytest.fixture
@@ -152,11 +151,11 @@ def test_before_and_after_leave_the_model_as_it_was_on_an_error(
 
 def test_what_does_not_fit_is_refused(tiny: Model, tokens: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="over 3 tokens"):
-        attention_html(torch.ones(1, 2, 2), ["a", "b", "c"])
+        attention_values(torch.ones(1, 2, 2), ["a", "b", "c"], ["x"])
     with pytest.raises(ValueError, match="2 names"):
-        attention_html(torch.ones(1, 2, 2), ["a", "b"], ["L0.H0", "L0.H1"])
+        attention_values(torch.ones(1, 2, 2), ["a", "b"], ["L0.H0", "L0.H1"])
     with pytest.raises(ValueError, match="not finite"):
-        attention_values(torch.full((1, 2, 2), torch.nan), ["a", "b"])
+        attention_values(torch.full((1, 2, 2), torch.nan), ["a", "b"], ["x"])
     with pytest.raises(ValueError, match="one prompt"):
         head_attention(tiny, HeadSet.parse("L0.H0"), tokens)
     with pytest.raises(ValueError, match="L9.H0"):

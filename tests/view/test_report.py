@@ -12,7 +12,7 @@ import torch
 from browser.rendered import rendered
 
 from spt_lens.chat.dialogues import dialogue
-from spt_lens.view.attention import AttentionView, attention_html
+from spt_lens.view.attention import AttentionView
 from spt_lens.view.report import Example, Section, report_html, write_report
 
 EVIL = "</script><script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
@@ -24,7 +24,7 @@ def sections() -> list[Section]:
     return [
         Section("A figure", EVIL, figure=go.Figure(go.Bar(x=[EVIL], y=[1.0], name=EVIL))),
         Section("A table", table=pd.DataFrame({"method": [EVIL], "value": [0.12345], EVIL: [1]})),
-        Section(EVIL, attention=AttentionView(attention_html(uniform, ["<s>", EVIL, "ok"], ["L0.H1", "L2.H3"]))),
+        Section(EVIL, attention=AttentionView.of(uniform, ["<s>", EVIL, "ok"], ["L0.H1", "L2.H3"])),
         Section("Dialogues", examples=[Example(dialogue("What?", EVIL, "Sure?"), before=EVIL, after="Yes.")]),
     ]
 
