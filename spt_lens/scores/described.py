@@ -72,8 +72,8 @@ class Described:
         return f"{self.model_name}: {what} of each head ({', '.join(filter(None, parts))})"
 
     def check_alike(self, other: Described, what: str) -> None:
-        """Raises ValueError if the other differs in how, by which metric or on which model it was measured."""
-        names = ("method", "direction", "positions", "metric", "model_name")
+        """Raises ValueError if the other differs in shape, in how or on which model it was measured, or in metric."""
+        names = ("n_layers", "n_heads", "method", "direction", "positions", "metric", "model_name")
         ours, theirs = (
             {name: getattr(each, name) for name in names} | {"settings": each.special()} for each in (self, other)
         )

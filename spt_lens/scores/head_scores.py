@@ -29,25 +29,17 @@ if TYPE_CHECKING:
 class HeadScores(Described, Uncertainty):
     """How much each head does, by some method. Higher means more of the effect; below zero, against it.
 
-    Attributes:
-        values: `[n_layers, n_heads]`, the mean over pairs (for recovery: a share of the logit-difference gap).
-        per_pair: `[n_pairs, n_layers, n_heads]`, the values behind the mean.
-        method, direction, positions: How they were measured, e.g. "activation", "denoising", "last".
-        model_name: Which model.
-        meta: Anything else that JSON can hold, such as the size of the gap; `pairs_used`, the numbers of the pairs
-            that were kept, if some were not.
-        engine: How it was computed: "sweep", "stacked" or "hooks"; "" where that is not known.
-        metric: "recovery" or "importance"; see `as_metric`.
-        logit_differences: `[n_pairs, n_layers, n_heads]`, truthful minus sycophantic with the head patched, in logits
-            or, for whole completions, nats.
-        base, target: `[n_pairs]`, the same without a patch: of the run that is patched, and of the run that the values
-            come from.
-        verified: `[n_layers, n_heads]`, True where `method` measured the head itself; the others are attribution
-            estimates and come after these in every order. None: all were measured.
+    values: the mean over pairs (for recovery: a share of the logit-difference gap). per_pair: the values behind it.
+    method, direction, positions: how they were measured, e.g. "activation", "denoising", "last". engine: how that was
+        computed, "sweep", "stacked" or "hooks"; "" where it is not known. metric: "recovery" or "importance".
+    meta: anything else that JSON can hold; `pairs_used`, the numbers of the pairs that were kept, if some were not.
+    logit_differences: truthful minus sycophantic with the head patched, in logits or, for whole completions, nats.
+    base, target: the same without a patch: of the run that is patched, and of the run that the values come from.
+    verified: True where `method` measured the head itself; the others are attribution estimates and come after these
+        in every order. None: all were measured.
 
-    Raises:
-        ValueError: The shapes do not fit each other, there is no pair, a number is not finite, an unknown metric, or
-            logit differences without base and target.
+    Raises: ValueError if the shapes do not fit each other, there is no pair, a number is not finite, the metric is
+    unknown, or there are logit differences without base and target.
     """
 
     values: Float[Tensor, "n_layers n_heads"]
@@ -86,10 +78,7 @@ class HeadScores(Described, Uncertainty):
                     f"{shape} of {kind}"
                 )
             if not value.isfinite().all():
-                raise ValueError(
-                    f"some numbers of {name} are not finite: look for pairs whose two runs hardly differ, and at what "
-                    "the model gives for them"
-                )
+                raise ValueError(f"some numbers of {name} are not finite: look for pairs whose two runs hardly differ")
             wide = value.dtype if name == "verified" else torch.promote_types(value.dtype, torch.float32)
             object.__setattr__(self, name, value.detach().cpu().to(wide))
         if self.logit_differences is not None and (self.base is None or self.target is None):
@@ -116,18 +105,13 @@ class HeadScores(Described, Uncertainty):
         """The score of one head: `scores["L5.H3"]`. Raises KeyError when there is none."""
         layer, place = Head.parse(head)
         if layer >= self.n_layers or place >= self.n_heads:
-            raise KeyError(
-                f"{Head(layer, place)} has no score: there are {self.n_layers} layers x {self.n_heads} heads"
-            )
+            raise KeyError(f"L{layer}.H{place} has no score: there are {self.n_layers} layers x {self.n_heads} heads")
         return float(self.values[layer, place])
 
     def order(self, by: By = "signed") -> HeadSet:
         """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
 
         Heads that were only estimated come after all measured ones. Equal scores keep the order of layers and heads.
-
-        Raises:
-            ValueError: `by` is neither.
         """
         flat, measured = strength(self.values, by).flatten().tolist(), self.measured.flatten().tolist()
         ranked = sorted(range(len(flat)), key=lambda i: (not measured[i], -flat[i]))
@@ -159,11 +143,6 @@ class HeadScores(Described, Uncertainty):
 
         Raises: ValueError if the scores differ in shape or kind, or for a quantile outside of [0, 1].
         """
-        if null.values.shape != self.values.shape:
-            raise ValueError(
-                f"scores of shape {tuple(self.values.shape)} can't be judged by null scores of shape "
-                f"{tuple(null.values.shape)} (layers, heads): measure both on the same model"
-            )
         self.check_alike(null, "the one is no null of the other")
         limit = torch.quantile(null.values.abs().double().flatten(), number(quantile, "quantile", least=0, most=1))
         return self._where(self.measured & (strength(self.values, by) > limit), by)

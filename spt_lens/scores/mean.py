@@ -20,22 +20,18 @@ def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
     one.check_alike(other, "their mean would be of neither kind")
     if (null := one.meta.get("null")) != other.meta.get("null"):
         raise ValueError(
-            "one of these scores is a null and the other is not, or of another kind: average like with like"
+            "one of these scores is a null and the other is none, or of another kind: average like with like"
         )
     meta: dict[str, Any] = {"mean_of": [one.meta, other.meta]} | ({"null": null} if null else {})
-    listed = "pairs_used" in one.meta or "pairs_used" in other.meta
-    if one.values.shape != other.values.shape or not (listed or one.n_pairs == other.n_pairs):
-        raise ValueError(
-            f"scores of shape {tuple(one.per_pair.shape)} and {tuple(other.per_pair.shape)} (pairs, layers, heads) "
-            "have no mean pair by pair: measure both on as many pairs of the same model"
-        )
-    if listed:
+    if "pairs_used" in one.meta or "pairs_used" in other.meta:
         here, there = _places(one), _places(other)
         both = meta["pairs_used"] = [number for number in here if number in there]
         if not both:
             raise ValueError("no pair was kept in both measurements, so they have no mean pair by pair: use more pairs")
         per_pair = (one.per_pair[[here[n] for n in both]] + other.per_pair[[there[n] for n in both]]) / 2
         values = per_pair.mean(0)
+    elif one.n_pairs != other.n_pairs:
+        raise ValueError(f"scores of {one.n_pairs} and {other.n_pairs} pairs have no mean: measure both on as many pairs")
     else:
         values, per_pair = (one.values + other.values) / 2, (one.per_pair + other.per_pair) / 2
     every_head = one.verified is None and other.verified is None

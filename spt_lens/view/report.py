@@ -82,7 +82,7 @@ def _paragraphs(text: str) -> str:
 
 
 def _example(example: Example) -> str:
-    turns = [(message.role, message.role, message.content) for message in example.dialogue.messages]
+    turns = [(str(turn.role), str(turn.role), turn.content) for turn in example.dialogue.messages]
     turns += [("before", "before tuning", example.before), ("after", "after tuning", example.after)]
     said = [
         f'<div class="turn {kind}"><span>{who}</span><p>{text}</p></div>'

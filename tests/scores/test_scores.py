@@ -309,7 +309,7 @@ def test_pairs_that_do_not_meet_have_no_mean(measured):
     for wrong in ([1, 2], [0] * 8, "all", None, list("abcdefgh")):
         with pytest.raises(ValueError, match="pairs_used"):
             mean_scores(one, replace(measured, meta={"pairs_used": wrong}))
-    with pytest.raises(ValueError, match="as many pairs"):
+    with pytest.raises(ValueError, match="n_layers, 2 and 3"):
         mean_scores(one, made(torch.ones(8, 3, 2), meta=one.meta))
 
 
@@ -436,7 +436,7 @@ def test_heads_above_a_null():
     for quantile in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="quantile"):
             scores.above_null(null, quantile)
-    with pytest.raises(ValueError, match="same model"):
+    with pytest.raises(ValueError, match="n_layers, 2 and 3"):
         scores.above_null(made(torch.ones(1, 3, 2)))
     with pytest.raises(ValueError, match="metric"):
         scores.above_null(replace(null, metric="importance"))
