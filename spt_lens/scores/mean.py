@@ -31,7 +31,9 @@ def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
         per_pair = (one.per_pair[[here[n] for n in both]] + other.per_pair[[there[n] for n in both]]) / 2
         values = per_pair.mean(0)
     elif one.n_pairs != other.n_pairs:
-        raise ValueError(f"scores of {one.n_pairs} and {other.n_pairs} pairs have no mean: measure both on as many pairs")
+        raise ValueError(
+            f"scores of {one.n_pairs} and {other.n_pairs} pairs have no mean: measure both on as many pairs"
+        )
     else:
         values, per_pair = (one.values + other.values) / 2, (one.per_pair + other.per_pair) / 2
     every_head = one.verified is None and other.verified is None
