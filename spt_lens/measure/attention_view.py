@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,16 +24,13 @@ def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -
     view = ModelView(model)
     heads.check(view)
     if tokens.ndim != 2 or len(tokens) != 1:
-        raise ValueError(f"attention is shown for one prompt [1, pos], but the tokens have shape {tuple(tokens.shape)}")
+        raise ValueError(f"attention is of one prompt [1, pos], and the tokens have shape {tuple(tokens.shape)}")
     patterns: dict[int, Tensor] = {}
 
-    def keeper(layer: int) -> Any:
-        def keep(pattern: Float[Tensor, "batch n_heads dest src"], hook: Any) -> None:
-            patterns[layer] = pattern[0].detach()
+    def keep(layer: int, pattern: Float[Tensor, "batch n_heads dest src"], hook: Any) -> None:
+        patterns[layer] = pattern[0].detach()
 
-        return keep
-
-    hooks = [(view.pattern_name(layer), keeper(layer)) for layer in heads.by_layer()]
+    hooks = [(view.pattern_name(layer), partial(keep, layer)) for layer in heads.by_layer()]
     with torch.no_grad():
         view.logits(tokens.to(view.device), hooks=hooks)
     return torch.stack([patterns[head.layer][head.head] for head in heads])

@@ -31,10 +31,9 @@ class Uncertainty:
     def interval(
         self, confidence: float = 0.95, draws: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
-        """(low, high) of each head's mean over pairs, by bootstrap over pairs.
+        """(low, high) of each head's mean, by bootstrap over pairs; too narrow for fewer than about 20 pairs.
 
-        It speaks of the choice of pairs alone, for each head by itself, and is too narrow for fewer than about 20 pairs
-        (see `spt_lens.statistics.interval`). For heads that were only estimated, it is that of the estimate.
+        It speaks of the choice of pairs alone, for each head by itself: of an estimate, it is that of the estimate.
 
         Raises: ValueError for a single pair, a confidence outside of (0, 1), or too few draws for it.
         """

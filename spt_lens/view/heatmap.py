@@ -42,9 +42,7 @@ def head_heatmap(
     title: str = "",
     outlined: Collection[tuple[int, int]] = (),
 ) -> go.Figure:
-    """The interactive heatmap: one `go.Heatmap`, and one path shape around the outlined (layer, head) pairs.
-
-    Hovering tells a head's score, its std over pairs, its rank, and its note: HTML, by layer and head.
+    """The interactive heatmap; hovering tells a head's score, std over pairs, rank and note (HTML, by layer and head).
 
     Raises: ValueError if an outlined head has no score.
     """
