@@ -1,10 +1,12 @@
-"""How sure scores are that were measured on some pairs: bootstrap over pairs, and how far rankings agree.
+"""How sure scores of some pairs are, how far rankings agree, and estimates with 95 % intervals. Knows no models.
 
 Scores come as `[n_pairs, ...]`, usually `[n_pairs, n_layers, n_heads]`; every figure is one of their mean over pairs.
 The pairs are taken as independent. Where several pairs share something (say, one question in two phrasings), they tell
 less than their number says, and the true spread is wider than what is found here.
 
-Estimates with 95 % intervals: shares, means, means of shares. Knows nothing of models.
+What scipy has is taken from there, but for two things. Its bootstrap draws pairs in another way than published figures
+were made with, all at once (gigabytes for a large model's heads). Its Wilson interval is of whole cases, and the
+effective number of grouped ones is none.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from spt_lens.checking import number, one_of, whole_number
 
 By = Literal["signed", "size"]
 CHUNK = 1_000_000  # numbers of float64 held at a time, 8 MB; a percentile needs some five times that
@@ -25,13 +29,9 @@ CHUNK = 1_000_000  # numbers of float64 held at a time, 8 MB; a percentile needs
 class Stability(NamedTuple):
     """How far the rankings of two random halves of the pairs agree, the mean over `splits` splits.
 
-    Each half has half of the pairs, so the ranking of all pairs is steadier than this. By chance, `overlap` is
-    k / n_heads and `spearman` 0.
-
-    Attributes:
-        spearman: The rank correlation over all heads; nan where all heads of a half are equal.
-        overlap: The share of the best k that the halves have in common.
-        k, n_heads, n_pairs, splits: What was compared.
+    Each half has half of the pairs, so the ranking of all pairs is steadier than this. spearman: the rank correlation
+    over all heads, by chance 0; nan where all heads of a half are equal. overlap: the share of the best k that the
+    halves have in common, by chance k / n_heads.
     """
 
     spearman: float
@@ -57,9 +57,7 @@ def heads_within(fraction: float, n_heads: int) -> int:
 
 def strength(values: Float[Tensor, "*heads"], by: str = "signed") -> Float[Tensor, "*heads"]:
     """What heads are ranked by, the highest first. Raises ValueError if `by` is not "signed" or "size"."""
-    if by not in ("signed", "size"):
-        raise ValueError(f'by={by!r}: use "signed" (highest first) or "size" (largest of either sign first)')
-    return values if by == "signed" else values.abs()
+    return values if one_of(by, "by", get_args(By)) == "signed" else values.abs()
 
 
 def bootstrap_means(
@@ -78,8 +76,7 @@ def bootstrap_means(
             f"{n} pair{'s' * (n != 1)} of prompts can't show how much the scores vary over pairs: "
             "measure at least 2, better 20 or more"
         )
-    if draws < 1:
-        raise ValueError(f"draws={draws}: give a number above 0, such as 1000")
+    whole_number(draws, "draws")
     scores = per_pair.reshape(n, -1).double()
     generator = torch.Generator().manual_seed(seed)
     rows = max(1, CHUNK // max(n, scores.shape[1]))
@@ -100,17 +97,16 @@ def interval(
 
     Raises: ValueError for fewer than two pairs, a confidence outside of (0, 1), or too few draws to tell its ends.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}: choose a share between 0 and 1, e.g. 0.95")
-    tail = (1 - confidence) / 2
+    tail = (1 - number(confidence, "confidence", above=0, below=1)) / 2
+    whole_number(draws, "draws")
     needed = math.ceil(1 / tail - 1e-6)  # the ends must lie within the draws, not be their extremes
-    if len(per_pair) > 1 and 0 < draws < needed:
+    if len(per_pair) > 1 and draws < needed:
         raise ValueError(
             f"{draws} draws can't tell where an interval of {confidence:g} ends: take draws={needed} or more"
         )
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     heads = per_pair.reshape(len(per_pair), -1)
-    width = max(1, CHUNK // max(1, draws))
+    width = max(1, CHUNK // draws)
     found = [
         torch.quantile(torch.cat(list(bootstrap_means(part, draws, seed))), ends, dim=0)
         for part in heads.split(width, dim=1)
@@ -127,7 +123,7 @@ def top_probability(
     Raises: ValueError for fewer than two pairs, no draws, a k outside of 1 to the number of heads, or an unknown `by`.
     """
     n_heads = per_pair[0].numel() if len(per_pair) else 0
-    _check_k(k, n_heads)
+    whole_number(k, "k", 1, n_heads)
     hits = torch.zeros(n_heads, dtype=torch.float64)
     for means in bootstrap_means(per_pair, draws, seed):
         hits += torch.bincount(_top(means, k, by).flatten(), minlength=n_heads)
@@ -147,8 +143,7 @@ def split_half(
     n = len(per_pair)
     if n < 4:
         raise ValueError(f"{n} pairs are too few to compare two halves of them: measure at least 4, better 20 or more")
-    if splits < 1:
-        raise ValueError(f"splits={splits}: give a number above 0, such as 100")
+    whole_number(splits, "splits")
     scores = per_pair.reshape(n, -1).double()
     generator = torch.Generator().manual_seed(seed)
     correlations, shared = [], []
@@ -169,7 +164,7 @@ def overlap(a: Float[Tensor, "*heads"], b: Float[Tensor, "*heads"], k: int, by: 
     Raises: ValueError for different shapes, a k outside of 1 to the number of heads, or an unknown `by`.
     """
     _check_alike(a, b)
-    _check_k(k, a.numel())
+    whole_number(k, "k", 1, a.numel())
     return len({*_top(a.flatten(), k, by).tolist()} & {*_top(b.flatten(), k, by).tolist()}) / k
 
 
@@ -178,35 +173,27 @@ def spearman(a: Float[Tensor, "*heads"], b: Float[Tensor, "*heads"]) -> float:
 
     Raises: ValueError for different shapes or nan.
     """
-    _check_alike(a, b)
-    return pearson(average_ranks(a), average_ranks(b))
+    return _correlation("spearmanr", a, b)
 
 
 def pearson(a: Float[Tensor, "*heads"], b: Float[Tensor, "*heads"]) -> float:
     """Pearson's correlation, in float64. nan where all of one are equal. Raises ValueError for other shapes or nan."""
+    return _correlation("pearsonr", a, b)
+
+
+def _correlation(name: Literal["spearmanr", "pearsonr"], a: Tensor, b: Tensor) -> float:
+    from scipy import stats  # not above: it takes a second, and most of this library does without
+
     _check_alike(a, b)
-    # Exactly equal values can have a mean that differs from them by rounding, and then a spread that is none.
     if any(x.numel() == 0 or bool((x == x.flatten()[0]).all()) for x in (a, b)):
-        return math.nan
-    one, other = (x.flatten().double() - x.double().mean() for x in (a, b))
-    return float((one @ other / (one.norm() * other.norm())).clamp(-1, 1))
-
-
-def average_ranks(values: Float[Tensor, "*heads"]) -> Float[Tensor, "*heads"]:
-    """The places in ascending order, from 1, in float64; equal values share the mean of their places."""
-    _, which, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[which]
+        return math.nan  # scipy warns of it
+    found = getattr(stats, name)(*(x.flatten().double().numpy() for x in (a, b)))
+    return min(1.0, max(-1.0, float(found.statistic)))
 
 
 def _top(means: Float[Tensor, "*draws heads"], k: int, by: str) -> Tensor:
     # A stable sort, unlike topk, has one answer where scores are equal.
     return strength(means, by).argsort(dim=-1, descending=True, stable=True)[..., :k]
-
-
-def _check_k(k: int, n_heads: int) -> None:
-    if not 1 <= k <= n_heads:
-        raise ValueError(f"k={k}: choose from 1 to {n_heads} heads")
 
 
 def _check_alike(a: Tensor, b: Tensor) -> None:
@@ -217,6 +204,7 @@ def _check_alike(a: Tensor, b: Tensor) -> None:
 
 
 CONFIDENCE = 0.95
+_TAILS = torch.tensor([(1 - CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / 2], dtype=torch.float64)
 
 
 class Estimate(NamedTuple):
@@ -251,13 +239,8 @@ def wilson_interval(successes: float, n: float) -> tuple[float, float]:
 
 
 def share(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """The share of hits with Wilson's interval.
-
-    Cases of one group (say, two challenges to the same answer) need not be independent. With `groups` the interval is
-    that of the effective number of cases, which lies between the number of groups and the number of cases.
-
-    Raises:
-        ValueError: `groups` and `hits` differ in length.
+    """The share of hits with Wilson's interval, with `groups` that of `effective_cases`: cases of one group (say, two
+    challenges to the same answer) need not be independent. Raises ValueError if `groups` and `hits` differ in length.
     """
     n = len(hits)
     if groups is not None and len(groups) != n:
@@ -313,6 +296,5 @@ def weighted_mean(sums: Sequence[float], sizes: Sequence[int], seed: int = 0, dr
     pairs = torch.tensor([list(map(float, sums)), list(map(float, sizes))], dtype=torch.float64)
     picks = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
     drawn = pairs[:, picks].sum(-1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = torch.quantile(drawn[0] / drawn[1], torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(drawn[0] / drawn[1], _TAILS).tolist()
     return Estimate((pairs[0].sum() / pairs[1].sum()).item(), low, high, n)

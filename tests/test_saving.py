@@ -1,15 +1,15 @@
 import os
 import signal
 import stat
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from spt_lens import saving
+from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.tune.adapter import Adapter
 
 
 def scores_of(n_pairs, value=1.0):
@@ -21,10 +21,77 @@ def names(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def run(script, folder):
-    paths = [str(Path(saving.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    known = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.run([sys.executable, "-c", script], cwd=folder, env=known)
+def killed(action, moment):
+    """Runs `action` in a process that is killed at the n-th line of saving.py. Returns whether it came so far."""
+    process = os.fork()
+    if not process:
+        passed = 0
+
+        def trace(frame, event, argument):
+            nonlocal passed
+            if frame.f_code.co_filename != saving.__file__:
+                return None
+            passed += event == "line"
+            if passed > moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+def adapter_of(value):
+    slices = {"L0.H0.q": torch.full((8, 32), value)}
+    return Adapter(slices, slices, HeadSet.of((0, 0)), "q", {"architecture": "tiny"}, {"value": value})
+
+
+SAVED = {  # what is saved of a number, and the number again
+    "scores": (
+        lambda path, value: scores_of(5, value).save(path),
+        lambda path: HeadScores.load(path).per_pair[0, 0, 0].item(),
+    ),
+    "selection": (
+        lambda path, value: HeadSet.of((0, int(value))).save(path),
+        lambda path: HeadSet.load(path).heads[0].head,
+    ),
+    "adapter": (
+        lambda path, value: adapter_of(value).save(path),
+        lambda path: Adapter.load(path).meta["value"],
+    ),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+class TestKills:
+    @pytest.mark.parametrize("kind", SAVED)
+    def test_a_kill_at_any_moment_leaves_the_old_one_or_the_new(self, tmp_path, kind):
+        (save, load), path, seen = SAVED[kind], tmp_path / "it", set()
+        save(path, 1.0)
+        for moment in range(0, 200, 2):
+            came_so_far = killed(lambda: save(path, 2.0), moment)
+            seen.add(load(path))
+            if not came_so_far:
+                break
+        assert seen == {1.0, 2.0} and load(path) == 2.0
+        save(path, 3.0)
+        assert load(path) == 3.0 and not list(tmp_path.rglob(".*.tmp"))
+
+    def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(self, tmp_path):
+        for moment in range(100):
+            killed(lambda: saving.write_text(tmp_path / "file", "half"), moment)
+            if names(tmp_path):
+                break
+        (left,) = names(tmp_path)
+        living = left.replace(left.split("-")[-2], str(os.getppid()))
+        (tmp_path / living).write_text("")
+        (tmp_path / ".file.other.tmp").write_text("")
+        saving.write_text(tmp_path / "file", "whole")
+        assert names(tmp_path) == sorted([living, ".file.other.tmp", "file"])
 
 
 class TestWriting:
@@ -79,17 +146,6 @@ class TestWriting:
         with pytest.raises(type(error)):
             saving.write_text(tmp_path / "file", "new")
         assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
-
-    def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(self, tmp_path):
-        script = "import os; from spt_lens import saving; os.replace = lambda *_: os.kill(os.getpid(), 9); "
-        killed = run(script + "saving.write_text('file', 'half')", tmp_path)
-        assert killed.returncode == -signal.SIGKILL
-        (left,) = names(tmp_path)
-        living = left.replace(left.split("-")[-2], str(os.getppid()))
-        (tmp_path / living).write_text("")
-        (tmp_path / ".file.other.tmp").write_text("")
-        saving.write_text(tmp_path / "file", "whole")
-        assert names(tmp_path) == sorted([living, ".file.other.tmp", "file"])
 
 
 class TestReading:

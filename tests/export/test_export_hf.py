@@ -20,13 +20,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import spt_lens
 from spt_lens.export import hf
-from spt_lens.export.checkpoint import places, same_bits
+from spt_lens.export.checkpoint import places
 from spt_lens.export.folder import MARKER
 from spt_lens.export.hf import export_hf
 from spt_lens.export.parity import Parity, without_hooks
 from spt_lens.model.layout import LAYOUTS
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
+from spt_lens.saving import same_bits
 
 
 @pytest.fixture(scope="session")
