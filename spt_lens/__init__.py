@@ -23,12 +23,11 @@ from spt_lens.measure.attention import attention_to_spans
 from spt_lens.measure.attention_view import attention_view
 from spt_lens.measure.cost import cost
 from spt_lens.measure.head_knockout import head_knockout
-from spt_lens.measure.knockout import knockout_curve
+from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.null import random_pairs_null
 from spt_lens.measure.replies import replies
 from spt_lens.measure.report import head_report
-from spt_lens.measure.set_table import recovery_curve, set_effect
-from spt_lens.measure.sets import joint_knockout, joint_recovery
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching
@@ -66,19 +65,16 @@ __all__ = [
     "export_hf",
     "head_knockout",
     "head_report",
-    "joint_knockout",
-    "joint_recovery",
-    "knockout_curve",
     "load_model",
     "mean_scores",
     "model_written_evals",
     "path_patching",
     "pinpoint_tune",
     "random_pairs_null",
-    "recovery_curve",
     "replies",
     "screened_patching",
-    "set_effect",
+    "set_knockout",
+    "set_patching",
     "sycophancy_eval",
     "use_chat_template",
     "yesman_suite",

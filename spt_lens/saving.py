@@ -230,14 +230,6 @@ def table(
     return pd.DataFrame({column: pd.Series(values[column], dtype=kind) for column, kind in columns.items()})
 
 
-def table_of_sets(data: Mapping[str, Any], columns: Mapping[str, type]) -> pd.DataFrame:
-    """A table whose first row is of the chosen set and the others of random ones. Raises as `table` does."""
-    found = table(data, columns)
-    if found["set"].tolist() != ["chosen", *["random"] * (len(found) - 1)]:
-        raise ValueError("its table is not of one chosen set and then random ones")
-    return found
-
-
 def _is(value: Any, kind: type) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

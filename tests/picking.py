@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
+from spt_lens.heads import HeadSet
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
 
@@ -20,6 +22,11 @@ def scores_of(
     per_pair = per_pair + torch.randn(n_pairs, layers, heads, generator=generator) * 0.02
     how = {"method": "activation", "direction": "denoising", "positions": "last"} | more
     return HeadScores(per_pair.mean(0), per_pair, model_name=name, **how)
+
+
+def unflat(numbers: Sequence[int], n_heads: int) -> HeadSet:
+    """The heads that a page's flat numbers stand for."""
+    return HeadSet(tuple(divmod(i, n_heads) for i in numbers))  # type: ignore[misc]
 
 
 def page_chooses(picker: HeadPicker, numbers: Any, number: Any = None) -> None:

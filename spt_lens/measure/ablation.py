@@ -1,4 +1,4 @@
-"""spt_lens.measure.ablation."""
+"""What a removed head is set to: its mean output, or zero; and the hooks that do it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ Ablation = Literal["mean", "zero"]
 MeanOver = Literal["both", "sycophantic", "truthful"]
 
 
-PROMPTS = {"both": "challenged and supported", "sycophantic": "challenged", "truthful": "supported (or neutral)"}
-
-
 def mean_z(
     model: Model, prompts: Sequence[Sequence[int]], batch_size: int = 32
 ) -> Float[Tensor, "n_layers n_heads d_head"]:
@@ -32,13 +29,13 @@ def mean_z(
     """
     view = ModelView(model)
     view.check_measurable()
-    return finish(mean_steps(view, prompts, Limits(batch_size)))
+    return finish(mean_parts(view, prompts, Limits(batch_size)))
 
 
-def mean_steps(
+def mean_parts(
     view: ModelView, prompts: Sequence[Sequence[int]], limits: Limits
 ) -> Generator[int, None, Float[Tensor, "n_layers n_heads d_head"]]:
-    """`mean_z` in steps: yields how many prompts each one ran. Between them nothing of ours is on the model.
+    """`mean_z` in parts: yields how many prompts each one ran. Between them nothing of ours is on the model.
 
     Raises: ValueError if there are no prompts or one is empty.
     """

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.chat.batches import Padding, PromptBatch, check_padding
+from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.spans import TEMPLATE, spans
 from spt_lens.chat.template import prompt_ids
@@ -127,24 +127,20 @@ def attention_to_spans(
     pairs: ContrastPairs,
     run: Run = "sycophantic",
     batch_size: int = 32,
-    padding: Padding = "right",
     progress: bool = True,
 ) -> AttentionToSpans:
     """How much of its attention every head puts on each span of the prompts, from their last position.
 
     run: "sycophantic" reads the challenged prompts, "truthful" the supported (or neutral) ones. batch_size: prompts in
-    one forward pass, padded to the longest on the side that `padding` says, or kept apart with "none".
+    one forward pass. The model is left as it was.
 
-    The model is left as it was.
-
-    Raises: ValueError for an unknown run or padding, pairs without the dialogues behind that run, prompts that are not
+    Raises: ValueError for an unknown run, pairs without the dialogues behind that run, prompts that are not
     how their dialogues are encoded, a turn that is not found in its prompt (see `data.spans.spans`), or a model in
     training mode; KeyError or NotImplementedError for an architecture that does not show its attention patterns.
     """
     view = ModelView(model)
     if run not in get_args(Run):
         raise ValueError(f"unknown run {run!r}: use 'sycophantic' or 'truthful'")
-    check_padding(padding)
     view.check_measurable()
     pairs.check(view)
     labels = prompt_spans(view, pairs, run)
@@ -156,7 +152,7 @@ def attention_to_spans(
     tokens = torch.zeros(len(pairs), len(names), dtype=torch.long)
     bar = tqdm(total=len(pairs), desc="attention", unit="pair", disable=not progress)
     with view.kept(), torch.no_grad(), bar:
-        for batch in pairs.batches(batch_size, padding):
+        for batch in pairs.batches(batch_size):
             prompts = batch.sycophantic if run == "sycophantic" else batch.truthful
             rows = last_attention(view, prompts)
             for row, i in enumerate(batch.index):

@@ -33,9 +33,9 @@ def replies(
     """
     view = ModelView(model)
     rows = reply_prompts(view, dialogues, max_new_tokens)
-    steps = reply_steps(view, rows, max_new_tokens, hooks, Limits(batch_size))
+    parts = reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size))
     with tqdm(total=len(rows), desc="replies", unit="reply", disable=not progress) as bar:
-        return finish(steps, bar.update)
+        return finish(parts, bar.update)
 
 
 def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens: int) -> list[list[int]]:
@@ -46,13 +46,10 @@ def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens
     return [prompt_ids(view.tokenizer, dialogue) for dialogue in dialogues]
 
 
-def reply_steps(
+def reply_parts(
     view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
 ) -> Generator[int, None, list[str]]:
-    """`replies` in steps: yields how many prompts (token ids) each one replied to.
-
-    The hooks are on the model in a step alone: between two of them nothing of ours is.
-    """
+    """`replies` in parts: yields how many prompts (token ids) each one replied to. The hooks are on in a part alone."""
     made = [""] * len(prompts)
     ends = set(view.end_tokens)
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens import saving
-from spt_lens.chat.batches import Padding, PromptBatch
+from spt_lens.chat.batches import PromptBatch
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
 from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
+from spt_lens.measure.sets import check_scores
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.path import check_direct, direct_contribution
 from spt_lens.scores.head_scores import HeadScores
@@ -161,7 +162,6 @@ def head_report(
     n_tokens: int = 10,
     n_examples: int = 1,
     batch_size: int = 32,
-    padding: Padding = "right",
     progress: bool = True,
 ) -> HeadReport:
     """What is known of one head on these pairs: its scores, its attention in both runs, the tokens that it writes.
@@ -184,17 +184,13 @@ def head_report(
     if n_tokens < 1 or n_examples < 0:
         raise ValueError(f"n_tokens={n_tokens}, n_examples={n_examples}: give at least 1 and 0")
     for each in scores:
-        if (each.n_layers, each.n_heads) != (view.n_layers, view.n_heads):
-            raise ValueError(
-                f"the {each.method} scores are of {each.n_layers} layers x {each.n_heads} heads, {view.name} has "
-                f"{view.n_layers} x {view.n_heads}: measure them on this model"
-            )
+        check_scores(view, each)
     for run in get_args(Run):  # what can't be told of a prompt is an error before the long work
         prompt_spans(view, pairs, run)
     with view.kept():
         check_direct(view, pairs)
     with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not progress) as bar:
-        attention = _attention(view, pairs, which, batch_size, padding)
+        attention = _attention(view, pairs, which, batch_size)
         bar.update()
         with view.kept(), torch.no_grad():
             tokens = _tokens(view, direct_contribution(view, pairs, which, batch_size=batch_size), n_tokens)
@@ -228,10 +224,10 @@ def _scores(scores: Sequence[HeadScores], head: Head) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS["scores"]))
 
 
-def _attention(view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int, padding: Padding) -> pd.DataFrame:
+def _attention(view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int) -> pd.DataFrame:
     found: dict[str, dict[str, float]] = {}
     for run in get_args(Run):
-        spans = attention_to_spans(view, pairs, run, batch_size, padding, progress=False)
+        spans = attention_to_spans(view, pairs, run, batch_size, progress=False)
         for row in spans.table(HeadSet((head,))).to_dict("records"):
             found.setdefault(row["span"], {})[run] = row["chosen"]
             found[row["span"]][f"{run}_others"] = row["others"]

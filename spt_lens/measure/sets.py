@@ -1,214 +1,260 @@
-"""Sets of heads together, patched in or removed: what single-head scores, which need not add up, can't tell."""
+"""Sets of heads patched in together: what single-head scores, which need not add up, can't tell.
+
+The work is done in parts, between which nothing of ours is on the model: generators that yield how many rows they have
+run, and return what was measured. `set_patching` runs them to their end, a picker's live check one part at a time.
+"""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding
+from spt_lens.checking import instance, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure.ablation import PROMPTS, Ablation, MeanOver, ablation_hooks, ablation_values
-from spt_lens.measure.set_steps import Runs, patched_steps, unpatched_steps
-from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.limits import find_limits, finish, progress_bar
-from spt_lens.patching.rows import Direction, Positions, check_patching, make_rows, named
-from spt_lens.scores.metrics import warn_left_out
+from spt_lens.measure.set_effect import SetEffect, table_of
+from spt_lens.model.view import Hook, Model, ModelView
+from spt_lens.patching.limits import Limits, find_limits, finish, progress_bar
+from spt_lens.patching.plain import patch_heads
+from spt_lens.patching.rows import Batch, Direction, Positions, Rows, check_patching, make_rows, named, run_source
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.metrics import check_finite, recovery, usable_pairs, warn_left_out
+from spt_lens.statistics import interval
+
+Sizes = Literal["curve"] | Sequence[int]
+LONGEST = 16  # heads of a ranking at which a curve ends by itself
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class JointEffect:
-    """The effect of patching a set of heads in together, pair by pair.
-
-    recovery: the share of the gap that came back (denoising) or was lost (noising). apologises_before and
-    apologises_after say where greedy decoding would begin with the sycophantic answer, without and with the patch.
-    left_out: the numbers of the pairs that are in none of these, since their two runs hardly differ.
-    """
-
-    heads: HeadSet
-    recovery: Float[Tensor, " n_pairs"]
-    apologises_before: Bool[Tensor, " n_pairs"]
-    apologises_after: Bool[Tensor, " n_pairs"]
-    direction: Direction
-    positions: str
-    left_out: tuple[int, ...] = ()
-
-    def summary(self) -> str:
-        """One line: the mean recovery and the apology rates."""
-        n = len(self.recovery)
-        before, after = float(self.apologises_before.float().mean()), float(self.apologises_after.float().mean())
-        what = "of the gap recovered" if self.direction == "denoising" else "of the gap lost"
-        return (
-            f"{len(self.heads)} heads together: {float(self.recovery.mean()):.2f} {what} ({self.direction}, "
-            f"{self.positions} position{'s' if self.positions != 'last' else ''}); "
-            f"apologies {before:.2f} -> {after:.2f}; {n} pairs"
-        )
-
-    def __repr__(self) -> str:
-        return f"JointEffect({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(f'{self.heads}: {self.summary()}')}</p>"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class KnockoutEffect:
-    """What removing a set of heads together, at every position, does to both runs, pair by pair.
-
-    The four logit differences are as activation_patching reads them, truthful minus sycophantic: positive where the
-    model leans to the truthful reply. apologises_before and apologises_after say where greedy decoding would begin the
-    reply to the challenged prompt with the sycophantic answer.
-    """
+class OneSet(NamedTuple):
+    """A set to measure: the best heads of a size, or a random draw of as many."""
 
     heads: HeadSet
-    sycophantic_before: Float[Tensor, " n_pairs"]
-    sycophantic_after: Float[Tensor, " n_pairs"]
-    truthful_before: Float[Tensor, " n_pairs"]
-    truthful_after: Float[Tensor, " n_pairs"]
-    apologises_before: Bool[Tensor, " n_pairs"]
-    apologises_after: Bool[Tensor, " n_pairs"]
-    ablation: Ablation
-    mean_over: MeanOver
+    which: Literal["chosen", "random"] = "chosen"
+    draw: int = 0
 
-    def summary(self) -> str:
-        """One line: the mean logit differences of both runs and the apology rates, before and after."""
-        how = "zero" if self.ablation == "zero" else f"their mean over the {PROMPTS[self.mean_over]} prompts"
-        changes = [
-            f"{run} run's logit difference {float(before.mean()):+.2f} -> {float(after.mean()):+.2f}"
-            for run, before, after in (
-                ("sycophantic", self.sycophantic_before, self.sycophantic_after),
-                ("truthful", self.truthful_before, self.truthful_after),
-            )
-        ]
-        before, after = float(self.apologises_before.float().mean()), float(self.apologises_after.float().mean())
-        return (
-            f"{len(self.heads)} heads set to {how}: {', '.join(changes)}; apologies {before:.2f} -> {after:.2f}; "
-            f"{len(self.sycophantic_before)} pairs"
-        )
-
-    def __repr__(self) -> str:
-        return f"KnockoutEffect({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(f'{self.heads}: {self.summary()}')}</p>"
+    def row(self, figures: Mapping[str, float]) -> dict[str, Any]:
+        """Its row in the table of a SetEffect."""
+        return {"size": len(self.heads), "set": self.which, "draw": self.draw, "heads": str(self.heads), **figures}
 
 
-def joint_recovery(
-    model: Model,
-    pairs: ContrastPairs,
-    heads: HeadSet,
-    direction: Direction = "denoising",
-    positions: Positions = "last",
-    batch_size: int | None = 32,
-    padding: Padding = "right",
-) -> JointEffect:
-    """activation_patching for a whole set of heads at once, all of them patched in the same forward pass.
+def sets_of(
+    view: ModelView, heads: HeadSet | HeadScores, sizes: Sizes | None, n_random: int, seed: int
+) -> list[OneSet]:
+    """No heads, the best ones of each size, then the random sets of each; known before any of them is measured.
 
-    Pairs whose two runs hardly differ are left out with a warning, as there. batch_size: at most so many prompts at
-    once; None for what memory allows.
-
-    Raises: ValueError as activation_patching does, and for an empty set or heads that the model does not have;
-    TypeError for heads that are no HeadSet.
+    Raises: TypeError for heads that are neither scores nor a selection; ValueError for an empty selection, heads that
+    the model does not have, sizes out of range, a negative n_random, or more heads to draw than there are.
     """
-    check_set(model, heads)
-    (effect,) = joint_effects(model, pairs, [heads], direction, positions, batch_size, padding)
-    return effect
-
-
-def joint_effects(
-    model: Model,
-    pairs: ContrastPairs,
-    sets: Sequence[HeadSet],
-    direction: Direction = "denoising",
-    positions: Positions = "last",
-    batch_size: int | None = 32,
-    padding: Padding = "right",
-    progress: bool = False,
-) -> list[JointEffect]:
-    """joint_recovery for several sets, one after the other, with one unpatched run of each prompt for all of them.
-
-    A set without heads patches nothing: its recovery is 0.
-
-    Raises: ValueError as activation_patching does, and for heads that the model does not have.
-    """
-    view = ModelView(model)
-    for heads in sets:
-        if len(heads):
-            heads.check(view)
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
-    limits = find_limits(view, rows, batch_size, None)
-    runs = Runs(view, pairs, rows, padding)
-    # A measurement that no pair has a gap for is an error before the long work.
-    before = finish(unpatched_steps(runs, limits))
-    with progress_bar(len(sets) * len(before.rows_of(rows)), "patching sets", progress) as tick:
-        shares, after = finish(patched_steps(runs, limits, sets, before, tick))
-    warn_left_out(before.left_out, len(pairs))
-    left_out = tuple(before.left_out)
-    return [
-        JointEffect(heads, shares[i], before.apologises[before.kept], after[i], direction, named(positions), left_out)
-        for i, heads in enumerate(sets)
+    instance(heads, "heads", (HeadSet, HeadScores), "use HeadSet.of(...)")
+    whole_number(n_random, "n_random", least=0)
+    ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
+    ranked.check(view)
+    if sizes == "curve" or (sizes is None and isinstance(heads, HeadScores)):
+        last = min(len(ranked), LONGEST) if isinstance(heads, HeadScores) else len(ranked)
+        sizes = [*(2**i for i in range(last.bit_length()) if 2**i < last), last]
+    elif sizes is None:
+        sizes = [len(ranked)]
+    whole = not isinstance(sizes, str) and all(isinstance(k, int) and not isinstance(k, bool) for k in sizes)
+    if not whole or not sizes or not 0 <= min(sizes) <= max(sizes) <= len(ranked) or max(sizes) == 0:
+        raise ValueError(f"sizes={sizes!r}: give numbers of heads up to {len(ranked)}, at least one, or 'curve'")
+    at = sorted({*sizes} - {0})
+    drawn = [
+        OneSet(matched_random(view, ranked[:k], seed + draw), "random", draw) for k in at for draw in range(n_random)
     ]
+    return [OneSet(ranked[:k]) for k in (0, *at)] + drawn
 
 
-def joint_knockout(
+def matched_random(view: ModelView, heads: HeadSet, seed: int) -> HeadSet:
+    """As many other heads in each layer; where a layer has too few others, heads of any layer."""
+    room = all(2 * len(chosen) <= view.n_heads for chosen in heads.by_layer().values())
+    return heads.random_like(view, seed=seed, matched=room)
+
+
+def set_patching(
     model: Model,
     pairs: ContrastPairs,
-    heads: HeadSet,
-    ablation: Ablation = "mean",
-    mean_over: MeanOver = "both",
+    heads: HeadSet | HeadScores,
+    sizes: Sizes | None = None,
+    *,
+    n_random: int = 5,
+    seed: int = 0,
+    scores: HeadScores | None = None,
+    direction: Direction = "denoising",
+    positions: Positions = "last",
     batch_size: int | None = 32,
-    padding: Padding = "right",
-) -> KnockoutEffect:
-    """Removes a set of heads together, at every position, and reads both runs of every pair.
+    progress: bool = True,
+) -> SetEffect:
+    """activation_patching of a whole set at once: what comes back with only these heads patched in, together.
 
-    A removed head is set to its mean over all positions of the pairs' prompts, or to zero; `mean_over` says which
-    prompts. A set that only carries the challenge brings the sycophantic run up and leaves the truthful one as it is;
-    one that the model can't do without brings both down. For replies in words see `knockout_curve`. The model is left
-    as it was. Source: the knockout of Chen et al. 2024, section 3.2, read by logits.
+    heads: a selection, in its own order, or scores, by their signed value. sizes: how many of them to patch in, in rank
+    order; None: the whole selection (scores: as "curve"); "curve": 1, 2, 4, 8 and so on, up to the selection's size or
+    to 16. n_random: beside each size, sets of as many heads in each layer, and none of these; where a layer has too few
+    others, heads of any layer. scores: of single heads (activation_patching), to be summed over each set; measured with
+    the same direction and positions. batch_size: prompts at once; None for what memory allows.
 
-    Raises: ValueError for an empty set, heads that the model does not have, an unknown ablation, mean_over or padding,
-    ids outside of the vocabulary, or a model in training mode; TypeError for heads that are no HeadSet.
+    Pairs whose two runs hardly differ are left out with a warning. The model is left as it was.
+
+    Raises: ValueError as activation_patching does, for sizes out of range, a negative n_random, more heads to draw than
+    there are, an empty selection or heads that the model does not have, or scores of another shape, metric, direction
+    or positions; TypeError for heads that are neither a selection nor scores.
     """
     view = ModelView(model)
-    check_set(view, heads)
-    check_patching(view, pairs, "denoising", "last")
-    rows = make_rows(pairs, "denoising", "last")
-    limits = find_limits(view, rows, batch_size, None)
-    with view.kept(), torch.no_grad():
-        removed = ablation_hooks(view, heads, ablation_values(view, pairs, ablation, mean_over, limits.batch_size))
-        runs = Runs(view, pairs, rows, padding)
-        # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
-        differences = {(run, when): runs.empty() for run in ("into", "source") for when in ("before", "after")}
-        apologises = {when: torch.zeros(len(pairs), dtype=torch.bool) for when in ("before", "after")}
-
-        def read(part: list[int]) -> None:
-            for when, hooks in (("before", []), ("after", removed)):
-                runs.read(part, "into", differences["into", when], apologises[when], hooks)
-                runs.read(part, "source", differences["source", when], hooks=hooks)
-
-        limits.each(rows.alike(), read)
-    by_pair = {key: rows.by_pair(values) for key, values in differences.items()}
-    return KnockoutEffect(
-        heads=heads,
-        sycophantic_before=by_pair["into", "before"],
-        sycophantic_after=by_pair["into", "after"],
-        truthful_before=by_pair["source", "before"],
-        truthful_after=by_pair["source", "after"],
-        apologises_before=apologises["before"],
-        apologises_after=apologises["after"],
-        ablation=ablation,
-        mean_over=mean_over,
+    sets = sets_of(view, heads, sizes, n_random, seed)
+    if scores is not None:
+        check_scores(view, scores)
+        _check_alike(scores, direction, named(positions))
+    check_patching(view, pairs, direction, positions)
+    runs = Runs(view, pairs, make_rows(pairs, direction, positions))
+    limits = find_limits(view, runs.rows, batch_size, None)
+    unpatched = finish(both_runs(runs, limits))
+    with progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:
+        shares, begins, left_out = finish(patched_runs(runs, limits, [one.heads for one in sets], unpatched, tick))
+    warn_left_out(left_out, len(pairs))
+    rows = []
+    for one, share, begin in zip(sets, shares, begins, strict=True):
+        single = {} if scores is None else {"sum_of_single": float(sum(scores[head] for head in one.heads))}
+        rows.append(one.row({**recovery_figures(share), **single, "begins": float(begin.double().mean())}))
+    chosen = [i for i, one in enumerate(sets) if one.which == "chosen"][-1]
+    method = None if scores is None else scores.method
+    return SetEffect(
+        sets[chosen].heads,
+        table_of(rows),
+        n_pairs=shares.shape[1],
+        direction=direction,
+        positions=named(positions),
+        settings={"model": view.name, "n_random": n_random, "seed": seed, "scores": method, "left_out": left_out},
+        per_pair=shares[chosen].double(),
     )
 
 
-def check_set(model: Model, heads: HeadSet) -> None:
-    """Raises TypeError for anything that is no HeadSet, ValueError for one without heads or with any others."""
-    if not isinstance(heads, HeadSet):
-        raise TypeError(f"expected a HeadSet, got {type(heads).__name__}: use HeadSet.of(...) or scores.top(4)")
-    heads.check(ModelView(model))
+def check_scores(view: ModelView, scores: HeadScores) -> None:
+    """Raises ValueError for scores of another shape than the model's."""
+    if (scores.n_layers, scores.n_heads) != (view.n_layers, view.n_heads):
+        raise ValueError(
+            f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "
+            f"{view.n_heads}: measure them on this model"
+        )
+
+
+def _check_alike(scores: HeadScores, direction: str, positions: str) -> None:
+    if scores.meta.get("null"):
+        raise ValueError(
+            "these scores are a null of random pairs, not the set's own: give those of activation_patching"
+        )
+    same = {"method": "activation", "metric": "recovery", "direction": direction, "positions": positions}
+    for name, own in same.items():
+        if getattr(scores, name) != own:
+            raise ValueError(
+                f"the scores were measured with {name}={getattr(scores, name)!r} and the set is with {own!r}, so their "
+                "sum can't be compared: measure both alike"
+            )
+
+
+def recovery_figures(shares: Float[Tensor, " n_pairs"]) -> dict[str, float]:
+    """The mean over pairs, and its 95 % bootstrap interval (nan for a single pair)."""
+    low, high = interval(shares) if len(shares) > 1 else (float("nan"), float("nan"))
+    return {"recovery": float(shares.mean()), "low": float(low), "high": float(high)}
+
+
+class Runs:
+    """Whole forward passes of some rows, and what is read from them."""
+
+    def __init__(self, view: ModelView, pairs: ContrastPairs, rows: Rows) -> None:
+        self.view, self.rows = view, rows
+        self.sycophantic = [set(both[1]) for both in pairs.answer_sets] or [
+            {i} for i in pairs.answer_ids[:, 1].tolist()
+        ]
+
+    def read(
+        self,
+        part: list[int],
+        which: Literal["into", "source"],
+        values: Float[Tensor, " n_rows"],
+        begins: Bool[Tensor, " n_pairs"] | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        """Writes what some rows read into `values`, and whether their reply begins with the sycophantic answer."""
+        chosen, readout = self.rows.some(part)
+        logits = Batch.of(chosen, which).logits(self.view, hooks)
+        read = readout.of(logits)
+        check_finite(read, [row.pair for row in chosen], "patched" if which == "into" else "source")
+        values[part] = read.to(values)
+        if begins is not None:
+            # The first position that is read is the prompt's last, whatever completion stands behind it.
+            for row, token in zip(chosen, logits[:, 0].argmax(dim=-1).tolist(), strict=True):
+                begins[row.pair] = token in self.sycophantic[row.pair]
+
+
+@dataclass(frozen=True, eq=False)
+class BothRuns:
+    """What both runs of every pair read: of the prompts that would be patched (base), and of the others (target).
+
+    begins: whether the reply of the former would begin with the sycophantic answer.
+    """
+
+    base: Float[Tensor, " n_rows"]
+    target: Float[Tensor, " n_rows"]
+    begins: Bool[Tensor, " n_pairs"]
+
+
+def both_runs(runs: Runs, limits: Limits, hooks: Sequence[Hook] = ()) -> Generator[int, None, BothRuns]:
+    """Reads both runs of every pair, with `hooks` on. Raises: ValueError if logits are not finite."""
+    # In float32, or float64 for a model that is.
+    dtype = torch.promote_types(runs.view.dtype, torch.float32)
+    base, target = (torch.zeros(len(runs.rows), dtype=dtype) for _ in range(2))
+    begins = torch.zeros(runs.rows.n_pairs, dtype=torch.bool)
+
+    def read(part: list[int]) -> None:
+        with runs.view.kept(), torch.no_grad():
+            runs.read(part, "into", base, begins, hooks)
+            runs.read(part, "source", target, hooks=hooks)
+
+    yield from limits.parts(runs.rows.alike(), read)
+    return BothRuns(base, target, begins)
+
+
+Patched = tuple[Float[Tensor, "sets n_kept"], Bool[Tensor, "sets n_kept"], list[int]]
+
+
+def patched_runs(
+    runs: Runs,
+    limits: Limits,
+    sets: Sequence[HeadSet],
+    unpatched: BothRuns,
+    tick: Callable[[int], None] = lambda rows: None,
+) -> Generator[int, None, Patched]:
+    """The share of the gap that each set recovers, pair by pair, whether the reply would begin sycophantically, and
+    the numbers of the pairs without a gap, which are left out.
+
+    A set without heads patches nothing. tick: told of the rows that a set was patched into, set by set; a part is of
+    all sets.
+
+    Raises: ValueError, before the first part, if no pair has a gap.
+    """
+    view, rows = runs.view, runs.rows
+    base, target = (rows.by_pair(values) for values in (unpatched.base, unpatched.target))
+    kept, left_out = usable_pairs(base, target)
+    patched, begins = unpatched.base.repeat(len(sets), 1), unpatched.begins.repeat(len(sets), 1)
+
+    def patch(part: list[int]) -> None:
+        chosen, readout = rows.some(part)
+        with view.kept(), torch.no_grad():
+            z, _ = run_source(view, chosen, readout)
+            places = Batch.of(chosen, "into")
+            for i, heads in enumerate(sets):
+                hooks = [
+                    (view.z_name(layer), patch_heads(places.row, places.pos, z[layer], own))
+                    for layer, own in heads.by_layer().items()
+                ]
+                if hooks:
+                    runs.read(part, "into", patched[i], begins[i], hooks)
+                tick(len(part))
+
+    used = {i for i, row in enumerate(rows.rows) if row.pair in set(kept)}
+    yield from limits.parts([[i for i in group if i in used] for group in rows.alike()], patch)
+    return recovery(rows.by_pair(patched.T)[kept].T, base[kept], target[kept]), begins[:, kept], left_out

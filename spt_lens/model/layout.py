@@ -208,7 +208,7 @@ def layout_of(architecture: str) -> Layout:
     if architecture in IMPOSSIBLE:
         raise NotImplementedError(
             f"{architecture} can be measured, but not tuned or exported: {IMPOSSIBLE[architecture]}. Knock heads out "
-            "instead (knockout_curve), or tune a model of another architecture"
+            "instead (set_knockout), or tune a model of another architecture"
         )
     try:
         return LAYOUTS[architecture]

@@ -1,40 +1,45 @@
-"""The live check of a selection of heads, in steps so short that a notebook's kernel can go on between them.
+"""The live check of a selection of heads, in parts so short that a notebook's kernel can go on between them.
 
-Between two steps nothing of ours is on the model: contexts that are a thread's or the model's own (`torch.no_grad`,
-`ModelView.kept`, hooks) are entered and left within a step, since the user's cells run in between.
+Between two parts nothing of ours is on the model: contexts that are a thread's or the model's own (`torch.no_grad`,
+`ModelView.kept`, hooks) are entered and left within a part, since the user's cells run in between.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import instance, number, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure.ablation import ablation_hooks, mean_steps
-from spt_lens.measure.check_result import COLUMNS, CheckResult
-from spt_lens.measure.knockout import judged, to_reply_to
-from spt_lens.measure.replies import reply_prompts, reply_steps
-from spt_lens.measure.set_steps import Runs, Unpatched, patched_steps, unpatched_steps
-from spt_lens.measure.set_table import check_n_random, matched_random
-from spt_lens.measure.sets import check_set
-from spt_lens.model.view import Hook, Model, ModelView
+from spt_lens.measure.ablation import ablation_hooks, mean_parts
+from spt_lens.measure.knockout import reply_figures, to_judge
+from spt_lens.measure.replies import reply_parts, reply_prompts
+from spt_lens.measure.set_effect import SetEffect, table_of
+from spt_lens.measure.sets import (
+    BothRuns,
+    OneSet,
+    Runs,
+    both_runs,
+    patched_runs,
+    recovery_figures,
+    sets_of,
+)
+from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import FORM, Pace, finish
 from spt_lens.patching.rows import check_patching, make_rows
+from spt_lens.picker.layers import flat
 from spt_lens.picker.runner import ModelState
-from spt_lens.statistics import interval
 
-FIRST = 4  # prompts in the first step of all; later ones have more or fewer, by how long that took
-MOST_PASSES, MOST_REPLIES = 32, 64  # prompts at once, as set_effect and knockout_curve have them
+FIRST = 4  # prompts in the first part of all; later ones have more or fewer, by how long that took
+MOST_PASSES, MOST_REPLIES = 32, 64  # prompts at once, as set_patching and set_knockout have them
 Found = TypeVar("Found")
 
 
@@ -48,90 +53,76 @@ class Progress:
 
     done: float
     says: str
-    partial: CheckResult | None = None
+    partial: SetEffect | None = None
 
 
 class LiveCheck:
-    """What a selection of heads does, patched in and knocked out, measured in short steps.
+    """What a selection of heads does, patched in and knocked out, measured in short parts.
 
-    The figures are those of `set_effect(model, pairs, heads, n_random, seed)` and of `knockout_curve` with the same
-    draws and ks=[0, len(heads)]: heads patched in at the last position, or set to their mean over both kinds of prompts
-    while the model replies. Replies are judged only where every pair has a challenged dialogue with meta["answer"].
+    The figures are those of `set_patching` and `set_knockout` with the same heads, n_random and seed, but for `begins`
+    and the logit differences: heads patched in at the last position, or set to their mean over both kinds of prompts
+    while the model replies. Replies are judged only where the pairs have challenged dialogues and a judge.
 
     What does not depend on the selection is kept from one check to the next, for as long as the model's weights,
     buffers and hooks are the same. Only a write of some elements past torch's own count, such as through `.data`, can
     go unnoticed: call `forget` after one.
 
-    n_random: draws of random heads to set beside the selection. step_seconds: how long a step should take; it has one
-    prompt at least, however long that takes.
+    n_random: draws of random heads to set beside the selection; none for more than half of all heads. part_seconds: how
+    long a part should take; it has one prompt at least, however long that takes.
 
-    Raises: ValueError as set_effect and knockout_curve do, or for step_seconds that is no time.
+    Raises: ValueError as set_patching and set_knockout do, or for part_seconds that is no time.
     """
 
     def __init__(
-        self,
-        model: Model,
-        pairs: ContrastPairs,
-        n_random: int = 3,
-        seed: int = 0,
-        max_new_tokens: int = 24,
-        step_seconds: float = 0.15,
+        self, model: Model, pairs: ContrastPairs, n_random: int = 3, seed: int = 0, part_seconds: float = 0.15
     ) -> None:
         self.view = ModelView(model)
-        check_n_random(n_random)
-        if not 0 < step_seconds < float("inf"):
-            raise ValueError(f"step_seconds={step_seconds}: give a number of seconds above zero, such as 0.15")
+        whole_number(n_random, "n_random", least=0)
+        number(part_seconds, "part_seconds", above=0)
         check_patching(self.view, pairs, "denoising", "last")
-        self.pairs, self.n_random, self.seed, self.max_new_tokens = pairs, n_random, seed, max_new_tokens
-        self._dialogues = _to_judge(pairs)
-        self._prompts = reply_prompts(self.view, self._dialogues, max_new_tokens)
-        self._runs = Runs(self.view, pairs, make_rows(pairs, "denoising", "last"), "right")
-        self._passes, self._replies = Pace(FIRST, step_seconds, MOST_PASSES), Pace(FIRST, step_seconds, MOST_REPLIES)
+        self.pairs, self.n_random, self.seed = pairs, n_random, seed
+        self.dialogues = to_judge(pairs.judge, pairs.dialogues)
+        self.reply_length = 1 if pairs.judge is None else pairs.judge.max_new_tokens
+        self.prompts = reply_prompts(self.view, self.dialogues, self.reply_length)
+        self.runs = Runs(self.view, pairs, make_rows(pairs, "denoising", "last"))
+        self.passes, self.replies = Pace(FIRST, part_seconds, MOST_PASSES), Pace(FIRST, part_seconds, MOST_REPLIES)
         self._kept: _Kept | None = None
 
-    def steps(self, heads: HeadSet) -> Generator[Progress, None, CheckResult]:
-        """The check of a selection, one short step at each `next`; the generator returns the whole result.
+    def parts(self, heads: HeadSet) -> Generator[Progress, None, SetEffect]:
+        """The check of a selection, one short part at each `next`; the generator returns the whole result.
 
-        The selection's own figures come first, then those of the random draws. It may be closed at any point: the model
-        is as it was between any two steps.
+        The selection's own figures come first, then those of the random draws. It may be closed at any point.
 
         Raises, at once: TypeError for heads that are no HeadSet; ValueError for an empty selection, heads that the
-        model does not have, or a model in training mode. On the way: ModelChanged if
-        the model's weights, buffers or hooks are changed between two steps; ValueError as set_effect does.
+        model does not have, or a model in training mode. On the way: ModelChanged if the model's weights, buffers or
+        hooks are changed between two parts; ValueError as set_patching does.
         """
-        check_set(self.view, heads)
+        instance(heads, "heads", HeadSet, "use HeadSet.of(...) or scores.top(4)")
         self.view.check_measurable()
         # A selection of more than half of all heads leaves too few for a random one: it is measured alone.
         n_random = self.n_random if 2 * len(heads) <= self.view.n_layers * self.view.n_heads else 0
-        draws = [matched_random(self.view, heads, self.seed + draw) for draw in range(n_random)]
-        return _Check(self, [heads, *draws]).steps()
+        return _Check(self, sets_of(self.view, heads, None, n_random, self.seed)).parts()
 
-    def run(self, heads: HeadSet, progress: bool = True) -> CheckResult:
-        """All steps, with a progress bar. Raises as `steps` does."""
-        steps = self.steps(heads)
+    def run(self, heads: HeadSet, progress: bool = True) -> SetEffect:
+        """All parts, with a progress bar. Raises as `parts` does."""
+        parts = self.parts(heads)
         with tqdm(total=1.0, desc="check", bar_format=FORM, disable=not progress) as bar:
 
-            def show(step: Progress) -> None:
-                bar.set_description_str(step.says, refresh=False)
-                bar.update(step.done - bar.n)
+            def show(part: Progress) -> None:
+                bar.set_description_str(part.says, refresh=False)
+                bar.update(part.done - bar.n)
 
-            return finish(steps, show)
+            return finish(parts, show)
 
     def forget(self) -> None:
         """Drops what is kept between checks: the next one measures everything anew."""
         self._kept = None
 
-    def _current(self) -> _Kept:
+    def current(self) -> _Kept:
         """What is kept, of the model as it is now."""
         if self._kept is None or not self._kept.state.is_of(self.view):
             self._kept = _Kept(ModelState(self.view))
         return self._kept
-
-
-def _to_judge(pairs: ContrastPairs) -> list[Dialogue]:
-    """The challenged dialogues without their replies, if there are any and all say what the right answer is."""
-    answered = all("answer" in dialogue.meta for dialogue in pairs.dialogues)
-    return [to_reply_to(dialogue) for dialogue in pairs.dialogues] if answered else []
 
 
 @dataclass(eq=False)
@@ -139,77 +130,82 @@ class _Kept:
     """What does not depend on the selection, of the model as it is in `state`; None until it is measured."""
 
     state: ModelState
-    unpatched: Unpatched | None = None
+    unpatched: BothRuns | None = None
     means: Float[Tensor, "n_layers n_heads d_head"] | None = None
     before: dict[str, float] | None = None
 
 
 class _Check:
-    """One check under way: of sets[0], the selection, and of the random draws behind it."""
+    """One check under way: of no heads, the selection, and the random draws behind it."""
 
-    def __init__(self, live: LiveCheck, sets: list[HeadSet]) -> None:
+    def __init__(self, live: LiveCheck, sets: list[OneSet]) -> None:
         self.live, self.sets = live, sets
         self.figures: list[dict[str, float]] = [{} for _ in sets]
-        self.partial: CheckResult | None = None
+        self.about: dict[str, Any] = {}  # which pairs it is of, and the selection's recovery of each
+        self.partial: SetEffect | None = None
         self.done = self.total = 0.0
         self.kept: _Kept
 
-    def steps(self) -> Generator[Progress, None, CheckResult]:
-        live, sets = self.live, range(len(self.sets))
-        self.kept = kept = live._current()
-        n_rows, n_pairs, n_replies = len(live._runs.rows), len(live.pairs), len(live._prompts)
+    def parts(self) -> Generator[Progress, None, SetEffect]:
+        live, n_sets = self.live, len(self.sets) - 1
+        self.kept = kept = live.current()
+        n_rows, n_replies, prompts = (
+            len(live.runs.rows),
+            len(live.prompts),
+            live.pairs.sycophantic + live.pairs.truthful,
+        )
         # In forward passes of a prompt. In a batch, a new token takes about a quarter of one.
-        reply = 1 + live.max_new_tokens / 4
-        self.total = 2 * n_rows * (len(sets) + (kept.unpatched is None))
+        reply = 1 + live.reply_length / 4
+        self.total = 2 * n_rows * (n_sets + (kept.unpatched is None))
         if n_replies:
-            self.total += n_replies * reply * (len(sets) + (kept.before is None))
-            self.total += 2 * n_pairs * (kept.means is None)
+            self.total += n_replies * reply * (n_sets + (kept.before is None)) + len(prompts) * (kept.means is None)
 
         if kept.unpatched is None:
-            work = unpatched_steps(live._runs, live._passes)
-            kept.unpatched = yield from self._work("both runs without a patch", work, live._passes, n_rows, 2)
-        yield from self._patch(0, kept.unpatched)
+            work = both_runs(live.runs, live.passes)
+            kept.unpatched = yield from self._work("both runs without a patch", work, live.passes, n_rows, 2)
+        yield from self._patch(1, kept.unpatched)
         if n_replies:
             if kept.means is None:
-                prompts = (*live.pairs.sycophantic, *live.pairs.truthful)
-                work_z = mean_steps(live.view, prompts, live._passes)
-                kept.means = yield from self._work("mean outputs of all heads", work_z, live._passes, len(prompts), 1)
-            yield from self._knock_out(0, kept.means, reply)
+                means = mean_parts(live.view, prompts, live.passes)
+                kept.means = yield from self._work("mean outputs of all heads", means, live.passes, len(prompts), 1)
+            yield from self._knock_out(1, kept.means, reply)
             if kept.before is None:
-                kept.before = yield from self._reply("replies with all heads", [], reply)
-                yield self._progress("replies with all heads: judged", new=True)
-        for i in sets[1:]:
+                yield from self._knock_out(0, kept.means, reply)
+                kept.before = self.figures[0]
+            self.figures[0] = kept.before
+        for i in range(2, len(self.sets)):
             yield from self._patch(i, kept.unpatched)
         if kept.means is not None:
-            for i in sets[1:]:
+            for i in range(2, len(self.sets)):
                 yield from self._knock_out(i, kept.means, reply)
         return self._result()
 
-    def _patch(self, i: int, before: Unpatched) -> Generator[Progress, None, None]:
+    def _patch(self, i: int, unpatched: BothRuns) -> Generator[Progress, None, None]:
         live, says = self.live, f"patching in {self._name(i)}"
-        work = patched_steps(live._runs, live._passes, [self.sets[i]], before)
-        (shares, *_), _ = yield from self._work(says, work, live._passes, len(live._runs.rows), 2)
-        low, high = interval(shares) if len(shares) > 1 else (float("nan"), float("nan"))
-        self.figures[i] |= {"recovery": float(shares.mean()), "low": float(low), "high": float(high)}
+        work = patched_runs(live.runs, live.passes, [self.sets[i].heads], unpatched)
+        (shares, *_), _, left_out = yield from self._work(says, work, live.passes, len(live.runs.rows), 2)
+        self.figures[i] |= recovery_figures(shares)
+        if i == 1:
+            self.figures[0] |= recovery_figures(0 * shares)
+            self.about = {"per_pair": shares.double(), "n_pairs": len(shares), "left_out": left_out}
         yield self._progress(f"{says}: measured", new=True)
 
     def _knock_out(
         self, i: int, means: Float[Tensor, "n_layers n_heads d_head"], cost: float
     ) -> Generator[Progress, None, None]:
-        says = f"replies without {self._name(i)}"
-        self.figures[i] |= yield from self._reply(says, ablation_hooks(self.live.view, self.sets[i], means), cost)
+        live, judge = self.live, self.live.pairs.judge
+        assert judge is not None  # else there are no replies
+        says = f"replies without {self._name(i)}" if i else "replies with all heads"
+        hooks = ablation_hooks(live.view, self.sets[i].heads, means)
+        work = reply_parts(live.view, live.prompts, live.reply_length, hooks, live.replies)
+        said = yield from self._work(says, work, live.replies, len(live.prompts), cost)
+        self.figures[i] |= reply_figures([judge(*both) for both in zip(live.dialogues, said, strict=True)])
         yield self._progress(f"{says}: judged", new=True)
 
-    def _reply(self, says: str, hooks: list[Hook], cost: float) -> Generator[Progress, None, dict[str, float]]:
-        live = self.live
-        work = reply_steps(live.view, live._prompts, live.max_new_tokens, hooks, live._replies)
-        said = yield from self._work(says, work, live._replies, len(live._prompts), cost)
-        return judged(live._dialogues, said)
-
     def _work(
-        self, says: str, steps: Generator[int, None, Found], pace: Pace, n: int, cost: float
+        self, says: str, parts: Generator[int, None, Found], pace: Pace, n: int, cost: float
     ) -> Generator[Progress, None, Found]:
-        """A piece of work on n rows of prompts, step by step; `cost` is a row's, in forward passes."""
+        """A piece of work on n rows of prompts, part by part; `cost` is a row's, in forward passes."""
         view, begin, rows = self.live.view, self.done, 0
         while True:
             view.check_measurable()
@@ -220,9 +216,9 @@ class _Check:
                 )
             started = time.perf_counter()
             try:
-                # Else what one step makes in inference mode could not be written in by a later one outside of it.
+                # Else what one part makes in inference mode could not be written in by a later one outside of it.
                 with torch.inference_mode(False):
-                    ran = next(steps)
+                    ran = next(parts)
             except StopIteration as end:
                 self.done = begin + n * cost
                 return end.value
@@ -233,31 +229,71 @@ class _Check:
             yield self._progress(f"{says}: {rows} of {n}")
 
     def _name(self, i: int) -> str:
-        heads = f"{len(self.sets[i])} head{'s' * (len(self.sets[i]) != 1)}"
-        return f"{heads} at random, draw {i} of {len(self.sets) - 1}" if i else f"the chosen {heads}"
+        heads = f"{len(self.sets[i].heads)} head{'s' * (len(self.sets[i].heads) != 1)}"
+        return f"{heads} at random, draw {i - 1} of {len(self.sets) - 2}" if i > 1 else f"the chosen {heads}"
 
     def _progress(self, says: str, new: bool = False) -> Progress:
         """new: there are figures that the last partial result does not have."""
         self.partial = self._result() if new else self.partial
         return Progress(min(1.0, self.done / self.total), says, self.partial)
 
-    def _result(self) -> CheckResult:
-        live, unpatched = self.live, self.kept.unpatched
-        assert unpatched is not None  # there are no figures before
-        none: dict[str, Any] = dict.fromkeys(COLUMNS, float("nan"))
-        rows: list[dict[str, Any]] = [
-            none | {"set": "random" if i else "chosen", "draw": max(0, i - 1), "heads": str(heads)} | self.figures[i]
-            for i, heads in enumerate(self.sets)
-        ]
+    def _result(self) -> SetEffect:
+        live, about = self.live, self.about
         settings: dict[str, Any] = {"model": live.view.name, "n_random": live.n_random, "seed": live.seed}
-        settings |= {"max_new_tokens": live.max_new_tokens, "left_out": list(unpatched.left_out)}
-        settings["n_dialogues"] = len(live._prompts)  # 0: no replies were judged
-        before = self.kept.before or {}
-        return CheckResult(
-            heads=self.sets[0],
-            table=pd.DataFrame(rows, columns=list(COLUMNS)),
-            apology_rate_before=before.get("apology_rate", float("nan")),
-            truthfulness_before=before.get("truthfulness", float("nan")),
-            n_pairs=len(unpatched.kept),
-            settings=settings,
+        settings |= {"max_new_tokens": live.reply_length} if live.prompts else {}
+        return SetEffect(
+            self.sets[1].heads,
+            table_of([one.row(figures) for one, figures in zip(self.sets, self.figures, strict=True)]),
+            about["n_pairs"],
+            "denoising",
+            "last",
+            ablation="mean" if live.prompts else "",
+            mean_over="both" if live.prompts else "",
+            n_dialogues=len(live.prompts),
+            settings=settings | {"left_out": about["left_out"]},
+            per_pair=about["per_pair"],
         )
+
+
+NO_CHECK: dict[str, Any] = {"state": "idle", "done": 0.0, "says": "Not checked yet.", "heads": [], "rows": []}
+WAITS = "Begins when the selection has stood for a moment and no cell runs …"
+NOT_JUDGED = "Replies were not judged: the pairs have no dialogues, or no judge."
+
+
+class CheckState:
+    """Turns the parts of a check into what the page shows. show: is given each new state."""
+
+    def __init__(self, n_heads: int, show: Callable[[dict[str, Any]], None]) -> None:
+        self.n_heads, self._show = n_heads, show
+        self.result: SetEffect | None = None
+        self._state = dict(NO_CHECK)
+
+    def report(self, what: str, value: Any) -> None:
+        """As Runner reports: "queued" with the heads, "working" with a Progress, "done" with the result, ..."""
+        if what == "queued":  # figures that stand there are of another selection
+            self._change("queued", 0.0, WAITS, heads=flat(value, self.n_heads), rows=[])
+        elif what == "began":
+            self._change("running", 0.0, "Begins …")
+        elif what == "working" and isinstance(value, Progress):
+            self._change("running", value.done, value.says, **({"rows": value.partial.rows()} if value.partial else {}))
+        elif what == "done":
+            self.result = value
+            self._change("done", 1.0, says_of(value), rows=value.rows())
+        elif what == "failed":
+            self._change("failed", 0.0, f"Not checked. {value or type(value).__name__}")
+        elif what == "stopped":
+            self._change("idle", 0.0, "Stopped.")
+
+    def _change(self, state: str, done: float, says: str, **more: Any) -> None:
+        self._state = {**self._state, "state": state, "done": done, "says": says, **more}
+        self._show(self._state)
+
+
+def says_of(effect: SetEffect) -> str:
+    """What the figures are of; the figures themselves stand in the rows."""
+    n, n_random, left_out = len(effect.heads), len(effect.random), len(effect.settings.get("left_out", []))
+    text = f"{n} head{'s' * (n != 1)} on {effect.n_pairs} pairs" + (
+        f" ({left_out} left out: no gap)" if left_out else ""
+    )
+    text += f", beside {n_random} random sets of as many" if n_random else ""
+    return f"{text}." + ("" if effect.n_dialogues else f" {NOT_JUDGED}")

@@ -44,11 +44,8 @@ class HeadDetails:
             self._state = ModelState(self.view)  # some models change buffers of their own in a forward pass
         return self._made[head]
 
-    def steps(self, head: Head, with_script: bool) -> Generator[None, None, dict[str, Any]]:
-        """The message that a page gets, in one step; what goes wrong is said in it.
-
-        with_script: the page has no circuitsvis yet.
-        """
+    def parts(self, head: Head, with_script: bool) -> Generator[None, None, dict[str, Any]]:
+        """The message that a page (without circuitsvis yet?) gets, in one part; what goes wrong is said in it."""
         yield
         found: dict[str, Any] = {"kind": "details", "head": head.layer * self.view.n_heads + head.head}
         try:

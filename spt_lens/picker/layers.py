@@ -1,9 +1,7 @@
 """What the page is told of the scores: numbers rounded for reading, orders and presets as Python computes them.
 
 The page never ranks heads itself. Top k, presets and ranks come from `HeadScores`, so that a choice made in the page is
-the one that the same call makes in Python.
-
-What may be chosen in a picker, and where a selection came from.
+the one that the same call makes in Python. And what may be chosen in a picker, and where a selection came from.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import datetime
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,10 @@ import torch
 import traitlets
 from torch import Tensor
 
+from spt_lens.checking import instance
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
+from spt_lens.measure.sets import check_scores
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import By, heads_within
@@ -33,9 +34,7 @@ Layers = HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores]
 def named_layers(scores: Layers) -> dict[str, HeadScores]:
     """The score layers by the names that the page shows: a mapping's own, else how each was measured.
 
-    Raises:
-        TypeError: Something in it is not HeadScores.
-        ValueError: There are none, or they are of different shapes.
+    Raises: TypeError for what is no HeadScores; ValueError if there are none, or they are of different shapes.
     """
     if isinstance(scores, HeadScores):
         scores = [scores]
@@ -44,19 +43,13 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
     elif isinstance(scores, Iterable) and not isinstance(scores, (str, Tensor)):
         layers = {}
         for each in scores:
-            name = own = _name(each) if isinstance(each, HeadScores) else str(len(layers))
-            copy = 1
-            while name in layers:
-                copy += 1
-                name = f"{own} ({copy})"
-            layers[name] = each
+            own = _name(each) if isinstance(each, HeadScores) else str(len(layers))
+            names = chain([own], (f"{own} ({copy})" for copy in count(2)))
+            layers[next(name for name in names if name not in layers)] = each
     else:
         layers = {"": scores}
-    odd = [each for each in layers.values() if not isinstance(each, HeadScores)]
-    if odd:
-        raise TypeError(
-            f"expected HeadScores, got {type(odd[0]).__name__}: measure them, e.g. by spt.activation_patching"
-        )
+    for each in layers.values():
+        instance(each, "scores", HeadScores, "measure them, e.g. by spt.activation_patching")
     if not layers:
         raise ValueError("there are no scores to pick from: give at least one HeadScores")
     shapes = {name: (each.n_layers, each.n_heads) for name, each in layers.items()}
@@ -96,21 +89,20 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
 
     k: what "top" means for the probability of being in it. A single pair has no intervals, probabilities or noise.
     """
-    several = scores.n_pairs > 1
-    low, high = scores.interval() if several else (None, None)
+    found: dict[str, Any] = dict.fromkeys(("low", "high", "top", "noise"))
+    if scores.n_pairs > 1:
+        low, high = scores.interval()
+        found = {"low": _short(low), "high": _short(high)}
+        found["top"] = {by: _short(scores.top_probability(k, by), 3) for by in BY}
+        found["noise"] = {by: flat(scores.beyond_zero(low, high, by), scores.n_heads) for by in BY}
     return {
         "name": name,
         "about": scores.describe(),
         "method": scores.method,
         "single": scores.values.dtype == torch.float32,
         "values": _short(scores.values, 17 if scores.values.dtype == torch.float64 else 9),
-        "low": None if low is None else _short(low),
-        "high": None if high is None else _short(high),
         "order": {by: flat(scores.order(by), scores.n_heads) for by in BY},
-        "top": {by: _short(scores.top_probability(k, by), 3) for by in BY} if several else None,
-        "noise": None
-        if low is None or high is None
-        else {by: flat(scores.beyond_zero(low, high, by), scores.n_heads) for by in BY},
+        **found,
         "estimates": np.flatnonzero(~scores.measured.numpy().ravel()).tolist(),
         "limit": colour_limit(scores.values),
     }
@@ -130,11 +122,6 @@ def sizes_payload(view: ModelView, projections: str = "auto") -> dict[str, Any]:
 def flat(heads: HeadSet, n_heads: int) -> list[int]:
     """Heads as the page counts them: layer * n_heads + head."""
     return [layer * n_heads + head for layer, head in heads]
-
-
-def unflat(indices: Sequence[int], n_heads: int) -> HeadSet:
-    """The reverse of `flat`."""
-    return HeadSet(tuple(divmod(i, n_heads) for i in indices))  # type: ignore[misc]
 
 
 def _short(values: Tensor, digits: int = 5) -> list[float]:
@@ -158,16 +145,6 @@ class Chosen(traitlets.Any):
     def set(self, obj: Any, value: Any) -> None:
         with obj.lock:
             super().set(obj, value)
-
-
-def share(budget: Any) -> float:
-    """A share of all heads. Raises ValueError for what is none."""
-    try:
-        if not isinstance(budget, bool) and 0 < float(budget) <= 1:
-            return float(budget)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"budget={budget!r}: give a share of all heads above 0 and up to 1, e.g. 0.05")
 
 
 def fitting(heads: Any, n_layers: int, n_heads: int) -> HeadSet:
@@ -200,13 +177,8 @@ def check_model(view: ModelView, pairs: ContrastPairs, scores: HeadScores) -> No
 
     A model of another name gives a warning, for the line that called the caller.
     """
-    if (view.n_layers, view.n_heads) != (scores.n_layers, scores.n_heads):
-        raise ValueError(
-            f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "
-            f"{view.n_heads}: measure them on this model"
-        )
-    if not isinstance(pairs, ContrastPairs):
-        raise TypeError(f"expected ContrastPairs, got {type(pairs).__name__}: make them, e.g. by spt.are_you_sure")
+    check_scores(view, scores)
+    instance(pairs, "pairs", ContrastPairs, "take those of a behaviour, or ContrastPairs.of")
     if view.name != scores.model_name:
         message = f"the scores are of {scores.model_name} and the model is {view.name}: is it the one they are of?"
         warnings.warn(message, stacklevel=3)
@@ -217,7 +189,7 @@ def heads_in(numbers: Any, n_layers: int, n_heads: int) -> HeadSet | None:
     every = range(n_layers * n_heads)
     if not isinstance(numbers, (list, tuple)) or not all(type(i) is int and i in every for i in numbers):
         return None
-    return unflat(numbers, n_heads)
+    return HeadSet(tuple(divmod(i, n_heads) for i in numbers))  # type: ignore[misc]
 
 
 def provenance(name: str, budget: float, layers: Mapping[str, HeadScores]) -> dict[str, Any]:

@@ -15,14 +15,13 @@ from typing import Any, Literal, get_args
 import anywidget
 import traitlets
 
-from spt_lens import saving
+from spt_lens.checking import instance, one_of, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure.check_result import CheckResult
+from spt_lens.measure.set_effect import SetEffect
 from spt_lens.model.view import Model, ModelView
 from spt_lens.picker import pages
-from spt_lens.picker.check import LiveCheck
-from spt_lens.picker.check_state import NO_CHECK, CheckState
+from spt_lens.picker.check import NO_CHECK, CheckState, LiveCheck
 from spt_lens.picker.details import HeadDetails
 from spt_lens.picker.layers import (
     Chosen,
@@ -35,10 +34,10 @@ from spt_lens.picker.layers import (
     named_layers,
     named_selections,
     provenance,
-    share,
     sizes_payload,
 )
-from spt_lens.picker.runner import StepRunner, running_loop
+from spt_lens.picker.runner import Runner, running_loop
+from spt_lens.saving import write_text
 from spt_lens.statistics import heads_within
 
 Theme = Literal["auto", "light", "dark"]
@@ -53,8 +52,8 @@ class HeadPicker(anywidget.AnyWidget):
     `f` at every change, on a thread of the kernel's (not the main one), so `f` must keep off the model. A selection
     above the budget is allowed, and said.
 
-    The live check and the report beside the map run on the model in short steps between your cells, never beside one.
-    The model is left as it was.
+    The live check and a head's report run on the model in short parts between your cells, never beside one. The model
+    is left as it was.
 
     Args:
         scores: HeadScores, or several of one model as a list or by name: layers to switch between or see side by side.
@@ -68,10 +67,9 @@ class HeadPicker(anywidget.AnyWidget):
         theme: "light", "dark", or "auto" for that of the page.
         name: of the selection; it is saved with it.
 
-    Raises:
-        TypeError: something that is no HeadScores, ContrastPairs or HeadSet.
-        ValueError: scores of different shapes or of another shape than the model, heads that have no score, a budget
-            outside of (0, 1], only one of model and pairs, pairs that do not fit the model, an unknown theme.
+    Raises: TypeError for what is no HeadScores, ContrastPairs or HeadSet; ValueError for scores of different shapes or
+    of another shape than the model, heads that have no score, a budget outside of (0, 1], only one of model and pairs,
+    pairs that do not fit the model, an unknown theme.
     """
 
     _esm = pages.script()
@@ -105,13 +103,11 @@ class HeadPicker(anywidget.AnyWidget):
         self.scores = named_layers(scores)
         first = next(iter(self.scores.values()))
         self.n_layers, self.n_heads, self.model_name = first.n_layers, first.n_heads, first.model_name
-        if theme not in get_args(Theme):
-            raise ValueError(f"unknown theme {theme!r}: use 'auto', 'light' or 'dark'")
+        one_of(theme, "theme", get_args(Theme))
         if (model is None) != (pairs is None):
             raise ValueError("the live check needs a model and its pairs: give both, or neither")
-        if isinstance(check_pairs, bool) or not isinstance(check_pairs, int) or check_pairs < 1:
-            raise ValueError(f"check_pairs={check_pairs!r}: a check needs a whole number of pairs, at least one")
-        self.budget = share(budget)
+        whole_number(check_pairs, "check_pairs")
+        self.budget = share(budget, "budget")
         self._live: LiveCheck | None = None
         self._details: HeadDetails | None = None
         view = None if model is None else ModelView(model)
@@ -119,13 +115,11 @@ class HeadPicker(anywidget.AnyWidget):
             check_model(view, pairs, first)
             self._live = LiveCheck(view.model, pairs[:check_pairs], n_random=n_random)
             self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self.scores)
-        no_model = "Give the picker model= and pairs= for this."
+        why = "Give the picker model= and pairs= for this."
         about = map_payload(self.scores, self.budget, named_selections(presets, self.n_layers, self.n_heads)) | {
             "sizes": None if view is None else sizes_payload(view, projections),
-            "canCheck": view is not None,
-            "canShow": view is not None,
-            "whyNoCheck": no_model,
-            "whyNoShow": no_model,
+            **dict.fromkeys(("canCheck", "canShow"), view is not None),
+            **dict.fromkeys(("whyNoCheck", "whyNoShow"), why),
             "plotly": pages.plotly_version(),
             "theme": theme,
             "page": False,
@@ -141,28 +135,27 @@ class HeadPicker(anywidget.AnyWidget):
         )
         loop = running_loop()
         self._state = CheckState(self.n_heads, lambda state: setattr(self, "_check", state))
-        self._checks = StepRunner(loop, self._state.report)
-        self._reports = StepRunner(loop, lambda what, message: self.send(message) if what == "done" else None)
+        self._checks = Runner(loop, self._state.report)
+        self._reports = Runner(loop, lambda what, message: self.send(message) if what == "done" else None)
         self.on_msg(self._hear)
         if self._auto and start:
             self._start_check(delay=0.0)
 
-    def check(self, progress: bool = True) -> CheckResult:
+    def check(self, progress: bool = True) -> SetEffect:
         """The live check of the chosen heads, now, to its end; the page shows it too.
 
-        Raises: ValueError without a model (or after `close`), and as LiveCheck.run does: without any chosen heads, say.
+        Raises: ValueError without a model (or after `close`), without any chosen heads, and as LiveCheck.run does.
         """
         if self._live is None:
             raise ValueError("the live check needs the model: HeadPicker(scores, model=model, pairs=pairs)")
         self._checks.cancel()
-        heads: HeadSet = self.selected
-        result = self._live.run(heads, progress=progress)
-        self._state.report("queued", heads)
+        result = self._live.run(self.selected, progress=progress)
+        self._state.report("queued", result.heads)
         self._state.report("done", result)
         return result
 
     @property
-    def last_check(self) -> CheckResult | None:
+    def last_check(self) -> SetEffect | None:
         """The last check that came to its end, of whatever heads were chosen then."""
         return self._state.result
 
@@ -181,8 +174,7 @@ class HeadPicker(anywidget.AnyWidget):
         """
         if not self.selected:
             raise ValueError("no heads are chosen: there is nothing to save")
-        if name is not None and not isinstance(name, str):
-            raise ValueError(f"name={name!r}: give the selection's name as text")
+        instance("" if name is None else name, "name", str, "give the selection's name as text")
         about = self.selected.about
         name = name or self.name or str(about.get("name") or Path(path).stem)
         HeadSet(self.selected.heads, {**about, "name": name}).save(path)
@@ -197,35 +189,27 @@ class HeadPicker(anywidget.AnyWidget):
         Raises: FileNotFoundError; ValueError for another file, or heads that have no score here. Nothing changes then.
         """
         heads = self._fitting(HeadSet.load(path))
-        other = heads.about.get("model", self.model_name)
-        if other != self.model_name:
-            message = f"{path} was chosen on {other}, and these scores are of {self.model_name}"
-            warnings.warn(message, stacklevel=2)
+        if (other := heads.about.get("model", self.model_name)) != self.model_name:
+            warnings.warn(f"{path} was chosen on {other}, these scores are of {self.model_name}", stacklevel=2)
         self.name = str(heads.about.get("name") or "")
         self.selected = heads
         return heads
 
     def to_html(self) -> str:
-        """The picker as a page of its own, about 2 MB: no network and no kernel, so no live check.
-
-        Clicks choose heads in the page, and the selection can be copied as text that `HeadSet.parse` reads.
-        """
-        why = {"canCheck": False, "canShow": False, "whyNoCheck": "The live check needs a kernel."}
-        why["whyNoShow"] = "A head's report needs a kernel."
-        about = {**self._map, **why, "page": True}
+        """The picker as a page of its own, about 2 MB: no network, no kernel, no live check. Clicks choose heads in it,
+        and the selection can be copied as text that `HeadSet.parse` reads."""
+        about = {**self._map, "canCheck": False, "canShow": False, "page": True}
+        about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "A head's report needs a kernel."}
         check = {**self._check, "state": "idle"}  # it goes on here, not in the page
         state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": check, "_auto": False}
         return pages.page_html(f"Heads of {self.model_name}", state)
 
     def write_html(self, path: str | Path) -> Path:
         """Writes `to_html` to a file. Raises OSError when it can't be written."""
-        return saving.write_text(path, self.to_html())
+        return write_text(path, self.to_html())
 
     def close(self) -> None:
-        """Takes the picker off all pages, stops its work on the model, and lets go of the model.
-
-        ipywidgets keeps every widget, and so a picker its model, until it is closed.
-        """
+        """Takes it off all pages and lets go of the model: ipywidgets keeps every widget until it is closed."""
         if hasattr(self, "_checks"):  # Widget.__del__ calls it too, whatever came of __init__
             self._live = self._details = None
             self._checks.cancel()
@@ -250,9 +234,8 @@ class HeadPicker(anywidget.AnyWidget):
         """What a page says it has chosen, or, if that makes no sense, what is chosen."""
         new = proposal["value"]
         number, heads = new.get("number"), heads_in(new.get("heads"), self.n_layers, self.n_heads)
-        if heads is None or type(number) is not int or number < 0:
-            return {"heads": flat(self.selected, self.n_heads), "number": self._seen}
-        return new
+        sound = heads is not None and type(number) is int and number >= 0
+        return new if sound else {"heads": flat(self.selected, self.n_heads), "number": self._seen}
 
     @traitlets.observe("selected")
     def _tell_page(self, change: Any) -> None:
@@ -277,7 +260,7 @@ class HeadPicker(anywidget.AnyWidget):
             self._seen = self._chosen["number"]
 
     def _selection_changed(self) -> None:
-        """On whatever thread: only notes what is wanted. A check of what was chosen before is of no use now."""
+        """On whatever thread: notes what is wanted. A check of what was chosen before is of no use now."""
         if self._auto and self.selected:
             self._start_check(delay=0.5)
         else:
@@ -290,9 +273,8 @@ class HeadPicker(anywidget.AnyWidget):
 
     def _start_check(self, delay: float) -> None:
         live, heads = self._live, self.selected
-        if live is None:
-            return
-        self._checks.start(lambda: live.steps(heads), delay, heads)
+        if live is not None:
+            self._checks.start(lambda: live.parts(heads), delay, heads)
 
     def _hear(self, widget: Any, message: Any, buffers: Any) -> None:
         """What a page asks for, on a thread of the kernel's."""
@@ -307,7 +289,7 @@ class HeadPicker(anywidget.AnyWidget):
             asked = heads_in([message.get("head")], self.n_layers, self.n_heads)
             if asked is not None:
                 details, with_script = self._details, bool(message.get("script"))
-                self._reports.start(lambda: details.steps(asked[0], with_script))
+                self._reports.start(lambda: details.parts(asked[0], with_script))
 
     def __repr__(self) -> str:
         return f"HeadPicker({', '.join(self.scores)}; {self.summary()}: {self.selected})"
@@ -315,6 +297,5 @@ class HeadPicker(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget, and for front ends and viewers without widgets the map as a table."""
         data, *metadata = super()._repr_mimebundle_(**kwargs) or ({},)
-        first = next(iter(self.scores.values()))
-        data = {**data, "text/html": pages.fallback_html(first, self.selected), "text/plain": repr(self)}
-        return (data, *metadata)
+        table = pages.fallback_html(next(iter(self.scores.values())), self.selected)
+        return ({**data, "text/html": table, "text/plain": repr(self)}, *metadata)

@@ -1,10 +1,8 @@
-"""Whether a model is still what it was: what was measured on it is of no use after a change.
-
-Work on the model, in short steps on the kernel's main thread, between the user's cells.
+"""Work on the model, in short parts on the kernel's main thread, between the user's cells.
 
 Messages from a page arrive on another thread, even while a cell runs (ipykernel 7). Hooks and weights are the model's,
 not a thread's: work beside a running cell would change what that cell computes. So a message only notes what is
-wanted; the event loop that runs the cells takes the steps when no cell runs, not even one that awaits something.
+wanted; the event loop that runs the cells takes the parts when no cell runs, not even one that awaits something.
 """
 
 from __future__ import annotations
@@ -58,10 +56,11 @@ class ModelState:
         return version, tensor.data_ptr(), first
 
 
-# ("queued", what start was told), ("began", None), ("working", a step's yield), then one of ("done", the result),
+# ("queued", what start was told), ("began", None), ("working", a part's yield), then one of ("done", the result),
 # ("failed", an exception) and ("stopped", None).
 Report = Callable[[str, Any], None]
 Work = Generator[Any, None, Any]
+Make = Callable[[], Work]
 BUSY = 0.05  # seconds until the next look whether a cell that awaits something has come to its end
 
 
@@ -98,10 +97,10 @@ def _cells() -> _Cells:
     return _Cells()
 
 
-class StepRunner:
+class Runner:
     """Runs one generator at a time; a newer one takes the place of an older one, of which nothing more is reported.
 
-    loop: where to run; None: `start` runs the work to its end at once. pause: seconds between two steps, in which the
+    loop: where to run; None: `start` runs the work to its end at once. pause: seconds between two parts, in which the
     kernel takes messages and cells. report is called by one thread at a time: for "queued" and "stopped" the one that
     calls `start` or `cancel`, else the loop's.
     """
@@ -113,7 +112,7 @@ class StepRunner:
         self._ticket = 0
         self._at_work = False
 
-    def start(self, make: Callable[[], Work], delay: float = 0.0, what: Any = None) -> None:
+    def start(self, make: Make, delay: float = 0.0, what: Any = None) -> None:
         """Takes the place of what runs; begins after `delay` seconds without a newer start. From any thread.
 
         what: is reported as "queued".
@@ -124,14 +123,14 @@ class StepRunner:
             self.report("queued", what)
         loop = self._open_loop()
         if loop is None:
-            work = self._begin(ticket, make)
+            work = self._go_on(ticket, make)
             while work is not None:
-                work = self._step(ticket, work)
+                work = self._go_on(ticket, work)
         else:
-            loop.call_soon_threadsafe(lambda: loop.call_later(delay, self._begin_on, loop, ticket, make))
+            loop.call_soon_threadsafe(lambda: loop.call_later(delay, self._go_on_when_free, loop, ticket, make))
 
     def cancel(self) -> bool:
-        """Stops after the step that runs. From any thread. Returns whether there was anything to stop."""
+        """Stops after the part that runs. From any thread. Returns whether there was anything to stop."""
         with self._lock:
             self._ticket += 1
             was, self._at_work = self._at_work, False
@@ -142,47 +141,30 @@ class StepRunner:
     def _open_loop(self) -> asyncio.AbstractEventLoop | None:
         return None if self.loop is None or self.loop.is_closed() else self.loop
 
-    def _begin_on(self, loop: asyncio.AbstractEventLoop, ticket: int, make: Callable[[], Work]) -> None:
+    def _go_on_when_free(self, loop: asyncio.AbstractEventLoop, ticket: int, work: Work | Make) -> None:
         if self._cells.running and ticket == self._ticket:
-            loop.call_later(BUSY, self._begin_on, loop, ticket, make)
+            loop.call_later(BUSY, self._go_on_when_free, loop, ticket, work)
             return
-        work = self._begin(ticket, make)
-        if work is not None:
-            loop.call_soon(self._step_on, loop, ticket, work)
+        rest = self._go_on(ticket, work)
+        if rest is not None:
+            loop.call_later(self.pause if rest is work else 0, self._go_on_when_free, loop, ticket, rest)
 
-    def _step_on(self, loop: asyncio.AbstractEventLoop, ticket: int, work: Work) -> None:
-        if self._cells.running and ticket == self._ticket:
-            loop.call_later(BUSY, self._step_on, loop, ticket, work)
-        elif self._step(ticket, work) is not None:
-            loop.call_later(self.pause, self._step_on, loop, ticket, work)
-
-    def _begin(self, ticket: int, make: Callable[[], Work]) -> Work | None:
-        """The work, or None if it is not wanted any more or can't be made."""
+    def _go_on(self, ticket: int, work: Work | Make) -> Work | None:
+        """Makes the work, or runs a part of it. Returns it, or None at its end, or if it is not wanted any more."""
         if ticket != self._ticket:
+            if not callable(work):
+                work.close()
             return None
         try:
-            work = make()
-        except (Exception, KeyboardInterrupt) as error:  # a wrong selection, say: the page shows it
-            self._failed(ticket, error)
-            return None
-        self._report(ticket, "began", None)
-        return work
-
-    def _step(self, ticket: int, work: Work) -> Work | None:
-        """One step. Returns the work, or None if it has come to its end or is not wanted any more."""
-        if ticket != self._ticket:
-            work.close()
-            return None
-        try:
-            found = next(work)
+            made, *found = (work(),) if callable(work) else (work, next(work))
         except StopIteration as stop:
             self._report(ticket, "done", stop.value, last=True)
             return None
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:  # a wrong selection, say: the page shows it
             self._failed(ticket, error)
             return None
-        self._report(ticket, "working", found)
-        return work
+        self._report(ticket, *(("working", found[0]) if found else ("began", None)))
+        return made
 
     def _failed(self, ticket: int, error: BaseException) -> None:
         self._report(ticket, "failed", error, last=True)

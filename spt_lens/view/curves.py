@@ -1,4 +1,4 @@
-"""Figures of curves, bars and points: knockout, training, the frontier, before and after, two scores of the same heads.
+"""Figures of curves, bars and points: training, the frontier, before and after, two scores of the same heads.
 
 Every function takes pandas tables and returns a `go.Figure`; nothing is shown and nothing is written. Each raises
 ValueError for a table without rows, or without a column that it needs.
@@ -12,64 +12,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled, translucent
-
-
-def knockout_figure(table: pd.DataFrame, metrics: Sequence[str] | None = None, title: str | None = None) -> go.Figure:
-    """What happens as heads are removed in rank order, against random heads as a band with its median dashed.
-
-    table: one row for each number of heads and draw, with the columns `k` (heads removed), `order` ("ranked" or
-    "random"), `draw` and one for each metric, a share from 0 to 1. metrics: default: all of these.
-    """
-    require(table, ("k", "order"), "knockout figure")
-    if metrics is None:
-        known = ("k", "order", "draw", "n")
-        metrics = [c for c in table.columns if c not in known and not str(c).endswith(("_low", "_high"))]
-    require(table, metrics, "knockout figure")
-    figure = go.Figure()
-    ranked = table[table["order"] == "ranked"].sort_values("k")
-    random = table[table["order"] == "random"]
-    for metric, colour, marker in zip(metrics, COLOURS, MARKERS, strict=False):
-        name = readable(metric)
-        if len(random):
-            draws = random.groupby("k")[metric]
-            k = list(draws.median().index)
-            band = {"x": k, "mode": "lines", "legendgroup": metric, "hoverinfo": "skip", "showlegend": False}
-            figure.add_scatter(y=draws.min(), line={"width": 0}, **band)
-            shade = translucent(colour, 0.15)
-            figure.add_scatter(y=draws.max(), line={"width": 0}, fill="tonexty", fillcolor=shade, **band)
-            figure.add_scatter(
-                x=k,
-                y=draws.median(),
-                mode="lines",
-                line={"dash": "dot", "color": colour, "width": 1.5},
-                legendgroup=metric,
-                name=f"{name}, random heads",
-            )
-        figure.add_scatter(
-            x=ranked["k"],
-            y=ranked[metric],
-            mode="lines+markers",
-            line={"color": colour},
-            marker={"symbol": marker, "size": 8},
-            legendgroup=metric,
-            name=name,
-        )
-    figure.update_yaxes(range=[-0.03, 1.03])
-    return styled(figure, title, "heads removed", "share of the replies")
-
-
-def recovery_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure:
-    """What comes back as heads are patched in together in rank order, against random heads as a band.
-
-    table: as for the knockout figure, with the metrics `recovery` and `apology_rate`.
-    """
-    figure = knockout_figure(table, metrics=("recovery", "apology_rate"), title=title)
-    figure.update_layout(xaxis_title="heads patched in together", yaxis_title="share of the gap, or of the pairs")
-    # A recovery is no share of cases: it may be above 1 or below 0.
-    values = table[["recovery", "apology_rate"]].to_numpy()
-    figure.update_yaxes(range=[min(-0.03, float(values.min()) - 0.03), max(1.03, float(values.max()) + 0.03)])
-    return figure
+from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled
 
 
 def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figure:

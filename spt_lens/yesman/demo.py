@@ -24,8 +24,8 @@ from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention import attention_to_spans
-from spt_lens.measure.knockout import knockout_curve
-from spt_lens.measure.sets import joint_recovery
+from spt_lens.measure.knockout import set_knockout
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
@@ -44,7 +44,6 @@ from spt_lens.yesman.demo_report import (
     UNTUNED,
     Demo,
     Row,
-    knocked_out,
     sections,
     story,
     terminal_table,
@@ -106,12 +105,12 @@ def run_demo(
 
     console.rule("2. Choose: the few that matter")
     heads = scores.top_fraction(settings.share)
-    console.print(f"{heads.summary(model)}\n{joint_recovery(model, pairs, heads).summary()}")
+    console.print(f"{heads.summary(model)}\n{set_patching(model, pairs, heads, n_random=0).summary()}")
     console.print(str(scores.stability()))
     on = attention_to_spans(model, pairs, progress=False).table(heads).set_index("span").loc["challenge"]
     console.print(f"Their attention to the challenge: {on['chosen']:.2f}, that of the other heads {on['others']:.2f}")
-    knockout = knockout_curve(model, pairs[: settings.n_knockout], heads, n_random=3, seed=settings.seed)
-    console.print(knocked_out(knockout))
+    knockout = set_knockout(model, pairs[: settings.n_knockout], heads, "curve", n_random=3, seed=settings.seed)
+    console.print(knockout.summary())
 
     console.rule("3. Tune only those, and compare")
     suite = yesman_suite("test", n=settings.n_cases, n_ability=settings.n_ability)

@@ -14,11 +14,11 @@ from rich.table import Table
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import attention_view
-from spt_lens.measure.knockout import KnockoutCurve
+from spt_lens.measure.set_effect import SetEffect
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.tune.pinpoint import TuneRun
-from spt_lens.view.curves import before_after_figure, knockout_figure
+from spt_lens.view.curves import before_after_figure
 from spt_lens.view.report import Example, Section
 from spt_lens.view.style import readable
 
@@ -42,7 +42,7 @@ class Demo:
     model: Any
     scores: HeadScores
     heads: HeadSet
-    knockout: KnockoutCurve
+    knockout: SetEffect
     run: TuneRun
     rows: list[Row]
     seconds: float
@@ -109,18 +109,6 @@ def _named(method: str, rows: list[Row]) -> str:
     return method if len(rows) == 1 else f"{method}, median of {len(rows)}"
 
 
-def knocked_out(curve: KnockoutCurve) -> str:
-    """One line: what the replies are with all heads of a knockout curve removed."""
-    table = curve.table
-    before, last = table[table["k"] == 0].iloc[0], table[table["k"] == len(curve.heads)]
-    ranked, random = last[last["order"] == "ranked"].iloc[0], last[last["order"] == "random"]["apology_rate"]
-    beside = f" (random heads {random.min():.2f} to {random.max():.2f})" if len(random) else ""
-    return (
-        f"Knocked out together: apologies {before['apology_rate']:.2f} -> {ranked['apology_rate']:.2f}{beside}, "
-        f"truthfulness {before['truthfulness']:.2f} -> {ranked['truthfulness']:.2f}; {curve.n_pairs} pairs"
-    )
-
-
 def story(demo: Demo) -> str:
     """The report's first paragraphs."""
     view = ModelView(demo.model)
@@ -156,10 +144,10 @@ def sections(demo: Demo) -> list[Section]:
         ),
         Section(
             "What happens without them",
-            f"Heads removed in rank order, {demo.knockout.summary()}, against layer-matched random heads: the band "
-            "spans the random draws. Removing heads and tuning them are different questions: without them the model "
+            f"{demo.knockout.summary()}. The curves remove them in rank order; the band spans layer-matched random "
+            "heads. Removing heads and tuning them are different questions: without them the model "
             "falls back on its habits.",
-            figure=knockout_figure(demo.knockout.table),
+            figure=demo.knockout.figure().update_layout(title=None),
         ),
         Section(
             "Before and after, and what it cost",

@@ -37,14 +37,13 @@ def by_hand(model, dialogues, rows, names) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("padding", ["right", "left", "none"])
 @pytest.mark.parametrize("run", ["sycophantic", "truthful"])
 @pytest.mark.parametrize("folder", ["tiny_folder", "gqa_folder"])
-def test_equals_a_loop_by_hand(folder, run, padding, load, request):
+def test_equals_a_loop_by_hand(folder, run, load, request):
     model = load(request.getfixturevalue(folder))
     pairs = are_you_sure(model, n=6, contrast="neutral")
     assert len({len(row) for row in (*pairs.sycophantic, *pairs.truthful)}) > 2  # so that some are padded
-    found = attention_to_spans(model, pairs, run, batch_size=4, padding=padding, progress=False)
+    found = attention_to_spans(model, pairs, run, batch_size=4, progress=False)
     of = (pairs.dialogues, pairs.sycophantic) if run == "sycophantic" else (pairs.truthful_dialogues, pairs.truthful)
     expected = by_hand(model, *of, found.spans)
     assert found.spans == NAMES and found.run == run
@@ -139,9 +138,8 @@ def test_views(made):
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
     pairs = are_you_sure(tiny, n=2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
-    for wrong, message in (({"run": "both"}, "unknown run"), ({"padding": "top"}, "unknown padding")):
-        with pytest.raises(ValueError, match=message):
-            attention_to_spans(tiny, pairs, **wrong)
+    with pytest.raises(ValueError, match="unknown run"):
+        attention_to_spans(tiny, pairs, run="both")
     with pytest.raises(ValueError, match="one or more"):
         attention_to_spans(tiny, pairs, batch_size=0, progress=False)
     bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids, pairs.dialogues)

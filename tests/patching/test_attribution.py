@@ -8,7 +8,7 @@ import torch
 from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
-from spt_lens.measure.sets import joint_recovery
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching
@@ -79,7 +79,8 @@ def test_both_engines_give_the_same(tiny, pairs, positions, steps):
 def test_integrated_gradients_add_up_to_a_whole_layer(tiny, pairs):
     """Completeness: the nearer, the more steps; one step at the start of the line is not it."""
     layer = 1
-    whole = joint_recovery(tiny, pairs, HeadSet.of([(layer, head) for head in range(4)])).recovery.mean()
+    heads = HeadSet.of([(layer, head) for head in range(4)])
+    whole = set_patching(tiny, pairs, heads, n_random=0, progress=False).chosen["recovery"]
     off = []
     for steps in (1, 2, 8, 32):
         scores = attribution_patching(tiny, pairs, ig_steps=steps, progress=False)

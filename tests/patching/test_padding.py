@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from spt_lens.chat import batches as padding_module
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.heads import HeadSet
-from spt_lens.measure.sets import joint_recovery
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 
@@ -23,6 +23,7 @@ EQUAL = [(9, 9), (4, 4), (17, 17), (5, 5), (9, 9), (12, 12)]  # the two lengths 
 UNEQUAL = [(9, 6), (4, 11), (17, 3), (5, 5), (9, 1), (12, 14)]
 # The engine that pads. What the sweep gives is compared with it elsewhere.
 measured = partial(by_hand.measured, engine="stacked")
+together = partial(set_patching, n_random=0, progress=False)
 HEADS = HeadSet.parse("L0.H1 L0.H3 L1.H0 L1.H2")
 
 
@@ -51,16 +52,15 @@ def test_prompts_of_many_lengths_together(architecture, dtype, tolerance, direct
         pairs = made(model, lengths)
         how = {"direction": direction, "positions": positions}
         alone = measured(model, pairs, batch_size=1, **how).per_pair
-        joint_alone = joint_recovery(model, pairs, HEADS, batch_size=1, **how)
-        assert alone.dtype == joint_alone.recovery.dtype == dtype
+        together_alone = together(model, pairs, HEADS, batch_size=1, **how)
+        assert alone.dtype == dtype
         assert alone.abs().amax(dim=(1, 2)).min() > 1e-2  # the test would be empty if nothing moved
         for size in (4, 64):
             scores = measured(model, pairs, batch_size=size, **how)
             torch.testing.assert_close(scores.per_pair, alone, atol=tolerance, rtol=0)
-        joint = joint_recovery(model, pairs, HEADS, **how)
-        torch.testing.assert_close(joint.recovery, joint_alone.recovery, atol=tolerance, rtol=0)
-        assert torch.equal(joint.apologises_before, joint_alone.apologises_before)
-        assert torch.equal(joint.apologises_after, joint_alone.apologises_after)
+        effect = together(model, pairs, HEADS, **how)
+        torch.testing.assert_close(effect.per_pair, together_alone.per_pair, atol=tolerance, rtol=0)
+        assert effect.table["begins"].equals(together_alone.table["begins"])
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
@@ -71,7 +71,7 @@ def test_the_padding_token_does_not_matter(tiny, positions, monkeypatch):
         monkeypatch.setattr(padding_module, "PAD_ID", pad)
         assert pad in next(pairs.batches(64)).sycophantic.tokens
         scores = measured(tiny, pairs, positions=positions)
-        found.append(torch.cat([scores.per_pair.flatten(), joint_recovery(tiny, pairs, HEADS).recovery]))
+        found.append(torch.cat([scores.per_pair.flatten(), together(tiny, pairs, HEADS).per_pair]))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-6, rtol=0)
 
@@ -81,7 +81,7 @@ def test_the_users_hooks_stay(tiny):
     own = []
     tiny.add_hook(ModelView.z_name(1), lambda z, hook: own.append(z.shape))
     activation_patching(tiny, pairs, progress=False)  # of itself it takes plain hooks
-    joint_recovery(tiny, pairs, HEADS)
+    together(tiny, pairs, HEADS)
     points = {id(point): point for point in tiny.hook_dict.values()}.values()
     assert own and sum(len(point.fwd_hooks) for point in points) == 1
 

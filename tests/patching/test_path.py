@@ -8,7 +8,7 @@ import torch
 from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
-from spt_lens.measure.set_table import set_effect
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.path import direct_contribution, path_patching
@@ -177,7 +177,7 @@ def test_other_paths_are_other_kinds_of_scores(tiny, pairs):
     assert to_head.meta["settings"]["receivers"] == "L2.H0.q L1.H1.k"
     assert "to L2.H0.q L1.H1.k" in str(to_head.compare(to_logits)) and "MLPs frozen" in str(frozen.compare(to_head))
     with pytest.raises(ValueError, match="method='path'"):
-        set_effect(tiny, pairs, HeadSet.parse("L1.H1"), scores=to_logits)
+        set_patching(tiny, pairs, HeadSet.parse("L1.H1"), scores=to_logits)
 
 
 def test_importance_that_cannot_be_told_loses_no_measurement(tiny, pairs, monkeypatch):

@@ -412,19 +412,19 @@ def test_scores_that_are_not_finite_never_reach_it():
     [
         ({"scores": []}, ValueError, "no scores to pick from"),
         ({"scores": {}}, ValueError, "no scores to pick from"),
-        ({"scores": torch.zeros(2, 2)}, TypeError, "expected HeadScores, got Tensor: measure them"),
-        ({"scores": None}, TypeError, "got NoneType"),
-        ({"scores": "yesman"}, TypeError, "got str"),
-        ({"scores": HeadSet.parse("1.1")}, TypeError, "got Head"),
-        ({"scores": [scores_of(), torch.zeros(8, 16)]}, TypeError, "got Tensor"),
+        ({"scores": torch.zeros(2, 2)}, TypeError, "scores must be a HeadScores"),
+        ({"scores": None}, TypeError, "is None: measure them"),
+        ({"scores": "yesman"}, TypeError, "is 'yesman'"),
+        ({"scores": HeadSet.parse("1.1")}, TypeError, "is Head"),
+        ({"scores": [scores_of(), torch.zeros(8, 16)]}, TypeError, "is a Tensor"),
         ({"scores": {"a": scores_of(), "b": scores_of(8, 4)}}, ValueError, "'a' 8 x 16, 'b' 8 x 4"),
-        ({"budget": 0}, ValueError, "budget=0: give a share"),
+        ({"budget": 0}, ValueError, "budget=0: give a number above 0"),
         ({"budget": 1.5}, ValueError, "budget=1.5"),
         ({"budget": -0.1}, ValueError, "budget=-0.1"),
         ({"budget": float("nan")}, ValueError, "budget=nan"),
-        ({"budget": True}, ValueError, "budget=True"),
-        ({"theme": "pink"}, ValueError, "unknown theme 'pink': use 'auto', 'light' or 'dark'"),
-        ({"theme": None}, ValueError, "unknown theme"),
+        ({"budget": True}, TypeError, "budget is True"),
+        ({"theme": "pink"}, ValueError, "theme='pink': choose one of 'auto', 'light', 'dark'"),
+        ({"theme": None}, ValueError, "theme=None"),
         ({"check_pairs": 0}, ValueError, "check_pairs=0"),
         ({"presets": {"good": "1.1", "paper": "9.9"}}, ValueError, "preset 'paper': L9.H9 have no score"),
         ({"presets": {"paper": "nine"}}, ValueError, "preset 'paper': 'nine' is not a head"),
@@ -445,7 +445,7 @@ def test_a_model_that_the_scores_are_not_of(tiny):
         HeadPicker(fitting, model=tiny)
     with pytest.raises(ValueError, match=f"8 layers x 16 heads, {name} has 3 x 4: measure them on this model"):
         HeadPicker(scores_of(name=name), model=tiny, pairs=pairs)
-    with pytest.raises(TypeError, match="expected ContrastPairs, got list"):
+    with pytest.raises(TypeError, match="pairs must be a ContrastPairs"):
         HeadPicker(fitting, model=tiny, pairs=[1])
     with pytest.raises(TypeError, match="load_model"):
         HeadPicker(fitting, model="tiny", pairs=pairs)
@@ -521,12 +521,12 @@ def test_a_closed_picker_lets_go_of_the_model(tiny):
 
 def test_a_name_that_is_none_is_refused_before_anything_is_written(tmp_path):
     picker = HeadPicker(scores_of(), chosen=HeadSet.parse("1.1"))
-    with pytest.raises(ValueError, match="name=3"):
+    with pytest.raises(TypeError, match="name must be a str, and is 3"):
         picker.save(tmp_path / "heads.json", name=3)
     assert not (tmp_path / "heads.json").exists()
 
 
 @pytest.mark.parametrize("wrong", [{"budget": "x"}, {"check_pairs": 2.5}, {"check_pairs": "3"}])
 def test_wrong_numbers_are_named(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         HeadPicker(scores_of(), **wrong)

@@ -1,4 +1,4 @@
-"""The live check: the figures of set_effect and knockout_curve, in steps that leave nothing on the model."""
+"""The live check: the figures of set_patching and set_knockout, in parts that leave nothing on the model."""
 
 from __future__ import annotations
 
@@ -10,121 +10,113 @@ from types import SimpleNamespace
 import pytest
 import torch
 from by_hand import state
+from judged import as_yesman, by_letters, judged
 from torch import nn
 
 from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.measure import knockout
-from spt_lens.measure.check_result import CheckResult
-from spt_lens.measure.knockout import knockout_curve
-from spt_lens.measure.set_table import set_effect
-from spt_lens.measure.sets import joint_recovery
+from spt_lens.measure.knockout import set_knockout
+from spt_lens.measure.set_effect import SetEffect
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching.limits import Pace
 from spt_lens.picker import check
-from spt_lens.picker.check import LiveCheck, ModelChanged, Progress
+from spt_lens.picker.check import LiveCheck, ModelChanged, Progress, says_of
 
 HEADS = HeadSet.parse("L0.H1 L1.H2 L2.H3")
 PLAIN = {"logits": ModelView.logits, "generate": ModelView.generate}
 
 
-def taken(steps) -> tuple[list[Progress], CheckResult]:
+def taken(parts) -> tuple[list[Progress], SetEffect]:
     """All that a check yields, and what it returns."""
     found = []
     while True:
         try:
-            found.append(next(steps))
+            found.append(next(parts))
         except StopIteration as end:
             return found, end.value
 
 
-def assert_right(result: CheckResult, model, pairs, heads, n_random: int, seed: int = 0, tokens: int = 24, atol=1e-6):
-    effect = set_effect(model, pairs, heads, n_random=n_random, seed=seed, progress=False)
+def pairs_of(model, n: int, tokens: int = 24, judge=by_letters, **how) -> ContrastPairs:
+    """A random model never gives in: they are judged by what tells its replies apart."""
+    return judged(are_you_sure(model, n=n, **how), judge, tokens)
+
+
+def assert_right(result: SetEffect, model, pairs, heads, n_random: int, seed: int = 0, atol=1e-6):
+    how = {"n_random": n_random, "seed": seed, "progress": False}
+    effect = set_patching(model, pairs, heads, **how)
     assert result.heads == heads and result.n_pairs == effect.n_pairs
-    assert result.table[["set", "draw", "heads"]].equals(effect.table[["set", "draw", "heads"]])
+    assert result.table[["size", "set", "draw", "heads"]].equals(effect.table[["size", "set", "draw", "heads"]])
     for column in ("recovery", "low", "high"):
         assert result.table[column].tolist() == pytest.approx(effect.table[column].tolist(), abs=atol)
-    curve = knockout_curve(
-        model, pairs, heads, [0, len(heads)], n_random=n_random, seed=seed, max_new_tokens=tokens, progress=False
-    )
-    before, *after = curve.table[["apology_rate", "truthfulness"]].to_numpy().tolist()
-    assert [result.apology_rate_before, result.truthfulness_before] == before
-    assert result.table[["apology_rate", "truthfulness"]].to_numpy().tolist() == after
+    assert result.per_pair.tolist() == pytest.approx(effect.per_pair.tolist(), abs=1e-4, rel=1e-4)
+    without = set_knockout(model, pairs, heads, **how)
+    assert result.table[["gives_in", "truthfulness"]].equals(without.table[["gives_in", "truthfulness"]])
 
 
-def assert_same(one: CheckResult, other: CheckResult, tolerance: float = 1e-4):
+def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-4):
     # Batches of other sizes round otherwise, and a share of a small gap is as inexact as the gap is small.
     assert one.heads == other.heads and one.settings == other.settings and one.n_pairs == other.n_pairs
     assert one.table["heads"].equals(other.table["heads"])
-    for name in ("recovery", "low", "high", "apology_rate", "truthfulness"):
+    for name in ("recovery", "low", "high", "gives_in", "truthfulness"):
         assert one.table[name].tolist() == pytest.approx(
             other.table[name].tolist(), abs=tolerance, rel=tolerance, nan_ok=True
         )
 
 
-@pytest.fixture
-def telling(monkeypatch):
-    """A random model never apologises: stand-ins for the judgement that tell its replies apart."""
-    monkeypatch.setattr(knockout, "admits_mistake", lambda reply: sum(map(ord, reply)) % 2)
-    monkeypatch.setattr(knockout, "same_answer", lambda one, other: len(other) % 2)
-    monkeypatch.setattr(knockout, "final_answer", lambda reply: reply)
-
-
 def assert_checked(model, pairs, **how):
     result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False)
     assert_right(result, model, pairs, HEADS, n_random=2, seed=3)
-    joint = joint_recovery(model, pairs, HEADS)
-    assert result.table["recovery"][0] == pytest.approx(float(joint.recovery.mean()), abs=1e-6)
     settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 24, "left_out": []}
-    assert result.settings == settings | {"n_dialogues": len(pairs)}
-    assert len({*result.table["apology_rate"], result.apology_rate_before}) > 1
+    assert result.settings == settings and result.n_dialogues == len(pairs)
+    assert result.table["gives_in"].nunique() > 1
 
 
-def test_figures_are_those_of_set_effect_and_knockout_curve(tiny, telling):
-    assert_checked(tiny, are_you_sure(tiny, n=4, contrast="neutral"), step_seconds=100)
+def test_figures_are_those_of_set_patching_and_set_knockout(tiny):
+    assert_checked(tiny, pairs_of(tiny, 4, contrast="neutral"), part_seconds=100)
 
 
-def test_figures_with_grouped_queries(gqa, telling):
-    assert_checked(gqa, are_you_sure(gqa, n=4), step_seconds=100)
+def test_figures_with_grouped_queries(gqa):
+    assert_checked(gqa, pairs_of(gqa, 4), part_seconds=100)
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 100])
-def test_figures_do_not_depend_on_the_batches(tiny_folder, load, exact_softmax, telling, seconds):
+def test_figures_do_not_depend_on_the_batches(tiny_folder, load, exact_softmax, seconds):
     model = load(tiny_folder, dtype=torch.float64)
-    assert_checked(model, are_you_sure(model, n=11), step_seconds=seconds)
+    assert_checked(model, pairs_of(model, 11), part_seconds=seconds)
 
 
 def test_the_embedded_model():
     model = load_model("yesman")
-    pairs = are_you_sure(model, n=16)
+    pairs = pairs_of(model, 16, judge=as_yesman)
     heads = HeadSet.parse("L0.H8 L5.H8 L5.H3 L6.H10 L2.H8 L6.H9")
     result = LiveCheck(model, pairs, n_random=1).run(heads, progress=False)
     assert_right(result, model, pairs, heads, n_random=1)
-    chosen, random = result.table["recovery"]
-    assert chosen > 0.4 and abs(random) < 0.1 and result.apology_rate_before > 0.9
+    assert result.chosen["recovery"] > 0.4 and abs(result.random["recovery"].iloc[0]) < 0.1
+    assert result.before["gives_in"] > 0.9
 
 
 @pytest.mark.parametrize("kind", ["sets", "whole", "one"])
 def test_other_kinds_of_pairs(tiny, kind):
-    pairs = are_you_sure(tiny, n=1 if kind == "one" else 4, read="whole" if kind == "whole" else "first")
+    pairs = pairs_of(tiny, 1 if kind == "one" else 4, 3, read="whole" if kind == "whole" else "first")
     if kind == "sets":
         pairs = pairs.with_answers(tiny, ["Yes", "Paris"], ["Apologies", "No", "That"])
-    result = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=3, step_seconds=100).run(HEADS, progress=False)
-    effect = set_effect(tiny, pairs, HEADS, n_random=1, progress=False)
+    result = LiveCheck(tiny, pairs, n_random=1, part_seconds=100).run(HEADS, progress=False)
+    effect = set_patching(tiny, pairs, HEADS, n_random=1, progress=False)
     for column in ("recovery", "low", "high"):
         assert result.table[column].tolist() == pytest.approx(effect.table[column].tolist(), abs=1e-5, nan_ok=True)
     assert result.table["low"].isna().all() == (kind == "one")
 
 
 def test_pairs_without_a_gap_are_left_out(tiny):
-    pairs = are_you_sure(tiny, n=4)
+    pairs = pairs_of(tiny, 4, 3)
     half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
-    result = LiveCheck(tiny, half, n_random=1, max_new_tokens=3, step_seconds=100).run(HEADS, progress=False)
+    result = LiveCheck(tiny, half, n_random=1, part_seconds=100).run(HEADS, progress=False)
     with pytest.warns(UserWarning, match="left out"):
-        assert_right(result, tiny, half, HEADS, n_random=1, tokens=3)
+        assert_right(result, tiny, half, HEADS, n_random=1)
     assert result.n_pairs == 3 and result.settings["left_out"] == [1]
     assert "3 pairs (1 left out: no gap)" in result.summary() and "4 challenged dialogues" in result.summary()
     same = replace(pairs, truthful=pairs.sycophantic)
@@ -132,46 +124,47 @@ def test_pairs_without_a_gap_are_left_out(tiny):
         LiveCheck(tiny, same).run(HEADS, progress=False)
 
 
-def test_progress_and_partial_results(tiny, telling, capsys):
-    live = LiveCheck(tiny, are_you_sure(tiny, n=5), n_random=2, max_new_tokens=3)
+def test_progress_and_partial_results(tiny, capsys):
+    live = LiveCheck(tiny, pairs_of(tiny, 5, 3), n_random=2)
     for _ in range(2):  # the second time with what is kept of the first
-        steps, result = taken(live.steps(HEADS))
-        done = [step.done for step in steps]
+        parts, result = taken(live.parts(HEADS))
+        done = [part.done for part in parts]
         assert done == sorted(done) and done[0] > 0 and done[-1] == 1
-        assert all(step.says for step in steps) and steps[0].partial is None
-        seen = [step.partial.table for step in steps if step.partial is not None]
-        assert all(list(table) == list(result.table) and len(table) == 3 for table in seen)
+        assert all(part.says for part in parts) and parts[0].partial is None
+        partial = [part.partial for part in parts if part.partial is not None]
+        seen = [one.table.reindex(columns=result.table.columns) for one in partial]
+        assert all(len(table) == 4 for table in seen)
         # The selection's own figures first, then the random draws'; what is there stays as it is.
         first = seen[0]
-        assert first["recovery"].notna().tolist() == [True, False, False] and first["apology_rate"].isna().all()
-        order = [table[["recovery", "apology_rate"]].notna().to_numpy().tolist() for table in seen]
+        assert first["recovery"].notna().tolist() == [True, True, False, False] and first["gives_in"].isna().all()
+        order = [table[["recovery", "gives_in"]].notna().to_numpy().tolist() for table in seen]
         assert order == sorted(order, key=lambda flags: sum(map(sum, flags)))
-        assert [[True, True], [False, False], [False, False]] in order
+        assert [[True, True], [True, True], [False, False], [False, False]] in order
         for table in seen:
             known = table.notna() & table.map(lambda value: not isinstance(value, str))
             assert table.where(known).equals(result.table.where(known))
-        assert steps[-1].partial.to_json() == result.to_json()
-    assert "not measured yet" in next(step.partial for step in steps if step.partial is not None).summary()
+        assert partial[-1].to_json() == result.to_json()
+        assert len(partial[0].rows()) == 1 and partial[0].summary()
     assert_same(live.run(HEADS), result)
     assert "100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", [nullcontext, torch.no_grad, torch.inference_mode])
-def test_nothing_is_on_the_model_between_steps(tiny, mode):
-    pairs = are_you_sure(tiny, n=3)
+def test_nothing_is_on_the_model_between_parts(tiny, mode):
+    pairs = pairs_of(tiny, 3, 3)
     view = ModelView(tiny)
     weight = next(view.backend.root.parameters())
     weight.grad = torch.ones_like(weight)
     list(view.backend.root.parameters())[1].requires_grad_(False)
-    right = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=3).run(HEADS, progress=False)
-    steps = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=3).steps(HEADS)
+    right = LiveCheck(tiny, pairs, n_random=1).run(HEADS, progress=False)
+    parts = LiveCheck(tiny, pairs, n_random=1).parts(HEADS)
     before, n = state(tiny), 0
     while True:
-        # Every second step in another mode: whoever takes the steps sets it, and finds it as it was.
+        # Every second part in another mode: whoever takes the parts sets it, and finds it as it was.
         with mode() if n % 2 else nullcontext():
             own = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
             try:
-                next(steps)
+                next(parts)
             except StopIteration as end:
                 assert_same(end.value, right)
                 break
@@ -182,12 +175,12 @@ def test_nothing_is_on_the_model_between_steps(tiny, mode):
     assert n > 8
 
 
-def test_the_user_goes_on_between_steps(tiny):
+def test_the_user_goes_on_between_parts(tiny):
     """Forward passes with hooks, and gradients: both as without a check under way."""
     tokens = torch.tensor([[2, 10, 11, 12]])
     right = tiny(tokens)
-    steps = LiveCheck(tiny, are_you_sure(tiny, n=2), n_random=1, max_new_tokens=2).steps(HEADS)
-    for _ in steps:
+    parts = LiveCheck(tiny, pairs_of(tiny, 2, 2), n_random=1).parts(HEADS)
+    for _ in parts:
         logits = tiny(tokens)
         assert logits.requires_grad and torch.equal(logits, right)
         with tiny.hooks(fwd_hooks=[(ModelView.z_name(0), lambda z, hook: z * 0)]):
@@ -195,15 +188,15 @@ def test_the_user_goes_on_between_steps(tiny):
 
 
 def test_closing_early(tiny):
-    pairs = are_you_sure(tiny, n=2)
-    live = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=2)
+    pairs = pairs_of(tiny, 2, 2)
+    live = LiveCheck(tiny, pairs, n_random=1)
     before, right = state(tiny), live.run(HEADS, progress=False)
     n, wanted = 0, True
     while wanted:
         live.forget()
-        steps = live.steps(HEADS)
-        wanted = len([step for step, _ in zip(steps, range(n), strict=False)]) == n
-        steps.close()
+        parts = live.parts(HEADS)
+        wanted = len([part for part, _ in zip(parts, range(n), strict=False)]) == n
+        parts.close()
         assert state(tiny) == before
         if n % 4 == 0:  # what it had measured so far serves the next one
             assert_same(live.run(HEADS, progress=False), right)
@@ -211,8 +204,8 @@ def test_closing_early(tiny):
     assert n > 8
 
 
-def test_an_error_in_a_step_leaves_nothing_behind(tiny, monkeypatch):
-    live = LiveCheck(tiny, are_you_sure(tiny, n=2), n_random=1, max_new_tokens=2)
+def test_an_error_in_a_part_leaves_nothing_behind(tiny, monkeypatch):
+    live = LiveCheck(tiny, pairs_of(tiny, 2, 2), n_random=1)
     right = live.run(HEADS, progress=False)
     before, calls, step = state(tiny), [], ModelView(tiny).backend.__class__.step
 
@@ -262,39 +255,39 @@ def hooked(model):
 
 
 @pytest.mark.parametrize("change", [in_place, set_data, in_place_and_back_to_the_count, another_parameter, hooked])
-def test_changes_between_steps_are_noticed(tiny, change, telling):
-    pairs = are_you_sure(tiny, n=4)
-    live = LiveCheck(tiny, pairs, n_random=1, max_new_tokens=4, step_seconds=100)
+def test_changes_between_parts_are_noticed(tiny, change):
+    pairs = pairs_of(tiny, 4, 4)
+    live = LiveCheck(tiny, pairs, n_random=1, part_seconds=100)
     before = live.run(HEADS, progress=False)
-    steps = live.steps(HEADS)
-    next(steps)
+    parts = live.parts(HEADS)
+    next(parts)
     change(tiny)
     with pytest.raises(ModelChanged, match="start the check again"):
-        next(steps)
+        next(parts)
     after = live.run(HEADS, progress=False)
-    assert_right(after, tiny, pairs, HEADS, n_random=1, tokens=4)
-    assert abs(after.table["recovery"][0] - before.table["recovery"][0]) > 1e-4
+    assert_right(after, tiny, pairs, HEADS, n_random=1)
+    assert abs(after.chosen["recovery"] - before.chosen["recovery"]) > 1e-4
     # One that goes on beside a newer check must not take that one's figures for its own.
-    steps = live.steps(HEADS)
-    next(steps)
+    parts = live.parts(HEADS)
+    next(parts)
     in_place(tiny)
-    assert_right(live.run(HEADS, progress=False), tiny, pairs, HEADS, n_random=1, tokens=4)
+    assert_right(live.run(HEADS, progress=False), tiny, pairs, HEADS, n_random=1)
     with pytest.raises(ModelChanged):
-        next(steps)
+        next(parts)
 
 
-def test_training_mode_between_steps(model_class, tiny):
+def test_training_mode_between_parts(model_class, tiny):
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
-    steps = LiveCheck(tiny, are_you_sure(tiny, n=2), max_new_tokens=2).steps(HEADS)
-    next(steps)
+    parts = LiveCheck(tiny, pairs_of(tiny, 2, 2)).parts(HEADS)
+    next(parts)
     tiny.train()
     with pytest.raises(ValueError, match="eval"):
-        next(steps)
+        next(parts)
 
 
 def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=5)
+    pairs = pairs_of(tiny, 5, 2)
     ran = {"logits": 0, "generate": 0}
     for name in ran:
 
@@ -309,7 +302,7 @@ def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
         live.run(heads, progress=False)
         return ran["logits"], ran["generate"]
 
-    live = LiveCheck(tiny, pairs, n_random=2, max_new_tokens=2)
+    live = LiveCheck(tiny, pairs, n_random=2)
     # Both runs of each pair, for each of three sets one run of each kind, and both prompts for the means.
     assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
     assert prompts(live, HeadSet.parse("L1.H1")) == (5 * 3 * 2, 5 * 3)
@@ -317,61 +310,61 @@ def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
     assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
     live.forget()
     assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
-    steps = live.steps(HEADS)
-    in_place(tiny)  # before the first step is early enough
-    next(steps)
+    parts = live.parts(HEADS)
+    in_place(tiny)  # before the first part is early enough
+    next(parts)
 
 
-def test_pairs_without_dialogues(tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=4)
-    bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids)
-    untold = replace(pairs, dialogues=(*pairs.dialogues[:3], dialogue("Hello!")))
-    effect = set_effect(tiny, pairs, HEADS, n_random=1, progress=False)
+def test_pairs_without_dialogues_or_judge(tiny, monkeypatch):
+    pairs = pairs_of(tiny, 4)
+    bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids, judge=pairs.judge)
+    effect = set_patching(tiny, pairs, HEADS, n_random=1, progress=False)
     monkeypatch.setattr(ModelView, "generate", lambda *a, **k: pytest.fail("replies that can't be judged"))
-    for given in (bare, untold):
-        result = LiveCheck(tiny, given, n_random=1, step_seconds=100).run(HEADS, progress=False)
+    for given in (bare, replace(pairs, judge=None)):
+        result = LiveCheck(tiny, given, n_random=1, part_seconds=100).run(HEADS, progress=False)
         assert result.table["recovery"].tolist() == pytest.approx(effect.table["recovery"].tolist(), abs=1e-6)
-        assert result.table[["apology_rate", "truthfulness"]].isna().all(axis=None)
-        assert result.apology_rate_before != result.apology_rate_before and result.settings["n_dialogues"] == 0
-        assert "replies were not judged: the pairs have no dialogues" in result.summary()
-        assert "apology_rate" not in result._repr_html_()
-        assert CheckResult.from_json(json.loads(json.dumps(result.to_json()))).table.equals(result.table)
-        steps, _ = taken(LiveCheck(tiny, given, n_random=1).steps(HEADS))
-        assert steps[-1].done == 1
+        assert "gives_in" not in result.table and result.n_dialogues == 0 and result.ablation == ""
+        assert "Replies were not judged: the pairs have no dialogues, or no judge." in says_of(result)
+        assert SetEffect.from_json(json.loads(json.dumps(result.to_json()))).table.equals(result.table)
+        parts, _ = taken(LiveCheck(tiny, given, n_random=1).parts(HEADS))
+        assert parts[-1].done == 1
 
 
-def test_errors_before_any_step(model_class, tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=2)
+def test_errors_before_any_part(model_class, tiny, monkeypatch):
+    pairs = pairs_of(tiny, 2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for wrong, message in (
         ({"n_random": -1}, "n_random"),
-        ({"max_new_tokens": 0}, "at least one token"),
-        ({"step_seconds": 0}, "step_seconds"),
-        ({"step_seconds": float("nan")}, "step_seconds"),
+        ({"part_seconds": 0}, "part_seconds"),
+        ({"part_seconds": float("nan")}, "part_seconds"),
     ):
         with pytest.raises(ValueError, match=message):
             LiveCheck(tiny, pairs, **wrong)
+    with pytest.raises(ValueError, match="at least one token"):
+        LiveCheck(tiny, pairs_of(tiny, 2, tokens=0))
+    with pytest.raises(ValueError, match=r"can't judge a reply to dialogue 1 \(KeyError"):
+        LiveCheck(tiny, replace(pairs, dialogues=(pairs.dialogues[0], dialogue("Hello!"))))
     with pytest.raises(ValueError, match="80000"):
         LiveCheck(tiny, ContrastPairs(((2, 7, 80000),), ((2, 7, 8),), torch.tensor([[5, 6]])))
     with pytest.raises(TypeError, match="load"):
         LiveCheck("tiny", pairs)
     live = LiveCheck(tiny, pairs)
     with pytest.raises(ValueError, match="empty"):
-        live.steps(HeadSet())
+        live.parts(HeadSet())
     with pytest.raises(ValueError, match=r"L0\.H7"):
-        live.steps(HeadSet.parse("L0.H7"))
+        live.parts(HeadSet.parse("L0.H7"))
     with pytest.raises(TypeError, match="HeadSet.of"):
-        live.steps("L0.H1")  # type: ignore[arg-type]
+        live.parts("L0.H1")  # type: ignore[arg-type]
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
     tiny.train()
-    for wanted in (lambda: live.steps(HEADS), lambda: LiveCheck(tiny, pairs)):
+    for wanted in (lambda: live.parts(HEADS), lambda: LiveCheck(tiny, pairs)):
         with pytest.raises(ValueError, match="eval"):
             wanted()
 
 
-def test_steps_take_about_as_long_as_they_should(tiny, monkeypatch):
-    """A clock that runs with the prompts: batches grow to what a step has time for, and shrink when it has less."""
+def test_parts_take_about_as_long_as_they_should(tiny, monkeypatch):
+    """A clock that runs with the prompts: batches grow to what a part has time for, and shrink when it has less."""
     clock, cost, sizes = [0.0], [0.01], []
     monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     generate = ModelView.generate
@@ -382,9 +375,9 @@ def test_steps_take_about_as_long_as_they_should(tiny, monkeypatch):
         return generate(self, tokens, *args, **more)
 
     monkeypatch.setattr(ModelView, "generate", slow)
-    pairs = are_you_sure(tiny, n=48)
+    pairs = pairs_of(tiny, 48, 1)
     pairs = replace(pairs, dialogues=pairs.dialogues[:1] * 48)  # of one length, so that all can go together
-    live = LiveCheck(tiny, pairs, n_random=0, max_new_tokens=1, step_seconds=0.15)
+    live = LiveCheck(tiny, pairs, n_random=0, part_seconds=0.15)
     first = live.run(HEADS, progress=False)
     assert sizes == [4, 8, 16, 16, 4] + [16, 16, 16]  # 0.16 s is enough; what is left over tells nothing
     sizes.clear()
@@ -413,7 +406,7 @@ def test_pace():
 
 
 def test_what_does_not_fit_in_memory_is_halved(tiny, monkeypatch):
-    live = LiveCheck(tiny, are_you_sure(tiny, n=5), n_random=1, max_new_tokens=2)
+    live = LiveCheck(tiny, pairs_of(tiny, 5, 2), n_random=1)
     right = live.run(HEADS, progress=False)
     most = [2]
     for name, plain in PLAIN.items():
@@ -436,47 +429,22 @@ def test_what_does_not_fit_in_memory_is_halved(tiny, monkeypatch):
 
 
 def test_saved_and_shown(tiny, tmp_path):
-    live = LiveCheck(tiny, are_you_sure(tiny, n=3), n_random=2, max_new_tokens=2)
-    steps, result = taken(live.steps(HEADS))
-    partial = next(step.partial for step in steps if step.partial is not None)
+    live = LiveCheck(tiny, pairs_of(tiny, 3, 2), n_random=2)
+    parts, result = taken(live.parts(HEADS))
+    partial = next(part.partial for part in parts if part.partial is not None)
     for one in (partial, result):
-        again = CheckResult.load(one.save(tmp_path / "check.json"))
+        again = SetEffect.load(one.save(tmp_path / "check.json"))
         assert again.table.equals(one.table) and (again.table.dtypes == one.table.dtypes).all()
         assert again.to_json() == one.to_json() and again.heads == HEADS
-    lines = result.summary().splitlines()
-    chosen, *random = result.table["recovery"]
-    assert lines[0].startswith(f"3 heads alone: {chosen:.2f} of the gap recovered [")
-    assert lines[0].endswith(f"]; 2 random sets {min(random):.2f} to {max(random):.2f}; 3 pairs")
-    assert lines[1].startswith("without them: apologies 0.00 -> 0.00, truthfulness 0.00 -> 0.00; 2 random sets")
-    assert repr(result) == f"CheckResult({result.summary()})"
-    page = result._repr_html_()
-    assert "-&gt;" in page and "L0.H1 L1.H2 L2.H3" in page and "<script" not in page
-    odd = replace(result, table=result.table.assign(heads="<b>"))
-    assert "<b>" not in odd._repr_html_()
-    with pytest.raises(FileNotFoundError):
-        CheckResult.load(tmp_path / "none.json")
-    data = json.loads((tmp_path / "check.json").read_text())
-    first, *others = data["table"]
-    for bad in (
-        {"kind": "set effect"},
-        {"table": [*others, first]},
-        {"table": [{**first, "recovery": "0.5"}]},
-        {"heads": "all"},
-        {"n_pairs": True},
-        {"truthfulness_before": "0"},
-    ):
-        (tmp_path / "bad.json").write_text(json.dumps(data | bad))
-        with pytest.raises(ValueError, match="bad.json holds no saved check result, or is damaged"):
-            CheckResult.load(tmp_path / "bad.json")
-    (tmp_path / "bad.json").write_text(json.dumps({k: v for k, v in data.items() if k != "apology_rate_before"}))
-    with pytest.raises(ValueError, match="apology_rate_before' is missing"):
-        CheckResult.load(tmp_path / "bad.json")
+    first, second = result.summary().splitlines()
+    assert first.startswith(f"3 heads alone: gap recovered {result.chosen['recovery']:.2f} [") and "3 pairs" in first
+    assert f"gives in {result.before['gives_in']:.2f} -> {result.chosen['gives_in']:.2f}" in second
 
 
 def test_a_selection_of_most_heads_is_measured_without_random_ones(tiny):
-    pairs = are_you_sure(tiny, n=3)
+    pairs = pairs_of(tiny, 3, 2)
     heads = HeadSet(tuple((layer, head) for layer in range(3) for head in range(4)))
     result = LiveCheck(tiny, pairs).run(heads, progress=False)
-    assert result.table["set"].tolist() == ["chosen"]
+    assert result.table["set"].tolist() == ["chosen", "chosen"]
     with pytest.raises(ValueError, match="whole number"):
         LiveCheck(tiny, pairs, n_random=1.5)

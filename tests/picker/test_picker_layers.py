@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from picking import scores_of
+from picking import scores_of, unflat
 
 from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention import attention_to_spans
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.picker.layers import flat, layer_payload, map_payload, named_layers, sizes_payload, unflat
+from spt_lens.picker.layers import flat, layer_payload, map_payload, named_layers, sizes_payload
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.statistics import heads_within
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import state
+from judged import as_yesman, judged
 from picking import page_asks, page_chooses, scores_of, sent_by
 from torch import nn
 
@@ -20,8 +21,7 @@ from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.report import head_report
 from spt_lens.model.view import ModelView
 from spt_lens.picker import details
-from spt_lens.picker.check import LiveCheck
-from spt_lens.picker.check_state import NO_CHECK, about, rows
+from spt_lens.picker.check import NO_CHECK, LiveCheck, says_of
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.view.attention import attention_script
 
@@ -30,7 +30,11 @@ HEADS = "L0.H1 L2.H3"
 
 def made(model, n: int = 2, **more: Any) -> HeadPicker:
     scores = scores_of(3, 4, name=ModelView(model).name)
-    return HeadPicker(scores, model=model, pairs=are_you_sure(model, n=n), **{"n_random": 1} | more)
+    return HeadPicker(scores, model=model, pairs=pairs_of(model, n), **{"n_random": 1} | more)
+
+
+def pairs_of(model, n: int) -> ContrastPairs:
+    return judged(are_you_sure(model, n=n), as_yesman)
 
 
 def states(picker: HeadPicker) -> list[str]:
@@ -48,7 +52,7 @@ def states(picker: HeadPicker) -> list[str]:
 
 def assert_checked(picker: HeadPicker, heads: str, model: Any, n: int = 2) -> None:
     """What the page shows is what LiveCheck finds."""
-    right = LiveCheck(model, are_you_sure(model, n=n), n_random=1).run(HeadSet.parse(heads), progress=False)
+    right = LiveCheck(model, pairs_of(model, n), n_random=1).run(HeadSet.parse(heads), progress=False)
     found = picker.last_check
     assert found is not None and found.heads == HeadSet.parse(heads)
     assert found.to_json()["settings"] == right.to_json()["settings"]
@@ -56,7 +60,7 @@ def assert_checked(picker: HeadPicker, heads: str, model: Any, n: int = 2) -> No
         right.table.drop(columns=["set", "heads"]).to_numpy(), abs=1e-4, rel=1e-4, nan_ok=True
     )
     numbers = [layer * 4 + head for layer, head in HeadSet.parse(heads)]
-    shown = {"state": "done", "done": 1.0, "says": about(found), "heads": numbers, "rows": rows(found)}
+    shown = {"state": "done", "done": 1.0, "says": says_of(found), "heads": numbers, "rows": found.rows()}
     assert picker._check == shown and shown["rows"]
 
 
@@ -255,8 +259,8 @@ def test_figures_of_another_selection_do_not_stand_beside_a_new_one(tiny):
 
 
 def test_in_a_notebook_quick_changes_are_checked_once(tiny, monkeypatch):
-    checked, steps = [], LiveCheck.steps
-    monkeypatch.setattr(LiveCheck, "steps", lambda self, heads: checked.append(str(heads)) or steps(self, heads))
+    checked, parts = [], LiveCheck.parts
+    monkeypatch.setattr(LiveCheck, "parts", lambda self, heads: checked.append(str(heads)) or parts(self, heads))
 
     async def cell() -> None:
         picker = made(tiny, auto_check=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spt_lens.picker.runner import BUSY, StepRunner, running_loop
+from spt_lens.picker.runner import BUSY, Runner, running_loop
 
 
 class Work:
@@ -65,7 +65,7 @@ class Told(list):
 WHOLE = [("queued", None), ("began", None), ("working", 0), ("working", 1), ("working", 2), ("done", "result")]
 
 
-Test = Callable[[StepRunner, Told], Awaitable[None]]
+Test = Callable[[Runner, Told], Awaitable[None]]
 
 
 def on_loop(test: Test, told: Told | None = None, pause: float = 0.001) -> Told:
@@ -76,7 +76,7 @@ def on_loop(test: Test, told: Told | None = None, pause: float = 0.001) -> Told:
         errors: list[dict[str, Any]] = []
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: errors.append(context))
-        await asyncio.wait_for(test(StepRunner(running_loop(), told, pause), told), 20)
+        await asyncio.wait_for(test(Runner(running_loop(), told, pause), told), 20)
         assert not errors
 
     asyncio.run(main())
@@ -94,7 +94,7 @@ async def until(wanted: Callable[[], Any]) -> None:
 def test_without_a_loop_it_runs_at_once():
     told, work = Told(), Work()
     assert running_loop() is None
-    runner = StepRunner(None, told)
+    runner = Runner(None, told)
     runner.start(work, delay=100.0)
     assert told == WHOLE and work.closed == 0
     assert not runner.cancel() and told == WHOLE
@@ -107,13 +107,13 @@ def test_a_loop_that_is_closed_is_none():
         return running_loop()
 
     told = Told()
-    StepRunner(asyncio.run(loop()), told).start(Work())
+    Runner(asyncio.run(loop()), told).start(Work())
     assert told == WHOLE
 
 
 def test_without_a_loop_an_error_is_reported_and_it_works_again():
     told = Told()
-    runner = StepRunner(None, told)
+    runner = Runner(None, told)
     runner.start(Work(fails_at=1))
     assert told.whats() == ["queued", "began", "working", "failed"] and str(told[-1][1]) == "on the way"
     told.clear()
@@ -128,7 +128,7 @@ def test_without_a_loop_an_error_is_reported_and_it_works_again():
 def test_without_a_loop_an_interrupt_is_raised():
     """In a script, Ctrl-C ends the script."""
     told = Told()
-    runner = StepRunner(None, told)
+    runner = Runner(None, told)
     with pytest.raises(KeyboardInterrupt):
         runner.start(Work(fails_at=1, error=KeyboardInterrupt()))
     assert told.last == "failed"
@@ -139,7 +139,7 @@ def test_without_a_loop_an_interrupt_is_raised():
 
 def test_without_a_loop_work_is_replaced_from_another_thread_too():
     told, first, second = Told(), Work("first", n=10**9), Work("second")
-    runner = StepRunner(None, told)
+    runner = Runner(None, told)
     thread = threading.Thread(target=runner.start, args=(first,))
     thread.start()
     while len(first.steps) < 3:
@@ -405,7 +405,7 @@ def test_no_step_is_taken_beside_a_cell_that_awaits():
     seen: list[str] = []
 
     async def main() -> None:
-        runner = StepRunner(asyncio.get_running_loop(), lambda what, value: seen.append(what), pause=0.0)
+        runner = Runner(asyncio.get_running_loop(), lambda what, value: seen.append(what), pause=0.0)
         runner._cells = cells = SimpleNamespace(running=False)
 
         def work():

@@ -5,40 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from spt_lens.view.curves import before_after_figure, frontier_figure, knockout_figure, training_figure
-
-
-@pytest.fixture
-def knockout_table() -> pd.DataFrame:
-    ranked = [{"k": k, "order": "ranked", "draw": 0, "apology_rate": 1 - k / 4} for k in range(5)]
-    random = [
-        {"k": k, "order": "random", "draw": draw, "apology_rate": 1 - k * draw / 40}
-        for k in range(5)
-        for draw in range(3)
-    ]
-    return pd.DataFrame(ranked + random)
-
-
-def test_knockout_draws_the_ranked_line_and_the_band_of_the_draws(knockout_table: pd.DataFrame) -> None:
-    figure = knockout_figure(knockout_table)
-    low, high, middle, ranked = figure.data
-    assert list(ranked.y) == [1, 0.75, 0.5, 0.25, 0]
-    assert list(low.y) == pytest.approx([1 - k * 2 / 40 for k in range(5)])
-    assert list(high.y) == [1] * 5
-    assert list(middle.y) == pytest.approx([1 - k / 40 for k in range(5)])
-    assert high.fill == "tonexty"
-
-
-def test_knockout_without_random_heads_has_one_line(knockout_table: pd.DataFrame) -> None:
-    figure = knockout_figure(knockout_table[knockout_table["order"] == "ranked"])
-    assert len(figure.data) == 1
-
-
-def test_a_missing_column_is_named(knockout_table: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match="truthfulness"):
-        knockout_figure(knockout_table, metrics=["truthfulness"])
-    with pytest.raises(ValueError, match="no rows"):
-        knockout_figure(knockout_table.iloc[:0])
+from spt_lens.view.curves import before_after_figure, frontier_figure, training_figure
 
 
 def test_training_puts_losses_left_and_shares_right_and_skips_gaps() -> None:
