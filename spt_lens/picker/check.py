@@ -23,15 +23,7 @@ from spt_lens.measure.ablation import ablation_hooks, mean_parts
 from spt_lens.measure.knockout import reply_figures, to_judge
 from spt_lens.measure.replies import reply_parts, reply_prompts
 from spt_lens.measure.set_effect import SetEffect, table_of
-from spt_lens.measure.sets import (
-    BothRuns,
-    OneSet,
-    Runs,
-    both_runs,
-    patched_runs,
-    recovery_figures,
-    sets_of,
-)
+from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, patched_runs, recovery_figures, sets_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import FORM, Pace, finish
 from spt_lens.patching.rows import check_patching, make_rows
@@ -149,11 +141,8 @@ class _Check:
     def parts(self) -> Generator[Progress, None, SetEffect]:
         live, n_sets = self.live, len(self.sets) - 1
         self.kept = kept = live.current()
-        n_rows, n_replies, prompts = (
-            len(live.runs.rows),
-            len(live.prompts),
-            live.pairs.sycophantic + live.pairs.truthful,
-        )
+        prompts = live.pairs.sycophantic + live.pairs.truthful
+        n_rows, n_replies = len(live.runs.rows), len(live.prompts)
         # In forward passes of a prompt. In a batch, a new token takes about a quarter of one.
         reply = 1 + live.reply_length / 4
         self.total = 2 * n_rows * (n_sets + (kept.unpatched is None))

@@ -168,9 +168,8 @@ class HeadPicker(anywidget.AnyWidget):
     def save(self, path: str | Path, name: str | None = None) -> Path:
         """Writes the chosen heads with where they came from, as JSON; `HeadSet.load` reads it as well.
 
-        name: of the selection; default the picker's own, else what the selection has, else that of the file.
-
-        Raises: ValueError if no head is chosen; OSError if the file can't be written.
+        name: of the selection; default the picker's own, else what the selection has, else that of the file. Raises
+        ValueError if no head is chosen; OSError if the file can't be written.
         """
         if not self.selected:
             raise ValueError("no heads are chosen: there is nothing to save")
@@ -182,9 +181,7 @@ class HeadPicker(anywidget.AnyWidget):
         return Path(path)
 
     def load(self, path: str | Path) -> HeadSet:
-        """Chooses the heads that `save` (or `HeadSet.save`) wrote, and takes their name.
-
-        Heads that were chosen on another model give a warning.
+        """Chooses the heads that `save` (or `HeadSet.save`) wrote, with their name; another model's with a warning.
 
         Raises: FileNotFoundError; ValueError for another file, or heads that have no score here. Nothing changes then.
         """
@@ -286,10 +283,9 @@ class HeadPicker(anywidget.AnyWidget):
         elif kind == "stop":
             self._checks.cancel()
         elif kind == "details" and self._details is not None:
-            asked = heads_in([message.get("head")], self.n_layers, self.n_heads)
+            asked, details = heads_in([message.get("head")], self.n_layers, self.n_heads), self._details
             if asked is not None:
-                details, with_script = self._details, bool(message.get("script"))
-                self._reports.start(lambda: details.parts(asked[0], with_script))
+                self._reports.start(lambda: details.parts(asked[0], bool(message.get("script"))))
 
     def __repr__(self) -> str:
         return f"HeadPicker({', '.join(self.scores)}; {self.summary()}: {self.selected})"

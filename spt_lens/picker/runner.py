@@ -77,19 +77,11 @@ class _Cells:
 
     def __init__(self) -> None:
         self.running = False
-        shell = self._shell()
-        if shell is not None:
-            shell.events.register("pre_run_cell", lambda info: self._now(True))
-            shell.events.register("post_run_cell", lambda result: self._now(False))
-
-    def _now(self, running: bool) -> None:
-        self.running = running
-
-    @staticmethod
-    def _shell() -> Any:
-        """IPython's shell, if the program runs in one."""
         ipython = sys.modules.get("IPython")
-        return None if ipython is None else ipython.get_ipython()
+        shell = None if ipython is None else ipython.get_ipython()
+        if shell is not None:
+            shell.events.register("pre_run_cell", lambda info: setattr(self, "running", True))
+            shell.events.register("post_run_cell", lambda result: setattr(self, "running", False))
 
 
 @cache
