@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from spt_lens.checking import a_path
+from spt_lens.checking import a_path, whole_number
 from spt_lens.export import splice, tokenizer
 from spt_lens.export.folder import replacing, size, write_marker
 from spt_lens.export.parity import Parity, check_written
@@ -101,6 +101,8 @@ def export_hf(
         slices = splice.export(model, target, base, revision, overwrite, progress)
         return Export(target, size(target), slices=slices)
     view = ModelView(model)
+    if not isinstance(max_shard_size, str):
+        whole_number(max_shard_size, "max_shard_size")
     parity = _export_model(view, target, base, max_shard_size, overwrite, progress)
     return Export(target, size(target), parity=parity)
 
