@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from spt_lens import saving
+from spt_lens.checking import instance, whole_number
 from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
@@ -55,7 +56,7 @@ HeadLike = Head | tuple[int, int] | str
 def _json_copy(about: Any) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(about), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
+    except saving.DAMAGE as error:
         kind = type(about).__name__
         raise ValueError(f"about must be a dict that JSON can hold, and not this {kind}: {error}") from error
 
@@ -73,6 +74,8 @@ class HeadSet:
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.heads, str) or not isinstance(self.heads, Iterable):
+            raise ValueError(f"{self.heads!r} is not a list of heads: use HeadSet.of or HeadSet.parse")
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
         object.__setattr__(self, "about", _json_copy(self.about))
 
@@ -102,7 +105,13 @@ class HeadSet:
 
     @classmethod
     def parse(cls, text: str) -> HeadSet:
-        """Reads heads between spaces, commas or semicolons: "L5.H3 6.1, (2, 3)". Empty text is an empty selection."""
+        """Reads heads between spaces, commas or semicolons: "L5.H3 6.1, (2, 3)". Empty text is an empty selection.
+
+        Raises:
+            TypeError: Not text.
+            ValueError: Something in it is not a head.
+        """
+        instance(text, "heads", str, 'write them as "L5.H3 L6.H1"')
         plain = _BRACKETED.sub(r" \1.\2 ", text)
         return cls(tuple(Head.parse(part) for part in re.split(r"[\s,;]+", plain) if part))
 
@@ -225,7 +234,7 @@ class HeadSet:
             ValueError: Too few other heads, or heads that the model does not have.
         """
         view = self._fitting(model)
-        rng = random.Random(seed)
+        rng = random.Random(whole_number(seed, "seed", least=0))
         every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
         taken = set(self)
         free = [head for head in every if head not in taken]

@@ -26,16 +26,7 @@ from spt_lens.checking import a_path, existing_file
 Result = TypeVar("Result")
 
 # All that reading a damaged file, or one of another kind, can raise.
-DAMAGE = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-)
+DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, SafetensorError, TypeError, ValueError)
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

@@ -18,7 +18,8 @@ def test_a_head_parses(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "5.3.1", "L5", "H3.L5", "5, 3", "(5, 3", "-1.2", (5,), (5, 3, 1), (-1, 0), (1.5, 2), 7]
+    "text",
+    ["", "5", "5.3.1", "L5", "H3.L5", "5, 3", "(5, 3", "-1.2", (5,), (5, 3, 1), (-1, 0), (1.5, 2), 7, None, (None, 1)],
 )
 def test_what_is_no_head(text):
     with pytest.raises(ValueError, match="not a head"):
@@ -52,9 +53,15 @@ def test_many_ways_to_make_a_set():
     assert HeadSet.of(expected) == expected
     assert HeadSet.of((5, 3), (6, 1), (5, 3)) == expected  # once each, at the first place
     assert HeadSet.of() == HeadSet() and HeadSet.of([]) == HeadSet()
-    for wrong in (5, (5,), [5, 3]):
+    for wrong in (5, (5,), [5, 3], None, 1.5, [None], [1.5]):
         with pytest.raises(ValueError, match="not a head"):
             HeadSet.of(wrong)
+    for wrong in (None, 5, "L5.H3"):
+        with pytest.raises(ValueError, match=r"not a list of heads: use HeadSet\.of or HeadSet\.parse"):
+            HeadSet(wrong)
+    for wrong in (None, 5, 1.5, ["5.3"]):
+        with pytest.raises(TypeError, match="heads must be a str"):
+            HeadSet.parse(wrong)
 
 
 def test_a_set_is_a_sequence_without_change():
@@ -139,6 +146,9 @@ def test_random_heads_match_the_layers(tiny):
         other.check(tiny)
     assert len(set(drawn)) > 1
     assert drawn[3] == heads.random_like(tiny, 3)
+    for wrong in (None, 1.5, -1):
+        with pytest.raises((TypeError, ValueError), match="seed"):
+            heads.random_like(tiny, wrong)
 
 
 def test_random_heads_are_uniform(tiny):

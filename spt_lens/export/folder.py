@@ -16,21 +16,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from spt_lens import saving
+
 MARKER = "spt_lens.json"
 _FORMAT = "spt_lens export 1"
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @contextmanager
 def replacing(folder: Path, needed: int, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[Path]:
     """A new empty folder beside `folder`. It takes that name when the block ends well, and is removed otherwise.
 
-    An earlier export stays where it is until then. On an error or an interrupt nothing is left behind.
-
-    Args:
-        needed: bytes that will be written.
-        overwrite: replace an earlier export.
-        sources: folders that are read, and must not be written to.
+    An earlier export stays where it is until then. needed: bytes that will be written. overwrite: replace an earlier
+    export. sources: folders that are read, and must not be written to.
 
     Raises:
         ValueError: `folder` is one of the sources, inside one or around one; or the current folder.
@@ -40,7 +38,9 @@ def replacing(folder: Path, needed: int, overwrite: bool, sources: Sequence[Path
     folder = folder.resolve()
     _check(folder, overwrite, [source.resolve() for source in sources])
     missing = [parent for parent in folder.parents if not parent.exists()]
-    _check_space(folder, needed)
+    free = _free(folder)
+    if free < needed:
+        raise OSError(errno.ENOSPC, _too_full(folder, needed, free))
     # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
     temporary = folder.with_name(f".{folder.name[:50]}.{secrets.token_hex(4)}")
     old = folder.with_name(f"{temporary.name}.old")
@@ -114,12 +114,10 @@ def _check(folder: Path, overwrite: bool, sources: list[Path]) -> None:
 
 
 def _files_of_export(folder: Path) -> set[str]:
-    try:
-        known = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    with suppress(OSError, *saving.DAMAGE):
+        known = saving.read_json(folder / MARKER, "export")
         if known["format"] == _FORMAT:
             return set(known["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     raise FileExistsError(
         f"{folder} is not empty and no earlier export (it has no {MARKER} of this library), so overwrite=True does not "
         "replace it: choose another folder, or remove this one yourself"
@@ -158,12 +156,6 @@ def _move(temporary: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = _free(folder)
-    if free < needed:
-        raise OSError(errno.ENOSPC, _too_full(folder, needed, free))
-
-
 def _free(folder: Path) -> int:
     return shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
 
@@ -177,14 +169,12 @@ def _too_full(folder: Path, needed: int, free: int) -> str:
 
 def _full(error: BaseException, folder: Path, needed: int) -> OSError | None:
     """A clear error in place of one that says the disk is full, or that comes from safetensors while it writes."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return OSError(error.errno, f"{_too_full(folder, needed, _free(folder))} ({error.strerror})")
+    number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, SafetensorError):
         found = re.search(r"os error (\d+)", str(error))  # it keeps no number of its own
-        if found is None:
-            return OSError(f"cannot write the weights of the export {folder}: {error}")
-        number = int(found[1])
-        if number in _FULL:
-            return OSError(number, f"{_too_full(folder, needed, _free(folder))} ({os.strerror(number)})")
+        number = int(found[1]) if found else errno.EIO
+    if number in _FULL:
+        return OSError(number, f"{_too_full(folder, needed, _free(folder))} ({os.strerror(number)})")
+    if isinstance(error, SafetensorError):
         return OSError(number, f"cannot write the weights of the export {folder}: {error}")
     return None

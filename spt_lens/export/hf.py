@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from spt_lens.checking import a_path, whole_number
 from spt_lens.export import splice, tokenizer
 from spt_lens.export.folder import replacing, size, write_marker
 from spt_lens.export.parity import Parity, check_written
@@ -63,39 +64,35 @@ def export_hf(
     """Writes a folder that plain `transformers` loads: config, weights, tokenizer, chat template, generation config.
 
     **A model**: its weights as they are now. The folder is loaded again by plain transformers before it gets its name:
-    every weight must be the same bits, and logits within 1e-5 (`Parity`). The model, its hooks and flags are as before,
-    whatever happens; hooks, also permanent ones, take no part. Memory: one more model on the CPU, and the fused weights
-    of GPT-2, GPT-NeoX and Phi-3; of a HookedTransformer, two more.
+    every weight must be the same bits, and logits within 1e-5 (`Parity`). The model, its hooks and flags are as before;
+    hooks, also permanent ones, take no part. Memory: one more model on the CPU; of a HookedTransformer, two more.
 
     **An adapter**, or the folder of a saved one, with `base`: copies the checkpoint's files and writes the tuned slices
     over the untuned ones in the copy. All else is the checkpoint's, bit for bit. No model is made, and memory is that
     of the largest tensor. Slices are rounded to the checkpoint's dtype, with a warning where it is narrower.
 
-    Nothing half-written is ever seen: all goes to a hidden folder beside `folder` first, which is removed on an error
-    or an interrupt.
+    All goes to a hidden folder beside `folder` first, which is removed on an error or an interrupt.
 
     Args:
         model: a TransformerBridge or HookedTransformer, or an Adapter or its folder.
         folder: a new or empty one.
-        base: for an adapter, the checkpoint that it was made for: "yesman", a local folder or a hub name. For a
-            HookedTransformer, the checkpoint that it was made of, if load_model did not make it. A bridge needs none.
-        revision: of `base`, where it is a hub name; for adapters.
-        max_shard_size: weights are split into files of at most this size, such as "5GB". An adapter's export has the
-            files of its base.
+        base: the checkpoint that an adapter was made for, as in `load_model`; or that a HookedTransformer was made of,
+            if load_model did not make it. A bridge needs none.
+        revision: of an adapter's `base`, where it is a hub name.
+        max_shard_size: of a file of a model's weights, such as "5GB". An adapter's export has the files of its base.
         overwrite: replace an earlier export, once the new one is checked. Nothing else is ever replaced.
 
     Raises:
         TypeError: Neither a model nor an adapter.
         ValueError: A processed or training-mode model, or one of several dtypes; an adapter for another model or
-            revision (as far as its slices tell), one that was applied already, or one without a base; a folder that is
-            the base, or the current one.
+            revision (as far as its slices tell), applied already, or without a base; the base's or the current folder.
         FileExistsError: The folder is not empty, and not an earlier export that may be replaced.
         FileNotFoundError: No such adapter or base, or the base has no safetensors.
         OSError: The folder cannot be written, or the disk is full.
         RuntimeError: What was written is not the model. Nothing is left of it.
         NotImplementedError: An architecture whose heads' places are not known, or a quantised base.
     """
-    target = Path(folder).expanduser()
+    target = a_path(folder, "folder").expanduser()
     if isinstance(model, str | Path):
         model = Adapter.load(Path(model).expanduser())
     if isinstance(model, Adapter):
@@ -104,17 +101,14 @@ def export_hf(
         slices = splice.export(model, target, base, revision, overwrite, progress)
         return Export(target, size(target), slices=slices)
     view = ModelView(model)
+    if not isinstance(max_shard_size, str):
+        whole_number(max_shard_size, "max_shard_size")
     parity = _export_model(view, target, base, max_shard_size, overwrite, progress)
     return Export(target, size(target), parity=parity)
 
 
 def _export_model(
-    view: ModelView,
-    folder: Path,
-    base: str | Path | None,
-    max_shard_size: int | str,
-    overwrite: bool,
-    progress: bool,
+    view: ModelView, folder: Path, base: str | Path | None, shard: int | str, overwrite: bool, progress: bool
 ) -> Parity:
     view.check_tunable()
     named = None if base is None else checked_source(base)
@@ -136,7 +130,7 @@ def _export_model(
                 "one dtype, so bring the model to one first, such as model.to(torch.float32)"
             )
         bar.update()
-        plain.save_pretrained(temporary, max_shard_size=max_shard_size)
+        plain.save_pretrained(temporary, max_shard_size=shard)
         tokenizer.write(view.tokenizer, source, temporary)
         bar.update()
         parity = check_written(view, plain, temporary)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spt_lens.model.huggingface import made_by_own_code
@@ -22,11 +22,9 @@ from spt_lens.saving import same_bits
 class Parity:
     """The largest difference of a logit between the live and the written model, what is allowed, and the largest logit.
 
-    Allowed is 1e-5, in half precision 4 roundings times the root of the layers' number, both times the largest logit
-    where that is above 1. The weights are the same bits, so only rounding may differ. It grows with the numbers' size,
-    and like a random walk with the number of layers. Seen on two layers of eight architectures, in roundings: a bridge
-    up to 6 of float32 and 0 of bfloat16; a HookedTransformer, which multiplies in another order, up to 10 and 2.4.
-    1e-5 is 84 of float32.
+    The weights are the same bits, so only rounding may differ, which grows with the numbers' size and like a random
+    walk with the layers. Allowed is 1e-5 (84 roundings of float32; up to 10 were seen on two layers), in half precision
+    4 roundings (2.4 seen) times the root of the layers' number, both times the largest logit where that is above 1.
     """
 
     difference: float
@@ -104,10 +102,11 @@ def _rows(view: ModelView, config: Any) -> tuple[Int[Tensor, "batch pos"], Bool[
 @contextmanager
 def without_hooks(view: ModelView) -> Iterator[None]:
     """A context in which no hook of the live model runs, also no permanent one. Afterwards all are back."""
-    modules = {id(m): m for root in (view.model, view.backend.root) for m in root.modules()}
-    modules |= {id(point): point for point in view.model.hook_dict.values()}
     # Emptied and filled again in place: handles refer to these very dictionaries.
-    kept = [(hooks, list(hooks.items())) for module in modules.values() for hooks in _hooks(module)]
+    modules = {id(m): m for m in (*view.modules(), *view.model.hook_dict.values())}.values()
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found: list[dict[int, Any]] = [getattr(module, kind) for module in modules for kind in kinds]
+    kept = [(hooks, list(hooks.items())) for hooks in found]
     try:
         for hooks, _ in kept:
             hooks.clear()
@@ -124,7 +123,3 @@ def _put_back(kept: list[tuple[dict[int, Any], list[tuple[int, Any]]]]) -> None:
     for hooks, items in kept:
         hooks.clear()
         hooks.update(items)
-
-
-def _hooks(module: nn.Module) -> list[dict[int, Any]]:
-    return [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]

@@ -106,12 +106,9 @@ def _config(plain: PreTrainedModel) -> Any:
             # TransformerLens goes by the official name here, and reads no config.
             official = "gemma-2b" if config.architectures[0] == "GemmaForCausalLM" else "google/gemma-2-2b"
             cfg = loading_from_pretrained.get_pretrained_model_config(official, dtype=plain.dtype)
-            cfg.d_mlp, cfg.d_vocab, cfg.n_ctx = (
-                config.intermediate_size,
-                config.vocab_size,
-                config.max_position_embeddings,
-            )
-            cfg.d_vocab_out, cfg.eps = config.vocab_size, config.rms_norm_eps
+            cfg.d_mlp, cfg.n_ctx = config.intermediate_size, config.max_position_embeddings
+            cfg.d_vocab = cfg.d_vocab_out = config.vocab_size
+            cfg.eps = config.rms_norm_eps
             cfg.rotary_base = config.rope_parameters["rope_theta"]
             cfg.attn_scale = getattr(config, "query_pre_attn_scalar", shape.d_head) ** 0.5
             cfg.act_fn = getattr(config, "hidden_activation", None) or config.hidden_act  # official: gemma-2b's is off
@@ -131,16 +128,12 @@ def _config(plain: PreTrainedModel) -> Any:
     if cfg.use_attn_scale and not hasattr(config, "query_pre_attn_scalar"):
         cfg.attn_scale = shape.d_head**0.5  # was worked out from another d_head, where the config gives one
     if cfg.positional_embedding_type == "rotary" and not hasattr(config, "partial_rotary_factor"):
-        cfg.rotary_dim = _rotary_dim(config, shape)
+        rope = getattr(config, "rope_parameters", None) or {}
+        cfg.rotary_dim = round(shape.d_head * rope.get("partial_rotary_factor", 1.0))
     if getattr(config, "n_inner", None):
         cfg.d_mlp = config.n_inner
     cfg.device = str(plain.device)
     return cfg
-
-
-def _rotary_dim(config: Any, shape: Shape) -> int:
-    rope = getattr(config, "rope_parameters", None) or {}
-    return round(shape.d_head * rope.get("partial_rotary_factor", 1.0))
 
 
 @contextmanager

@@ -73,6 +73,10 @@ class Shape:
         """What a projection is divided among: the heads, for k and v the groups."""
         return range(self.n_heads if which in "qo" else self.n_kv_heads)
 
+    def unit(self, which: str, head: int) -> int:
+        """The head itself, for k and v the group of heads that it is in."""
+        return head // self.group if which in "kv" else head
+
     def part(self, layer: int, which: Projection, unit: int) -> Part:
         letter = "G" if self.grouped and which in "kv" else "H"
         return Part(layer, which, unit, f"L{layer}.{letter}{unit}.{which}")
@@ -83,9 +87,7 @@ class Shape:
         return range(part.unit * size, (part.unit + 1) * size)
 
     def letters(self, projections: str = "auto") -> str:
-        """Which projections a head owns for tuning, in the order q, k, v, o.
-
-        "auto" is "qkvo", and "qo" where several heads share keys and values.
+        """Which projections a head owns for tuning, in the order q, k, v, o. "auto" is "qkvo", "qo" with query groups.
 
         Raises:
             ValueError: Not "auto", nor letters of "qkvo", each once.
@@ -98,17 +100,9 @@ class Shape:
         return "".join(letter for letter in "qkvo" if letter in letters)
 
     def parts(self, heads: Iterable[tuple[int, int]], projections: str = "auto") -> list[Part]:
-        """What these heads, (layer, head), own together, in their order; what a group shares once.
-
-        Raises:
-            ValueError: Unknown projections.
-        """
+        """What these heads, (layer, head), own together, in their order; what a group shares once."""
         letters = cast(list[Projection], list(self.letters(projections)))
-        found = (
-            self.part(layer, which, head // self.group if which in "kv" else head)
-            for layer, head in heads
-            for which in letters
-        )
+        found = (self.part(layer, which, self.unit(which, head)) for layer, head in heads for which in letters)
         return list(dict.fromkeys(found))
 
     def fingerprint(self, architecture: str, vocab_size: int) -> dict[str, str | int]:
@@ -167,19 +161,9 @@ def block_of(start: int, length: int, columns: bool = False, transposed: bool = 
     return lambda weight: (weight.T if transposed else weight).narrow(int(columns), start, length)
 
 
-_SEPARATE = Layout("model.layers.{}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"))
-LAYOUTS = {
-    "LlamaForCausalLM": _SEPARATE,
-    "MistralForCausalLM": _SEPARATE,
-    "Qwen2ForCausalLM": _SEPARATE,
-    "Qwen3ForCausalLM": _SEPARATE,
-    "GemmaForCausalLM": _SEPARATE,
-    "Gemma2ForCausalLM": _SEPARATE,
-    "Gemma3ForCausalLM": _SEPARATE,
-    "Ministral3ForCausalLM": _SEPARATE,
-    "SmolLM3ForCausalLM": _SEPARATE,
-    "GraniteForCausalLM": _SEPARATE,
-    "StableLmForCausalLM": _SEPARATE,
+_QKV = ("model.layers.{}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"))
+_LIKE_LLAMA = "Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Gemma3 Ministral3 SmolLM3 Granite StableLm"
+LAYOUTS = {f"{name}ForCausalLM": Layout(*_QKV) for name in _LIKE_LLAMA.split()} | {
     "Phi3ForCausalLM": Layout(
         "model.layers.{}.self_attn",
         ("qkv_proj", "qkv_proj", "qkv_proj", "o_proj"),

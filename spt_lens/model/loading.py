@@ -65,14 +65,15 @@ def load_model(
     tokenizer = read_tokenizer(source, revision, trust_remote_code)
     if chat_template is not None:
         use_chat_template(tokenizer, chat_template)  # before the long part, where it fails
-    plain = read_model(source, dtype, revision, trust_remote_code).to(device).eval()
+    options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+    plain = read_model(source, **options).to(device).eval()
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head
     tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
     if model_class == "hooked":
         model = hooked.build(plain, tokenizer, source, revision)
     else:
-        model = _bridge(source, plain, tokenizer, str(device), dtype, revision, trust_remote_code)
+        model = _bridge(source, hf_model=plain, tokenizer=tokenizer, device=str(device), **options)
     _check(model, architecture, tokens, expected)
     if chat_template is not None:
         use_chat_template(model.tokenizer, chat_template)  # TransformerLens reads the tokenizer from its files again
@@ -92,31 +93,14 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _bridge(
-    source: str,
-    plain: Any,
-    tokenizer: Any,
-    device: str,
-    dtype: torch.dtype,
-    revision: str | None,
-    trust_remote_code: bool,
-) -> TransformerBridge:
+def _bridge(source: str, **options: Any) -> TransformerBridge:
     try:
-        model = TransformerBridge.boot_transformers(
-            source,
-            hf_model=plain,
-            tokenizer=tokenizer,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        return TransformerBridge.boot_transformers(source, **options).eval()
     except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
         raise NotImplementedError(
-            f"TransformerLens cannot make a TransformerBridge of {source} ({type(plain).__name__}; "
+            f"TransformerLens cannot make a TransformerBridge of {source} ({type(options['hf_model']).__name__}; "
             f"{type(error).__name__}: {error}): try the other model_class, or another version of TransformerLens"
         ) from error
-    return model.eval()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.layout import Pick, Projection
@@ -83,9 +84,8 @@ class ModelView:
     def head_weight(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice of W_Q, W_K, W_V or W_O, and a function that picks the slice.
 
-        The function gives a view, of the parameter or of anything of its shape such as its gradient, in Hugging Face's
-        layout: `[d_head, d_model]` for q, k and v, `[d_model, d_head]` for o. `unit` is the head, and for k and v the
-        group of heads that shares them.
+        The function gives a view, of the parameter or of anything of its shape, in Hugging Face's layout:
+        `[d_head, d_model]`, for o `[d_model, d_head]`. `unit` is the head, for k and v the group that shares them.
 
         Raises:
             IndexError: No such layer, or no such unit in it.
@@ -169,10 +169,8 @@ class ModelView:
         """
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(f"tokens must be [batch, pos] and not empty, got shape {tuple(tokens.shape)}")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        ends = self.end_tokens
-        pad = self.pad_token
+        whole_number(max_new_tokens, "max_new_tokens")
+        ends, pad = self.end_tokens, self.pad_token
         step, cache = tokens.to(self.device), None
         done = torch.zeros(len(step), dtype=torch.bool, device=step.device)
         new: list[Tensor] = []
@@ -260,8 +258,8 @@ class ModelView:
     def hf_copy(self, base: str | Path | None = None) -> PreTrainedModel:
         """An independent plain transformers model with the same weights, dtype and device, in evaluation mode.
 
-        base: for a HookedTransformer, the checkpoint it was made of, if load_model did not make it: everything but
-        W_Q, W_K, W_V and W_O comes from there.
+        base: the checkpoint that a HookedTransformer was made of, if load_model did not make it: all but W_Q, W_K, W_V
+        and W_O comes from there.
 
         Raises:
             ValueError: It is not known which checkpoint a HookedTransformer was made of.

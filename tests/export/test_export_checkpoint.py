@@ -298,7 +298,7 @@ class TestWrongBase:
         adapter.save(tmp_path / "adapter")
         file = tmp_path / "adapter" / "adapter.safetensors"
         file.write_bytes(file.read_bytes()[:-1])
-        self.refused(tmp_path / "adapter", base, tmp_path, "truncated or damaged")
+        self.refused(tmp_path / "adapter", base, tmp_path, "holds no saved adapter, or is damaged")
 
 
 class TestHub:
@@ -357,7 +357,7 @@ class TestFailures:
             if wrong != "nothing":
                 put(adapter, base, pieces, weight)
             if wrong == "one bit" and pieces[0].name == "L1.H2.q":
-                pieces[0].of(base, weight)[0, 0] *= 1 + 1e-6
+                base.pick(pieces[0])(weight)[0, 0] *= 1 + 1e-6
             file = next(tmp_path.glob(".out*")) / WEIGHTS
             if wrong == "size":
                 (file.parent / "tokenizer.json").write_text("{}")

@@ -301,6 +301,14 @@ def test_other_models_are_refused_before_anything_is_written(llama, model_class,
     for wrong in (None, torch.nn.Linear(2, 2)):
         with pytest.raises(TypeError, match="load_model"):
             export_hf(wrong, tmp_path / "out")
+    for wrong in (0, -5, 1.5, None):
+        with pytest.raises((TypeError, ValueError), match="max_shard_size.*whole number from 1"):
+            export_hf(model, tmp_path / "out", max_shard_size=wrong)
+    for wrong in (None, 3):
+        with pytest.raises(TypeError, match="folder must be a str or Path"):
+            export_hf(model, wrong)
+        with pytest.raises(TypeError, match="model's name must be a str or Path"):
+            export_hf(adapter, tmp_path / "out", base=wrong or 5)
     with pytest.raises(ValueError, match="base="):
         export_hf(adapter, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no adapter"):
