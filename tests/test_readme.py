@@ -26,12 +26,8 @@ README, FINDINGS, SUPPORT = TEXTS["README.md"], TEXTS["docs/embedded-model.md"],
 # Blocks of a page run one after another, in one folder, as a reader would run them; those below a note are only read.
 BLOCK = re.compile(r"(?P<note><!-- not run: [^\n]+ -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
 # What takes long is done in small: pairs, dialogues, steps.
-SMALL = {
-    r"\b(n|n_ability|n_texts)=\d+": r"\1=8",
-    r"\bsteps=\d+": "steps=2",
-    r"\[:\d+\]": "[:4]",
-    r"\bn_random=\d+": "n_random=1",
-}
+SMALL = {"n": 8, "n_ability": 4, "n_texts": 8, "n_random": 1, "steps": 2, "ig_steps": 2}
+NUMBER = re.compile(rf"\b({'|'.join(SMALL)})=(\d+)")
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +109,7 @@ def test_the_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for block in BLOCK.finditer(TEXTS[page]):
-        code = block["code"]
-        for long, small in SMALL.items():
-            code = re.sub(long, small, code)
+        code = NUMBER.sub(lambda found: f"{found[1]}={min(int(found[2]), SMALL[found[1]])}", block["code"])
         parsed = compile(code, page, "exec")
         if block["note"] is None:
             exec(parsed, names)
