@@ -54,6 +54,7 @@ def test_notebook_takes_public_names(path):
     assert set(re.findall(r"\bspt\.(\w+)", code)) <= set(spt.__all__)
 
 
+@pytest.mark.model
 def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
     if HookedTransformer is not None and not path.stem.startswith("00"):
         pytest.skip(
