@@ -29,7 +29,7 @@ help:
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the README's table and pictures, from notebooks/results/"
-	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the README's other table"
+	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -34,6 +34,7 @@ LONG = ("browser", "test_notebooks", "test_architectures", "test_baselines", "te
 OF_A_MODEL = {"model_class", "tiny_folder", "gqa_folder", "folder_of", "made", "llama", "neox_folder", "opt_folder"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the processes are told of the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that TransformerLens 3.9 runs too, and groups all by what they share: a file, or the browser."""
     for item in items:

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import spt_lens as spt
 from spt_lens.model.hooked import HookedTransformer
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -47,6 +48,13 @@ def test_a_picker_is_kept_as_a_table_without_the_widgets_state(path):
                 assert "spt-fallback" in output.data["text/html"]
 
 
+def test_notebook_takes_public_names(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert set(re.findall(r"\bspt\.(\w+)", code)) <= set(spt.__all__)
+
+
+@pytest.mark.model
 def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
     if HookedTransformer is not None and not path.stem.startswith("00"):
         pytest.skip(

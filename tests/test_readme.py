@@ -1,4 +1,4 @@
-"""The README shows what the saved comparison says, and its code runs on the public names."""
+"""README and docs show what saved results say, and their code runs on the embedded model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from spt_lens.model.layout import LAYOUTS
 from spt_lens.support import table as support
 from spt_lens.support.tiny import TINY
 from spt_lens.yesman.demo import DemoSettings
+from tools import readme_support
 from tools.readme_results import BEGIN, END, markdown_table, update_readme
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "notebooks" / "results"
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
+README, FINDINGS, SUPPORT = TEXTS["README.md"], TEXTS["docs/embedded-model.md"], TEXTS["docs/support.md"]
+# Blocks of a page run one after another, in one folder, as a reader would run them; those below a note are only read.
+BLOCK = re.compile(r"(?P<note><!-- not run: [^\n]+ -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
+# What takes long is done in small: pairs, dialogues, steps.
+SMALL = {"n": 8, "n_ability": 4, "n_texts": 8, "n_random": 1, "steps": 2, "ig_steps": 2}
+NUMBER = re.compile(rf"\b({'|'.join(SMALL)})=(\d+)")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +49,12 @@ def test_updating_an_up_to_date_readme_changes_nothing(comparison, tmp_path):
 
 
 def test_the_table_of_what_works_is_the_saved_reports(tmp_path):
-    shown = README.split(support.BEGIN)[1].split(support.END)[0]
+    shown = SUPPORT.split(readme_support.BEGIN)[1].split(readme_support.END)[0]
     reports = support.load(RESULTS)
     assert support.markdown_table(reports) in shown
-    copy = tmp_path / "README.md"
-    copy.write_text(README, encoding="utf-8")
-    assert not support.update_readme(copy, RESULTS)
+    copy = tmp_path / "support.md"
+    copy.write_text(SUPPORT, encoding="utf-8")
+    assert not readme_support.update_page(copy, RESULTS)
     titles = {tiny.title for tiny in TINY.values()}
     assert {report.checkpoint for report in reports} == titles
     assert {report.architecture for report in reports if report.works} == set(LAYOUTS)
@@ -60,7 +70,7 @@ def test_the_findings_drifts_are_the_saved_comparisons(comparison):
         ("random heads", 5e-4, ".037"),
     ):
         row = test.loc[(method, lr)]
-        assert f"{row['kl']:.{len(kl) - 1}f}".lstrip("0") == kl and kl in README
+        assert f"{row['kl']:.{len(kl) - 1}f}".lstrip("0") == kl and kl in README and kl in FINDINGS
         assert row["discernment"] > 0.999
     assert f"{test.loc[('chosen heads', 3e-4), 'discernment']:.3f}".lstrip("0") == ".929"
 
@@ -73,11 +83,33 @@ def test_the_demo_uses_the_learning_rates_that_validation_chose(comparison):
     assert settings.steps == comparison.settings["steps"]
 
 
-def test_every_name_in_the_readme_is_public():
-    for name in set(re.findall(r"\bspt\.(\w+)", README)):
+def test_the_readme_is_short():
+    assert len(README.encode()) <= 9500
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_name_is_public(page):
+    for name in set(re.findall(r"\bspt\.(\w+)", TEXTS[page])):
         assert name in spt.__all__, name
 
 
-def test_every_linked_file_is_there():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_linked_file_is_there(page):
+    for target in re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", TEXTS[page]):
+        assert (PAGES[page].parent / target).exists(), target
+
+
+def test_every_file_named_in_the_architecture_is_there():
+    for name in set(re.findall(r"`((?:spt_lens|tests|tools|notebooks)/[\w/.]+)`", TEXTS["docs/architecture.md"])):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if "```python" in text])
+def test_the_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in BLOCK.finditer(TEXTS[page]):
+        code = NUMBER.sub(lambda found: f"{found[1]}={min(int(found[2]), SMALL[found[1]])}", block["code"])
+        parsed = compile(code, page, "exec")
+        if block["note"] is None:
+            exec(parsed, names)

@@ -1,4 +1,4 @@
-"""The README's table and pictures, made from the results that `spt-lens compare` saved: `spt-lens figures`."""
+"""The README's table and pictures, made from the results that `spt-lens compare` saved: `make figures`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens import saving
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
+from tools.marks import put_between
 
+README, RESULTS = Path("README.md"), Path("notebooks/results")
 SHOWN = {
     "discernment": "discernment",
     "confidence": "confidence",
@@ -90,17 +91,9 @@ def update_readme(readme: Path, comparison: Comparison) -> bool:
 
     Raises: ValueError if the marks are not there.
     """
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{readme} has no marks {BEGIN} and {END} to put the table between")
-    head, rest = text.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    made = f"{head}{BEGIN}\n{markdown_table(comparison)}\n\n{caption(comparison)}\n{END}{tail}"
-    if made != text:
-        saving.write_text(readme, made)
-    return made != text
+    return put_between(readme, BEGIN, END, f"{markdown_table(comparison)}\n\n{caption(comparison)}")
 
 
 if __name__ == "__main__":
-    for path in write_all(Path("notebooks/results"), Path("README.md")):
+    for path in write_all(RESULTS, README):
         print(f"Wrote {path}")

@@ -26,7 +26,7 @@ from spt_lens.support.table import caption, markdown_table, reasons
 from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.slices import SliceMask
-from tools.readme_support import BEGIN, END, update_readme
+from tools.readme_support import BEGIN, END, update_page
 
 ALL = dict.fromkeys(STEPS, WORKS)
 
@@ -236,20 +236,20 @@ def test_the_table_says_what_works():
     ]
 
 
-def test_the_table_goes_into_the_readme(tmp_path):
+def test_the_table_goes_into_its_page(tmp_path):
     table.save(REPORTS[:5], tmp_path / "new" / "support-1.json")
     table.save(REPORTS[5:], tmp_path / "new" / "support-2.json")
     assert table.load(tmp_path / "new") == REPORTS
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    assert update_readme(readme, tmp_path / "new") and not update_readme(readme, tmp_path / "new")
-    text = readme.read_text(encoding="utf-8")
+    page = tmp_path / "support.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    assert update_page(page, tmp_path / "new") and not update_page(page, tmp_path / "new")
+    text = page.read_text(encoding="utf-8")
     assert text == f"before\n{BEGIN}\n{markdown_table(REPORTS)}\n\n{caption()}\n{END}\nafter\n"
     for wrong in ("no marks", f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}"):
-        readme.write_text(wrong, encoding="utf-8")
+        page.write_text(wrong, encoding="utf-8")
         with pytest.raises(ValueError, match="marks"):
-            update_readme(readme, tmp_path / "new")
-        assert readme.read_text(encoding="utf-8") == wrong
+            update_page(page, tmp_path / "new")
+        assert page.read_text(encoding="utf-8") == wrong
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "other"}', '{"format": "spt_lens support 1"}'])
@@ -295,18 +295,14 @@ class TestCommand:
 
     def test_the_table(self, monkeypatch, tmp_path):
         monkeypatch.setattr(table, "check_all", lambda log: REPORTS)
-        readme = tmp_path / "README.md"
-        readme.write_text(f"{BEGIN}{END}", encoding="utf-8")
-        result = self.run("--out", tmp_path / "support-4.3.json", "--readme", readme)
+        result = self.run("--out", tmp_path / "support-4.3.json")
         assert result.exit_code == 0 and markdown_table(REPORTS) in result.output and "why | not" in result.output
-        assert markdown_table(REPORTS) in readme.read_text(encoding="utf-8")
+        assert table.load(tmp_path) == REPORTS
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--dtype", "bfloat16"], "name it"),
-            (["--readme", "README.md"], "--out as well"),
-            (["somewhere", "--readme", "README.md"], "leave the checkpoint out"),
             (["./nowhere"], "does not exist"),
         ],
     )
