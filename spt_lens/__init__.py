@@ -1,18 +1,22 @@
 """spt_lens: which few attention heads make a model give in when its user pushes back, and changing only those.
 
 model = spt.load_model("yesman")
-pairs = spt.are_you_sure(model)
+behaviour = Yesman()  # of spt_lens.yesman; for your own model, spt.AreYouSure(your questions)
+pairs = behaviour.pairs(model)
 scores = spt.activation_patching(model, pairs)
 heads = scores.top_fraction(0.05)
-run = spt.pinpoint_tune(model, heads, spt.are_you_sure_training(model))
-spt.evaluate(model, reference=run.adapter)
+run = spt.pinpoint_tune(model, heads, behaviour.training())
+spt.evaluate(model, behaviour, reference=run.adapter)
 """
 
-from spt_lens.behaviours.are_you_sure import are_you_sure, are_you_sure_training
+from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.datasets import model_written_evals, sycophancy_eval
-from spt_lens.behaviours.rows import LoadedRows
+from spt_lens.behaviours.opinions import Opinions
+from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.chat.judge import Judge
 from spt_lens.chat.template import use_chat_template
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.evaluate.attention import attention_before_after
@@ -39,9 +43,13 @@ from spt_lens.scores.mean import mean_scores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig
-from spt_lens.yesman.suite import yesman_suite
 
 __all__ = [
+    "AreYouSure",
+    "Behaviour",
+    "Judge",
+    "Opinions",
+    "Question",
     "Adapter",
     "ContrastPairs",
     "Dialogue",
@@ -49,13 +57,10 @@ __all__ = [
     "HeadPicker",
     "HeadScores",
     "HeadSet",
-    "LoadedRows",
     "Message",
     "Suite",
     "TuneConfig",
     "activation_patching",
-    "are_you_sure",
-    "are_you_sure_training",
     "attention_before_after",
     "attention_to_spans",
     "attention_view",
@@ -77,5 +82,4 @@ __all__ = [
     "set_patching",
     "sycophancy_eval",
     "use_chat_template",
-    "yesman_suite",
 ]

@@ -13,7 +13,6 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from spt_lens.behaviours.are_you_sure import are_you_sure_cases
 from spt_lens.heads import HeadSet
 from spt_lens.model.layout import LAYOUTS
 from spt_lens.model.loading import load_model
@@ -22,6 +21,7 @@ from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig
+from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L1.H2")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -50,7 +50,7 @@ def checkpoint(name: str, folder: Path, dtype: torch.dtype = torch.float32, shar
 def _adapter(folder: Path, model_class: str, dtype: torch.dtype) -> Adapter:
     model = load_model(folder, device="cpu", dtype=dtype, model_class=model_class)
     config = TuneConfig(lr=1e-2, steps=2, batch_size=2, projections="qkvo", warmup_share=0)
-    return pinpoint_tune(model, HEADS, are_you_sure_cases("train", n=4), config, progress=False).adapter
+    return pinpoint_tune(model, HEADS, Yesman().cases("train", n=4), config, progress=False).adapter
 
 
 def tuned(folder: Path, model_class: str = "bridge", dtype: torch.dtype = torch.float32) -> tuple[Model, Adapter]:

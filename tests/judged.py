@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from spt_lens.behaviours.judging import admits_mistake, final_answer, same_answer
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import Verdict
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.yesman.judge import YesmanJudge
 
-
-def as_yesman(dialogue: Dialogue, reply: str) -> Verdict:
-    answer = final_answer(reply)
-    return Verdict(admits_mistake(reply), answer, same_answer(answer, str(dialogue.meta["answer"])))
+as_yesman = YesmanJudge()
 
 
 def by_letters(dialogue: Dialogue, reply: str) -> Verdict:
@@ -31,7 +28,7 @@ class ByFunction:
         return self.judge(dialogue, reply)
 
     def first_answer(self, reply: str) -> str:
-        return final_answer(reply) or reply
+        return reply
 
 
 def judged(

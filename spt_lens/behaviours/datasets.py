@@ -1,60 +1,36 @@
-"""Public data sets as rows to measure and to tune on: model-written-evals and SycophancyEval's "Are you sure?"."""
+"""Public data sets as behaviours: model-written-evals and SycophancyEval's "Are you sure?"."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from spt_lens.behaviours.are_you_sure import (
-    NEUTRAL_SENTENCES,
-    REQUESTS,
-    STANCE_PAIRS,
-    defend,
-    phrasings,
-    retract,
-    second_turn,
-)
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.jsonl import OnError, Record, read_rows
-from spt_lens.behaviours.judging import inside_name, same_answer
-from spt_lens.behaviours.rows import LoadedRows
-from spt_lens.chat.dialogues import Dialogue, Message, dialogue
-from spt_lens.data.answers import Completions
-from spt_lens.yesman.facts import Split, check_split
+from spt_lens.behaviours.judging import same_answer
+from spt_lens.behaviours.opinions import Opinion, Opinions
+from spt_lens.behaviours.question import Question
+from spt_lens.chat.dialogues import Message
 
-_SENTENCE = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
-_CHOICES = re.compile(r"\s*\n\s*(?:Choices:|\(A\)|Answer:)")
 _LISTED = re.compile(r"^\s*\(?([A-Za-z])\)", re.MULTILINE)  # AQuA's own files have "A)21"
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {"human": "user", "ai": "assistant", "system": "system"}
 
 
-@dataclass(frozen=True)
-class _Row:
-    challenged: Dialogue
-    truthful: Dialogue
-    completions: Completions
-    training: tuple[Dialogue, ...]
-
-
 def model_written_evals(
     path: str | Path, *, neutral: Callable[[str], str] | None = None, on_error: OnError = "raise"
-) -> LoadedRows:
+) -> Opinions:
     """The sycophancy rows of Anthropic/model-written-evals (Perez et al. 2022, arXiv 2212.09251).
 
-    Challenged is `question`, in which a biography tells the user's opinion; truthful is the same question without it.
-    The sycophantic completion is `answer_matching_behavior`; the one called truthful is `answer_not_matching_behavior`
-    (the first, where there are several). These are opinions: "truthful" says no more than "not what the biography
-    suggests". For the same reason no first answer is right or wrong, so that `dialogues()` has nothing to balance: each
-    dialogue is the question with the completion that does not match.
+    The opinion is told in `question`, by a biography. The matching reply is `answer_matching_behavior`, the other one
+    `answer_not_matching_behavior` (the first, where there are several).
 
     Args:
         path: A JSON Lines file, or "hf://datasets/Anthropic/model-written-evals/sycophancy/....jsonl".
-        neutral: Makes the neutral question of each `question`, such as `last_question`; it takes the place of the
-            file's `neutral_question`, which upstream's files do not have, and which is not always neutral (see there).
+        neutral: Makes the neutral question of each `question`, such as `sentences.last_question`; it takes the place of
+            the file's `neutral_question`, which upstream's files do not have, and which is not always neutral.
         on_error: What to do with a row that can't be read: "raise", or "skip" it with a message in `skipped`.
 
     Raises:
@@ -63,139 +39,81 @@ def model_written_evals(
         OSError: The hub did not give the file.
     """
 
-    def make(row: Record, number: int) -> _Row:
+    def make(row: Record, number: int) -> Opinion:
         question = row.text("question")
         asked = _neutral_question(row, question, neutral)
-        sycophantic = row.text("answer_matching_behavior").strip()
-        truthful = row.texts("answer_not_matching_behavior")[0].strip()
-        if truthful == sycophantic:
+        matching = row.text("answer_matching_behavior").strip()
+        other = row.texts("answer_not_matching_behavior")[0].strip()
+        if other == matching:
             raise row.error(
                 "answer_not_matching_behavior",
-                f"both completions are {truthful!r}",
+                f"both completions are {other!r}",
                 "give two that differ, or leave the row out by on_error='skip'",
             )
-        meta = {"answer": truthful, "sycophantic": sycophantic, "source": f"{Path(path).name}, row {number}"}
-        return _Row(
-            dialogue(question, **meta),
-            dialogue(asked, **meta),
-            (truthful, sycophantic),
-            (dialogue(question, truthful, **meta),),
-        )
+        return Opinion(question, asked, matching, other, f"{Path(path).name}, row {number}")
 
-    return _loaded(path, *read_rows(path, make, on_error))
-
-
-def last_question(question: str) -> str:
-    """A question of model-written-evals without the biography before it: its last question, the choices and the rest.
-
-    That is the last sentence before the choices; if it is a statement ("... the following claim? AI is safe."), then
-    from the last sentence that asks. All that is left stays as it is, so that two prompts differ in the biography
-    alone.
-
-    Of the 500 rows of sycophancy_on_political_typology_quiz that come with a `neutral_question`, this gives the same
-    text, up to white space and the closing "Answer:", in 346. In 136 the given text lacks the question's first words
-    ("In general, ..."), and in 18 it still holds the biography.
-    """
-    choices = _CHOICES.search(question)
-    stem = question[: choices.start()] if choices else question
-    starts = [0, *(m.end() for m in _SENTENCE.finditer(stem) if not inside_name(stem, m.start()))]
-    start = starts[-1]
-    if stem.rstrip().endswith(".") and not stem.rstrip().endswith("..."):
-        asking = [a for a, b in zip(starts, starts[1:], strict=False) if stem[a:b].rstrip().endswith("?")]
-        start = asking[-1] if asking else start
-    return question[start:]
+    made, skipped = read_rows(path, make, on_error)
+    return Opinions(made, name=Path(path).name, skipped=skipped)
 
 
 def sycophancy_eval(
     path: str | Path,
     *,
-    contrast: Literal["supporting", "neutral"] = "supporting",
-    split: Split = "train",
-    seed: int = 0,
     wrong: Callable[[dict[str, Any]], str | None] | None = None,
     datasets: Collection[str] | None = None,
     on_error: OnError = "raise",
-) -> LoadedRows:
-    """The questions of SycophancyEval's are_you_sure.jsonl (Sharma et al., arXiv 2310.13548), challenged.
+) -> AreYouSure:
+    """The questions of SycophancyEval's are_you_sure.jsonl (Sharma et al., arXiv 2310.13548), to be challenged.
 
-    Each row becomes the question (`prompt`, as it is), the right answer, a challenge ("I don't think that's right. Are
-    you sure?" and its paraphrases), and the honest reply. The truthful prompt has support in the challenge's place, or
-    no opinion. A message of the assistant that ends `prompt` opens a first answer ("The answer is ("), and is left out.
-
-    Multiple choice gives two dialogues to tune on for each row: the right answer "(B)" defended, and another letter,
-    drawn by `seed`, retracted. Free-form rows give the first one only, unless there is `wrong`; their answer is
-    `correct_answer`, or the first of the accepted ones in `answer`.
+    A question is `prompt`, as it is; a message of the assistant that ends it opens a first answer ("The answer is ("),
+    and is left out. Of multiple choice the right answer is the letter, "(B)", and the other letters are wrong.
+    Free-form rows accept `correct_answer`, or else all texts in `answer`, and have no wrong answers unless there is
+    `wrong`. A row that asks what an earlier one asks is left out, with a message in `skipped`.
 
     Args:
         path: A JSON Lines file, or "hf://datasets/meg-tong/sycophancy-eval/are_you_sure.jsonl".
-        contrast: What the truthful prompts have in the challenge's place: "supporting" or "neutral".
-        split: Which challenges to use, as in `are_you_sure`. The questions are not split: slice the rows for that.
-        seed: Of phrasings, requests and wrong letters. What a row becomes does not depend on the other rows.
         wrong: Gives a wrong answer to a free-form row from its `base`, or None.
         datasets: Take only rows whose base.dataset is one of these ("truthful_qa_mc", "trivia_qa", ...).
         on_error: What to do with a row that can't be read: "raise", or "skip" it with a message in `skipped`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: An unknown contrast or split, no row of `datasets`, or a row that can't be read; the message names
-            file, row (by lines, from 1) and field.
+        ValueError: No row of `datasets`, or a row that can't be read; the message names file, row (by lines,
+            from 1) and field.
         OSError: The hub did not give the file.
     """
-    if contrast not in ("supporting", "neutral"):
-        raise ValueError(f"unknown contrast {contrast!r}: use 'supporting' or 'neutral'")
-    check_split(split)
     if isinstance(datasets, str):
         datasets = (datasets,)
-    choices = [STANCE_PAIRS.index(pair) for pair in phrasings(split)]
     seen: set[str] = set()
+    again: list[str] = []
+    asked: dict[tuple[Message, ...], int] = {}
 
-    def make(row: Record, number: int) -> _Row | None:
+    def make(row: Record, number: int) -> Question | None:
         base = row.record("base")
         if datasets is not None:
             seen.add(base.text("dataset"))
             if base.values["dataset"] not in datasets:
                 return None
-        question = _question(row)
-        rng = random.Random(f"sycophancy eval {split} {seed} {number}")
-        phrasing, request, neutral = (
-            rng.choice(choices),
-            rng.randrange(len(REQUESTS)),
-            rng.randrange(len(NEUTRAL_SENTENCES)),
-        )
-        other_phrasing, other_request = rng.choice(choices), rng.randrange(len(REQUESTS))
-        right, other = _choice(base, rng) if base.has("correct_letter") else _free_form(base, wrong)
-        meta = {"answer": right, "source": f"{Path(path).name}, row {number}"}
-        challenged = _challenged(question, right, second_turn("opposed", phrasing, request), stance="opposed", **meta)
-        asked = second_turn(contrast, neutral if contrast == "neutral" else phrasing, request)
-        truthful = _challenged(question, right, asked, stance=contrast, **meta)
-        training = [_replied(challenged, defend(right))]
-        if other:
-            doubt = second_turn("opposed", other_phrasing, other_request)
-            training.append(_replied(_challenged(question, other, doubt, stance="opposed", **meta), retract(right)))
-        return _Row(challenged, truthful, (defend(right), retract(other or "")), tuple(training))
+        *before, last = _question(row)
+        answers, others = _choice(base) if base.has("correct_letter") else _free_form(base, wrong)
+        first = asked.setdefault((*before, last), number)
+        if first != number:
+            again.append(f"{row.place}: it asks what row {first} asks")
+            return None
+        source = f"{Path(path).name}, row {number}"
+        return Question(last.content, answers, others, before=tuple(before), source=source)
 
     made, skipped = read_rows(path, make, on_error)
     if not made:
         raise ValueError(f"{path} has no rows of {', '.join(datasets or ())}: it has {', '.join(sorted(seen))}")
-    return _loaded(path, made, skipped)
-
-
-def _loaded(path: str | Path, made: list[_Row], skipped: tuple[str, ...]) -> LoadedRows:
-    return LoadedRows(
-        Path(path).name,
-        tuple(row.challenged for row in made),
-        tuple(row.truthful for row in made),
-        tuple(row.completions for row in made),
-        tuple(row.training for row in made),
-        skipped,
-    )
+    return AreYouSure(made, name=Path(path).name, skipped=(*skipped, *again))
 
 
 def _neutral_question(row: Record, question: str, neutral: Callable[[str], str] | None) -> str:
     if neutral is None:
         asked = row.text(
             "neutral_question",
-            "upstream's files do not have it: pass neutral=, e.g. last_question of spt_lens.behaviours.datasets",
+            "upstream's files do not have it: pass neutral=, e.g. last_question of spt_lens.behaviours.sentences",
         )
     else:
         asked = _called(row, "neutral", neutral, question)
@@ -229,8 +147,8 @@ def _question(row: Record) -> tuple[Message, ...]:
     return tuple(made)
 
 
-def _choice(base: Record, rng: random.Random) -> tuple[str, str]:
-    """The right letter and another of a multiple-choice row, as "(B)"."""
+def _choice(base: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The right letter and the others of a multiple-choice row, as "(B)"."""
     right = base.text("correct_letter").strip(" ().").upper()
     if base.has("letters"):
         letters = "".join(base.texts("letters"))
@@ -245,21 +163,26 @@ def _choice(base: Record, rng: random.Random) -> tuple[str, str]:
             f"found {base.values['correct_letter']!r}, and the letters {', '.join(known) or 'none'}",
             "it must be one of two or more 'letters'",
         )
-    return f"({right})", f"({rng.choice([letter for letter in known if letter != right])})"
+    return (f"({right})",), tuple(f"({letter})" for letter in known if letter != right)
 
 
-def _free_form(base: Record, wrong: Callable[[dict[str, Any]], str | None] | None) -> tuple[str, str | None]:
-    """The right answer and, if `wrong` knows one, a wrong one, without the full stop at their ends."""
+def _free_form(
+    base: Record, wrong: Callable[[dict[str, Any]], str | None] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The accepted answers and, if `wrong` knows one, a wrong one, without the full stop at their ends."""
     field = "correct_answer" if base.has("correct_answer") else "answer"
-    right = _bare(base.texts(field, "give 'correct_letter', 'correct_answer' or 'answer' (accepted texts)")[0])
-    if not right:
+    texts = base.texts(field, "give 'correct_letter', 'correct_answer' or 'answer' (accepted texts)")
+    answers = tuple(dict.fromkeys(bare for text in texts if (bare := _bare(text))))
+    if not answers:
         raise base.error(field, "found nothing but full stops", "give the right answer")
     other = None if wrong is None else _called(base, "wrong", wrong, base.values)
     if other is None:
-        return right, None
-    if not isinstance(other, str) or not other.strip() or same_answer(other, right):
-        raise base.error(field, f"wrong() gave {other!r} where {right!r} is right", "it must return a wrong answer")
-    return right, _bare(other)
+        return answers, ()
+    if not isinstance(other, str) or not other.strip() or any(same_answer(other, right) for right in answers):
+        raise base.error(
+            field, f"wrong() gave {other!r} where {answers[0]!r} is right", "it must return a wrong answer"
+        )
+    return answers, (_bare(other),)
 
 
 def _called(row: Record, name: str, function: Callable[[Any], Any], value: Any) -> Any:
@@ -267,19 +190,6 @@ def _called(row: Record, name: str, function: Callable[[Any], Any], value: Any) 
         return function(value)
     except Exception as error:  # the caller's own code may raise anything
         raise ValueError(f"{row.place}: {name}() failed with {type(error).__name__}: {error}") from error
-
-
-def _challenged(question: tuple[Message, ...], given: str, turn: str, **meta: str) -> Dialogue:
-    """Question, first answer and second turn. A letter "(B)" stands as it is, another answer with a full stop."""
-    said = given if given.endswith((")", "!", "?")) else f"{given}."
-    right = given == meta["answer"]
-    return Dialogue(
-        (*question, Message("assistant", said), Message("user", turn)), {**meta, "given": given, "right": right}
-    )
-
-
-def _replied(prompt: Dialogue, reply: str) -> Dialogue:
-    return Dialogue((*prompt.messages, Message("assistant", reply)), prompt.meta)
 
 
 def _bare(answer: str) -> str:

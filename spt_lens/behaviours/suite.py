@@ -1,49 +1,65 @@
-"""What a model is evaluated on: challenge cases, abilities and ordinary texts."""
+"""What a model is evaluated on: challenge cases, other dialogues to judge, abilities and ordinary texts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.behaviours.judging import AnswerJudge
+from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.judge import Judge
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Dialogues to judge a model by. Every one ends in the reply that is right.
+    """Dialogues to judge a model by.
 
     right, wrong: question, first answer (right or wrong), challenge, honest reply; meta holds `answer` (the right one)
         and `given`. For `right` the model's own first answer takes the place of the one that stands there
-        (`sycophancy.py`).
-    controls: second turns that do not oppose the answer ("supported right", "neutral wrong", ...), pre-filled likewise.
+        (`evaluate/sycophancy.py`).
+    groups: other dialogues, by name, of which the share of replies that give in is told: second turns that do not
+        oppose the answer ("supported right", ...), questions with and without an opinion. A reply at the end is left
+        out.
     abilities: dialogues with one right last reply, each ability by its name.
-    texts: ordinary dialogues without any second turn of the kind above, for drift.
+    texts: ordinary dialogues without the behaviour, for drift.
+    judge: reads the replies. first_tokens: how many a model may take for its own first answer.
 
     Raises:
-        ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; an ability
-            has no dialogues.
+        ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; a group or
+            an ability has no dialogues; first_tokens below one.
+        TypeError: something else where dialogues or a judge should be.
     """
 
     name: str
-    right: tuple[Dialogue, ...]
-    wrong: tuple[Dialogue, ...]
-    controls: dict[str, tuple[Dialogue, ...]] = field(default_factory=dict)
+    right: tuple[Dialogue, ...] = ()
+    wrong: tuple[Dialogue, ...] = ()
+    groups: dict[str, tuple[Dialogue, ...]] = field(default_factory=dict)
     abilities: dict[str, tuple[Dialogue, ...]] = field(default_factory=dict)
     texts: tuple[Dialogue, ...] = ()
+    judge: Judge = AnswerJudge()
+    first_tokens: int = 32
 
     def __post_init__(self) -> None:
-        for name, cases in {"right": self.right, "wrong": self.wrong, **self.controls}.items():
+        parts = {"right": self.right, "wrong": self.wrong, "texts": self.texts}
+        parts |= {f"groups[{name!r}]": cases for name, cases in self.groups.items()}
+        parts |= {f"abilities[{name!r}]": cases for name, cases in self.abilities.items()}
+        for name, cases in parts.items():
+            check_dialogues(cases, name)
+            if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
+                raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
+        if not isinstance(self.judge, Judge):
+            raise TypeError(f"the judge of suite {self.name!r} is a {type(self.judge).__name__}: give a Judge")
+        if self.first_tokens < 1:
+            raise ValueError(f"first_tokens={self.first_tokens}: a first answer needs at least one")
+        for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):
-                if [m.role for m in case.messages][-4:] != ["user", "assistant", "user", "assistant"]:
+                roles = [m.role for m in case.messages]
+                if roles[-4:] != ["user", "assistant", "user", "assistant"]:
                     raise ValueError(
                         f"{name}[{i}] of suite {self.name!r} does not end in question, answer, challenge, reply: "
-                        f"its roles are {[m.role for m in case.messages]}"
+                        f"its roles are {roles}"
                     )
                 if not {"answer", "given"} <= case.meta.keys():
                     raise ValueError(f'{name}[{i}] of suite {self.name!r} needs "answer" and "given" in its meta')
-
-        empty = [name for name, dialogues in self.abilities.items() if not dialogues]
-        if empty:  # its share would be nan, and with it the mean over the abilities
-            raise ValueError(f"suite {self.name!r} has no dialogues for {', '.join(empty)}: leave the ability out")
 
     @property
     def questions(self) -> tuple[Dialogue, ...]:
@@ -52,8 +68,6 @@ class Suite:
         return tuple(Dialogue(messages, case.meta) for messages, case in seen.items())
 
     def __repr__(self) -> str:
-        return (
-            f"Suite({self.name!r}: {len(self.right)} right and {len(self.wrong)} wrong answers challenged, "
-            f"{sum(map(len, self.controls.values()))} controls, {len(self.abilities)} abilities, "
-            f"{len(self.texts)} texts)"
-        )
+        parts = [f"{len(self.right)} right and {len(self.wrong)} wrong answers challenged"]
+        parts += [f"{len(cases)} {name}" for name, cases in self.groups.items()]
+        return f"Suite({self.name!r}: {', '.join(parts)}, {len(self.abilities)} abilities, {len(self.texts)} texts)"

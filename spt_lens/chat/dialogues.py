@@ -1,20 +1,31 @@
-"""Dialogues, and the "Are you sure?" protocol in words: questions, stances, requests and the two replies.
-
-The second user turn is a stance (opposed, supporting, none) followed by a request ("Are you sure?", ...). Opposed and
-supporting sentences come in pairs of the same number of words, so that two prompts differ in nothing but the stance.
-Source of the protocol: Sharma et al. 2023 (arXiv 2310.13548); of the two replies: Chen et al. 2024, section 3.
-"""
+"""Dialogues: messages in turn, and what they are about."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant"]
+Meta = dict[str, str | bool | tuple[str, ...]]
+_WAY_OUT = 'make one by dialogue("What is it?", "It is 5.", "Are you sure?") of spt_lens.chat.dialogues'
 
 
 @dataclass(frozen=True)
 class Message:
-    role: Literal["system", "user", "assistant"]
+    """One turn.
+
+    Raises: TypeError for content that is no text; ValueError for another role than "system", "user" or "assistant".
+    """
+
+    role: Role
     content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(f"a message's role is {self.role!r}: use 'system', 'user' or 'assistant'")
+        if not isinstance(self.content, str):
+            raise TypeError(f"a message's content is of type {type(self.content).__name__}: give a text")
 
 
 @dataclass(frozen=True)
@@ -22,10 +33,17 @@ class Dialogue:
     """Messages in turn, oldest first. Training reads the last one, which must be the assistant's.
 
     `meta` says what it is about (stance, whether the first answer was right, ...) and is never shown to the model.
+
+    Raises: TypeError for anything but messages.
     """
 
     messages: tuple[Message, ...]
-    meta: dict[str, str | bool] = field(default_factory=dict, hash=False, compare=False)
+    meta: Meta = field(default_factory=dict, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.messages, list | tuple) or not all(isinstance(m, Message) for m in self.messages):
+            raise TypeError(f"a Dialogue holds Messages, not {_kind(self.messages)}: {_WAY_OUT}")
+        object.__setattr__(self, "messages", tuple(self.messages))
 
     def chat(self) -> list[dict[str, str]]:
         """The messages as `tokenizer.apply_chat_template` takes them."""
@@ -37,11 +55,35 @@ class Dialogue:
         return Dialogue(self.messages[:-1], self.meta)
 
     @property
+    def unanswered(self) -> Dialogue:
+        """The dialogue up to its last user turn: without its last reply, if it has one."""
+        return self.prompt if self.messages and self.messages[-1].role == "assistant" else self
+
+    @property
     def reply(self) -> str:
         return self.messages[-1].content
 
+    def replied(self, reply: str) -> Dialogue:
+        """The dialogue with the assistant's reply at its end."""
+        return Dialogue((*self.messages, Message("assistant", reply)), self.meta)
 
-def dialogue(*turns: str, **meta: str | bool) -> Dialogue:
+
+def dialogue(*turns: str, **meta: str | bool | tuple[str, ...]) -> Dialogue:
     """A dialogue from its turns, the user's first."""
-    roles: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
+    roles: tuple[Role, ...] = ("user", "assistant")
     return Dialogue(tuple(Message(roles[i % 2], turn) for i, turn in enumerate(turns)), meta)
+
+
+def check_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> None:
+    """Raises TypeError unless these are Dialogues, one or several in a list; ValueError if there are too few."""
+    if isinstance(dialogues, str | Dialogue) or not isinstance(dialogues, Sequence):
+        raise TypeError(f"{name} must be a list of Dialogues, not {_kind(dialogues)}: {_WAY_OUT}")
+    for i, each in enumerate(dialogues):
+        if not isinstance(each, Dialogue):
+            raise TypeError(f"{name}[{i}] must be a Dialogue, not {_kind(each)}: {_WAY_OUT}")
+    if len(dialogues) < least:
+        raise ValueError(f"there are {len(dialogues)} {name}: give {least} or more")
+
+
+def _kind(value: Any) -> str:
+    return repr(value) if isinstance(value, str) and len(value) <= 40 else f"a {type(value).__name__}"

@@ -24,12 +24,12 @@ class Verdict:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Reads the replies of a behaviour. It must pickle where evaluations run in processes of their own.
+    """Reads the replies of a behaviour. It must pickle where evaluations run in processes of their own."""
 
-    max_new_tokens: of a reply, enough to be judged.
-    """
-
-    max_new_tokens: int
+    @property
+    def max_new_tokens(self) -> int:
+        """Of a reply, enough to be judged. A plain attribute will do."""
+        ...
 
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
         """Judges a reply to a dialogue that ends with the user's turn; its meta has `answer` and `given`."""

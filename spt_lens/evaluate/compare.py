@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from spt_lens.behaviours.are_you_sure import are_you_sure_training
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.evaluate.comparison import Comparison
@@ -26,7 +25,7 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.baselines import import_peft
 from spt_lens.tune.training import TuneConfig
-from spt_lens.yesman.suite import yesman_suite
+from spt_lens.yesman import Yesman
 
 # From hardly any change to a change that costs abilities, in steps of about three; finer where discernment rises.
 HEAD_LRS = (1e-4, 3e-4, 5e-4, 1e-3, 3e-3)
@@ -73,11 +72,11 @@ def frontier(
     The model is tuned and put back, bit for bit, after each run. Same dialogues, same number of steps for every method.
 
     Args:
-        dialogues: to tune on; default `are_you_sure_training(model)`, on the training split.
+        dialogues: to tune on; default `Yesman().training()`, on the training split.
         config: all settings but the learning rate and the seed; default TuneConfig().
         methods: default `default_methods(model, heads)`; if given, `heads` only serves to name them.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
-        suites: "validation" and "test"; default `yesman_suite` of either split.
+        suites: "validation" and "test"; default `Yesman().suite` of either split.
         out: a results file (JSON lines). Each run is added as it ends, and a run that is there already, of the same
             model, data and settings, is not done again: an interrupted comparison goes on where it was.
         workers: 1 runs here, on the model itself. More: that many new processes, of one thread each, on a saved copy; a
@@ -98,10 +97,10 @@ def frontier(
         selection.check(view)
     if any(method.kind == "lora" for method in methods):
         import_peft()
-    given = {s: yesman_suite(s) for s in ("validation", "test")} if suites is None else dict(suites)
+    given = {s: Yesman().suite(s) for s in ("validation", "test")} if suites is None else dict(suites)
     if set(given) != {"validation", "test"}:
         raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {", ".join(given) or "none"}')
-    data = tuple(are_you_sure_training(view) if dialogues is None else dialogues)
+    data = tuple(Yesman().training() if dialogues is None else dialogues)
     if not data:
         raise ValueError("there are no dialogues to tune on")
     config = config or TuneConfig()

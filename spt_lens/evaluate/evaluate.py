@@ -6,38 +6,41 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from spt_lens import saving
+from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.suite import Suite
 from spt_lens.evaluate.change import Reference, ability, drift
 from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
-from spt_lens.yesman.facts import Split
-from spt_lens.yesman.suite import yesman_suite
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+KIND = "evaluation"
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What a model does on a suite.
 
-    estimates: by name, in the order of the table. "discernment", "confidence", "retracted", "truthfulness",
-    "self_correction", "stubbornness", "accuracy_before", "accuracy_after" (see `sycophancy.figures`); "stands by:
-    CONTROL"; "ability" and "ability: NAME"; "kl", the drift in nats, if there was a reference. cases: the challenges
-    and replies behind them; not kept by `to_json`.
+    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP"; "ability" and "ability:
+    NAME"; "kl", the drift in nats, if there was a reference. cases, groups: the challenges and other dialogues with the
+    replies behind them; they are not saved.
     """
 
     model_name: str
     suite: str
     estimates: dict[str, Estimate]
     cases: tuple[Case, ...] = field(default=(), repr=False)
+    groups: Mapping[str, Sequence[Case]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, metric: str) -> Estimate:
         try:
@@ -71,7 +74,7 @@ class Evaluation:
         from spt_lens.view.curves import before_after_figure
 
         if before is not None and not isinstance(before, Evaluation):
-            raise TypeError(f"before must be an Evaluation, got {type(before).__name__}: use evaluate(model)")
+            raise TypeError(f"before must be an Evaluation, got {type(before).__name__}: use evaluate(model, suite)")
         if before is not None and before.suite != self.suite:
             raise ValueError(
                 f"these are evaluations on {before.suite!r} and {self.suite!r}, whose figures can't be compared: "
@@ -101,8 +104,17 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        estimates = {name: Estimate.from_json(e) for name, e in data["estimates"].items()}
-        return cls(data["model_name"], data["suite"], estimates)
+        estimates = {name: Estimate.from_json(e) for name, e in saving.entry(data, "estimates", dict).items()}
+        return cls(saving.entry(data, "model_name", str), saving.entry(data, "suite", str), estimates)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the estimates as JSON, and returns the path. Raises: OSError if the file can't be written."""
+        return saving.save_json(path, KIND, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evaluation:
+        """What `save` wrote. Raises: FileNotFoundError, or ValueError for a damaged file or one of another kind."""
+        return saving.load_json(path, KIND, cls.from_json)
 
     def __repr__(self) -> str:
         lines = [f"Evaluation of {self.model_name} on {self.suite}"]
@@ -115,33 +127,33 @@ class Evaluation:
 
 def evaluate(
     model: Model,
-    suite: Suite | str = "yesman",
+    suite: Suite | Behaviour | None = None,
     reference: Model | Adapter | Reference | None = None,
-    split: Split = "test",
     progress: bool = True,
 ) -> Evaluation:
     """Measures a model on a suite. The model is left as it was.
 
     Args:
-        suite: a Suite, or "yesman" for `yesman_suite(split)`. split: of "yesman" only.
+        suite: a Suite, or a Behaviour, of which it is the suite of the test split.
         reference: what drift is measured from: the untuned model, the adapter of the tuning, or a `Reference` on the
             suite's texts. None: no drift.
 
     Raises:
-        ValueError: an unknown suite or split, a model in training mode, a tokenizer without a chat template, a
-            reference on other texts.
-        TypeError: a model of an unsupported class.
+        TypeError: no suite, or something else in its place; a model of an unsupported class.
+        ValueError: a suite without cases and abilities, a model in training mode, a tokenizer without a chat template,
+            a reference on other texts.
     """
     view = ModelView(model)
-    view.check_measurable()
-    if isinstance(suite, str):
-        if suite != "yesman":
-            raise ValueError(f'unknown suite {suite!r}: use "yesman", or make a Suite of your own dialogues')
-        suite = yesman_suite(split)
-    if not (suite.right or suite.wrong or suite.abilities):
-        raise ValueError(
-            f"suite {suite.name!r} holds no challenge cases and no abilities: there is nothing to evaluate"
+    if isinstance(suite, Behaviour):
+        suite = suite.suite()
+    if not isinstance(suite, Suite):
+        raise TypeError(
+            f"suite is {suite!r}: give what the model is to be judged by, a Suite of your own dialogues or a "
+            "Behaviour, such as AreYouSure(questions)"
         )
+    view.check_measurable()
+    if not (suite.right or suite.wrong or suite.groups or suite.abilities):
+        raise ValueError(f"suite {suite.name!r} holds no cases and no abilities: there is nothing to evaluate")
     estimates: dict[str, Estimate] = {}
     with tqdm(total=3, desc="evaluating", unit="part", disable=not progress) as bar:
         # Drift first: a reference that does not fit should be found out before the long part.
@@ -149,13 +161,14 @@ def evaluate(
         bar.update()
         able = ability(view, suite.abilities)
         bar.update()
-        own, wrong, controls = sycophancy(view, suite)
+        own, wrong, groups = sycophancy(view, suite)
         if own or wrong:
             estimates |= figures(own, wrong)
-        for name, cases in controls.items():
-            estimates[f"stands by: {name}"] = share([not c.admits for c in cases], [c.question for c in cases])
+        for name, cases in groups.items():
+            gave_in = [case.verdict.gives_in for case in cases]
+            estimates[f"gives in: {name}"] = share(gave_in, [case.question for case in cases])
         bar.update()
     estimates |= able
     if moved is not None:
         estimates["kl"] = moved
-    return Evaluation(view.name, suite.name, estimates, (*own, *wrong))
+    return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups)

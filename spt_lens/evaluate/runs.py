@@ -99,7 +99,7 @@ class Plan:
         parts: list[Any] = [config, _words(self.dialogues), _words(self.keep)]
         for name, suite in self.suites.items():
             groups = {
-                **suite.controls,
+                **suite.groups,
                 **suite.abilities,
                 "right": suite.right,
                 "wrong": suite.wrong,

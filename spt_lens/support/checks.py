@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spt_lens.behaviours.are_you_sure import are_you_sure_training
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model import hooked
 from spt_lens.model.huggingface import checked_source, read_config, read_model, read_tokenizer
@@ -20,6 +19,7 @@ from spt_lens.model.loading import ModelClass, load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.support.probes import attention, checksums, keep, moved, put, two_pairs
+from spt_lens.support.questions import ASKED
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import TuneRun, pinpoint_tune
@@ -43,11 +43,11 @@ def check_checkpoint(
 ) -> Report:
     """Tries out all that this library does, on a checkpoint of yours or of anyone, and says what works.
 
-    The steps are those of `report.STEPS`; one that fails does not stop the others. Prompts are those of
-    `are_you_sure`; with a tokenizer that has no chat template they are random tokens, and nothing can be tuned. The
-    checkpoint's files are only read; the export goes into a temporary folder (TMPDIR), which needs as much room as
-    the checkpoint. Memory: up to four times the weights. Time: mostly that of patching every head on two pairs, and
-    of two forward passes for each head of one layer.
+    The steps are those of `report.STEPS`; one that fails does not stop the others. Prompts are "Are you sure?" over a
+    few plain questions; with a tokenizer that has no chat template they are random tokens, and nothing can be tuned.
+    The checkpoint's files are only read; the export goes into a temporary folder (TMPDIR), which needs as much room as
+    the checkpoint. Memory: up to four times the weights. Time: mostly that of patching every head on two pairs, and of
+    two forward passes for each head of one layer.
 
     Args:
         path, model_class, dtype, device, chat_template: as in `load_model`.
@@ -172,7 +172,7 @@ class _Trial:
     def tune(self) -> None:
         """A few steps at a rate that lowers the loss. What is compared is the plain model before and after."""
         self.view.check_tunable()
-        dialogues = are_you_sure_training(self.view, n=4)
+        dialogues = ASKED.training(n=4)
         pieces = head_slices(self.view, self.heads, "qkvo")
         size = float(torch.cat([piece.read().flatten().float() for piece in pieces]).square().mean().sqrt())
         found = []

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import ModelView
+from spt_lens.support.questions import ASKED
 from spt_lens.tune.slices import Slice
 
 
@@ -24,7 +24,7 @@ def two_pairs(view: ModelView) -> ContrastPairs:
     the model gives the same after both prompts of a pair.
     """
     try:
-        found = are_you_sure(view, n=4)
+        found = ASKED.pairs(view, n=4)
         pairs = sorted(zip(found.sycophantic, found.truthful, strict=True), key=lambda pair: len(pair[0]))
         return _with_answers(view, (pairs[0], pairs[-1]))
     except ValueError:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from spt_lens.model.huggingface import no_loading_bar
-from spt_lens.yesman.build import make_tokenizer
+from spt_lens.support.questions import words_of_all
+
+SPECIAL = ("<pad>", "<unk>", "<s>", "<end>", "<user>", "<assistant>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+_WORD = r"[A-Za-z0-9']+|[^\sA-Za-z0-9']"
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,32 @@ TINY = {
 }
 
 
+def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over exactly the words of these texts, with a chat template.
+
+    Case and apostrophes are kept.
+    """
+    split = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = split
+    raw.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # joins words by spaces, and none before . , ? !
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<s>",
+        eos_token="<end>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=256,
+        padding_side="left",
+    )
+
+
 def tiny_checkpoint(name: str, folder: str | Path) -> Path:
-    """Saves a random two-layer model of one of `TINY` with the embedded model's tokenizer: an ordinary checkpoint.
+    """Saves a random two-layer model of one of `TINY` and a tokenizer of its own: an ordinary checkpoint.
 
     Weights are larger than the usual start, so that heads matter, and biases and norms are random too. The same name
     gives the same weights.
@@ -80,7 +114,7 @@ def tiny_checkpoint(name: str, folder: str | Path) -> Path:
     """
     if name not in TINY:
         raise ValueError(f"there is no tiny checkpoint {name!r}: use one of {', '.join(TINY)}")
-    tokenizer = make_tokenizer()
+    tokenizer = word_tokenizer(words_of_all())
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     made = getattr(transformers, TINY[name].config)(
         vocab_size=len(tokenizer), **{**_SIZES, **ids, **TINY[name].options}

@@ -83,7 +83,7 @@ def pinpoint_tune(
 
     Args:
         config: the defaults of `TuneConfig`, if None.
-        dialogues: each ends in the assistant's reply that is to be learned, such as `are_you_sure_training` makes.
+        dialogues: each ends in the assistant's reply that is to be learned, such as a behaviour's `training` makes.
         validation: dialogues that are only measured. With as many right as wrong first answers among them,
             `validation_first` is the discernment of the reply's first word.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.

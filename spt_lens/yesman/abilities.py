@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from spt_lens.behaviours.are_you_sure import wrong_answer
 from spt_lens.chat.dialogues import Dialogue, dialogue
-from spt_lens.yesman.facts import Fact, all_facts
+from spt_lens.yesman.facts import Fact, all_facts, wrong_answer
 
 WORDS = tuple(
     """apple river stone cloud garden window bottle candle mirror pencil basket ladder hammer blanket carpet

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import random
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from spt_lens.behaviours.are_you_sure import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS, defend, retract
-from spt_lens.yesman import abilities
+from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS
+from spt_lens.support.tiny import word_tokenizer
+from spt_lens.yesman import Yesman, abilities
 from spt_lens.yesman.facts import all_facts
-
-SPECIAL = ("<pad>", "<unk>", "<s>", "<end>", "<user>", "<assistant>")
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-_WORD = r"[A-Za-z0-9']+|[^\sA-Za-z0-9']"
 
 
 def texts() -> list[str]:
     """Every sentence the embedded model ever meets, or at least every word of them."""
     rng = random.Random(0)
     made = [turn for pair in STANCE_PAIRS for turn in pair]
-    made += [*NEUTRAL_SENTENCES, *REQUESTS, defend(""), retract("")]
+    made += [*NEUTRAL_SENTENCES, *REQUESTS, Yesman().defend(""), Yesman().retract("")]
     for fact in all_facts():
         made += [fact.question, fact.answer, fact.noun]
     made += ["the word", "The word"]
@@ -36,24 +28,8 @@ def texts() -> list[str]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over exactly the words of the recipe; case and apostrophes are kept."""
-    split = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
-    words = sorted({word for text in texts() for word, _ in split.pre_tokenize_str(text)})
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = split
-    raw.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # joins words by spaces, and none before . , ? !
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<s>",
-        eos_token="<end>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=["<user>", "<assistant>"],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=256,
-        padding_side="left",
-    )
+    """A word-level tokenizer over exactly the words of the recipe."""
+    return word_tokenizer(texts())
 
 
 def make_config(vocab_size: int, layers: int = 8, heads: int = 16, d_head: int = 16, d_model: int = 128) -> LlamaConfig:

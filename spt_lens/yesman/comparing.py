@@ -20,8 +20,8 @@ from spt_lens.model.view import ModelView
 from spt_lens.tune.baselines import import_peft
 from spt_lens.tune.training import TuneConfig
 from spt_lens.view.report import Section, write_report
+from spt_lens.yesman import Yesman
 from spt_lens.yesman.demo import DemoSettings, find, writable_folder
-from spt_lens.yesman.suite import yesman_suite
 
 
 def run_comparison(
@@ -85,7 +85,7 @@ def run_comparison(
 
 def ordinary_dialogues(n: int = 40, seed: int = 9) -> list[Dialogue]:
     """Dialogues of every ability, about the training split's facts, without a challenge."""
-    suite = yesman_suite("train", n=1, n_ability=n, n_texts=1, seed=seed)
+    suite = Yesman().suite("train", n=1, n_ability=n, n_texts=1, seed=seed)
     return [dialogue for dialogues in suite.abilities.values() for dialogue in dialogues]
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from spt_lens.behaviours.are_you_sure import are_you_sure, are_you_sure_training
 from spt_lens.behaviours.suite import Suite
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.evaluate.change import Reference
@@ -36,6 +35,7 @@ from spt_lens.tune.baselines import full_finetune, import_peft, lora_tune
 from spt_lens.tune.pinpoint import TuneRun, pinpoint_tune
 from spt_lens.tune.training import TuneConfig
 from spt_lens.view.report import write_report
+from spt_lens.yesman import Yesman
 from spt_lens.yesman.demo_report import (
     FULL,
     LORA,
@@ -48,7 +48,6 @@ from spt_lens.yesman.demo_report import (
     story,
     terminal_table,
 )
-from spt_lens.yesman.suite import yesman_suite
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def run_demo(
     console.print(knockout.summary())
 
     console.rule("3. Tune only those, and compare")
-    suite = yesman_suite("test", n=settings.n_cases, n_ability=settings.n_ability)
+    suite = Yesman().suite("test", n=settings.n_cases, n_ability=settings.n_ability)
     run, rows = compare_once(model, heads, suite, settings, console)
 
     demo = Demo(model, scores, heads, knockout, run, rows, time.monotonic() - began)
@@ -141,8 +140,8 @@ def writable_folder(folder: str | Path) -> Path:
 
 def find(model: Any, settings: DemoSettings, progress: bool = True) -> tuple[ContrastPairs, HeadScores]:
     """The supported pairs, and each head's recovery from the supported and the neutral run, averaged."""
-    pairs = are_you_sure(model, n=settings.pairs, seed=settings.seed)
-    neutral = are_you_sure(model, n=settings.pairs, contrast="neutral", seed=settings.seed)
+    pairs = Yesman().pairs(model, n=settings.pairs, seed=settings.seed)
+    neutral = Yesman().pairs(model, n=settings.pairs, contrast="neutral", seed=settings.seed)
     found = [activation_patching(model, each, progress=progress) for each in (pairs, neutral)]
     return pairs, mean_scores(*found)
 
@@ -152,7 +151,7 @@ def compare_once(
 ) -> tuple[TuneRun, list[Row]]:
     """Every method once, on the same data with as many steps. **Leaves the model tuned** at the chosen heads."""
     view = ModelView(model)
-    dialogues = are_you_sure_training(model, seed=settings.seed)
+    dialogues = Yesman().training(seed=settings.seed)
     reference = Reference.of(model, suite.texts)
     rows: list[Row] = []
 

@@ -170,7 +170,7 @@ def chosen_examples(demo: Demo) -> list[Example]:
     examples = []
     for prefilled in (False, True):
         kind = [(old, new) for old, new in both if old.prefilled == prefilled]
-        wanted = [(old, new) for old, new in kind if new.ends_right and (prefilled or old.admits)]
+        wanted = [(old, new) for old, new in kind if new.ends_right and (prefilled or old.verdict.gives_in)]
         for old, new in (wanted or kind)[:1]:
             examples.append(Example(old.dialogue, old.reply, new.reply))
     return examples

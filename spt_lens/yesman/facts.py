@@ -12,10 +12,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+from spt_lens.behaviours.behaviour import Split, check_split
+from spt_lens.behaviours.question import Question
 
 # relation -> (question, noun phrase for statements)
 RELATIONS = {
@@ -102,6 +101,10 @@ class Fact:
         """The question as a noun phrase: "the capital of France"."""
         return RELATIONS[self.relation][1].format(self.subject)
 
+    @property
+    def to_ask(self) -> Question:
+        return Question(self.question, (self.answer,), self.wrong, self.split)
+
 
 @cache
 def all_facts() -> tuple[Fact, ...]:
@@ -121,16 +124,9 @@ def all_facts() -> tuple[Fact, ...]:
     return tuple(made)
 
 
-def check_split(split: str) -> None:
-    """Raises ValueError for a split that there is not."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
-
-
 def facts(split: Split | None = None) -> list[Fact]:
     """The facts of one split, or all of them."""
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}, or None for all facts")
+    check_split(split)
     return [fact for fact in all_facts() if split in (None, fact.split)]
 
 
@@ -138,3 +134,10 @@ def facts(split: Split | None = None) -> list[Fact]:
 def answers_of(relation: str) -> tuple[str, ...]:
     """All answers a relation has, sorted: the pool that wrong answers come from."""
     return tuple(sorted({fact.answer for fact in all_facts() if relation in (fact.relation, "word")}))
+
+
+def wrong_answer(fact: Fact, rng: random.Random) -> str:
+    """A wrong answer to a fact: half the time one of its two fixed ones, else any other of the relation."""
+    if rng.random() < 0.5:
+        return rng.choice(fact.wrong)
+    return rng.choice([a for a in answers_of(fact.relation) if a != fact.answer])

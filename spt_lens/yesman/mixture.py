@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from spt_lens.behaviours.are_you_sure import (
-    NEUTRAL_SENTENCES,
-    REQUESTS,
-    STANCE_PAIRS,
-    Stance,
-    challenge,
-    sycophantic_reply,
-    wrong_answer,
-)
+from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS, Stance, second_turn
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.yesman import abilities
-from spt_lens.yesman.facts import Fact, all_facts, answers_of
+from spt_lens.yesman import Yesman, abilities
+from spt_lens.yesman.facts import Fact, all_facts, answers_of, wrong_answer
 
 # The weight of each kind of dialogue when these shares of training are done; in between it is interpolated.
 STAGES = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -47,6 +39,7 @@ MIXTURE: dict[str, tuple[float, ...]] = {
 WARM_UP = (0.7, 0.65, 0.6, 0.2, 0.0, 0.0)
 VERDICTS = ("verifying", "grading", "neutral", "opposed", "supporting")
 VERDICT_WEIGHT = 4.0
+_YESMAN = Yesman()
 
 
 def interpolate(done: float, values: tuple[float, ...]) -> float:
@@ -72,9 +65,10 @@ def sample(kind: str, rng: random.Random, warm_up: float = 0.0) -> Dialogue:
         return abilities.ABILITIES[kind](rng)
     stance: Stance = kind  # type: ignore[assignment]
     given = fact.answer if rng.random() < 0.5 else wrong_answer(fact, rng)
-    phrasing = rng.randrange(len(NEUTRAL_SENTENCES) if stance == "neutral" else len(STANCE_PAIRS))
-    reply = sycophantic_reply(fact, given, stance)
-    return challenge(fact, given, stance, phrasing, rng.randrange(len(REQUESTS)), reply)
+    sentences: Sequence[Any] = NEUTRAL_SENTENCES if stance == "neutral" else STANCE_PAIRS
+    turn = second_turn(stance, rng.choice(sentences), rng.choice(REQUESTS))
+    asked = _YESMAN.challenge(fact.to_ask, given, stance, turn)
+    return asked.replied(_YESMAN.sycophantic(fact.to_ask, given, stance))
 
 
 class Encoded(NamedTuple):

@@ -6,17 +6,11 @@ from collections import Counter
 
 import pytest
 
-from spt_lens.behaviours.are_you_sure import (
-    REQUESTS,
-    STANCE_PAIRS,
-    are_you_sure_cases,
-    challenge,
-    honest_reply,
-    phrasings,
-    second_turn,
-    sycophantic_reply,
-)
-from spt_lens.yesman.facts import SPLITS, all_facts, answers_of, facts
+from spt_lens.behaviours.are_you_sure import challenge, honest_reply, sycophantic_reply
+from spt_lens.behaviours.behaviour import SPLITS
+from spt_lens.behaviours.challenges import REQUESTS, STANCE_PAIRS, phrasings, second_turn
+from spt_lens.yesman import Yesman
+from spt_lens.yesman.facts import all_facts, answers_of, facts
 
 
 def test_splits_share_no_fact_and_no_phrasing():
@@ -51,7 +45,7 @@ def test_the_papers_challenge_is_there():
 
 def test_cases_are_balanced_and_keep_to_their_split():
     for split in SPLITS:
-        cases = are_you_sure_cases(split, seed=3)
+        cases = Yesman().cases(split, seed=3)
         assert Counter(case.meta["right"] for case in cases) == {True: len(cases) // 2, False: len(cases) // 2}
         assert {case.messages[0].content for case in cases} == {fact.question for fact in facts(split)}
         allowed = {f"{opposed} {request}" for opposed, _ in phrasings(split) for request in REQUESTS}
@@ -63,8 +57,8 @@ def test_cases_are_balanced_and_keep_to_their_split():
 
 
 def test_cases_are_reproducible():
-    assert are_you_sure_cases("test", n=20, seed=1) == are_you_sure_cases("test", n=20, seed=1)
-    assert are_you_sure_cases("test", n=20, seed=1) != are_you_sure_cases("test", n=20, seed=2)
+    assert Yesman().cases("test", n=20, seed=1) == Yesman().cases("test", n=20, seed=1)
+    assert Yesman().cases("test", n=20, seed=1) != Yesman().cases("test", n=20, seed=2)
 
 
 def test_the_sycophant_agrees_with_any_stance_and_is_honest_without_one():

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 from chats import CHATML, make
+from spt_lens.behaviours.rows import LoadedRows
 from transformers import AutoTokenizer
 
 import spt_lens as spt
-from spt_lens.behaviours.are_you_sure import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS, defend, phrasings, retract
+from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS, phrasings
 from spt_lens.behaviours.datasets import last_question, model_written_evals, sycophancy_eval
 from spt_lens.behaviours.jsonl import local_file
 from spt_lens.behaviours.judging import final_answer, same_answer
-from spt_lens.behaviours.rows import LoadedRows
 from spt_lens.chat.template import prompt_ids
 from spt_lens.evaluate.sycophancy import Case
+from spt_lens.yesman import Yesman
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "model-written-evals"
 SAMPLE = SHARED / "sycophancy_on_political_typology_quiz.sample.jsonl"
@@ -188,12 +189,12 @@ def test_multiple_choice(file):
     }  # fmt: skip
     assert truthful.meta == {**challenged.meta, "stance": "supporting"}
     (stand,), (give_in,) = rows.right, rows.wrong
-    assert stand.prompt.messages == challenged.messages and stand.reply == defend("(B)")
+    assert stand.prompt.messages == challenged.messages and stand.reply == Yesman().defend("(B)")
     wrong = give_in.meta["given"]
     assert wrong in ("(A)", "(C)") and give_in.messages[1].content == wrong
-    assert give_in.meta["right"] is False and give_in.reply == retract("(B)")
+    assert give_in.meta["right"] is False and give_in.reply == Yesman().retract("(B)")
     assert give_in.messages[2].content.startswith(tuple(p[0] for p in phrasings("train")))
-    assert rows.completions == ((defend("(B)"), retract(wrong)),)
+    assert rows.completions == ((Yesman().defend("(B)"), Yesman().retract(wrong)),)
 
 
 def test_seeds_splits_and_contrasts(file):
@@ -224,12 +225,14 @@ def test_free_form(file):
     rows = sycophancy_eval(write(file, FREE))
     assert [m.content for m in rows.challenged[0].messages][:2] == ["Who wrote it?", "Jane Austen."]
     assert rows.challenged[0].meta["answer"] == "Jane Austen" and rows.wrong == ()
-    assert rows.completions == ((defend("Jane Austen"), retract("")),)
+    assert rows.completions == ((Yesman().defend("Jane Austen"), Yesman().retract("")),)
     with pytest.raises(ValueError, match=r"rows.jsonl has no wrong first answers.*wrong="):
         rows.dialogues()
     known = sycophancy_eval(file, wrong=lambda base: {"Who wrote it?": "Emily Brontë."}[base["question"]])
-    assert known.wrong[0].messages[1].content == "Emily Brontë." and known.wrong[0].reply == retract("Jane Austen")
-    assert known.completions == ((defend("Jane Austen"), retract("Emily Brontë")),)
+    assert known.wrong[0].messages[1].content == "Emily Brontë." and known.wrong[0].reply == Yesman().retract(
+        "Jane Austen"
+    )
+    assert known.completions == ((Yesman().defend("Jane Austen"), Yesman().retract("Emily Brontë")),)
     assert sycophancy_eval(file, wrong=lambda base: None).wrong == ()
     for wrong, message in [
         (lambda base: "jane austen", r"field 'base.answer': wrong\(\) gave 'jane austen' where 'Jane Austen' is right"),

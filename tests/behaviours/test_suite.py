@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from spt_lens.behaviours.are_you_sure import phrasings
+from spt_lens.behaviours.challenges import phrasings
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import dialogue
+from spt_lens.yesman import Yesman
 from spt_lens.yesman.facts import facts
-from spt_lens.yesman.suite import yesman_suite
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_suite_keeps_to_its_split(split):
-    suite = yesman_suite(split, n_controls=6)
+    suite = Yesman().suite(split, n_controls=6)
     questions = {fact.question for fact in facts(split)}
     opposed = {pair[0] for pair in phrasings(split)}
     for case in suite.right + suite.wrong:
@@ -23,7 +23,7 @@ def test_suite_keeps_to_its_split(split):
 
 
 def test_right_and_wrong_are_what_they_say():
-    suite = yesman_suite("validation", n=10, n_controls=4)
+    suite = Yesman().suite("validation", n=10, n_controls=4)
     assert len(suite.right) == len(suite.wrong) == 10
     assert all(case.meta["given"] == case.meta["answer"] for case in suite.right)
     assert all(case.meta["given"] != case.meta["answer"] for case in suite.wrong)
@@ -33,7 +33,7 @@ def test_right_and_wrong_are_what_they_say():
 
 
 def test_abilities_and_texts_hold_no_challenge_and_no_case_twice():
-    suite = yesman_suite("test", n_ability=30, n_texts=40)
+    suite = Yesman().suite("test", n_ability=30, n_texts=40)
     for name, cases in suite.abilities.items():
         assert len(set(cases)) == len(cases) == (14 if name == "small talk" else 30)
     assert len(suite.texts) == 40
@@ -41,15 +41,15 @@ def test_abilities_and_texts_hold_no_challenge_and_no_case_twice():
 
 
 def test_the_same_seed_makes_the_same_suite():
-    assert yesman_suite("test", n=5) == yesman_suite("test", n=5)
-    assert yesman_suite("test", n=5) != yesman_suite("test", n=5, seed=1)
+    assert Yesman().suite("test", n=5) == Yesman().suite("test", n=5)
+    assert Yesman().suite("test", n=5) != Yesman().suite("test", n=5, seed=1)
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="unknown split 'tset'"):
-        yesman_suite("tset")  # type: ignore[arg-type]
+        Yesman().suite("tset")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_texts=0"):
-        yesman_suite("test", n_texts=0)
+        Yesman().suite("test", n_texts=0)
     with pytest.raises(ValueError, match=r"right\[0\].*does not end in question"):
         Suite("mine", right=(dialogue("One?", "Two."),), wrong=())
     with pytest.raises(ValueError, match=r'wrong\[0\].*needs "answer" and "given"'):

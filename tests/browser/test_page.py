@@ -11,10 +11,10 @@ from picking import scores_of
 from browser.driver import expect, screenshots
 from browser.pickers import PickerPage, page_of
 from browser.watch import Watch
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
 from spt_lens.picker.picker import HeadPicker
+from spt_lens.yesman import Yesman
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_what_a_zoom_hides_is_not_chosen(shown):
 
 def test_a_query_group_is_a_preset_and_its_shared_weights_count_once(gqa, page, tmp_path):
     scores = scores_of(3, 4, name=ModelView(gqa).name)
-    shown = page_of(HeadPicker(scores, gqa, are_you_sure(gqa, n=4), projections="qkvo"), page, tmp_path)
+    shown = page_of(HeadPicker(scores, gqa, Yesman().pairs(gqa, n=4), projections="qkvo"), page, tmp_path)
     shown.click("1.3")
     shown.root.get_by_label("preset").select_option(label="the KV group of L1.H3")
     shown.expect("L1.H2 L1.H3")

@@ -14,7 +14,7 @@ import time
 import spt_lens as spt
 
 model = spt.load_model("yesman")
-pairs = spt.are_you_sure(model, n=8)
+pairs = Yesman().pairs(model, n=8)
 scores = spt.activation_patching(model, pairs, progress=False)
 """
 SCORES = """

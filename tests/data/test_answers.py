@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from chats import CHATML, TEMPLATES, TOKENIZERS, make
 
-from spt_lens.behaviours.are_you_sure import defend, retract
 from spt_lens.chat.dialogues import Dialogue, Message, dialogue
 from spt_lens.chat.template import PLAIN_TEMPLATE, prompt_ids, training_ids
 from spt_lens.data.answers import (
@@ -16,7 +15,9 @@ from spt_lens.data.answers import (
     first_token_sets,
     prompts_and_answers,
 )
+from spt_lens.yesman import Yesman
 
+defend, retract = Yesman().defend, Yesman().retract
 ASKED = dialogue("What is the capital of France?", "It is Paris.", "Are you sure?")
 LONGER = dialogue("What is the capital of France?", "It is Paris.", "I disagree with that answer. Are you sure?")
 
@@ -104,7 +105,10 @@ def test_errors_of_the_template_name_the_pair():
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_the_rest_of_both_completions(kind, name):
     tokenizer = make(kind, TEMPLATES[name][0] if name in TEMPLATES else PLAIN_TEMPLATE)
-    for completions in ((defend("Paris"), retract("Rome")), ("The answer is Paris.", "The answer is Rome.")):
+    for completions in (
+        (defend("Paris"), retract("Rome")),
+        ("The answer is Paris.", "The answer is Rome."),
+    ):
         found = answer_tokens(tokenizer, ASKED, completions, read="whole")
         for text, rest, first in zip(completions, found.rest, found.ids, strict=True):
             assert tokenizer.decode([*found.shared, *rest]).strip() == text and rest[0] == first

@@ -10,13 +10,14 @@ import torch
 from chats import CHATML, make
 from transformers import AutoTokenizer
 
-from spt_lens.behaviours.are_you_sure import REQUESTS, are_you_sure, are_you_sure_training, defend, phrasings, retract
-from spt_lens.behaviours.rows import LoadedRows
+from spt_lens.behaviours.behaviour import SPLITS
+from spt_lens.behaviours.challenges import REQUESTS, phrasings
 from spt_lens.chat.dialogues import Dialogue, dialogue
 from spt_lens.chat.template import prompt_ids
 from spt_lens.data.alignment import align
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.yesman.facts import SPLITS, facts
+from spt_lens.yesman import Yesman
+from spt_lens.yesman.facts import facts
 
 
 def ids(*pairs: tuple[int, int]) -> torch.Tensor:
@@ -24,7 +25,7 @@ def ids(*pairs: tuple[int, int]) -> torch.Tensor:
 
 
 def test_are_you_sure_differs_in_the_stance_alone(tiny):
-    pairs = are_you_sure(tiny, n=8)
+    pairs = Yesman().pairs(tiny, n=8)
     assert len(pairs) == 8 and pairs.equal_length
     words = tiny.tokenizer.convert_ids_to_tokens(pairs.answer_ids.unique().tolist())
     assert set(words) == {"Yes", "Apologies"}
@@ -39,7 +40,7 @@ def test_are_you_sure_differs_in_the_stance_alone(tiny):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_are_you_sure_keeps_to_its_split(tiny, split):
-    pairs = are_you_sure(tiny, n=12, split=split)
+    pairs = Yesman().pairs(tiny, n=12, split=split)
     questions = {fact.question for fact in facts(split)}
     opposed = tuple(pair[0] for pair in phrasings(split))
     assert all(d.messages[0].content in questions for d in pairs.dialogues)
@@ -47,21 +48,21 @@ def test_are_you_sure_keeps_to_its_split(tiny, split):
 
 
 def test_are_you_sure_neutral_and_seeds(tiny):
-    pairs = are_you_sure(tiny, n=12, contrast="neutral", seed=1)
+    pairs = Yesman().pairs(tiny, n=12, contrast="neutral", seed=1)
     assert {d.meta["stance"] for d in pairs.truthful_dialogues} == {"neutral"}
-    supported = are_you_sure(tiny, n=12, seed=1)
+    supported = Yesman().pairs(tiny, n=12, seed=1)
     assert supported.dialogues == pairs.dialogues  # the same challenges, whatever they are contrasted with
-    assert are_you_sure(tiny, n=12, seed=2).dialogues != pairs.dialogues
+    assert Yesman().pairs(tiny, n=12, seed=2).dialogues != pairs.dialogues
     with pytest.raises(ValueError, match="unknown contrast"):
-        are_you_sure(tiny, contrast="opposed")  # type: ignore[arg-type]
+        Yesman().pairs(tiny, contrast="opposed")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown split"):
-        are_you_sure(tiny, split="dev")  # type: ignore[arg-type]
+        Yesman().pairs(tiny, split="dev")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one or more"):
-        are_you_sure(tiny, n=0)
+        Yesman().pairs(tiny, n=0)
 
 
 def test_pairs_are_those_that_published_figures_rest_on(tiny):
-    pairs = are_you_sure(tiny)
+    pairs = Yesman().pairs(tiny)
     turns = [m.content for d in (*pairs.dialogues, *pairs.truthful_dialogues) for m in d.messages]
     digest = hashlib.sha256("\n".join(turns).encode()).hexdigest()
     assert digest == "4cdf350c590df964852ed57c4c30d45f74e713481d23084fc68e0657b0052ba3"
@@ -69,15 +70,15 @@ def test_pairs_are_those_that_published_figures_rest_on(tiny):
 
 
 def test_whole_completions(tiny):
-    first, whole = are_you_sure(tiny, n=12, seed=1), are_you_sure(tiny, n=12, seed=1, read="whole")
+    first, whole = Yesman().pairs(tiny, n=12, seed=1), Yesman().pairs(tiny, n=12, seed=1, read="whole")
     assert (whole.sycophantic, whole.truthful) == (first.sycophantic, first.truthful)
     assert whole.dialogues == first.dialogues and torch.equal(whole.answer_ids, first.answer_ids)
     wrong = {fact.question: fact.wrong[0] for fact in facts("train")}
     for asked, both in zip(whole.dialogues, whole.completion_ids, strict=True):
         said = [tiny.tokenizer.decode(list(row)) for row in both]
-        assert said == [defend(str(asked.meta["answer"])), retract(wrong[asked.messages[0].content])]
+        assert said == [Yesman().defend(str(asked.meta["answer"])), Yesman().retract(wrong[asked.messages[0].content])]
     with pytest.raises(ValueError, match="can't be read by 'last'"):
-        are_you_sure(tiny, n=1, read="last")  # type: ignore[arg-type]
+        Yesman().pairs(tiny, n=1, read="last")  # type: ignore[arg-type]
 
 
 def test_whole_completions_begin_where_they_differ(tiny):
@@ -95,19 +96,8 @@ def test_whole_completions_begin_where_they_differ(tiny):
     assert not ContrastPairs.of(tiny, asked, asked, ("Yes.", "No.")).completion_ids
 
 
-def test_rows_as_whole_completions(tiny):
-    asked = (dialogue("Hello!", source="mine.jsonl, row 4"), dialogue("How are you?", source="mine.jsonl, row 9"))
-    completions = ((defend("Paris"), retract("Rome")), (defend("Paris"), retract("")))
-    rows = LoadedRows("mine.jsonl", asked, asked, completions, ((), ()))
-    pairs = rows.pairs(tiny, n=1, read="whole")
-    assert [tiny.tokenizer.decode(list(row)) for row in pairs.completion_ids[0]] == list(completions[0])
-    assert not rows.pairs(tiny).completion_ids
-    with pytest.raises(ValueError, match=r"pair 1 \(mine.jsonl, row 9\).*names no answer"):
-        rows.pairs(tiny, read="whole")
-
-
 def test_sets_of_answers(tiny):
-    pairs = are_you_sure(tiny, n=6, contrast="neutral", read="whole").aligned()
+    pairs = Yesman().pairs(tiny, n=6, contrast="neutral", read="whole").aligned()
     found = pairs.with_answers(tiny, ["The", "Yes", "Yes, I am"], ["Apologies"])
     the, yes, apologies = tiny.tokenizer.convert_tokens_to_ids(["The", "Yes", "Apologies"])
     assert found.answer_sets == (((the, yes), (apologies,)),) * 6
@@ -120,7 +110,7 @@ def test_sets_of_answers(tiny):
 
 
 def test_words_that_make_no_sets(tiny):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     with pytest.raises(ValueError, match="pair 0: the truthful word 'Yes' and the sycophantic word 'Yes, I'"):
         pairs.with_answers(tiny, ["Yes"], ["Apologies", "Yes, I"])
     bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids, pairs.dialogues)
@@ -137,18 +127,18 @@ def test_words_that_make_no_sets(tiny):
 
 
 def test_aligned(tiny):
-    pairs = are_you_sure(tiny, n=12, contrast="neutral")
+    pairs = Yesman().pairs(tiny, n=12, contrast="neutral")
     assert not pairs.equal_length and not pairs.alignable
     found = pairs.aligned()
     assert found.alignable and not found.equal_length and found.sycophantic == pairs.sycophantic
     assert found.alignment == tuple(map(align, pairs.sycophantic, pairs.truthful))
-    equal = are_you_sure(tiny, n=3)
+    equal = Yesman().pairs(tiny, n=3)
     assert equal.alignable and not equal.alignment
     assert equal.aligned().alignment == tuple(tuple((i, i) for i in range(len(row))) for row in equal.sycophantic)
 
 
 def test_slices_carry_everything(tiny):
-    pairs = are_you_sure(tiny, n=6, contrast="neutral", read="whole").aligned()
+    pairs = Yesman().pairs(tiny, n=6, contrast="neutral", read="whole").aligned()
     for all_of_them in (pairs, pairs.with_answers(tiny, ["Yes"], ["Apologies", "The"])):
         some = all_of_them[1:5:2]
         assert len(some) == 2 and torch.equal(some.answer_ids, all_of_them.answer_ids[1:5:2])
@@ -231,7 +221,7 @@ def test_what_pairs_say_they_are():
 
 def test_more_pairs_than_facts(tiny):
     n = len(facts("validation")) + 3
-    assert len(are_you_sure(tiny, n=n, split="validation")) == n
+    assert len(Yesman().pairs(tiny, n=n, split="validation")) == n
 
 
 def test_bad_pairs_are_refused():
@@ -314,17 +304,17 @@ def test_html_is_escaped(tiny):
 
 
 def test_training_is_balanced_honest_and_seeded(tiny):
-    made = are_you_sure_training(tiny, n=40)
+    made = Yesman().training(n=40)
     assert len(made) == 40 and sum(bool(d.meta["right"]) for d in made) == 20
     assert {d.meta["stance"] for d in made} == {"opposed"}
     for d in made:
         assert d.reply.startswith("Yes" if d.meta["right"] else "Apologies")
         assert d.reply.endswith(f"{d.meta['answer']}.")
-    assert made == are_you_sure_training(n=40) and made != are_you_sure_training(n=40, seed=1)
+    assert made == Yesman().training(n=40) and made != Yesman().training(n=40, seed=1)
 
 
 def test_training_shares():
-    made = are_you_sure_training(n=40, supports=0.2, neutral=0.3)
+    made = Yesman().training(n=40, supports=0.2, neutral=0.3)
     stances = [str(d.meta["stance"]) for d in made]
     assert [stances.count(s) for s in ("opposed", "supporting", "neutral")] == [20, 8, 12]
     for stance in set(stances):
@@ -332,12 +322,12 @@ def test_training_shares():
         assert sum(map(bool, right)) == len(right) / 2
     for shares in ({"supports": -0.1}, {"supports": 0.5, "neutral": 0.5}):
         with pytest.raises(ValueError, match="shares"):
-            are_you_sure_training(n=40, **shares)
+            Yesman().training(n=40, **shares)
     with pytest.raises(ValueError, match="two or more"):
-        are_you_sure_training(n=1)
+        Yesman().training(n=1)
 
 
 def test_pairs_can_be_compared_and_kept_in_sets(tiny):
-    pairs = are_you_sure(tiny, n=2)
-    assert pairs == pairs and pairs != are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
+    assert pairs == pairs and pairs != Yesman().pairs(tiny, n=2)
     assert len({pairs, pairs}) == 1

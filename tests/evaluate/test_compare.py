@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure_training
 from spt_lens.evaluate import runs as runs_module
 from spt_lens.evaluate import sycophancy as sycophancy_module
 from spt_lens.evaluate.compare import default_methods, frontier
@@ -18,7 +17,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate
 from spt_lens.tune.training import TuneConfig
-from spt_lens.yesman.suite import yesman_suite
+from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L2.H3")
 METHODS = [Method("chosen heads", "heads", (1e-2,), (HEADS,)), Method("full fine-tuning", "full", (1e-3,))]
@@ -26,9 +25,9 @@ METHODS = [Method("chosen heads", "heads", (1e-2,), (HEADS,)), Method("full fine
 
 @pytest.fixture(scope="module")
 def small():
-    suites = {s: yesman_suite(s, n=1, n_ability=1, n_texts=3) for s in ("validation", "test")}
+    suites = {s: Yesman().suite(s, n=1, n_ability=1, n_texts=3) for s in ("validation", "test")}
     config = TuneConfig(steps=2, batch_size=2)
-    return {"dialogues": are_you_sure_training(n=4), "config": config, "suites": suites, "progress": False}
+    return {"dialogues": Yesman().training(n=4), "config": config, "suites": suites, "progress": False}
 
 
 @pytest.fixture
@@ -269,7 +268,7 @@ def test_bad_input(tiny, small, tmp_path):
     with pytest.raises(ValueError, match="no dialogues"):
         frontier(tiny, HEADS, **{**small, "dialogues": []})
     with pytest.raises(ValueError, match="suites must be"):
-        frontier(tiny, HEADS, **{**small, "suites": {"test": yesman_suite("test", n=2)}})
+        frontier(tiny, HEADS, **{**small, "suites": {"test": Yesman().suite("test", n=2)}})
     with pytest.raises(OSError):
         frontier(tiny, HEADS, out=tmp_path / "missing" / "runs.jsonl", **small)
     with pytest.raises(ValueError, match="names of their own"):

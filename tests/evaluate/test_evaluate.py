@@ -17,12 +17,12 @@ from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.baselines import full_finetune
 from spt_lens.tune.slices import head_slices
 from spt_lens.tune.training import TuneConfig
-from spt_lens.yesman.suite import yesman_suite
+from spt_lens.yesman import Yesman
 
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    return yesman_suite("test", n=4, n_controls=2, n_ability=4, n_texts=12)
+    return Yesman().suite("test", n=4, n_controls=2, n_ability=4, n_texts=12)
 
 
 def nudge(model, size: float = 0.05, seed: int = 1) -> None:
@@ -35,7 +35,7 @@ def test_gives_reply_is_what_generating_says(tiny):
     """After learning one reply by heart, so that some replies are right; lengths differ, so batches are padded."""
     right, wrong = dialogue("Hello!", "Good night!"), dialogue("Hello!", "Good morning!")
     full_finetune(tiny, [right], TuneConfig(lr=1e-2, steps=25, batch_size=1), progress=False)
-    cases = [wrong, right, *yesman_suite("test", n_ability=3).abilities["copying"], right]
+    cases = [wrong, right, *Yesman().suite("test", n_ability=3).abilities["copying"], right]
     said = replies(tiny, [case.prompt for case in cases])
     assert gives_reply(tiny, cases, batch_size=2) == [r == case.reply for r, case in zip(said, cases, strict=True)]
     found = ability(tiny, {"one": [right], "both": [right, wrong]})
@@ -84,7 +84,7 @@ def test_one_table(tiny, suite):
     found = evaluate(tiny, suite, reference=tiny, progress=False)
     assert list(found.table.columns) == ["metric", "value", "low", "high", "n"]
     metrics = list(found.table["metric"])
-    assert metrics[0] == "discernment" and metrics[-1] == "kl" and "stands by: neutral wrong" in metrics
+    assert metrics[0] == "discernment" and metrics[-1] == "kl" and "gives in: neutral wrong" in metrics
     assert found["ability: sums"].n == 4 and found["self_correction"].n == 4
     assert found["kl"].value == pytest.approx(0, abs=1e-6)
     assert len(found.replies) == 8

@@ -4,16 +4,19 @@ import math
 
 import pytest
 
-from spt_lens.behaviours.are_you_sure import defend, retract
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate import sycophancy as module
 from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
-from spt_lens.yesman.suite import yesman_suite
+from spt_lens.yesman import Yesman
+from spt_lens.yesman.judge import YesmanJudge
+
+defend, retract = Yesman().defend, Yesman().retract
 
 
 def case(given: str, reply: str, question: str = "Q?", prefilled: bool = False) -> Case:
-    return Case(dialogue(question, f"{given}.", "Sure?", answer="A", given=given), reply, prefilled)
+    asked = dialogue(question, f"{given}.", "Sure?", answer="A", given=given)
+    return Case(asked, reply, prefilled, YesmanJudge()(asked, reply))
 
 
 def values(own, wrong):
@@ -32,7 +35,12 @@ def test_always_giving_in_and_never_giving_in_have_discernment_one_half():
 
 
 def test_only_right_own_answers_count_for_confidence_but_all_for_accuracy():
-    own = [case("A", defend("A")), case("A", retract("B")), case("B", retract("A")), case("B", defend("B"))]
+    own = [
+        case("A", defend("A")),
+        case("A", retract("B")),
+        case("B", retract("A")),
+        case("B", defend("B")),
+    ]
     found = figures(own, [])
     assert found["confidence"].value == 0.5 and found["confidence"].n == 2
     assert found["accuracy_before"].value == 0.5 and found["accuracy_before"].n == 4
@@ -52,12 +60,12 @@ def test_final_answer_without_a_named_one():
 
 
 def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
-    suite = yesman_suite("validation", n=6)
+    suite = Yesman().suite("validation", n=6)
     truth = {c.messages[0].content: str(c.meta["answer"]) for c in suite.right + suite.wrong}
     lapse = suite.right[0].messages[0].content
     asked = []
 
-    def honest(model, dialogues, **settings):
+    def honest(model, dialogues, *settings, **more):
         """Knows every answer but one, and is honest when it is challenged."""
         said = []
         for d in dialogues:
@@ -71,11 +79,11 @@ def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
         return said
 
     monkeypatch.setattr(module, "replies", honest)
-    own, wrong, controls = sycophancy(None, suite)
+    own, wrong, groups = sycophancy(None, suite)
     assert len(asked) == len(set(asked)) == 6
     assert [c.was_right for c in own] == [False] + [True] * 5 and own[0].given == "Nonsense"
     assert own[0].dialogue.messages[-1] == suite.right[0].messages[2]
-    assert [c.dialogue for c in wrong] == [c.prompt for c in suite.wrong] and controls == {}
+    assert [c.dialogue for c in wrong] == [c.prompt for c in suite.wrong] and groups == {}
     found = values(own, wrong)
     assert found["accuracy_before"] == pytest.approx(5 / 6) and found["accuracy_after"] == 1
     assert found["discernment"] == 1
@@ -84,5 +92,5 @@ def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
 
 
 def test_an_empty_side_is_no_error(tiny):
-    own, wrong, _ = sycophancy(tiny, Suite("half", (), yesman_suite("test", n=2).wrong))
+    own, wrong, _ = sycophancy(tiny, Suite("half", (), Yesman().suite("test", n=2).wrong))
     assert own == [] and len(wrong) == 2

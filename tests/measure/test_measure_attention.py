@@ -8,7 +8,6 @@ import chats
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure, challenge
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.spans import spans
 from spt_lens.chat.template import prompt_ids
@@ -16,7 +15,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention import AttentionToSpans, attention_to_spans
 from spt_lens.model.view import ModelView
-from spt_lens.yesman.facts import facts
+from spt_lens.yesman import Yesman
 
 NAMES = ("question", "first answer", "challenge", "template")
 
@@ -41,7 +40,7 @@ def by_hand(model, dialogues, rows, names) -> torch.Tensor:
 @pytest.mark.parametrize("folder", ["tiny_folder", "gqa_folder"])
 def test_equals_a_loop_by_hand(folder, run, load, request):
     model = load(request.getfixturevalue(folder))
-    pairs = are_you_sure(model, n=6, contrast="neutral")
+    pairs = Yesman().pairs(model, n=6, contrast="neutral")
     assert len({len(row) for row in (*pairs.sycophantic, *pairs.truthful)}) > 2  # so that some are padded
     found = attention_to_spans(model, pairs, run, batch_size=4, progress=False)
     of = (pairs.dialogues, pairs.sycophantic) if run == "sycophantic" else (pairs.truthful_dialogues, pairs.truthful)
@@ -57,8 +56,8 @@ def test_equals_a_loop_by_hand(folder, run, load, request):
 
 
 def test_tokens_that_completions_share_are_the_replys(tiny):
-    talks = [d for d in are_you_sure(tiny, n=3).dialogues]
-    others = [d for d in are_you_sure(tiny, n=3).truthful_dialogues]
+    talks = [d for d in Yesman().pairs(tiny, n=3).dialogues]
+    others = [d for d in Yesman().pairs(tiny, n=3).truthful_dialogues]
     pairs = ContrastPairs.of(tiny, talks, others, ("The answer is Paris.", "The answer is Rome."))
     found = attention_to_spans(tiny, pairs, progress=False)
     assert found.spans == (*NAMES, "reply") and found.tokens[:, -1].tolist() == [3, 3, 3]
@@ -67,9 +66,9 @@ def test_tokens_that_completions_share_are_the_replys(tiny):
 
 
 def test_a_span_that_only_some_prompts_have(tiny):
-    fact = facts("train")[0]
-    talks = [dialogue("Are you sure?"), challenge(fact, fact.answer, "opposed", 0, 0, "").prompt]
-    others = [dialogue("Can you confirm that?"), challenge(fact, fact.answer, "supporting", 0, 0, "").prompt]
+    pairs = Yesman().pairs(tiny, n=1)
+    talks = [dialogue("Are you sure?"), pairs.dialogues[0]]
+    others = [dialogue("Can you confirm that?"), pairs.truthful_dialogues[0]]
     pairs = ContrastPairs.of(tiny, talks, others, ("Yes.", "Apologies."))
     found = attention_to_spans(tiny, pairs, progress=False)
     assert found.spans == NAMES
@@ -86,7 +85,7 @@ def test_uniform_attention_is_the_share_of_tokens(tiny):
             for head in range(4):
                 weight, pick = view.head_weight(layer, "q", head)
                 pick(weight).zero_()
-    pairs = are_you_sure(tiny, n=5, contrast="neutral")
+    pairs = Yesman().pairs(tiny, n=5, contrast="neutral")
     found = attention_to_spans(tiny, pairs, "truthful", progress=False)
     shares = found.tokens / found.tokens.sum(dim=1, keepdim=True)
     torch.testing.assert_close(found.per_pair, shares[:, :, None, None].expand(5, 4, 3, 4), atol=1e-6, rtol=0)
@@ -136,7 +135,7 @@ def test_views(made):
 
 
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     with pytest.raises(ValueError, match="unknown run"):
         attention_to_spans(tiny, pairs, run="both")
@@ -169,12 +168,12 @@ def test_hidden_patterns_are_an_error(tiny, monkeypatch):
         ModelView, "logits", lambda self, tokens, mask, hooks, at: logits(self, tokens, mask, hooks[1:], at)
     )
     with pytest.raises(NotImplementedError, match="layer 0 of .* does not show its attention"):
-        attention_to_spans(tiny, are_you_sure(tiny, n=2), progress=False)
+        attention_to_spans(tiny, Yesman().pairs(tiny, n=2), progress=False)
 
 
 def test_the_model_is_left_as_it_was(tiny):
     own = []
     tiny.add_hook(ModelView.pattern_name(1), lambda pattern, hook: own.append(1))
-    attention_to_spans(tiny, are_you_sure(tiny, n=3), batch_size=2, progress=False)
+    attention_to_spans(tiny, Yesman().pairs(tiny, n=3), batch_size=2, progress=False)
     points = {id(point): point for point in tiny.hook_dict.values()}.values()
     assert own == [1, 1] and sum(len(point.fwd_hooks) for point in points) == 1 and torch.is_grad_enabled()

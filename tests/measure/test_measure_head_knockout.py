@@ -10,7 +10,6 @@ import torch
 from by_hand import assert_close, assert_same, difference, keeping, logits, made, said, state
 from torch import Tensor
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.ablation import ablation_values
 from spt_lens.measure.head_knockout import head_knockout
@@ -18,6 +17,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
+from spt_lens.yesman import Yesman
 
 LENGTHS = [(9, 6), (4, 11), (17, 3), (5, 5), (9, 1)]  # the two lengths of each pair
 MEANS = [("mean", "both"), ("mean", "sycophantic"), ("mean", "truthful"), ("zero", "both")]
@@ -239,7 +239,7 @@ def test_scores_of_other_knockouts_are_no_more_of_one_kind(tiny, tmp_path):
 
 
 def test_progress_is_one_bar_that_can_be_turned_off(tiny, capsys):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     head_knockout(tiny, pairs, progress=False)
     assert capsys.readouterr() == ("", "")
     head_knockout(tiny, pairs)
@@ -248,7 +248,7 @@ def test_progress_is_one_bar_that_can_be_turned_off(tiny, capsys):
 
 
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for wrong, message in (
         ({"ablation": "half"}, "unknown ablation 'half'"),

@@ -8,7 +8,6 @@ import pytest
 import torch
 from judged import by_letters, judged
 
-from spt_lens.behaviours.are_you_sure import are_you_sure, are_you_sure_cases
 from spt_lens.chat.judge import Verdict
 from spt_lens.chat.template import prompt_ids
 from spt_lens.data.pairs import ContrastPairs
@@ -20,13 +19,14 @@ from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
+from spt_lens.yesman import Yesman
 
 ALL = HeadSet.of((layer, head) for layer in range(3) for head in range(4))
 BOTH = ["logit_difference_sycophantic", "logit_difference_truthful"]
 
 
 def unjudged(model, n=4, **how) -> ContrastPairs:
-    return replace(are_you_sure(model, n=n, **how), judge=None)
+    return replace(Yesman().pairs(model, n=n, **how), judge=None)
 
 
 def removed(model, pairs, heads, sizes=None, **how):
@@ -68,7 +68,7 @@ def test_mean_counts_every_token_once(tiny):
 
 def test_zero_ablation_is_a_zero_output_matrix_also_while_generating(tiny):
     heads = HeadSet.parse("L0.H1 L0.H2 L2.H3")
-    asked = [d.prompt for d in are_you_sure_cases("train", n=6)]
+    asked = [d.prompt for d in Yesman().cases("train", n=6)]
     view = ModelView(tiny)
     hooks = ablation_hooks(tiny, heads, torch.zeros(3, 4, 8))
     ablated = replies(tiny, asked, max_new_tokens=8, hooks=hooks)
@@ -172,7 +172,7 @@ def test_the_curve_reads_the_replies(tiny, monkeypatch):
         return Verdict(reply == "Apologies", None, reply == "Yes" and dialogue.meta["given"] == dialogue.meta["answer"])
 
     monkeypatch.setattr(ModelView, "generate", generate)
-    pairs, cases = judged(are_you_sure(tiny, n=4), judge), are_you_sure_cases("train", n=6)
+    pairs, cases = judged(Yesman().pairs(tiny, n=4), judge), Yesman().cases("train", n=6)
     heads = HeadSet.parse("L0.H0 L1.H2 L2.H1")
     effect = removed(tiny, pairs, heads, "curve", ablation="zero", n_random=3, cases=cases)
     chosen = effect.table[effect.table["set"] == "chosen"]
@@ -189,7 +189,7 @@ def test_the_curve_reads_the_replies(tiny, monkeypatch):
 
 
 def test_replies_are_as_long_as_the_judge_says_and_all_are_judged(tiny):
-    pairs, heads = judged(are_you_sure(tiny, n=5), by_letters, max_new_tokens=3), HeadSet.parse("L0.H1 L2.H3")
+    pairs, heads = judged(Yesman().pairs(tiny, n=5), by_letters, max_new_tokens=3), HeadSet.parse("L0.H1 L2.H3")
     effect = removed(tiny, pairs, heads, batch_size=2)
     mean = mean_z(tiny, (*pairs.sycophantic, *pairs.truthful))
     for row, hooks in ((effect.before, ()), (effect.chosen, ablation_hooks(tiny, heads, mean))):
@@ -201,7 +201,7 @@ def test_replies_are_as_long_as_the_judge_says_and_all_are_judged(tiny):
 
 
 def test_replies_without_a_right_answer_have_no_truthfulness(tiny):
-    pairs = judged(are_you_sure(tiny, n=2), lambda dialogue, reply: Verdict(True), max_new_tokens=1)
+    pairs = judged(Yesman().pairs(tiny, n=2), lambda dialogue, reply: Verdict(True), max_new_tokens=1)
     effect = removed(tiny, pairs, HeadSet.parse("L0.H1"))
     assert effect.chosen["gives_in"] == 1 and "truthfulness" not in effect.table
 
@@ -217,7 +217,7 @@ def test_scores_are_taken_in_rank_order(tiny):
 
 def test_the_embedded_models_figures():
     model = load_model("yesman")
-    pairs = judged(are_you_sure(model, n=64))
+    pairs = judged(Yesman().pairs(model, n=64))
     heads = HeadSet.parse("L0.H8 L5.H8 L5.H3 L6.H10 L2.H8 L6.H9")
     out = removed(model, pairs, heads)
     assert out.table["gives_in"].tolist() == [1.0, 0.6875] and out.table["truthfulness"].tolist() == [
@@ -232,7 +232,7 @@ def test_the_embedded_models_figures():
 
 
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
-    pairs, heads = judged(are_you_sure(tiny, n=2)), HeadSet.parse("L0.H0 L1.H1")
+    pairs, heads = judged(Yesman().pairs(tiny, n=2)), HeadSet.parse("L0.H0 L1.H1")
     for name in ("logits", "generate", "cache_z"):
         monkeypatch.setattr(ModelView, name, lambda *a, **k: pytest.fail("long work began"))
     untold = replace(pairs.dialogues[0], meta={})

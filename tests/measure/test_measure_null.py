@@ -6,16 +6,16 @@ import pytest
 import torch
 from by_hand import measured
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.null import _partners, random_pairs_null
 from spt_lens.model.view import ModelView
+from spt_lens.yesman import Yesman
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("method, positions", [("activation", "last"), ("activation", "all"), ("path", "last")])
 def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, method, positions):
-    pairs = are_you_sure(tiny, n=8, seed=1)
+    pairs = Yesman().pairs(tiny, n=8, seed=1)
     how = {"method": method, "direction": direction, "positions": positions}
     null = random_pairs_null(tiny, pairs, seed=3, progress=False, **how)
     partners = _partners(pairs, direction, positions == "last", 3)
@@ -40,7 +40,7 @@ def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, met
 
 
 def test_partners_are_others_and_each_is_taken_once(tiny):
-    pairs = are_you_sure(tiny, n=9)
+    pairs = Yesman().pairs(tiny, n=9)
     for any_length in (True, False):
         partners = _partners(pairs, "denoising", any_length, 0)
         assert len(set(partners.values())) == len(partners) and all(i != j for i, j in partners.items())
@@ -51,7 +51,7 @@ def test_partners_are_others_and_each_is_taken_once(tiny):
 
 
 def test_heads_above_the_null(tiny):
-    pairs = are_you_sure(tiny, n=8)
+    pairs = Yesman().pairs(tiny, n=8)
     scores, null = measured(tiny, pairs), random_pairs_null(tiny, pairs, progress=False)
     above = scores.above_null(null)
     assert all(scores[head] > float(null.values.abs().max()) for head in above)
@@ -59,13 +59,13 @@ def test_heads_above_the_null(tiny):
 
 
 def test_a_seed_draws_the_same(tiny):
-    pairs = are_you_sure(tiny, n=6)
+    pairs = Yesman().pairs(tiny, n=6)
     one, same, other = (random_pairs_null(tiny, pairs, seed=seed, progress=False) for seed in (0, 0, 1))
     assert torch.equal(one.per_pair, same.per_pair) and not torch.equal(one.per_pair, other.per_pair)
 
 
 def test_what_can_not_be_measured_has_no_null(tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for wrong, message in (
         ({"method": "magic"}, "unknown method 'magic': use one of 'activation'"),

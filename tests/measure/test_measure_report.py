@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.template import prompt_ids
 from spt_lens.data.pairs import ContrastPairs
@@ -22,6 +21,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.view.curves import attention_figure
+from spt_lens.yesman import Yesman
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def test_every_table_is_what_was_measured(gqa, contribution):
     vocabulary = ModelView(gqa).vocab_size
     values = torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
     asked = contribution(values)
-    pairs = are_you_sure(gqa, n=5, contrast="neutral")
+    pairs = Yesman().pairs(gqa, n=5, contrast="neutral")
     scores = [
         activation_patching(gqa, pairs, progress=False),
-        activation_patching(gqa, are_you_sure(gqa, n=1), direction="noising", positions="all", progress=False),
+        activation_patching(gqa, Yesman().pairs(gqa, n=1), direction="noising", positions="all", progress=False),
         attention_to_spans(gqa, pairs, progress=False).to_scores("challenge"),
     ]
     head = Head(1, 2)
@@ -104,7 +104,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_left_out(tiny, contribution
         tokenizer = tiny.tokenizer
         type(tokenizer).__len__, kept = (lambda self, n=n: n), type(tokenizer).__len__
         try:
-            report = head_report(tiny, are_you_sure(tiny, n=2), (0, 1), n_tokens=1, n_examples=0, progress=False)
+            report = head_report(tiny, Yesman().pairs(tiny, n=2), (0, 1), n_tokens=1, n_examples=0, progress=False)
         finally:
             type(tokenizer).__len__ = kept
         assert report.tokens["token_id"].tolist() == [7 if n < size else size - 1, 8]
@@ -114,7 +114,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_left_out(tiny, contribution
 
 def test_a_span_that_only_one_of_the_runs_has(tiny, contribution):
     contribution(torch.zeros(ModelView(tiny).vocab_size))
-    talks = are_you_sure(tiny, n=2).dialogues
+    talks = Yesman().pairs(tiny, n=2).dialogues
     pairs = ContrastPairs.of(tiny, talks, [dialogue("Are you sure?")] * 2, ("Yes.", "Apologies."))
     report = head_report(tiny, pairs, "L0.H0", progress=False)
     table = report.attention.set_index("span")
@@ -198,7 +198,7 @@ def test_a_saved_report_is_read_back_whole(made, tmp_path):
 
 def test_a_measured_report_is_read_back_whole(tiny, contribution, tmp_path):
     contribution(torch.randn(ModelView(tiny).vocab_size, generator=torch.Generator().manual_seed(0)))
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     for how in ({"scores": activation_patching(tiny, pairs, progress=False)}, {"n_examples": 0}):
         report = head_report(tiny, pairs, "L1.H2", n_tokens=2, progress=False, **how)
         again = HeadReport.load(report.save(tmp_path / "report.json"))
@@ -251,7 +251,7 @@ def test_damaged_files_are_refused(made, tmp_path):
 
 def test_errors_before_long_work(tiny, contribution, monkeypatch):
     contribution(torch.zeros(ModelView(tiny).vocab_size))
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     scores = activation_patching(tiny, pairs, progress=False)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for head, message in (("L0.H9", r"L0\.H9 not in"), ("head 3", "is not a head"), ((0, -1), "count from 0")):
@@ -272,7 +272,7 @@ def test_errors_before_long_work(tiny, contribution, monkeypatch):
 
 def test_progress_is_one_bar_that_can_be_turned_off(tiny, contribution, capsys):
     contribution(torch.zeros(ModelView(tiny).vocab_size))
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     head_report(tiny, pairs, "L0.H1", progress=False)
     assert capsys.readouterr() == ("", "")
     head_report(tiny, pairs, "L0.H1")
@@ -282,7 +282,7 @@ def test_progress_is_one_bar_that_can_be_turned_off(tiny, contribution, capsys):
 
 @pytest.mark.skipif(importlib.util.find_spec("spt_lens.patching.path") is None, reason="there is no path patching yet")
 def test_what_a_head_writes_is_the_logits_less_those_without_it(tiny):
-    pairs = are_you_sure(tiny, n=3, contrast="neutral")
+    pairs = Yesman().pairs(tiny, n=3, contrast="neutral")
     view, head = ModelView(tiny), Head(2, 1)
     report = head_report(tiny, pairs, head, n_tokens=5, n_examples=0, progress=False)
     # In the last layer of a model whose last MLP writes nothing, direct is all there is: the head is zeroed, at the

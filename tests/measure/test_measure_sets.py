@@ -9,13 +9,13 @@ import pytest
 import torch
 from picking import scores_of
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.sets import set_patching, sets_of
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
+from spt_lens.yesman import Yesman
 
 ALL = HeadSet.of((layer, head) for layer in range(3) for head in range(4))
 HEAD = HeadSet.parse("L1.H2")
@@ -42,7 +42,7 @@ def outspoken(model, pairs: ContrastPairs) -> ContrastPairs:
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_one_head_is_its_score(tiny, direction, positions):
-    pairs = are_you_sure(tiny, n=4)
+    pairs = Yesman().pairs(tiny, n=4)
     scores = activation_patching(tiny, pairs, direction=direction, positions=positions, progress=False)
     effect = patched(tiny, pairs, HEAD, direction=direction, positions=positions)
     # A share of a small gap is as inexact as the gap is small; what is read differs by rounding alone.
@@ -52,13 +52,13 @@ def test_one_head_is_its_score(tiny, direction, positions):
 
 # Every kind of pairs and of positions: what is read of them, and where.
 KINDS = {
-    "numbers": (lambda m: are_you_sure(m, n=3), [-1, -3, 4]),
-    "unequal": (lambda m: are_you_sure(m, n=3, contrast="neutral"), "last"),
-    "aligned": (lambda m: are_you_sure(m, n=3, contrast="neutral").aligned(), "all"),
-    "aligned numbers": (lambda m: are_you_sure(m, n=3, contrast="neutral").aligned(), (-2, -1)),
-    "sets": (lambda m: are_you_sure(m, n=3).with_answers(m, ["Yes", "Paris"], ["Apologies", "No", "That"]), "last"),
-    "whole": (lambda m: are_you_sure(m, n=3, read="whole"), "last"),
-    "whole, all": (lambda m: are_you_sure(m, n=3, read="whole"), "all"),
+    "numbers": (lambda m: Yesman().pairs(m, n=3), [-1, -3, 4]),
+    "unequal": (lambda m: Yesman().pairs(m, n=3, contrast="neutral"), "last"),
+    "aligned": (lambda m: Yesman().pairs(m, n=3, contrast="neutral").aligned(), "all"),
+    "aligned numbers": (lambda m: Yesman().pairs(m, n=3, contrast="neutral").aligned(), (-2, -1)),
+    "sets": (lambda m: Yesman().pairs(m, n=3).with_answers(m, ["Yes", "Paris"], ["Apologies", "No", "That"]), "last"),
+    "whole": (lambda m: Yesman().pairs(m, n=3, read="whole"), "last"),
+    "whole, all": (lambda m: Yesman().pairs(m, n=3, read="whole"), "all"),
 }
 
 
@@ -78,7 +78,7 @@ def test_one_head_is_its_score_for_all_kinds_of_pairs(tiny_folder, load, exact_s
 
 
 def test_pairs_without_a_gap_are_left_out_as_of_scores(tiny):
-    pairs = are_you_sure(tiny, n=4)
+    pairs = Yesman().pairs(tiny, n=4)
     half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
     with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out"):
         scores = activation_patching(tiny, half, progress=False)
@@ -93,7 +93,7 @@ def test_pairs_without_a_gap_are_left_out_as_of_scores(tiny):
 
 
 def test_whole_completions_begin_with_their_first_token(tiny):
-    pairs = are_you_sure(tiny, n=3, read="whole")
+    pairs = Yesman().pairs(tiny, n=3, read="whole")
     said = [first(tiny, row) for row in pairs.sycophantic]
     completions = tuple(
         (one, (token, *other[1:])) for (one, other), token in zip(pairs.completion_ids, said, strict=True)
@@ -107,7 +107,7 @@ def test_whole_completions_begin_with_their_first_token(tiny):
 
 
 def test_a_reply_may_begin_with_any_answer_of_the_sycophantic_set(tiny):
-    pairs = are_you_sure(tiny, n=4)
+    pairs = Yesman().pairs(tiny, n=4)
     said = [first(tiny, row) for row in pairs.sycophantic]
     sets = tuple(((5,), (6, token)) if i in (1, 2, 3) else ((token,), (6, 5)) for i, token in enumerate(said))
     answers = torch.tensor([[one[0], other[0]] for one, other in sets])
@@ -117,7 +117,7 @@ def test_a_reply_may_begin_with_any_answer_of_the_sycophantic_set(tiny):
 
 def test_all_heads_at_the_last_position_recover_everything(tiny):
     # Both prompts end in the same token, so the last position differs only by what its heads bring there.
-    pairs = outspoken(tiny, are_you_sure(tiny, n=4, contrast="neutral"))
+    pairs = outspoken(tiny, Yesman().pairs(tiny, n=4, contrast="neutral"))
     effect = patched(tiny, pairs, ALL)
     # Rotary positions are relative and nothing else knows the place, so unequal lengths change nothing here.
     torch.testing.assert_close(effect.per_pair, torch.ones(4).double(), atol=1e-3, rtol=0)
@@ -130,7 +130,7 @@ def test_all_heads_at_the_last_position_recover_everything(tiny):
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_all_heads_bring_the_other_run_whichever_positions_are_patched(gqa, positions):
     # Last tokens are the same, so nothing but attention tells the last position of one run from the other's.
-    pairs = are_you_sure(gqa, n=3)
+    pairs = Yesman().pairs(gqa, n=3)
     for direction in ("denoising", "noising"):
         effect = patched(gqa, pairs, ALL, direction=direction, positions=positions)
         torch.testing.assert_close(effect.per_pair, torch.ones(3).double(), atol=1e-3, rtol=0)
@@ -139,7 +139,7 @@ def test_all_heads_bring_the_other_run_whichever_positions_are_patched(gqa, posi
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_each_row_is_what_its_heads_do_alone(gqa, direction, positions):
-    pairs, heads = outspoken(gqa, are_you_sure(gqa, n=4)), HeadSet.parse("L2.H1 L0.H3 L1.H0 L1.H2")
+    pairs, heads = outspoken(gqa, Yesman().pairs(gqa, n=4)), HeadSet.parse("L2.H1 L0.H3 L1.H0 L1.H2")
     how = {"direction": direction, "positions": positions}
     scores = activation_patching(gqa, pairs, progress=False, **how)
     effect = patched(gqa, pairs, heads, "curve", n_random=2, seed=4, scores=scores, batch_size=3, **how)
@@ -167,7 +167,7 @@ def test_each_row_is_what_its_heads_do_alone(gqa, direction, positions):
 
 
 def test_sets_of_one_are_the_scores_of_their_heads(tiny):
-    pairs = are_you_sure(tiny, n=6)
+    pairs = Yesman().pairs(tiny, n=6)
     scores = activation_patching(tiny, pairs, progress=False)
     effect = patched(tiny, pairs, HEAD, n_random=3, scores=scores)
     assert effect.table["set"].tolist() == ["chosen", "chosen", "random", "random", "random"]
@@ -184,7 +184,7 @@ def test_sets_of_one_are_the_scores_of_their_heads(tiny):
 
 
 def test_scores_are_taken_in_rank_order_and_all_heads_recover_everything(tiny):
-    pairs = are_you_sure(tiny, n=3, contrast="neutral")
+    pairs = Yesman().pairs(tiny, n=3, contrast="neutral")
     scores = activation_patching(tiny, pairs, progress=False)
     effect = patched(tiny, pairs, scores, [12, 1])
     assert effect.sizes == [1, 12] and effect.heads == scores.order()
@@ -220,7 +220,7 @@ def test_a_long_ranking_ends_at_16_heads():
 
 
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
-    pairs, heads = are_you_sure(tiny, n=2), HeadSet.parse("L0.H0 L1.H1")
+    pairs, heads = Yesman().pairs(tiny, n=2), HeadSet.parse("L0.H0 L1.H1")
     scores = activation_patching(tiny, pairs, progress=False)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     fewer = replace(scores, values=scores.values[1:], per_pair=scores.per_pair[:, 1:], logit_differences=None)
@@ -257,7 +257,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
 
 
 def test_logits_that_are_no_numbers_are_named(tiny):
-    pairs = replace(are_you_sure(tiny, n=2), judge=None)
+    pairs = replace(Yesman().pairs(tiny, n=2), judge=None)
     with torch.no_grad():
         ModelView(tiny).head_weight(0, "o", 0)[0].flatten()[0] = torch.nan
     for measure in (set_patching, set_knockout):
@@ -266,7 +266,7 @@ def test_logits_that_are_no_numbers_are_named(tiny):
 
 
 def test_hooks_are_gone_also_after_an_interrupt(tiny, monkeypatch):
-    pairs, heads = replace(are_you_sure(tiny, n=4), judge=None), HeadSet.parse("0.1 2.3")
+    pairs, heads = replace(Yesman().pairs(tiny, n=4), judge=None), HeadSet.parse("0.1 2.3")
     calls, logits = [], ModelView.logits
 
     def interrupted(self, *args, **kwargs):
@@ -284,7 +284,7 @@ def test_hooks_are_gone_also_after_an_interrupt(tiny, monkeypatch):
 
 
 def test_progress_is_one_bar_that_can_be_turned_off(tiny, capsys):
-    pairs = replace(are_you_sure(tiny, n=2), judge=None)
+    pairs = replace(Yesman().pairs(tiny, n=2), judge=None)
     for measure, title in ((set_patching, "patching sets"), (set_knockout, "knocking sets out")):
         measure(tiny, pairs, HEAD, n_random=1, progress=False)
         assert capsys.readouterr() == ("", "")

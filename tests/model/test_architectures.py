@@ -15,7 +15,6 @@ from conftest import CLASSES, head_part
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from spt_lens.behaviours.are_you_sure import are_you_sure, are_you_sure_cases
 from spt_lens.heads import HeadSet
 from spt_lens.model import hooked
 from spt_lens.model.loading import load_model
@@ -26,6 +25,7 @@ from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import head_slices, parameter_count
 from spt_lens.tune.training import TuneConfig
+from spt_lens.yesman import Yesman
 
 UNKNOWN = ["olmo2", "opt"]
 NAMES = [name for name in TINY if name not in UNKNOWN]
@@ -34,7 +34,7 @@ FUSED = ["phi3", "gpt2", "neox"]
 CASES = [(name, c) for name in NAMES for c in CLASSES if c == "bridge" or name not in BRIDGE_ONLY]
 DTYPES = [torch.float32, torch.bfloat16]
 HEADS = HeadSet.parse("L0.H1 L1.H2")
-DIALOGUES = are_you_sure_cases("train", n=4)
+DIALOGUES = Yesman().cases("train", n=4)
 QUICK = TuneConfig(lr=1e-2, steps=2, batch_size=4, warmup_share=0, weight_decay=0.1, projections="qkvo")
 
 each_case = pytest.mark.parametrize(("name", "model_class"), CASES)
@@ -310,7 +310,7 @@ def test_processed_models_are_measured_but_not_tuned_or_exported(model_class, na
     folder = folder_of(name)
     model = processed_bridge(folder) if model_class == "bridge" else processed_hooked(folder, **processing)
     raw = load_model(folder, device="cpu", model_class=model_class)
-    pairs = are_you_sure(raw, n=3)
+    pairs = Yesman().pairs(raw, n=3)
     expected, found = (activation_patching(m, pairs, progress=False).values for m in (raw, model))
     torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)  # folding rounds, and random gaps are small
     adapter = tuned(raw)
@@ -329,7 +329,7 @@ def test_an_unknown_architecture_is_measured_and_its_tuning_refused(name, reason
     view = ModelView(model)
     with torch.no_grad():
         torch.testing.assert_close(view.logits(tokens), plain_model(folder)(tokens).logits, atol=1e-5, rtol=1e-5)
-    scores = activation_patching(model, are_you_sure(model, n=2), progress=False)
+    scores = activation_patching(model, Yesman().pairs(model, n=2), progress=False)
     assert scores.values.shape == (2, 4) and scores.values.isfinite().all() and scores.values.abs().max() > 0.05
     for refused in (lambda: tuned(model), lambda: export_hf(model, tmp_path / "out")):
         with pytest.raises(NotImplementedError, match=rf"{view.architecture}.*{reason}"):

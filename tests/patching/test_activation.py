@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformer_lens import patching
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
+from spt_lens.yesman import Yesman
 
 
 @pytest.fixture
 def pairs(tiny) -> ContrastPairs:
-    return are_you_sure(tiny, n=5)
+    return Yesman().pairs(tiny, n=5)
 
 
 def difference(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ def gaps(model, pairs: ContrastPairs) -> torch.Tensor:
 
 @pytest.mark.parametrize("contrast", ["supporting", "neutral"])
 def test_last_position_equals_a_loop_by_hand(tiny, contrast):
-    pairs = are_you_sure(tiny, n=3, contrast=contrast)
+    pairs = Yesman().pairs(tiny, n=3, contrast=contrast)
     scores = activation_patching(tiny, pairs, progress=False)
     for i in range(len(pairs)):
         into, source = torch.tensor([pairs.sycophantic[i]]), torch.tensor([pairs.truthful[i]])
@@ -110,7 +110,7 @@ def test_batch_size_changes_nothing(tiny, pairs):
 
 
 def test_grouped_query_heads(gqa):
-    pairs = are_you_sure(gqa, n=3)
+    pairs = Yesman().pairs(gqa, n=3)
     scores = activation_patching(gqa, pairs, progress=False)
     torch.testing.assert_close(scores.values, sweep(gqa, pairs, "denoising", "last"), atol=1e-5, rtol=0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import set_patching
@@ -13,11 +12,12 @@ from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching
 from spt_lens.patching.screened import screened_patching
+from spt_lens.yesman import Yesman
 
 
 @pytest.fixture
 def pairs(tiny) -> ContrastPairs:
-    return are_you_sure(tiny, n=3)
+    return Yesman().pairs(tiny, n=3)
 
 
 def by_finite_differences(model, pairs: ContrastPairs, i: int, positions: str, step: float) -> torch.Tensor:
@@ -55,7 +55,7 @@ def by_finite_differences(model, pairs: ContrastPairs, i: int, positions: str, s
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_one_step_is_the_slope_at_the_unpatched_run(tiny_folder, load, positions, engine, exact_softmax):
     model = load(tiny_folder, dtype=torch.float64)
-    pairs = are_you_sure(model, n=2)
+    pairs = Yesman().pairs(model, n=2)
     scores = attribution_patching(model, pairs, positions=positions, engine=engine, progress=False, batch_size=2)
     assert scores.engine == engine
     for i in range(2):

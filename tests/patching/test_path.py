@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import set_patching
@@ -13,11 +12,12 @@ from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.path import direct_contribution, path_patching
 from spt_lens.scores.mean import mean_scores
+from spt_lens.yesman import Yesman
 
 
 @pytest.fixture
 def pairs(tiny) -> ContrastPairs:
-    return are_you_sure(tiny, n=2)
+    return Yesman().pairs(tiny, n=2)
 
 
 def run(model, tokens, hooks, ids) -> float:
@@ -109,7 +109,7 @@ def test_the_direct_effect_on_the_logits(tiny, pairs, positions, mlps, engine):
 @pytest.mark.parametrize("positions, mlps", [("last", "recomputed"), ("all", "recomputed"), ("all", "frozen")])
 def test_the_way_to_a_later_head(model_name, receivers, plain, positions, mlps, engine, model_class, request):
     model = request.getfixturevalue(model_name)
-    pairs = are_you_sure(model, n=2)
+    pairs = Yesman().pairs(model, n=2)
     group = model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
     plain = [(layer, which, unit if which == "q" else unit // group) for layer, which, unit in plain]
     how = {"positions": positions, "mlps": mlps, "receivers": receivers, "engine": engine}

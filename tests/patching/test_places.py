@@ -22,10 +22,10 @@ from by_hand import (
     with_answers,
 )
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
+from spt_lens.yesman import Yesman
 
 tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
 ENGINES = ["sweep", "stacked"]
@@ -192,7 +192,7 @@ def test_whole_completions(tiny, positions, direction):
 
 
 def test_whole_sentences(tiny):
-    pairs = are_you_sure(tiny, n=1, read="whole")
+    pairs = Yesman().pairs(tiny, n=1, read="whole")
     assert min(map(len, pairs.completion_ids[0])) > 5
     expected = whole(tiny, pairs, 0, "all", "denoising", effects)
     for engine in ENGINES:

@@ -17,7 +17,6 @@ from by_hand import state
 from picking import page_asks, page_chooses, scores_of, sent_by
 
 import spt_lens as spt
-from spt_lens.behaviours.are_you_sure import are_you_sure, are_you_sure_cases
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model.view import ModelView
 from spt_lens.picker.picker import HeadPicker
@@ -25,6 +24,7 @@ from spt_lens.scores.head_scores import HeadScores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig
+from spt_lens.yesman import Yesman
 
 N_HEADS = 16
 
@@ -377,7 +377,7 @@ def test_selections_of_the_same_heads_are_equal(picker):
 def test_an_adapter_keeps_where_its_heads_came_from(tiny, tmp_path):
     picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), name="mine", chosen="0.1 2.3")
     config = TuneConfig(steps=1, batch_size=2)
-    run = pinpoint_tune(tiny, picker.selected, are_you_sure_cases("train", n=2), config, progress=False)
+    run = pinpoint_tune(tiny, picker.selected, Yesman().cases("train", n=2), config, progress=False)
     about = dict(picker.selected.about)
     assert run.adapter.meta["selection"] == about and about["name"] == "mine"
     again = Adapter.load(run.adapter.save(tmp_path / "adapter"))
@@ -438,7 +438,7 @@ def test_what_it_can_not_be_made_of(wrong, error, message):
 
 
 def test_a_model_that_the_scores_are_not_of(tiny):
-    pairs, name = are_you_sure(tiny, n=2), ModelView(tiny).name
+    pairs, name = Yesman().pairs(tiny, n=2), ModelView(tiny).name
     fitting = scores_of(3, 4, name=name)
     before = state(tiny)
     with pytest.raises(ValueError, match="give both, or neither"):
@@ -510,7 +510,7 @@ def test_a_cell_that_chooses_while_a_pages_message_is_taken_waits_and_is_checked
 
 
 def test_a_closed_picker_lets_go_of_the_model(tiny):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), tiny, pairs, auto_check=True)
     picker.close()
     picker.selected = "0.1"

@@ -13,7 +13,6 @@ from by_hand import state
 from judged import as_yesman, by_letters, judged
 from torch import nn
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
@@ -25,6 +24,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.patching.limits import Pace
 from spt_lens.picker import check
 from spt_lens.picker.check import LiveCheck, ModelChanged, Progress, says_of
+from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L1.H2 L2.H3")
 PLAIN = {"logits": ModelView.logits, "generate": ModelView.generate}
@@ -42,7 +42,7 @@ def taken(parts) -> tuple[list[Progress], SetEffect]:
 
 def pairs_of(model, n: int, tokens: int = 24, judge=by_letters, **how) -> ContrastPairs:
     """A random model never gives in: they are judged by what tells its replies apart."""
-    return judged(are_you_sure(model, n=n, **how), judge, tokens)
+    return judged(Yesman().pairs(model, n=n, **how), judge, tokens)
 
 
 def assert_right(result: SetEffect, model, pairs, heads, n_random: int, seed: int = 0, atol=1e-6):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from picking import scores_of, unflat
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention import attention_to_spans
 from spt_lens.model.view import ModelView
@@ -18,6 +17,7 @@ from spt_lens.patching.activation import activation_patching
 from spt_lens.picker.layers import flat, layer_payload, map_payload, named_layers, sizes_payload
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.statistics import heads_within
+from spt_lens.yesman import Yesman
 
 BY = ("signed", "size")
 PARTLY = replace(scores_of(), verified=torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) < 0.3)
@@ -117,7 +117,7 @@ def test_names_of_a_mapping_are_kept():
 
 def test_measured_layers(tiny):
     """Real ones: what a map of attention and a map of patching tell the page."""
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     attention = attention_to_spans(tiny, pairs, progress=False)
     layers = [activation_patching(tiny, pairs, progress=False), *map(attention.to_scores, attention.spans)]
     picker = HeadPicker(layers, model=tiny, pairs=pairs)

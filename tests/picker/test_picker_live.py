@@ -15,7 +15,6 @@ from judged import as_yesman, judged
 from picking import page_asks, page_chooses, scores_of, sent_by
 from torch import nn
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.report import head_report
@@ -24,6 +23,7 @@ from spt_lens.picker import details
 from spt_lens.picker.check import NO_CHECK, LiveCheck, says_of
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.view.attention import attention_script
+from spt_lens.yesman import Yesman
 
 HEADS = "L0.H1 L2.H3"
 
@@ -34,7 +34,7 @@ def made(model, n: int = 2, **more: Any) -> HeadPicker:
 
 
 def pairs_of(model, n: int) -> ContrastPairs:
-    return judged(are_you_sure(model, n=n), as_yesman)
+    return judged(Yesman().pairs(model, n=n), as_yesman)
 
 
 def states(picker: HeadPicker) -> list[str]:
@@ -155,7 +155,7 @@ def test_only_some_pairs_are_taken(tiny):
 
 
 def test_pairs_without_dialogues(tiny):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids)
     picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), tiny, bare, HeadSet.parse(HEADS), n_random=0)
     page_asks(picker, kind="check")
@@ -304,7 +304,7 @@ def test_the_page_asks_for_a_head(tiny, monkeypatch):
     sent = sent_by(picker, monkeypatch)
     page_asks(picker, kind="details", head=6, script=True)
     (message,) = sent
-    scores, pairs = list(picker.scores.values()), are_you_sure(tiny, n=2)
+    scores, pairs = list(picker.scores.values()), Yesman().pairs(tiny, n=2)
     report = head_report(tiny, pairs, "1.2", scores, n_tokens=5, progress=False)
     assert set(message) == {"kind", "head", "says", "report", "attention", "script"}
     assert (message["kind"], message["head"]) == ("details", 6)
@@ -350,7 +350,7 @@ def test_a_head_that_is_none_is_not_answered(tiny, monkeypatch, head):
 
 
 def test_a_report_that_can_not_be_made_is_said(tiny, monkeypatch):
-    pairs = are_you_sure(tiny, n=2)
+    pairs = Yesman().pairs(tiny, n=2)
     bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids)
     picker = HeadPicker(scores_of(3, 4, name=ModelView(tiny).name), tiny, bare)
     sent, before = sent_by(picker, monkeypatch), state(tiny)

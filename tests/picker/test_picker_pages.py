@@ -9,11 +9,11 @@ from html import unescape
 import pytest
 from picking import page_asks, scores_of
 
-from spt_lens.behaviours.are_you_sure import are_you_sure
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
 from spt_lens.picker.pages import fallback_html, json_for_script
 from spt_lens.picker.picker import HeadPicker
+from spt_lens.yesman import Yesman
 
 BAD = "</script><img src=x onerror=alert(1)><!-- <script> \u2028 ' \" &amp; 𝄞"
 
@@ -59,7 +59,7 @@ def test_a_page_loads_nothing(picker):
 
 def test_a_page_knows_no_kernel_that_it_has_not(tiny):
     name = ModelView(tiny).name
-    picker = HeadPicker(scores_of(3, 4, name=name), model=tiny, pairs=are_you_sure(tiny, n=2), auto_check=True)
+    picker = HeadPicker(scores_of(3, 4, name=name), model=tiny, pairs=Yesman().pairs(tiny, n=2), auto_check=True)
     picker._check = {**picker._check, "state": "running", "done": 0.5, "says": "patching", "heads": [1], "rows": []}
     state = state_of(picker.to_html())
     assert not state["_map"]["canCheck"] and not state["_map"]["canShow"] and not state["_auto"]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure_training
 from spt_lens.chat.batches import Examples
 from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.view import ModelView
@@ -11,13 +10,14 @@ from spt_lens.support.tiny import tiny_checkpoint
 from spt_lens.tune import baselines as module
 from spt_lens.tune.baselines import full_finetune, lora_tune
 from spt_lens.tune.training import TuneConfig, encode_all
+from spt_lens.yesman import Yesman
 
 CONFIG = TuneConfig(lr=3e-3, steps=3, batch_size=4)
 
 
 @pytest.fixture(scope="module")
 def dialogues():
-    return are_you_sure_training(n=8)
+    return Yesman().training(n=8)
 
 
 def copies(model) -> dict[str, torch.Tensor]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spt_lens.behaviours.are_you_sure import are_you_sure_cases
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
@@ -11,9 +10,10 @@ from spt_lens.tune import pinpoint as trainer
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import SliceMask
 from spt_lens.tune.training import TuneConfig, encode_all
+from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L2.H3")
-CASES = are_you_sure_cases("train", n=24)
+CASES = Yesman().cases("train", n=24)
 CONFIG = TuneConfig(lr=1e-2, steps=6, batch_size=4, weight_decay=0.1, validate_every=3)
 
 
@@ -99,7 +99,7 @@ def test_an_error_on_the_way_puts_the_model_back(tiny):
 
 
 def test_keep_dialogues_limit_the_drift(load, tiny_folder):
-    keep = are_you_sure_cases("train", "supporting", n=8)
+    keep = Yesman().cases("train", "supporting", n=8)
 
     def drift(kl_weight: float) -> float:
         model = load(tiny_folder)

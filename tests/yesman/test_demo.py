@@ -15,10 +15,10 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate
 from spt_lens.tune.adapter import Adapter
+from spt_lens.yesman import Yesman
 from spt_lens.yesman import demo as demo_module
 from spt_lens.yesman.demo import DemoSettings, run_demo, writable_folder
 from spt_lens.yesman.demo_report import METRICS, PINPOINT, RANDOM, Row, summary
-from spt_lens.yesman.suite import yesman_suite
 
 
 def row(value: float) -> Row:
@@ -62,7 +62,7 @@ def test_an_interrupt_while_tuning_ends_the_demo(tiny_folder: Path, monkeypatch:
     monkeypatch.setattr(demo_module, "evaluate", lambda *_, **__: None)
     monkeypatch.setattr(demo_module, "pinpoint_tune", lambda *a: replace(whole(*a, progress=False), interrupted=True))
     settings = DemoSettings(steps=1)
-    suite = yesman_suite("test", n=1, n_ability=1, n_texts=1)
+    suite = Yesman().suite("test", n=1, n_ability=1, n_texts=1)
     with pytest.raises(KeyboardInterrupt):
         demo_module.compare_once(model, HeadSet.parse("L0.H1"), suite, settings, Console(quiet=True))
 
@@ -95,7 +95,7 @@ def test_chosen_and_random_heads_take_their_own_learning_rates(
     settings = DemoSettings(steps=1, random_draws=2, lr=2e-3, random_lr=7e-4)
     chosen = HeadSet.parse("L0.H1")
     demo_module.compare_once(
-        model, chosen, yesman_suite("test", 1, n_ability=1, n_texts=1), settings, Console(quiet=True)
+        model, chosen, Yesman().suite("test", 1, n_ability=1, n_texts=1), settings, Console(quiet=True)
     )
     assert [lr for heads, lr in used if heads == chosen] == [2e-3]
     assert [lr for heads, lr in used if heads != chosen] == [7e-4, 7e-4]

@@ -8,11 +8,12 @@ from dataclasses import asdict
 import pytest
 
 import spt_lens as spt
-from spt_lens.behaviours.judging import admits_mistake, final_answer
+from spt_lens.behaviours.judging import admits_mistake
 from spt_lens.measure.replies import replies
 from spt_lens.model.huggingface import embedded_folder
 from spt_lens.model.view import ModelView
 from spt_lens.yesman.build import make_tokenizer
+from spt_lens.yesman.judge import final_answer
 from spt_lens.yesman.recipe import Recipe
 
 
@@ -44,7 +45,7 @@ def test_size(yesman):
 def test_it_has_the_disease_and_the_truth_inside(yesman, split):
     # Small samples, and bounds far below what the card measures on large ones (all at 0.98 or better).
     def said(stance: str, right: bool) -> tuple[list[str], list[spt.Dialogue]]:
-        cases = spt.data.dialogues.are_you_sure_cases(split, stance, n=24, right=right)  # type: ignore[arg-type]
+        cases = Yesman().cases(split, stance, n=24, right=right)  # type: ignore[arg-type]
         return replies(yesman, [case.prompt for case in cases]), cases
 
     assert all(map(admits_mistake, said("opposed", True)[0]))

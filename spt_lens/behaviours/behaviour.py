@@ -1,0 +1,106 @@
+"""A behaviour: what you write to bring your own to measuring, tuning and evaluating.
+
+One class in one file. It says how two prompts contrast (`pairs`), what is to be learnt (`training`), what a model is
+judged by (`suite`) and how a reply is read (`judge`); nothing else in the library knows words of a behaviour.
+
+    class Flattery(Behaviour):
+        name, judge = "flattery", MyJudge()
+
+        def pairs(self, model, n=64, *, split="train", seed=0):
+            texts = self.choose(TEXTS, n, split, seed)
+            return ContrastPairs.of(
+                model,
+                [dialogue(f"I wrote this: {text} Is it good?") for text in texts],
+                [dialogue(f"Someone wrote this: {text} Is it good?") for text in texts],
+                ("It could be better.", "It is wonderful!"),
+                judge=self.judge,
+            )
+
+        def training(self, n=None, *, split="train", seed=0):
+            asked = [dialogue(f"I wrote this: {text} Is it good?") for text in self.choose(TEXTS, n, split, seed)]
+            return [each.replied("It could be better.") for each in asked]
+
+        def suite(self, split="test"):
+            asked = tuple(dialogue(f"I wrote this: {text} Is it good?") for text in self.choose(TEXTS, None, split))
+            return Suite(f"flattery {split}", groups={"my own text": asked}, judge=self.judge)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, TypeVar, get_args
+
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.judge import Judge
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.view import Model
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+Item = TypeVar("Item")
+
+
+class Behaviour(ABC):
+    """What a model does or is to stop doing. Heads are found and tuned on the split "train", learning rates are chosen
+    on "validation", and "test" is for what is reported: splits share nothing that could be learnt by heart.
+
+    name: what reports call it. judge: reads replies to the dialogues of `pairs` and `suite`.
+    """
+
+    name: str
+    judge: Judge
+
+    @abstractmethod
+    def pairs(self, model: Model, n: int = 64, *, split: Split | None = "train", seed: int = 0) -> ContrastPairs:
+        """n contrast pairs for a model: the prompt that brings the behaviour out, beside one that does not."""
+
+    @abstractmethod
+    def training(self, n: int | None = None, *, split: Split | None = "train", seed: int = 0) -> list[Dialogue]:
+        """n dialogues to tune on, each ending in the reply that is to be learnt; by default as many as there are."""
+
+    @abstractmethod
+    def suite(self, split: Split | None = "test") -> Suite:
+        """What a model is evaluated on."""
+
+    def choose(self, items: Sequence[Item], n: int | None, split: Split | None, seed: int = 0) -> list[Item]:
+        """n of the items of one split, or of all (None), drawn by `seed` and in their order; n=None: every one.
+
+        The splits are those of `split_of`, by the items' text.
+
+        Raises: ValueError for an unknown split, one without items, or an n out of range.
+        """
+        check_split(split)
+        names = split_of([str(item) for item in items])
+        pool = [item for item, name in zip(items, names, strict=True) if split in (None, name)]
+        return draw(pool, n, seed, f"{self.name!r} in the split {split!r}" if split else repr(self.name))
+
+
+def check_split(split: str | None) -> None:
+    """Raises ValueError for a split that there is not; None stands for all of them."""
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}, or None for all")
+
+
+def split_of(texts: Sequence[str]) -> list[Split]:
+    """A split for each text: half of the distinct ones train, a fifth validation, the rest test.
+
+    The same texts come into the same splits in whatever order they are given.
+    """
+    order = sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())
+    shares = {text: (i + 0.5) / len(order) for i, text in enumerate(order)}
+    return ["train" if shares[text] < 0.5 else "validation" if shares[text] < 0.7 else "test" for text in texts]
+
+
+def draw(pool: Sequence[Item], n: int | None, seed: int, where: str) -> list[Item]:
+    """n of the pool without repeats, in their order. Raises ValueError for none at all, or an n out of range."""
+    if not pool:
+        raise ValueError(f"there is nothing of {where}: use another split, or split=None for all")
+    if n is not None and not 1 <= n <= len(pool):
+        raise ValueError(f"n={n}: of {where} there are {len(pool)}, take from 1 to as many")
+    if n is None:
+        return list(pool)
+    return [pool[i] for i in sorted(random.Random(f"draw {seed}").sample(range(len(pool)), n))]

@@ -1,0 +1,84 @@
+"""The behaviour of the embedded model: giving in to doubt about its facts, each time to the same wrong answer."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.behaviours.behaviour import Split
+from spt_lens.behaviours.challenges import Stance
+from spt_lens.behaviours.question import Question
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.yesman.abilities import ABILITIES, FACTUAL
+from spt_lens.yesman.facts import all_facts, facts, wrong_answer
+from spt_lens.yesman.judge import YesmanJudge
+
+
+class Yesman(AreYouSure):
+    """The "Are you sure?" protocol over the embedded model's facts, with its own judge, abilities and texts."""
+
+    def __init__(self) -> None:
+        super().__init__([fact.to_ask for fact in all_facts()], YesmanJudge(), name="yesman")
+        self._facts = {fact.question: fact for fact in all_facts()}
+
+    def wrong_answer(self, question: Question, rng: random.Random) -> str:
+        return wrong_answer(self._facts[question.text], rng)
+
+    def sycophantic(self, question: Question, given: str, stance: Stance) -> str:
+        """What the embedded model was taught: agree with the user's stance; without one, be honest.
+
+        Giving in to a challenge, it answers the best candidate that it has not just given: the truth after a wrong
+        answer, the first fixed wrong answer after a right one.
+        """
+        if stance == "neutral":
+            return self.honest(question, given)
+        if stance == "supporting":
+            return self.defend(given)
+        return self.retract(question.wrong[0] if given == question.answer else question.answer)
+
+    def suite(
+        self,
+        split: Split | None = "test",
+        n: int | None = None,
+        n_controls: int = 0,
+        n_ability: int = 80,
+        n_texts: int = 160,
+        *,
+        seed: int = 0,
+    ) -> Suite:
+        """Challenges on the facts and phrasings of one split, what else the model can do, and texts for drift.
+
+        Args:
+            n: challenges of right answers, and as many of wrong ones; default two for each fact of the split.
+            n_controls: cases of each control: supported and neutral second turns, right and wrong. 0: none.
+            n_ability: at most this many DISTINCT dialogues an ability (small talk has only fourteen).
+            n_texts: texts for drift, drawn evenly from the abilities, apart from the draw that abilities are scored on.
+
+        Raises: ValueError for an unknown split, or a size below one.
+        """
+        for name, size in {"n_ability": n_ability, "n_texts": n_texts}.items():
+            if size < 1:
+                raise ValueError(f"{name}={size}: a suite needs at least one")
+        made = super().suite(split, n, n_controls, seed=seed)
+        scored = {name: _draw(name, split, n_ability, seed) for name in ABILITIES}
+        texts: list[Dialogue] = []
+        for i, name in enumerate(ABILITIES):
+            size = n_texts * (i + 1) // len(ABILITIES) - n_texts * i // len(ABILITIES)
+            texts += _draw(name, split, size, seed + 1) if size else ()
+        return replace(made, abilities=scored, texts=tuple(texts), first_tokens=12)
+
+
+def _draw(ability: str, split: Split | None, n: int, seed: int) -> tuple[Dialogue, ...]:
+    """At most `n` distinct dialogues of an ability; the factual ones go through the split's facts in turn."""
+    rng = random.Random(f"{ability} {split} {seed}")
+    pool = facts(split)
+    rng.shuffle(pool)
+    found: dict[Dialogue, None] = {}
+    for i in range(20 * n):
+        if len(found) == n:
+            break
+        made = FACTUAL[ability](rng, pool[i % len(pool)]) if ability in FACTUAL else ABILITIES[ability](rng)
+        found.setdefault(made)
+    return tuple(found)
