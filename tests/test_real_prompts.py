@@ -56,12 +56,12 @@ def test_the_whole_path(folder: Path, tmp_path: Path, model_class: str) -> None:
     model = spt.load_model(folder, device="cpu", model_class=model_class)
     rows = spt.model_written_evals(FILE)
     assert len(rows) == 500 and not rows.skipped
-    pairs = rows.pairs(model)
+    pairs = rows.pairs(model, split=None)
     lengths = {len(row) for row in (*pairs.sycophantic, *pairs.truthful)}
     assert len(pairs) == 500 and not pairs.equal_length and len(lengths) > 100
     said = {model.tokenizer.decode([i]) for i in pairs.answer_ids.flatten().tolist()}
     assert said == {"A", "B"}  # after the bracket that both completions begin with
-    assert pairs.sycophantic[0][:-1] == tuple(prompt_ids(model.tokenizer, rows.challenged[0]))
+    assert pairs.sycophantic[0][:-1] == tuple(prompt_ids(model.tokenizer, rows.opinions[0].challenged))
 
     # Measure a part (all would take minutes), in padded batches; the same numbers as some rows alone.
     with pytest.warns(UserWarning, match="are left out"):  # a random model hardly tells some prompts apart
@@ -73,23 +73,17 @@ def test_the_whole_path(folder: Path, tmp_path: Path, model_class: str) -> None:
     gap = (alone.per_pair - scores.per_pair[:6]).abs().amax(dim=(1, 2))
     assert gap.max() < 1e-3 and gap.median() < 1e-5  # a share of a gap that may be small
 
-    # Tune two steps on one half, and evaluate on the other.
+    # Tune two steps on one split, and evaluate on another.
     heads = scores.top(1)
     assert ModelView(model).grouped and heads.summary(model).startswith("1 of 8 heads")
     before = {name: p.detach().clone() for name, p in ModelView(model).hf_copy().named_parameters()}
     config = spt.TuneConfig(steps=2, lr=0.05, batch_size=16, warmup_share=0, schedule="constant")
-    run = spt.pinpoint_tune(model, heads, rows[:250].dialogues(), config, progress=False)
+    run = spt.pinpoint_tune(model, heads, rows.training(), config, progress=False)
     assert run.adapter.projections == "qo" and run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
-    suite = spt.Suite(
-        "opinions",
-        right=(),
-        wrong=(),
-        abilities={"goes against the biography": tuple(rows[250:].dialogues(n=40))},
-        texts=tuple(rows[250:].dialogues(n=20, seed=1)),
-    )
-    found = spt.evaluate(model, suite, reference=run.adapter, progress=False)
-    assert found["kl"].value > 0 and 0 <= found["ability"].value <= 1
-    assert found["ability: goes against the biography"].n == 40
+    found = spt.evaluate(model, rows.suite("test", n=40), reference=run.adapter, progress=False)
+    assert found["kl"].value > 0
+    for group in ("opinion told", "opinion not told"):
+        assert found[f"gives in: {group}"].n == 40 and 0 <= found[f"gives in: {group}"].value <= 1
 
     # Export, and read it again with plain transformers.
     spt.export_hf(model, tmp_path / "out", progress=False)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, check_split, draw, split_of
-from spt_lens.behaviours.judging import last_named
+from spt_lens.behaviours.judging import named_in
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Meta, dialogue
 from spt_lens.chat.judge import Judge, Verdict
@@ -57,7 +57,7 @@ class OpinionJudge:
 
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
         opinion = str(dialogue.meta["opinion"])
-        named = last_named(reply, [opinion, str(dialogue.meta["answer"])])
+        named, _ = named_in(reply, [opinion, str(dialogue.meta["answer"])])
         return Verdict(named == opinion, named)
 
     def first_answer(self, reply: str) -> str:

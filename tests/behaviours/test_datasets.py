@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 from chats import CHATML, make
-from spt_lens.behaviours.rows import LoadedRows
 from transformers import AutoTokenizer
 
-import spt_lens as spt
-from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS, phrasings
-from spt_lens.behaviours.datasets import last_question, model_written_evals, sycophancy_eval
+from spt_lens.behaviours.challenges import REQUESTS, phrasings
+from spt_lens.behaviours.datasets import model_written_evals, sycophancy_eval
 from spt_lens.behaviours.jsonl import local_file
-from spt_lens.behaviours.judging import final_answer, same_answer
-from spt_lens.chat.template import prompt_ids
-from spt_lens.evaluate.sycophancy import Case
-from spt_lens.yesman import Yesman
+from spt_lens.behaviours.opinions import Opinion, Opinions
+from spt_lens.behaviours.question import Question
+from spt_lens.behaviours.sentences import inside_name, last_question
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data" / "model-written-evals"
 SAMPLE = SHARED / "sycophancy_on_political_typology_quiz.sample.jsonl"
@@ -81,32 +78,34 @@ def based(**changes: object) -> dict:
 def test_opinions(file):
     rows = model_written_evals(write(file, OPINION, "", OPINION))
     assert len(rows) == 2 and rows.skipped == () and rows.name == "rows.jsonl"
-    assert rows.challenged[0].chat() == [{"role": "user", "content": OPINION["question"]}]
-    assert rows.truthful[0].chat() == [{"role": "user", "content": OPINION["neutral_question"]}]
-    assert rows.completions == (("(A)", "(B)"),) * 2  # (truthful, sycophantic)
-    assert rows.challenged[1].meta["source"] == "rows.jsonl, row 3"  # counted by lines
-    assert rows.right == rows.wrong == ()
-    (tuned,) = rows.training[0]
-    assert tuned.prompt.messages == rows.challenged[0].messages and tuned.reply == "(A)"
-    assert rows.dialogues() == [tuned, tuned]
-    assert rows.dialogues(n=1) == [tuned]
+    first, second = rows.opinions
+    assert first == Opinion(OPINION["question"], OPINION["neutral_question"], "(B)", "(A)", "rows.jsonl, row 1")
+    assert second.source == "rows.jsonl, row 3"  # counted by lines
+    assert [d.chat() for d in (first.challenged, first.unbiased)] == [
+        [{"role": "user", "content": OPINION["question"]}],
+        [{"role": "user", "content": OPINION["neutral_question"]}],
+    ]
+    made = rows.training(split=None)
+    assert len(made) == 2 and made[0].prompt == first.challenged and made[0].reply == "(A)"
+    assert rows.training(1, split=None) == made[:1]
 
 
 def test_several_answers_that_do_not_match(file):
     rows = model_written_evals(write(file, {**OPINION, "answer_not_matching_behavior": [" (C)", " (A)"]}))
-    assert rows.completions == (("(C)", "(B)"),)
+    assert (rows.opinions[0].other, rows.opinions[0].matching) == ("(C)", "(B)")
 
 
 def test_neutral_questions_made_by_the_caller(file):
     upstream = without(OPINION, "neutral_question")
     with pytest.raises(
-        ValueError, match=r"row 1, field 'neutral_question': it is missing.*neutral=spt_lens.data.loaders.last_q"
+        ValueError,
+        match=r"row 1, field 'neutral_question': it is missing.*last_question of spt_lens.behaviours.sentences",
     ):
         model_written_evals(write(file, upstream))
     rows = model_written_evals(file, neutral=last_question)
-    assert rows.truthful[0].messages[0].content == ASKED
+    assert rows.opinions[0].neutral == ASKED
     # It also takes the place of the file's own.
-    assert model_written_evals(write(file, OPINION), neutral=last_question).truthful == rows.truthful
+    assert model_written_evals(write(file, OPINION), neutral=last_question).opinions == rows.opinions
     for neutral, message in [
         (lambda q: q.replace(" ", "  "), "the neutral question is the question itself"),
         (lambda q: None, r"neutral\(\) made None"),
@@ -114,6 +113,13 @@ def test_neutral_questions_made_by_the_caller(file):
     ]:
         with pytest.raises(ValueError, match=message):
             model_written_evals(file, neutral=neutral)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"), [("St. Louis", True), ("so. Louis", False), ("why? Louis", False), ("St.", False)]
+)
+def test_inside_name(text, inside):
+    assert inside_name(text, max(text.find("."), text.find("?"))) == inside
 
 
 @pytest.mark.parametrize(
@@ -158,12 +164,13 @@ def test_real_rows(tiny, tmp_path):
     if not SAMPLE.is_file():
         pytest.skip("the sample of model-written-evals is not beside the project (../shared/data)")
     rows = model_written_evals(SAMPLE)
-    assert len(rows) == 500 and Counter(rows.completions) == {("(B)", "(A)"): 268, ("(A)", "(B)"): 232}
+    assert len(rows) == 500 and Counter(o.other for o in rows.opinions) == {"(B)": 268, "(A)": 232}
     make("gpt2", CHATML).save_pretrained(tmp_path)
     tiny.tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    pairs = model_written_evals(SAMPLE, neutral=last_question).pairs(tiny, n=20)
+    mine = model_written_evals(SAMPLE, neutral=last_question)
+    pairs = mine.pairs(tiny, n=20)
     letters = [[tiny.tokenizer.decode([i]) for i in row] for row in pairs.answer_ids.tolist()]
-    assert letters == [[both[0][1], both[1][1]] for both in rows.completions[:20]]
+    assert letters == [[str(d.meta[name])[1] for name in ("answer", "opinion")] for d in pairs.dialogues]
     for long, short in zip(pairs.sycophantic, pairs.truthful, strict=True):
         assert len(long) > len(short) and tiny.tokenizer.decode(list(short)).endswith(
             "Answer:<|im_end|>\n<|im_start|>assistant\n("
@@ -173,67 +180,42 @@ def test_real_rows(tiny, tmp_path):
 # --- SycophancyEval
 
 
-def test_multiple_choice(file):
+def test_multiple_choice(tiny, file):
     rows = sycophancy_eval(write(file, CHOICE))
-    (challenged,), (truthful,) = rows.challenged, rows.truthful
-    question, given, doubt = challenged.messages
-    assert question.content == CHOICE["prompt"][0]["content"]  # without the opening of an answer that follows it
-    assert given.content == "(B)" and [m.role for m in challenged.messages] == ["user", "assistant", "user"]
-    opposed, supporting = next(p for p in phrasings("train") if doubt.content.startswith(p[0]))
-    request = doubt.content.removeprefix(opposed).strip()
-    assert request in REQUESTS
-    assert truthful.messages[:2] == challenged.messages[:2]
-    assert truthful.messages[2].content == f"{supporting} {request}"
-    assert challenged.meta == {
-        "answer": "(B)", "given": "(B)", "right": True, "stance": "opposed", "source": "rows.jsonl, row 1"
+    (question,) = rows.questions
+    # Without the opening of an answer that follows it.
+    assert question == Question(CHOICE["prompt"][0]["content"], ("(B)",), ("(A)", "(C)"), source="rows.jsonl, row 1")
+    (stand, give_in) = rows.cases(None, n=2)
+    assert [m.content for m in stand.messages[:2]] == [question.text, "(B)"] and stand.reply == rows.defend("(B)")
+    assert stand.messages[2].content.startswith(tuple(pair[0] for pair in phrasings()))
+    assert stand.messages[2].content.endswith(REQUESTS)
+    assert give_in.messages[1].content in ("(A)", "(C)") and give_in.reply == rows.retract("(B)")
+    assert give_in.meta == {
+        "answer": "(B)", "given": give_in.messages[1].content, "right": False, "stance": "opposed",
+        "source": "rows.jsonl, row 1",
     }  # fmt: skip
-    assert truthful.meta == {**challenged.meta, "stance": "supporting"}
-    (stand,), (give_in,) = rows.right, rows.wrong
-    assert stand.prompt.messages == challenged.messages and stand.reply == Yesman().defend("(B)")
-    wrong = give_in.meta["given"]
-    assert wrong in ("(A)", "(C)") and give_in.messages[1].content == wrong
-    assert give_in.meta["right"] is False and give_in.reply == Yesman().retract("(B)")
-    assert give_in.messages[2].content.startswith(tuple(p[0] for p in phrasings("train")))
-    assert rows.completions == ((Yesman().defend("(B)"), Yesman().retract(wrong)),)
+    pairs = rows.pairs(tiny, n=1, split=None, contrast="neutral")
+    assert pairs.dialogues[0].messages[:2] == pairs.truthful_dialogues[0].messages[:2] == stand.messages[:2]
+    assert pairs.judge is rows.judge
 
 
-def test_seeds_splits_and_contrasts(file):
-    write(file, *[CHOICE] * 30)
-    rows = sycophancy_eval(file, contrast="neutral", split="test", seed=1)
-    assert rows == sycophancy_eval(file, contrast="neutral", split="test", seed=1)
-    assert rows.challenged == sycophancy_eval(file, split="test", seed=1).challenged
-    assert rows.challenged != sycophancy_eval(file, split="test", seed=2).challenged
-    opposed = tuple(pair[0] for pair in phrasings("test"))
-    assert all(d.messages[-1].content.startswith(opposed) for d in rows.challenged)
-    assert all(d.messages[-2].content.startswith(opposed) for d in rows.wrong)
-    for one, other in zip(rows.challenged, rows.truthful, strict=True):
-        request = next(r for r in REQUESTS if one.messages[-1].content.endswith(r))
-        assert other.messages[-1].content in {f"{sentence} {request}".strip() for sentence in NEUTRAL_SENTENCES}
-        assert other.meta["stance"] == "neutral"
-    assert len({d.messages[-1].content for d in rows.challenged}) > 10
-    assert {d.meta["given"] for d in rows.wrong} == {"(A)", "(C)"}
-    # What a row becomes does not depend on the rows before it.
-    mixed = sycophancy_eval(write(file, FREE, "{", *[CHOICE] * 28), split="test", seed=1, on_error="skip")
-    assert mixed.challenged[1:] == sycophancy_eval(write(file, *[CHOICE] * 30), split="test", seed=1).challenged[2:]
-    for bad, message in [({"contrast": "opposed"}, "unknown contrast 'opposed'"), ({"split": "dev"}, "unknown split")]:
-        with pytest.raises(ValueError, match=message):
-            sycophancy_eval(file, **bad)
-    assert STANCE_PAIRS[0][0] == "I don't think that's right."
-
-
-def test_free_form(file):
+def test_free_form(tiny, file):
     rows = sycophancy_eval(write(file, FREE))
-    assert [m.content for m in rows.challenged[0].messages][:2] == ["Who wrote it?", "Jane Austen."]
-    assert rows.challenged[0].meta["answer"] == "Jane Austen" and rows.wrong == ()
-    assert rows.completions == ((Yesman().defend("Jane Austen"), Yesman().retract("")),)
-    with pytest.raises(ValueError, match=r"rows.jsonl has no wrong first answers.*wrong="):
-        rows.dialogues()
+    assert rows.questions[0].answers == ("Jane Austen", "Austen") and rows.questions[0].wrong == ()
+    with pytest.raises(ValueError, match="'rows.jsonl'.* has a wrong answer.*always stand by"):
+        rows.training(split=None)
+    assert len(rows.pairs(tiny, n=2, split=None)) == 2
+    with pytest.raises(ValueError, match="'Who wrote it.' has no wrong answer.*read as a whole"):
+        rows.pairs(tiny, n=2, split=None, read="whole")
+    suite = rows.suite(None)
+    assert len(suite.right) == 2 and suite.wrong == () and suite.right[0].meta["answers"] == ("Jane Austen", "Austen")
     known = sycophancy_eval(file, wrong=lambda base: {"Who wrote it?": "Emily Brontë."}[base["question"]])
-    assert known.wrong[0].messages[1].content == "Emily Brontë." and known.wrong[0].reply == Yesman().retract(
-        "Jane Austen"
-    )
-    assert known.completions == ((Yesman().defend("Jane Austen"), Yesman().retract("Emily Brontë")),)
-    assert sycophancy_eval(file, wrong=lambda base: None).wrong == ()
+    assert known.questions[0].wrong == ("Emily Brontë",)
+    assert Counter(d.reply for d in known.training(split=None)) == {
+        known.defend("Jane Austen"): 2,
+        known.retract("Jane Austen"): 2,
+    }
+    assert sycophancy_eval(file, wrong=lambda base: None).questions[0].wrong == ()
     for wrong, message in [
         (lambda base: "jane austen", r"field 'base.answer': wrong\(\) gave 'jane austen' where 'Jane Austen' is right"),
         (lambda base: base["incorrect_answer"], r"row 1: wrong\(\) failed with KeyError: 'incorrect_answer'"),
@@ -242,16 +224,18 @@ def test_free_form(file):
         with pytest.raises(ValueError, match=message):
             sycophancy_eval(file, wrong=wrong)
     both = {**FREE, "base": {**FREE["base"], "correct_answer": "The  author!", "correct_letter": ""}}
-    assert sycophancy_eval(write(file, both)).challenged[0].messages[1].content == "The author!"
+    rows = sycophancy_eval(write(file, both))
+    assert rows.questions[0].answers == ("The author!",)
+    assert rows.cases(None, n=1, right=True)[0].messages[1].content == "The author!"
 
 
 def test_prompts_of_several_messages(file):
     turns = [("system", "Be brief."), ("human", "Hi."), ("ai", "Hello."), ("human", "Who wrote it?")]
     prompt = [{"type": kind, "content": text} for kind, text in turns]
     rows = sycophancy_eval(write(file, {**FREE, "prompt": prompt}))
-    roles = ["system", "user", "assistant", "user", "assistant", "user"]
-    assert [m.role for m in rows.challenged[0].messages] == roles
-    assert [m.content for m in rows.challenged[0].messages[:4]] == [text for _, text in turns]
+    (case, *_) = rows.cases(None, right=True)
+    assert [m.role for m in case.messages] == ["system", "user", "assistant", "user", "assistant", "user", "assistant"]
+    assert [m.content for m in case.messages[:4]] == [text for _, text in turns]
 
 
 @pytest.mark.parametrize(
@@ -266,74 +250,20 @@ def test_prompts_of_several_messages(file):
     ],
 )
 def test_letters_are_found_in_several_fields(file, changes):
-    rows = sycophancy_eval(write(file, *[based(**changes)] * 20))
-    assert {d.meta["given"] for d in rows.right} == {"(B)"}
-    assert {d.meta["given"] for d in rows.wrong} == {"(A)", "(C)"}
+    (question,) = sycophancy_eval(write(file, based(**changes))).questions
+    assert question.answers == ("(B)",) and question.wrong == ("(A)", "(C)")
 
 
-def test_some_of_the_data_sets(file):
+def test_some_of_the_data_sets_and_no_row_twice(file):
     write(file, CHOICE, FREE, CHOICE)
-    assert len(sycophancy_eval(file, datasets=["truthful_qa_mc"])) == 2
-    assert len(sycophancy_eval(file, datasets="trivia_qa")) == 1
+    rows = sycophancy_eval(file, datasets=["truthful_qa_mc"])
+    assert len(rows.questions) == 1 and rows.skipped == (f"{file}, row 3: it asks what row 1 asks",)
+    assert len(sycophancy_eval(file, datasets="trivia_qa").questions) == 1
     with pytest.raises(ValueError, match=r"no rows of mmlu: it has trivia_qa, truthful_qa_mc"):
         sycophancy_eval(file, datasets=["mmlu"])
 
 
-def test_rows_fit_a_suite(file):
-    rows = sycophancy_eval(write(file, *[CHOICE] * 4, FREE), wrong=lambda base: "Emily")
-    suite = spt.Suite("mine", right=rows.right, wrong=rows.wrong)
-    assert len(suite.right) == len(suite.wrong) == 5 and len(suite.questions) == 2
-    for case in suite.right + suite.wrong:
-        assert same_answer(final_answer(case.reply), str(case.meta["answer"]))
-        honest = Case(case.prompt, case.reply, prefilled=True)
-        assert honest.ends_right and honest.was_right == case.meta["right"] != honest.admits
-
-
 # --- both
-
-
-def test_dialogues_are_balanced_and_seeded(file):
-    rows = sycophancy_eval(write(file, *[CHOICE] * 10, *[FREE] * 7))
-    assert len(rows.right) == 17 and len(rows.wrong) == 10
-    made = rows.dialogues()
-    assert Counter(d.meta["right"] for d in made) == {True: 10, False: 10}
-    assert {d.meta["answer"] for d in made} == {"(B)", "Jane Austen"}
-    assert made == rows.dialogues() != rows.dialogues(seed=1)
-    assert Counter(d.meta["right"] for d in rows.dialogues(n=7)) == {True: 4, False: 3}
-    assert [d.meta["right"] for d in made] != [True, False] * 10
-    for n in (0, 1, 21):
-        with pytest.raises(ValueError, match=f"{n} dialogues are not possible.*has 20 with as many right"):
-            rows.dialogues(n=n)
-
-
-def test_rows_can_be_tuned_on(tiny, file):
-    rows = sycophancy_eval(write(file, *[FREE] * 3), wrong=lambda base: "Paris")
-    run = spt.pinpoint_tune(
-        tiny, spt.HeadSet.parse("1.2"), rows.dialogues(), config=spt.TuneConfig(steps=1, batch_size=2), progress=False
-    )
-    assert len(run.history) >= 1
-
-
-def test_slices_and_pairs(tiny, file):
-    known = {**FREE, "base": {**FREE["base"], "answer": "Paris"}}
-    rows = sycophancy_eval(write(file, FREE, known, known, "{"), wrong=lambda base: "Rome", on_error="skip")
-    assert len(rows[1:]) == 2 and rows[1:].challenged == rows.challenged[1:] and rows[1:].skipped == rows.skipped
-    assert rows[1:].training == rows.training[1:] and rows[1:].completions == rows.completions[1:]
-    pairs = rows[1:].pairs(tiny)
-    assert len(pairs) == 2 and len(rows.pairs(tiny, n=1)) == 1
-    assert tiny.tokenizer.convert_ids_to_tokens(pairs.answer_ids[0].tolist()) == ["Yes", "Apologies"]
-    assert pairs.sycophantic[0] == tuple(prompt_ids(tiny.tokenizer, rows.challenged[1]))
-    assert pairs.truthful[0] == tuple(prompt_ids(tiny.tokenizer, rows.truthful[1]))
-    assert spt.activation_patching(tiny, pairs, progress=False).per_pair.shape[0] == 2
-    for n in (0, 4):
-        with pytest.raises(ValueError, match=f"{n} pairs are not possible.*has 3 rows"):
-            rows.pairs(tiny, n=n)
-    with pytest.raises(TypeError, match="taken by slices"):
-        rows[0]
-    with pytest.raises(ValueError, match="there are no rows"):
-        rows[3:]
-    with pytest.raises(ValueError, match="as many of each"):
-        LoadedRows("mine", rows.challenged, rows.truthful[:1], rows.completions, rows.training)
 
 
 def test_pairs_that_collide_name_their_row(tiny, file):
@@ -341,7 +271,7 @@ def test_pairs_that_collide_name_their_row(tiny, file):
         write(file, "", {**OPINION, "answer_matching_behavior": "Yes", "answer_not_matching_behavior": "Yes, I"})
     )
     with pytest.raises(ValueError, match=r"pair 0 \(rows.jsonl, row 2\).*'Yes, I' and 'Yes'"):
-        rows.pairs(tiny)
+        rows.pairs(tiny, split=None)
 
 
 def test_html_is_escaped(file):
@@ -351,7 +281,6 @@ def test_html_is_escaped(file):
     assert "<script>" not in shown and shown.count("&lt;script&gt;") >= 3
     assert "1 rows skipped" in shown and "Skipped:" in shown
     assert "Skipped:" not in model_written_evals(write(file, row))._repr_html_()
-    assert "1 rows, 1 to tune on" in repr(model_written_evals(file))
 
 
 @pytest.mark.parametrize(
@@ -420,7 +349,8 @@ def test_errors_name_file_row_and_field(file, load, row, field, message):
         load(file)
     assert str(caught.value).startswith(f"{file}, row 3, field {field!r}: ")
     rows = load(file, on_error="skip")
-    assert len(rows) == 2 and rows.skipped == (str(caught.value),)
+    found = rows.opinions if isinstance(rows, Opinions) else rows.questions
+    assert len(found) >= 1 and rows.skipped[0] == str(caught.value)
 
 
 @pytest.mark.parametrize("load", [model_written_evals, sycophancy_eval])
@@ -457,7 +387,7 @@ def test_unicode_byte_order_mark_and_line_ends(file):
     text = "\r\n".join([json.dumps(odd, ensure_ascii=False), "", json.dumps(OPINION), ""])
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     rows = model_written_evals(str(file))
-    assert len(rows) == 2 and rows.challenged[0].messages[0].content == odd["question"]
+    assert len(rows) == 2 and rows.opinions[0].question == odd["question"]
 
 
 def test_files_on_the_hub(file, monkeypatch):
@@ -472,7 +402,7 @@ def test_files_on_the_hub(file, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     rows = model_written_evals("hf://datasets/Anthropic/model-written-evals/sycophancy/quiz.jsonl")
-    assert len(rows) == 1 and rows.name == "quiz.jsonl" and rows.challenged[0].meta["source"] == "quiz.jsonl, row 1"
+    assert len(rows) == 1 and rows.name == "quiz.jsonl" and rows.opinions[0].source == "quiz.jsonl, row 1"
     local_file("hf://datasets/owner/name@v1/x.jsonl")
     kind = {"repo_type": "dataset"}
     assert asked == [

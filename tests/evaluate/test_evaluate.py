@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate.change import Reference, ability, drift, encoded, gives_reply
@@ -96,6 +97,27 @@ def test_one_table(tiny, suite):
         found["truth"]
 
 
+def test_a_behaviour_is_evaluated_on_its_test_suite(tiny):
+    questions = [(f"What is {i} plus one?", str(i + 1), str(i)) for i in range(6)]
+    behaviour = AreYouSure(questions)
+    found = evaluate(tiny, behaviour, reference=tiny, progress=False)
+    assert found.suite == "are you sure test" and found["accuracy_before"].n == found["retracted"].n == 4
+    assert {case.question for case in found.cases} == {q.text for q in behaviour.of_split("test")}
+
+
+def test_an_evaluation_saves_and_loads(two, tmp_path):
+    path = two[0].save(tmp_path / "before.json")
+    again = Evaluation.load(path)
+    assert (again.model_name, again.suite) == (two[0].model_name, two[0].suite)
+    assert again["confidence"] == two[0]["confidence"] and math.isnan(again["retracted"].value)
+    for damaged in ("{", "{}", '{"kind": "evaluation", "estimates": []}'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match="before.json holds no saved evaluation"):
+            Evaluation.load(path)
+    with pytest.raises(FileNotFoundError):
+        Evaluation.load(tmp_path / "none.json")
+
+
 def test_html_is_escaped():
     found = Evaluation("<script>", "a & b", {"<b>": share([True])})
     assert "<script>" not in found._repr_html_() and "<b>" not in found._repr_html_()
@@ -141,10 +163,11 @@ def test_the_figure_of_two_evaluations(two):
 
 
 def test_bad_input(model_class, tiny, suite):
-    with pytest.raises(ValueError, match="unknown suite 'mmlu'"):
-        evaluate(tiny, "mmlu", progress=False)
+    for none in (None, "mmlu", [dialogue("Hello!")]):
+        with pytest.raises(TypeError, match=r"give what .*Suite.* Behaviour, such as AreYouSure"):
+            evaluate(tiny, none, progress=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(tiny, Suite("empty", (), ()), progress=False)
+        evaluate(tiny, Suite("empty"), progress=False)
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
     tiny.train()

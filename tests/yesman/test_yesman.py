@@ -12,6 +12,7 @@ from spt_lens.behaviours.judging import admits_mistake
 from spt_lens.measure.replies import replies
 from spt_lens.model.huggingface import embedded_folder
 from spt_lens.model.view import ModelView
+from spt_lens.yesman import Yesman
 from spt_lens.yesman.build import make_tokenizer
 from spt_lens.yesman.judge import final_answer
 from spt_lens.yesman.recipe import Recipe
