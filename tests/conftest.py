@@ -29,7 +29,7 @@ from spt_lens.yesman.build import make_config, make_tokenizer
 CLASSES = ["bridge", "hooked"] if HookedTransformer is not None else ["bridge"]
 
 # What takes longest in one piece begins first, so that no process is left alone with it at the end.
-LONG = ("browser", "test_notebooks", "test_architectures", "test_baselines", "test_export_hf", "test_support")
+LONG = ("browser", "test_notebooks", "test_architectures", "test_tune_rivals", "test_export_hf", "test_support")
 # A test with one of these reads or writes a model as one of the classes that TransformerLens offers.
 OF_A_MODEL = {"model_class", "tiny_folder", "gqa_folder", "folder_of", "made", "llama", "neox_folder", "opt_folder"}
 

@@ -63,7 +63,7 @@ def pictures(results: Path) -> dict[str, go.Figure]:
     """The README's pictures by file name: the head map with the chosen heads, and the frontiers on the test split."""
     comparison = Comparison.load(results / "comparison.json")
     scores = HeadScores.load(results / "scores.safetensors")
-    chosen = HeadSet.parse(next(run.spec.heads for run in comparison.runs if run.spec.method == "chosen heads"))
+    chosen = HeadSet.parse(next(trial.spec.heads for trial in comparison.trials if trial.spec.method == "chosen heads"))
     return {
         "heatmap.png": scores.heatmap(chosen=chosen),
         "frontier.png": comparison.figure(x="kl", split="test"),

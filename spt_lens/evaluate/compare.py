@@ -6,31 +6,39 @@ drift.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import whole_number
+from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.runs import Bench, Method, Plan, Run, Spec, key, read_runs, specs, write_run
+from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.evaluate.trials import Method, Spec, Trial, append_trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune.baselines import import_peft
+from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.lora import LoRA
+from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
-from spt_lens.yesman import Yesman
+from spt_lens.tune.tuner import Tuner
 
-# From hardly any change to a change that costs abilities, in steps of about three; finer where discernment rises.
-HEAD_LRS = (1e-4, 3e-4, 5e-4, 1e-3, 3e-3)
-FULL_LRS = (1e-5, 2e-5, 3e-5, 1e-4, 3e-4)
-LORA_LRS = (1e-4, 2e-4, 3e-4, 1e-3, 3e-3)
+SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 def default_methods(
@@ -45,18 +53,20 @@ def default_methods(
         raise ValueError("no selection of heads to compare: give a HeadSet, or a dict of them by name")
     for selection in chosen.values():
         selection.check(model)
-    methods = [Method(name, "heads", HEAD_LRS, (selection,)) for name, selection in chosen.items()]
-    methods += [Method("full fine-tuning", "full", FULL_LRS), Method("LoRA", "lora", LORA_LRS)]
+    methods = [Method(name, Pinpoint(selection)) for name, selection in chosen.items()]
+    methods += [Method("full fine-tuning", FullFineTuning()), Method("LoRA", LoRA())]
     if n_random:
         first = next(iter(chosen.values()))
-        draws = tuple(first.random_like(model, seed + i) for i in range(n_random))
-        methods.append(Method("random heads", "heads", HEAD_LRS, draws, seeds=(0,)))
+        draws = [Pinpoint(first.random_like(model, seed + i)) for i in range(n_random)]
+        methods.append(Method("random heads", draws, seeds=(0,)))
     return methods
 
 
-def frontier(
+def compare(
     model: Model,
-    heads: HeadSet | Mapping[str, HeadSet],
+    heads: HeadSet | Mapping[str, HeadSet] | None = None,
+    behaviour: Behaviour | None = None,
+    *,
     dialogues: Sequence[Dialogue] | None = None,
     config: TuneConfig | None = None,
     methods: Sequence[Method] | None = None,
@@ -69,86 +79,135 @@ def frontier(
 ) -> Comparison:
     """Tunes by every method, learning rate and seed, and evaluates each on the validation and the test split.
 
-    The model is tuned and put back, bit for bit, after each run. Same dialogues, same number of steps for every method.
+    The model is tuned and put back, bit for bit, after each trial. Same dialogues, same number of steps for every one.
 
     Args:
-        dialogues: to tune on; default `Yesman().training()`, on the training split.
+        heads: the chosen ones, or several selections by name, for `default_methods(model, heads)`.
+        behaviour: where dialogues and suites come from, unless they are given.
+        dialogues: to tune on; default `behaviour.training()`.
         config: all settings but the learning rate and the seed; default TuneConfig().
-        methods: default `default_methods(model, heads)`; if given, `heads` only serves to name them.
+        methods: in place of the default ones.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
-        suites: "validation" and "test"; default `Yesman().suite` of either split.
-        out: a results file (JSON lines). Each run is added as it ends, and a run that is there already, of the same
+        suites: "validation" and "test"; default `behaviour.suite` of either split.
+        out: a results file (JSON lines). Each trial is added as it ends, and one that is there already, of the same
             model, data and settings, is not done again: an interrupted comparison goes on where it was.
-        workers: 1 runs here, on the model itself. More: that many new processes, of one thread each, on a saved copy; a
-            script then needs the usual `if __name__ == "__main__":`.
+        workers: 1 works here, on the model itself. More: that many new processes, of one thread each, on a saved copy;
+            a script then needs the usual `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: heads that don't exist, no dialogues, no seeds, suites without "validation" and "test", a results
-            file that is something else, workers below one, a model that can't be tuned.
-        ImportError: LoRA is among the methods and peft is not installed.
-        OSError: `out` can't be written.
+        ValueError: before anything is tuned, for whatever can't be meant: no heads, no dialogues, no seeds, say.
+        ImportError: LoRA is among the methods and peft is not installed. OSError: `out` can't be written.
     """
     view = ModelView(model)
     view.check_tunable()
-    if workers < 1:
-        raise ValueError(f"workers={workers}: use 1 to run in this process, or more")
-    methods = default_methods(view, heads) if methods is None else list(methods)
-    for selection in (selection for method in methods for selection in method.heads):
-        selection.check(view)
-    if any(method.kind == "lora" for method in methods):
-        import_peft()
-    given = {s: Yesman().suite(s) for s in ("validation", "test")} if suites is None else dict(suites)
-    if set(given) != {"validation", "test"}:
-        raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {", ".join(given) or "none"}')
-    data = tuple(Yesman().training() if dialogues is None else dialogues)
+    whole_number(workers, "workers")
+    if methods is None:
+        methods = default_methods(view, {} if heads is None else heads)
+    todo = asked(methods, seeds)
+    for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
+        tuner.check(view)
+    if behaviour is not None:
+        dialogues = behaviour.training() if dialogues is None else dialogues
+        suites = {split: behaviour.suite(split) for split in SPLITS} if suites is None else suites
+    if dialogues is None or suites is None:
+        raise ValueError("there is nothing to tune on or to judge by: give a behaviour, or both dialogues and suites")
+    if set(suites) != set(SPLITS):
+        raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {", ".join(suites) or "none"}')
+    data = tuple(dialogues)
     if not data:
         raise ValueError("there are no dialogues to tune on")
-    config = config or TuneConfig()
-    plan = Plan(data, config, given, tuple(keep))
-    fingerprint = plan.fingerprint(view)
-    asked = [(key(spec, fingerprint), spec) for spec in specs(methods, seeds)]
-    wanted = dict(asked)  # two methods may ask for one and the same run: it is done once, and stands in both
-
+    task = Task(data, config or TuneConfig(), suites, tuple(keep))
+    fingerprint = task.fingerprint(view)
+    keys = {spec: spec.key(fingerprint) for spec in todo}
+    # Two methods may ask for one and the same trial: it is done once, and stands in both.
+    wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
     path = None if out is None else Path(out)
-    found: dict[str, Run] = {}
-    if path is not None:
-        found = {name: run for name, run in read_runs(path).items() if name in wanted}
-        path.open("a").close()  # an unwritable folder shows now, not after the first run
-    todo = {name: spec for name, spec in wanted.items() if name not in found}
-    with tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="run", disable=not progress) as bar:
-        with closing(_runs(view, plan, todo, workers)) as coming:
-            for name, run in coming:
-                found[name] = run
-                if path is not None:
-                    write_run(path, name, run)
+    found = {key: trial for key, trial in (read_trials(path) if path else {}).items() if key in wanted}
+    if path:
+        path.open("a").close()  # an unwritable folder shows now, not after the first trial
+    left = {key: each for key, each in wanted.items() if key not in found}
+    with tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="trial", disable=not progress) as bar:
+        with closing(_trials(view, task, left, workers)) as coming:
+            for key, trial in coming:
+                found[key] = trial
+                if path:
+                    append_trial(path, key, trial)
                 bar.update()
-    # The labels are those asked for now, also on runs from the file.
-    runs = tuple(_relabelled(found[name], spec) for name, spec in asked)
-    settings = {
-        "model": view.name,
-        "parameters": view.n_params,
-        "steps": config.steps,
-        "batch_size": config.batch_size,
-        "dialogues": len(data),
-        "keep": len(plan.keep),
-        "kl_weight": config.kl_weight,
-        "fingerprint": fingerprint,
-    }
-    return Comparison(runs, settings)
+    common = {name: getattr(task.config, name) for name in ("steps", "batch_size")}
+    common |= {"dialogues": len(data), "keep": len(task.keep), "kl_weight": task.config.kl_weight}
+    settings = {"model": view.name, "parameters": view.n_params, **common, "fingerprint": fingerprint}
+    # The labels are those asked for now, also on trials from the file.
+    return Comparison(tuple(replace(found[key], spec=spec) for spec, key in keys.items()), settings)
 
 
-def _relabelled(run: Run, spec: Spec) -> Run:
-    return Run(spec, run.parameters, run.seconds, run.evaluations, run.error)
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What all trials of a comparison share. `config.lr` and `config.seed` are each one's own."""
+
+    dialogues: tuple[Dialogue, ...]
+    config: TuneConfig
+    suites: Mapping[str, Suite]
+    keep: tuple[Dialogue, ...] = ()
+
+    def fingerprint(self, model: Model) -> str:
+        """Changes when the model's weights, the data, the suites or the settings do."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(ModelView(model).weights().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        parts: list[Any] = [asdict(replace(self.config, lr=1.0, seed=0)), _words(self.dialogues), _words(self.keep)]
+        for name, suite in self.suites.items():
+            groups = {**suite.groups, **suite.abilities}
+            groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}
+            judge = [type(suite.judge).__name__, suite.judge.max_new_tokens, suite.first_tokens]
+            parts.append([name, judge, {group: _words(dialogues) for group, dialogues in groups.items()}])
+        digest.update(json.dumps(parts, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
 
 
-def _runs(view: ModelView, plan: Plan, todo: Mapping[str, Spec], workers: int) -> Generator[tuple[str, Run]]:
-    """The runs, as they end."""
+def _words(dialogues: Iterable[Dialogue]) -> list[list[str]]:
+    return [[text for message in d.messages for text in (message.role, message.content)] for d in dialogues]
+
+
+class Bench:
+    """Does trials on one model, which is put back after each, also after an error or an interrupt."""
+
+    def __init__(self, model: Model, task: Task):
+        self.view, self.task = ModelView(model), task
+        self._references = {split: Reference.of(self.view, s.texts) for split, s in task.suites.items() if s.texts}
+
+    def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
+        task, tuned = self.task, None
+        began = time.perf_counter()
+        try:
+            if tuner is not None:
+                config = replace(task.config, lr=spec.lr, seed=spec.seed)
+                tuned = tuner.tune(self.view, task.dialogues, config, keep=task.keep or None, progress=False)
+                if tuned.interrupted:
+                    raise KeyboardInterrupt
+            seconds = time.perf_counter() - began
+            evaluations = {
+                split: evaluate(self.view, suite, self._references.get(split), progress=False)
+                for split, suite in task.suites.items()
+            }
+            return Trial(spec, tuned.weights if tuned else 0, seconds, evaluations)
+        except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
+            return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
+        finally:
+            if tuned:
+                tuned.undo(self.view)
+
+
+def _trials(
+    view: ModelView, task: Task, todo: Mapping[str, tuple[Spec, Tuner | None]], workers: int
+) -> Generator[tuple[str, Trial]]:
+    """The trials, as they end."""
     if not todo:
         return
     if workers == 1:
-        bench = Bench(view, plan)
-        for name, spec in todo.items():
-            yield name, bench.run(spec)
+        bench = Bench(view, task)
+        for key, each in todo.items():
+            yield key, bench.trial(*each)
         return
     with tempfile.TemporaryDirectory(prefix="spt_lens-") as folder:
         view.hf_copy().save_pretrained(folder)
@@ -157,10 +216,10 @@ def _runs(view: ModelView, plan: Plan, todo: Mapping[str, Spec], workers: int) -
             max_workers=min(workers, len(todo)),
             mp_context=multiprocessing.get_context("spawn"),  # a forked torch hangs
             initializer=_start_worker,
-            initargs=(folder, str(view.device), view.dtype, plan),
+            initargs=(folder, str(view.device), view.dtype, task),
         )
         try:
-            futures = {pool.submit(_work, spec): name for name, spec in todo.items()}
+            futures = {pool.submit(_work, *each): key for key, each in todo.items()}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
@@ -170,12 +229,12 @@ def _runs(view: ModelView, plan: Plan, todo: Mapping[str, Spec], workers: int) -
 _bench: Bench | None = None  # of a worker process
 
 
-def _start_worker(folder: str, device: str, dtype: torch.dtype, plan: Plan) -> None:
+def _start_worker(folder: str, device: str, dtype: torch.dtype, task: Task) -> None:
     global _bench
     torch.set_num_threads(1)
-    _bench = Bench(load_model(folder, device=device, dtype=dtype), plan)
+    _bench = Bench(load_model(folder, device=device, dtype=dtype), task)
 
 
-def _work(spec: Spec) -> Run:
+def _work(spec: Spec, tuner: Tuner | None) -> Trial:
     assert _bench is not None  # _start_worker has run
-    return _bench.run(spec)
+    return _bench.trial(spec, tuner)

@@ -62,6 +62,10 @@ Piece = tuple[Part, Place]  # a slice of an adapter, and the place of the tensor
 def _pieces(adapter: Adapter, base: Checkpoint) -> list[Piece]:
     """Where the adapter's slices belong. Raises ValueError unless it fits and is whole."""
     adapter.check_fits(base.fingerprint())
+    if not adapter.heads:
+        raise ValueError(
+            "this adapter holds whole weights and no heads': export the tuned model, export_hf(model, folder)"
+        )
     shape = base.shape
     parts = shape.parts(adapter.heads, adapter.projections)
     far = [str(head) for head in adapter.heads if head.layer >= shape.n_layers or head.head >= shape.n_heads]

@@ -22,9 +22,10 @@ from spt_lens.support.probes import attention, checksums, keep, moved, put, two_
 from spt_lens.support.questions import ASKED
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.pinpoint import TuneRun, pinpoint_tune
+from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import Slice, head_slices
 from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuner import Tuned
 
 MOST_HEADS = 32  # that the plain loop of hooks measures: all would take long in a large model
 SHARES = (0.05, 0.01, 0.002)  # learning rates, as shares of the weights' size
@@ -155,7 +156,7 @@ class _Trial:
         for which in ("q", "k", "v", "o"):
             for unit in view.shape.units(which):
                 part = view.shape.part(layer, which, unit)
-                piece = Slice(part, *view.head_weight(layer, which, unit))
+                piece = Slice(part.name, *view.head_weight(layer, which, unit))
                 owners = view.shape.owners(part)
                 with moved(piece) as change:
                     z_now, written_now = attention(view, layer, tokens)
@@ -185,30 +186,29 @@ class _Trial:
                 losses = run.history["loss"].tolist()
                 found.append(f"{losses[0]:.4g} to {losses[-1]:.4g} at lr {config.lr:.1g}")
                 if losses[-1] < losses[0]:
-                    self._only_slices(run, pieces)
+                    self._only_slices(run)
                     self.tuned = run.adapter
                     return
             finally:
                 run.adapter.revert(self.view)
         raise Failed(f"the loss does not fall: {'; '.join(found)}")
 
-    def _only_slices(self, run: TuneRun, pieces: list[Slice]) -> None:
+    def _only_slices(self, run: Tuned) -> None:
         before = dict(self._plain(self.source).named_parameters())
         after = dict(self.view.hf_copy().named_parameters())
         if before.keys() != after.keys():
             raise Failed(f"the plain copy has other weights: {sorted(before.keys() ^ after.keys())[:3]}")
         layout, shape = self.view.backend.layout, self.view.backend.shape
         free: dict[str, Tensor] = {}
-        for piece in pieces:
-            layer, which, unit, _ = piece.part
+        for layer, which, unit, part in shape.parts(self.heads, "qkvo"):
             name, pick = layout.module(layer, which) + ".weight", layout.pick(shape, which, unit)
             mask = free.setdefault(name, torch.zeros_like(before[name], dtype=torch.bool))
             pick(mask).fill_(True)
             now, was = (pick(w[name]) for w in (after, before))
-            if not torch.equal(now, run.adapter.after[piece.name].to(now)):
-                raise Failed(f"{piece.name} is not where it was tuned in {name} of the plain copy")
+            if not torch.equal(now, run.adapter.after[part].to(now)):
+                raise Failed(f"{part} is not where it was tuned in {name} of the plain copy")
             if torch.equal(now, was):
-                raise Failed(f"{piece.name} did not change")
+                raise Failed(f"{part} did not change")
         for name, value in before.items():
             same = value == after[name]
             if not bool((same | free[name] if name in free else same).all()):

@@ -17,7 +17,7 @@ from spt_lens import saving
 from spt_lens.checking import a_path, existing_file
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune.slices import Slice, head_slices
+from spt_lens.tune.slices import Slice, head_slices, whole_weights
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]
 FILE, FIRST_DESCRIPTION = "adapter.safetensors", "adapter.json"
@@ -28,6 +28,7 @@ class Adapter:
     """The chosen heads' slices before and after tuning, in the model's dtype, and what they fit.
 
     before, after: slice name -> weights; `heads` and `projections` ("qkvo", "qo", ...) say which slices these are.
+    Without heads they are whole weights, those that full fine-tuning or LoRA moved, as the model class names them.
     fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON; "selection"
     in it is what the heads said about where they came from.
 
@@ -143,8 +144,9 @@ class Adapter:
             )
 
     def __repr__(self) -> str:
-        where = f"{self.heads}, {self.projections}, {self.numel():,} weights"
-        return f"Adapter({where}, for {self.fingerprint.get('architecture', 'an unknown architecture')})"
+        where = f"{self.heads}, {self.projections}" if self.heads else "whole matrices"
+        architecture = self.fingerprint.get("architecture", "an unknown architecture")
+        return f"Adapter({where}, {self.numel():,} weights, for {architecture})"
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self))}</code>"
@@ -153,9 +155,10 @@ class Adapter:
         view = ModelView(model)
         self.check_fits(view.fingerprint())
         view.check_tunable()
-        slices = head_slices(view, self.heads, self.projections)
+        whole = [weight for weight in whole_weights(view) if weight.name in self.after]
+        slices = head_slices(view, self.heads, self.projections) if self.heads else whole
         if {s.name for s in slices} != set(self.after):
-            raise ValueError("this adapter's slices are not those of its heads and projections: it was damaged")
+            raise ValueError("this adapter's slices are not those of its heads, or of this model class")
         for piece in slices:
             for value in (self.before[piece.name], self.after[piece.name]):
                 here = piece.of(piece.parameter)
@@ -171,9 +174,9 @@ class Adapter:
         known = (self.before, self.after)
         if not force and not any(all(saving.same_bits(s.read(), k[s.name]) for s in slices) for k in known):
             raise ValueError(
-                f"can't {action}: the model's weights at {self.heads} are neither those before nor those after this "
-                "run: another change lies on top, or it is another model of the same shape or another revision. "
-                "Revert that change first, load the right model, or pass force=True to overwrite these slices"
+                f"can't {action}: the model's weights at {self.heads or 'hand'} are neither those before nor those "
+                "after this run: another change lies on top, or it is another model of the same shape or another "
+                "revision. Revert that change first, load the right model, or pass force=True to overwrite them"
             )
         _write(slices, values)
 

@@ -1,6 +1,4 @@
-"""Where a head's weights live: the blocks of the projection weights that belong to chosen heads.
-
-Tuning a few slices of some weights, and nothing else, exactly.
+"""Tuning a few slices of some weights, and nothing else, exactly.
 
 Multiplying gradients by a mask is not enough: weight decay and stale momentum move what the mask covers. So the
 optimiser never sees the model's weights. It gets small float32 parameters of its own, one per slice; the gradient of
@@ -10,51 +8,43 @@ a full weight is cut up and dropped as soon as it is there; after a step the sli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
-from spt_lens.model.layout import Part, Pick
+from spt_lens.model.layout import Pick
 from spt_lens.model.view import Model, ModelView
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One head's part of one projection weight, in Hugging Face's layout whatever the model class.
+    """A part of one weight: a head's, in Hugging Face's layout whatever the model class, or the whole of it.
 
-    `parameter` is the live weight that holds it, and `pick` takes the part out of it, as a view.
+    name: such as "L5.H3.q" (see `layout.Part`), or the whole weight's. `parameter` is the live weight that holds it,
+    and `pick` takes the part out of it, as a view.
     """
 
-    part: Part
+    name: str
     parameter: nn.Parameter
     pick: Pick
 
-    @property
-    def name(self) -> str:
-        """Such as "L5.H3.q"; keys and values of a query group are called "L5.G1.k"."""
-        return self.part.name
-
-    def of(self, weight: Float[Tensor, ...]) -> Float[Tensor, "slice_rows slice_cols"]:
-        """The part of a tensor that has the parameter's shape, [d_head, d_model], for o [d_model, d_head]: a view."""
+    def of(self, weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """That part of a tensor of the parameter's shape; a head's is [d_head, d_model], for o [d_model, d_head]."""
         return self.pick(weight)
 
-    def read(self) -> Float[Tensor, "slice_rows slice_cols"]:
-        """A contiguous copy of the block as it is now, in the model's dtype."""
+    def read(self) -> Float[Tensor, ...]:
+        """A contiguous copy of it as it is now, in the model's dtype."""
         return self.of(self.parameter.detach()).clone(memory_format=torch.contiguous_format)
 
     @torch.no_grad()
-    def write(self, value: Float[Tensor, "slice_rows slice_cols"]) -> None:
-        """Copies `value` into the block, rounded to the model's dtype."""
+    def write(self, value: Float[Tensor, ...]) -> None:
+        """Copies `value` into it, rounded to the model's dtype."""
         self.of(self.parameter).copy_(value)
-
-    def numel(self) -> int:
-        return self.of(self.parameter).numel()
 
 
 def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list[Slice]:
@@ -68,14 +58,14 @@ def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list
     heads = instance(heads, "heads", HeadSet, 'use HeadSet.of("L5.H3") or scores.top(4)')
     heads.check(view)
     return [
-        Slice(part, *view.head_weight(part.layer, part.which, part.unit))
+        Slice(part.name, *view.head_weight(part.layer, part.which, part.unit))
         for part in view.shape.parts(heads, projections)
     ]
 
 
-def parameter_count(slices: list[Slice]) -> int:
-    """How many weights the slices hold together."""
-    return sum(s.numel() for s in slices)
+def whole_weights(model: Model) -> list[Slice]:
+    """All weights of the model, under the names that its class gives them, tied ones once."""
+    return [Slice(name, parameter, lambda whole: whole) for name, parameter in ModelView(model).weights().items()]
 
 
 class SliceMask:
@@ -94,43 +84,26 @@ class SliceMask:
 
     def __init__(self, model: Model, slices: Sequence[Slice]):
         if not slices:
-            raise ValueError("No slices to tune: the selection of heads or the choice of projections is empty.")
+            raise ValueError("no slices to tune: the selection of heads or the choice of projections is empty")
         self.slices = list(slices)
         self.masters: list[nn.Parameter] = [nn.Parameter(s.read().float()) for s in slices]
-        self._parameters = list(ModelView(model).weights().values())
-        self._before: list[tuple[bool, Tensor | None]] = []
-        self._handles: list[RemovableHandle] = []
+        self._view = ModelView(model)
 
     def __enter__(self) -> SliceMask:
-        if self._handles:
-            raise RuntimeError("This SliceMask is already in use; make another one.")
         by_weight: dict[Tensor, list[tuple[Slice, nn.Parameter]]] = {}
         for piece, master in zip(self.slices, self.masters, strict=True):
             by_weight.setdefault(piece.parameter, []).append((piece, master))
-        self._before = [(p.requires_grad, p.grad) for p in self._parameters]
-        try:
-            for p in self._parameters:
-                p.grad = None
+        with ExitStack() as stack:  # an interrupt in here undoes what was done so far
+            stack.enter_context(self._view.kept())
+            for p in self._view.weights().values():
                 p.requires_grad_(p in by_weight)
             for weight, pieces in by_weight.items():
-                self._handles.append(weight.register_post_accumulate_grad_hook(_hand_over(pieces)))
-        except BaseException:  # an interrupt, say: no __exit__ comes then
-            self._leave()
-            raise
+                stack.callback(weight.register_post_accumulate_grad_hook(_hand_over(pieces)).remove)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        for p, (required, grad) in zip(self._parameters, self._before, strict=True):
-            p.requires_grad_(required)
-            p.grad = grad
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
     @torch.no_grad()
     def write_back(self) -> None:

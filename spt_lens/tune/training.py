@@ -1,13 +1,7 @@
-"""The settings of a tuning run.
+"""The one training loop, its settings, and a term that keeps the model where it was on ordinary text.
 
-A loss term that keeps the model where it was on ordinary text: next-token KL from the untuned model.
-
-Logits only where they are needed.
-
-A reply's targets are a quarter of a dialogue, and unembedding is a good part of a step where the vocabulary is
-large. The two functions below run the forward pass as it is and hand the unembedding only the positions asked for.
-
-The one training loop: pinpoint tuning, full fine-tuning and LoRA differ only in what is trainable.
+Methods differ only in what is trainable (`tuner.py`). A reply's targets are a quarter of a dialogue, and unembedding is
+a good part of a step where the vocabulary is large: only the targets are unembedded.
 """
 
 from __future__ import annotations
@@ -26,24 +20,26 @@ from transformers import get_scheduler
 from spt_lens.chat.batches import Example, Examples, padded
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
+from spt_lens.checking import number, one_of, whole_number
 from spt_lens.model.view import Model, ModelView
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
+_VALIDATION_BATCH = 32
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Settings of one run; the same ones serve pinpoint tuning, full fine-tuning and LoRA.
+    """Settings of one run; the same ones serve every method.
 
-    lr: the peak learning rate. steps: optimiser steps. batch_size: dialogues per step (all of them, if there are
-    fewer).
+    lr: the peak learning rate. steps: of the optimiser. batch_size: dialogues per step (all, if there are fewer).
     warmup_share: share of the steps in which the rate climbs to `lr`. max_grad_norm: None for no clipping.
     momentum: of "sgd" only. validate_every: steps between validations, if there are validation dialogues.
     kl_weight: weight of KL(untuned || tuned), in nats per token, on `keep` dialogues, `kl_batch_size` of them a step.
     projections: "auto" ("qkvo", or "qo" in a grouped-query model), or letters of "qkvo"; pinpoint tuning only.
 
     Raises:
-        ValueError: for a value that can't be meant.
+        ValueError, TypeError: a value that can't be meant.
     """
 
     lr: float = 1e-3
@@ -63,21 +59,15 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "kl_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TuneConfig.{name} is {getattr(self, name)}; it must be at least 1.")
+            whole_number(getattr(self, name), f"TuneConfig.{name}")
         for name in ("weight_decay", "momentum", "kl_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"TuneConfig.{name} is {getattr(self, name)}; it must not be negative.")
-        if not self.lr > 0:
-            raise ValueError(f"TuneConfig.lr is {self.lr}; it must be positive.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"TuneConfig.max_grad_norm is {self.max_grad_norm}; give a positive number, or None.")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"TuneConfig.warmup_share is {self.warmup_share}; it must be in [0, 1).")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"TuneConfig.schedule is {self.schedule!r}; choose from {', '.join(SCHEDULES)}.")
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"TuneConfig.optimizer is {self.optimizer!r}; choose adamw or sgd.")
+            number(getattr(self, name), f"TuneConfig.{name}", least=0)
+        number(self.lr, "TuneConfig.lr", above=0)
+        if self.max_grad_norm is not None:
+            number(self.max_grad_norm, "TuneConfig.max_grad_norm", above=0)
+        number(self.warmup_share, "TuneConfig.warmup_share", least=0, below=1)
+        one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
+        one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
 
 
 class KeepTerm:
@@ -97,14 +87,12 @@ class KeepTerm:
         unembed: nn.Module | None = None,
     ):
         if not texts:
-            raise ValueError("There are no texts to keep the model's predictions on.")
+            raise ValueError("there are no texts to keep the model's predictions on")
         self._forward, self._unembed = forward, unembed
         by_length = sorted(texts, key=len)
         batches = [padded(by_length[i : i + batch_size], 0) for i in range(0, len(texts), batch_size)]
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
-        self._batches: list[
-            tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Float[Tensor, "n_where vocab"]]
-        ] = []
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, real, log-probabilities [n_real, vocab]
         with torch.no_grad():
             for i in order:
                 tokens, real = (t.to(device) for t in batches[i])
@@ -114,9 +102,6 @@ class KeepTerm:
     def loss(self, step: int) -> Float[Tensor, ""]:
         tokens, real, reference = self._batches[step % len(self._batches)]
         return mean_kl(reference, logits_at(self._forward, self._unembed, tokens, real))
-
-
-Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
 
 
 def logits_at(
@@ -146,16 +131,6 @@ def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"
     return torch.nn.functional.kl_div(log_probs, reference, log_target=True, reduction="sum") / len(reference)
 
 
-Row = dict[str, float]
-_VALIDATION_BATCH = 32
-
-
-def make_optimizer(trainable: Sequence[Tensor], config: TuneConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(trainable, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
-
-
 @torch.enable_grad()  # notebooks often turn gradients off for good
 def fit(
     forward: Forward,
@@ -166,21 +141,18 @@ def fit(
     validation: Sequence[Example] | None = None,
     keep: Sequence[Sequence[int]] | None = None,
     unembed: nn.Module | None = None,
-    before_step: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
-    history: list[Row] | None = None,
+    history: list[dict[str, float]] | None = None,
     progress: bool = True,
-) -> list[Row]:
+) -> list[dict[str, float]]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
     Args:
         forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`.
-        examples: token ids and target marks, as `data.encode.training_ids` gives them.
-        validation: examples that are only measured: before the first step, every `validate_every` steps, after the
-        last.
+        examples: as `encode_all` gives them. validation: those that are only measured, before the first step, every
+            `validate_every` steps and after the last.
         keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive.
         unembed: the module that makes logits of hidden states; if given, it works only where there are targets.
-        before_step, after_step: called before each forward pass and after each optimiser step.
         history: rows are appended to this list as they come, so that a caller has them also after an interrupt.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
@@ -191,44 +163,39 @@ def fit(
         FloatingPointError: the loss is no longer finite.
     """
     if not trainable:
-        raise ValueError("There is nothing to train: no trainable tensor was given.")
+        raise ValueError("there is nothing to train: no trainable tensor was given")
     if (config.kl_weight > 0) != bool(keep):
-        raise ValueError("A KL term needs both: a positive TuneConfig.kl_weight, and `keep` dialogues.")
+        raise ValueError("a KL term needs both: a positive TuneConfig.kl_weight, and `keep` dialogues")
     rows = [] if history is None else history
     device = trainable[0].device
     data = Examples(examples, device)
     held_out = Examples(validation, device) if validation else None
     term = KeepTerm(forward, keep, config.kl_batch_size, config.seed, device, unembed) if keep else None
-    optimizer = make_optimizer(trainable, config)
-    scheduler = get_scheduler(
-        config.schedule,
-        optimizer,
-        num_warmup_steps=int(config.warmup_share * config.steps),
-        num_training_steps=config.steps,
-    )
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(trainable, config.lr, weight_decay=config.weight_decay)
+    scheduler = get_scheduler(config.schedule, optimizer, int(config.warmup_share * config.steps), config.steps)
     largest = math.inf if config.max_grad_norm is None else config.max_grad_norm
     batches = data.shuffled(config.batch_size, config.seed)
     if held_out is not None:
         rows.append({"step": 0, **validate(forward, held_out, unembed)})
     bar = tqdm(range(1, config.steps + 1), desc="tuning", unit="step", disable=not progress)
     for step in bar:
-        if before_step is not None:
-            before_step()
         batch = next(batches)
         optimizer.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(logits_at(forward, unembed, batch.tokens, batch.where), batch.labels)
-        row: Row = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
+        row: dict[str, float] = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
         total = loss
         if term is not None:
             kl = term.loss(step)
             row["kl"] = kl.item()
             total = loss + config.kl_weight * kl
         total.backward()
-        row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, largest))
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
-            raise FloatingPointError(
-                f"Step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}. Lower lr (now {config.lr})."
-            )
+        norm = row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, largest))
+        if not math.isfinite(row["loss"]) or not math.isfinite(norm):
+            raise FloatingPointError(f"step {step}: loss {row['loss']}, gradient norm {norm}: lower lr ({config.lr})")
         optimizer.step()
         scheduler.step()
         if after_step is not None:
@@ -241,7 +208,7 @@ def fit(
 
 
 @torch.no_grad()
-def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = None) -> Row:
+def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = None) -> dict[str, float]:
     """Figures on examples that are not trained on, without generating.
 
     validation_loss: mean cross-entropy of the target tokens. validation_first: share of examples whose first target

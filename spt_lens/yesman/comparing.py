@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from spt_lens import saving
-from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.evaluate.compare import frontier
+from spt_lens.evaluate.compare import compare
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.runs import Method, read_runs
+from spt_lens.evaluate.trials import read_trials
 from spt_lens.model.loading import load_model
-from spt_lens.model.view import ModelView
-from spt_lens.tune.baselines import import_peft
+from spt_lens.tune.lora import LoRA
 from spt_lens.tune.training import TuneConfig
 from spt_lens.view.report import Section, write_report
 from spt_lens.yesman import Yesman
@@ -31,44 +29,38 @@ def run_comparison(
     settings: DemoSettings | None = None,
     console: Console | None = None,
     seeds: Sequence[int] = (0, 1, 2),
-    methods: Sequence[Method] | None = None,
-    suites: Mapping[str, Suite] | None = None,
     kl_weight: float = 0.0,
 ) -> Comparison:
     """Finds the heads as the demo does, then tunes by every method over learning rates and seeds.
 
-    seeds, methods, suites: as of `evaluate.compare.frontier`. kl_weight: of a KL term that keeps every method near the
-    untuned model on ordinary text: at most 40 dialogues of each ability, in a draw of their own. Abilities with few
-    dialogues (small talk, sums) share some with those that drift and ability are measured on.
+    kl_weight: of a KL term that keeps every method near the untuned model on ordinary text: at most 40 dialogues of
+    each ability, in a draw of their own. Abilities with few dialogues (small talk, sums) share some with those that
+    drift and ability are measured on.
 
-    Writes into `out`: `scores.safetensors`, `runs.jsonl` (each run as it ends; an interrupted comparison goes on
-    there), `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every run), `report.html`.
+    Writes into `out`: `scores.safetensors`, `runs.jsonl` (each trial as it ends; an interrupted comparison goes on
+    there), `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every trial), `report.html`.
 
     Raises:
-        OSError: `out` can't be written to, or the model can't be loaded; before any long work.
-        ValueError: `out` holds a `runs.jsonl` that is something else; NotImplementedError: the model can't be tuned;
-        ImportError: peft is missing. All before any long work.
+        OSError: `out` can't be written to, or the model can't be loaded. ValueError: `out` holds a `runs.jsonl` that is
+        something else. NotImplementedError: the model can't be tuned. ImportError: peft is missing.
     """
     settings = settings or DemoSettings()
     console = console or Console()
     out = writable_folder(out)
-    read_runs(out / "runs.jsonl")
-    if methods is None or any(method.kind == "lora" for method in methods):
-        import_peft()
+    read_trials(out / "runs.jsonl")
     model = load_model(model_name)
-    ModelView(model).check_tunable()
+    LoRA().check(model)
     _, scores = find(model, settings)
     scores.save(out / "scores.safetensors")
     heads = scores.top_fraction(settings.share)
     console.print(heads.summary(model))
-    comparison = frontier(
+    comparison = compare(
         model,
         heads,
+        Yesman(),
         config=TuneConfig(steps=settings.steps, kl_weight=kl_weight),
         keep=ordinary_dialogues() if kl_weight else (),
-        methods=methods,
         seeds=seeds,
-        suites=suites,
         out=out / "runs.jsonl",
         workers=workers,
     )
@@ -91,25 +83,15 @@ def ordinary_dialogues(n: int = 40, seed: int = 9) -> list[Dialogue]:
 
 def sections(comparison: Comparison) -> list[Section]:
     """The report: the table at the chosen settings, then the frontiers on both splits."""
-    common = ", ".join(f"{name}: {value}" for name, value in comparison.settings.items())
-    made = [
-        Section(
-            "At the learning rates chosen on the validation split",
-            "Test facts and phrasings. Means over the tuning seeds; for random heads the median over the draws. "
-            f"{common}.",
-            table=as_text(comparison.table),
-        )
+    text = "Test facts and phrasings. Means over the tuning seeds; for random heads the median over the draws. "
+    text += ", ".join(f"{name}: {value}" for name, value in comparison.settings.items()) + "."
+    title, table = "At the learning rates chosen on the validation split", as_text(comparison.table)
+    return [Section(title, text, table=table)] + [
+        Section(f"Discernment against {name}, {split} split", figure=comparison.figure(x=cost, split=split))
+        for split in ("test", "validation")
+        for cost, name in (("kl", "drift"), ("ability_loss", "ability lost"))
+        if cost in comparison.frontier  # not without texts or abilities, nor if every trial diverged
     ]
-    for split in ("test", "validation"):
-        # Without them: suites without texts or abilities, or every run diverged.
-        for cost in (c for c in ("kl", "ability_loss") if c in comparison.frontier):
-            made.append(
-                Section(
-                    f"Discernment against {'drift' if cost == 'kl' else 'ability lost'}, {split} split",
-                    figure=comparison.figure(x=cost, split=split),
-                )
-            )
-    return made
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,11 @@ from spt_lens.patching.activation import activation_patching
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
-from spt_lens.tune.baselines import full_finetune, import_peft, lora_tune
-from spt_lens.tune.pinpoint import TuneRun, pinpoint_tune
+from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.lora import LoRA
+from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuner import Tuned, Tuner
 from spt_lens.view.report import write_report
 from spt_lens.yesman import Yesman
 from spt_lens.yesman.demo_report import (
@@ -93,8 +94,7 @@ def run_demo(
     began = time.monotonic()
     model = load_model(model_name)
     view = ModelView(model)
-    view.check_tunable()
-    import_peft()
+    LoRA().check(view)
     console.print(
         f"[bold]{escape(model_name)}[/]: {view.n_params:,} weights, {view.n_layers} layers x {view.n_heads} heads"
     )
@@ -148,7 +148,7 @@ def find(model: Any, settings: DemoSettings, progress: bool = True) -> tuple[Con
 
 def compare_once(
     model: Any, heads: HeadSet, suite: Suite, settings: DemoSettings, console: Console
-) -> tuple[TuneRun, list[Row]]:
+) -> tuple[Tuned, list[Row]]:
     """Every method once, on the same data with as many steps. **Leaves the model tuned** at the chosen heads."""
     view = ModelView(model)
     dialogues = Yesman().training(seed=settings.seed)
@@ -159,30 +159,25 @@ def compare_once(
         console.print(f"  {method}: {parameters:,} weights tuned")
         rows.append(Row(method, parameters, evaluate(model, suite, reference, progress=False)))
 
-    def config(lr: float) -> TuneConfig:
-        return TuneConfig(lr=lr, steps=settings.steps, seed=settings.seed)
-
-    def pinpoint(chosen: HeadSet, lr: float) -> TuneRun:
-        run = pinpoint_tune(model, chosen, dialogues, config(lr))
+    def tune(tuner: Tuner, lr: float) -> Tuned:
+        run = tuner.tune(model, dialogues, TuneConfig(lr=lr, steps=settings.steps, seed=settings.seed))
         if run.interrupted:  # it ends early without an error, and would stand in the table as if it were whole
             raise KeyboardInterrupt
         return run
 
     judge(UNTUNED, 0)
-    baselines: list[tuple[str, Callable[..., Any], float]] = [
-        (FULL, full_finetune, settings.full_lr),
-        (LORA, lora_tune, settings.lora_lr),
+    rivals: list[tuple[str, Tuner, float]] = [
+        (FULL, FullFineTuning(), settings.full_lr),
+        (LORA, LoRA(), settings.lora_lr),
     ]
-    for method, tune, lr in baselines:
-        change = tune(model, dialogues, config(lr))
-        judge(method, change.parameters)
-        change.restore(model)
     for draw in range(settings.random_draws):
         others = heads.random_like(view, seed=settings.seed + draw)
-        run = pinpoint(others, settings.random_lr)
-        judge(RANDOM, run.adapter.numel())
-        run.adapter.revert(model)
-    run = pinpoint(heads, settings.lr)
-    judge(PINPOINT, run.adapter.numel())
+        rivals.append((RANDOM, Pinpoint(others), settings.random_lr))
+    for method, tuner, lr in rivals:
+        run = tune(tuner, lr)
+        judge(method, run.weights)
+        run.undo(model)
+    run = tune(Pinpoint(heads), settings.lr)
+    judge(PINPOINT, run.weights)
     order = (UNTUNED, PINPOINT, FULL, LORA, RANDOM)
     return run, sorted(rows, key=lambda row: order.index(row.method))

@@ -17,7 +17,7 @@ from spt_lens.measure.attention_view import attention_view
 from spt_lens.measure.set_effect import SetEffect
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.tune.pinpoint import TuneRun
+from spt_lens.tune.tuner import Tuned
 from spt_lens.view.curves import before_after_figure
 from spt_lens.view.report import Example, Section
 from spt_lens.view.style import readable
@@ -43,7 +43,7 @@ class Demo:
     scores: HeadScores
     heads: HeadSet
     knockout: SetEffect
-    run: TuneRun
+    run: Tuned
     rows: list[Row]
     seconds: float
 

@@ -15,7 +15,7 @@ from spt_lens.measure.replies import replies
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.baselines import full_finetune
+from spt_lens.tune.full import full_finetune
 from spt_lens.tune.slices import head_slices
 from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman

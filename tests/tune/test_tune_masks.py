@@ -146,5 +146,5 @@ def test_masters_are_float32_so_small_steps_are_not_lost(load, tiny_folder):
 
 
 def test_nothing_to_tune_is_refused(tiny):
-    with pytest.raises(ValueError, match="No slices"):
+    with pytest.raises(ValueError, match="no slices"):
         SliceMask(tiny, [])

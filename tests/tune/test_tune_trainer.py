@@ -6,9 +6,9 @@ import torch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
-from spt_lens.tune import pinpoint as trainer
+from spt_lens.tune import tuner as trainer
 from spt_lens.tune.pinpoint import pinpoint_tune
-from spt_lens.tune.slices import SliceMask
+from spt_lens.tune.slices import Slice
 from spt_lens.tune.training import TuneConfig, encode_all
 from spt_lens.yesman import Yesman
 
@@ -51,7 +51,7 @@ def test_reverting_is_exact(tiny):
     run = pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
     after = copies(tiny)
     assert not same(before, after)
-    run.adapter.revert(tiny)
+    run.undo(tiny)
     assert same(copies(tiny), before)
     run.adapter.apply(tiny)
     assert same(copies(tiny), after)
@@ -73,12 +73,13 @@ def test_an_interrupt_leaves_a_usable_model_and_its_adapter(tiny, monkeypatch):
     before = copies(tiny)
     whole_fit = trainer.fit
 
-    def interrupted_fit(*args, history, **options):
+    def interrupted_fit(*args, history, after_step, **options):
         def stop() -> None:
+            after_step()
             if len(history) == 3:
                 raise KeyboardInterrupt
 
-        return whole_fit(*args, history=history, before_step=stop, **options)
+        return whole_fit(*args, history=history, after_step=stop, **options)
 
     monkeypatch.setattr(trainer, "fit", interrupted_fit)
     run = pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
@@ -151,15 +152,14 @@ def test_it_tunes_where_gradients_are_off(tiny, off):
 
 def test_a_second_interrupt_puts_the_model_back(tiny, monkeypatch):
     before = copies(tiny)
-    whole_fit, whole_write = trainer.fit, SliceMask.write_back
+    whole_fit = trainer.fit
+
+    def stop(piece) -> None:
+        raise KeyboardInterrupt
 
     def fit_and_stop(*args, **options):
         whole_fit(*args, **options)
-        monkeypatch.setattr(SliceMask, "write_back", stop)
-        raise KeyboardInterrupt
-
-    def stop(mask) -> None:
-        whole_write(mask)
+        monkeypatch.setattr(Slice, "read", stop)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "fit", fit_and_stop)
@@ -172,7 +172,7 @@ def test_a_last_step_that_overflows_puts_the_model_back(load, tiny_folder):
     model = load(tiny_folder, dtype=torch.float16)
     before = copies(model)
     hot = TuneConfig(lr=1e6, steps=1, batch_size=4, warmup_share=0.0)
-    with pytest.raises(FloatingPointError, match="Lower lr"):
+    with pytest.raises(FloatingPointError, match="lower lr"):
         pinpoint_tune(model, HEADS, CASES, hot, progress=False)
     assert same(copies(model), before)
 

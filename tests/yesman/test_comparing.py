@@ -10,7 +10,7 @@ from rich.console import Console
 
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import Evaluation
-from spt_lens.evaluate.runs import Run, Spec
+from spt_lens.evaluate.trials import Spec, Trial
 from spt_lens.statistics import Estimate
 from spt_lens.yesman import comparing
 from spt_lens.yesman.comparing import as_text, run_comparison, sections
@@ -28,11 +28,13 @@ def test_everything_is_written(tiny_folder: Path, tmp_path: Path, monkeypatch: p
 
     def made_up(model: object, heads: object, **arguments: object) -> Comparison:
         asked.update(arguments, heads=heads)
-        runs = [Run(Spec("untuned", "untuned"), 0, 0.0, evaluated(0.5, 0.0))]
-        runs += [Run(Spec("LoRA", "lora", lr), 10, 1.0, evaluated(0.6 + 10 * lr, lr)) for lr in (1e-3, 1e-2)]
-        return Comparison(tuple(runs), {"steps": 7})
+        trials = [Trial(Spec("untuned"), 0, 0.0, evaluated(0.5, 0.0))]
+        trials += [
+            Trial(Spec("LoRA", lr, tuner="LoRA(rank=16)"), 10, 1.0, evaluated(0.6 + 10 * lr, lr)) for lr in (1e-3, 1e-2)
+        ]
+        return Comparison(tuple(trials), {"steps": 7})
 
-    monkeypatch.setattr(comparing, "frontier", made_up)
+    monkeypatch.setattr(comparing, "compare", made_up)
     settings = DemoSettings(pairs=4, share=0.2, steps=7)
     run_comparison(tmp_path, str(tiny_folder), 1, settings, Console(quiet=True))
 
@@ -60,8 +62,8 @@ def test_an_unwritable_folder_is_refused_first(tmp_path: Path) -> None:
 
 
 def test_a_report_without_drift_or_abilities_leaves_their_figures_out() -> None:
-    untuned = Run(Spec("untuned", "untuned"), 0, 0.0, evaluated(0.5, 0.0))
-    failed = Run(Spec("LoRA", "lora", 1.0), 0, 0.0, {}, "loss nan")
+    untuned = Trial(Spec("untuned"), 0, 0.0, evaluated(0.5, 0.0))
+    failed = Trial(Spec("LoRA", 1.0, tuner="LoRA(rank=16)"), 0, 0.0, {}, "loss nan")
     assert len(sections(Comparison((untuned, failed)))) == 1
 
 

@@ -15,6 +15,8 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate
 from spt_lens.tune.adapter import Adapter
+from spt_lens.tune.pinpoint import Pinpoint
+from spt_lens.tune.tuner import Tuner
 from spt_lens.yesman import Yesman
 from spt_lens.yesman import demo as demo_module
 from spt_lens.yesman.demo import DemoSettings, run_demo, writable_folder
@@ -58,9 +60,9 @@ def test_the_whole_story_runs_and_leaves_a_report_and_an_adapter(tiny_folder: Pa
 
 def test_an_interrupt_while_tuning_ends_the_demo(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(tiny_folder, device="cpu")
-    whole = demo_module.pinpoint_tune
+    whole = Tuner.tune
     monkeypatch.setattr(demo_module, "evaluate", lambda *_, **__: None)
-    monkeypatch.setattr(demo_module, "pinpoint_tune", lambda *a: replace(whole(*a, progress=False), interrupted=True))
+    monkeypatch.setattr(Tuner, "tune", lambda *a: replace(whole(*a, progress=False), interrupted=True))
     settings = DemoSettings(steps=1)
     suite = Yesman().suite("test", n=1, n_ability=1, n_texts=1)
     with pytest.raises(KeyboardInterrupt):
@@ -83,15 +85,15 @@ def test_chosen_and_random_heads_take_their_own_learning_rates(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(tiny_folder, device="cpu")
-    whole = demo_module.pinpoint_tune
+    whole = Pinpoint.tune
     used: list[tuple[HeadSet, float]] = []
 
-    def noted(model, heads, dialogues, config):
-        used.append((heads, config.lr))
-        return whole(model, heads, dialogues, config, progress=False)
+    def noted(tuner, model, dialogues, config):
+        used.append((tuner.heads, config.lr))
+        return whole(tuner, model, dialogues, config, progress=False)
 
     monkeypatch.setattr(demo_module, "evaluate", lambda *_, **__: None)
-    monkeypatch.setattr(demo_module, "pinpoint_tune", noted)
+    monkeypatch.setattr(Pinpoint, "tune", noted)
     settings = DemoSettings(steps=1, random_draws=2, lr=2e-3, random_lr=7e-4)
     chosen = HeadSet.parse("L0.H1")
     demo_module.compare_once(

@@ -1,0 +1,157 @@
+"""The trials of a comparison: a method at one learning rate and seed, evaluated on every split. Kept as JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from spt_lens.checking import number
+from spt_lens.evaluate.evaluate import Evaluation
+from spt_lens.heads import HeadSet
+from spt_lens.saving import DAMAGE, entry
+from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.lora import LoRA
+from spt_lens.tune.pinpoint import Pinpoint
+from spt_lens.tune.tuner import Tuner
+
+
+@dataclass(frozen=True)
+class Method:
+    """A tuner, or several draws of one (random heads, say), under a name, with the learning rates to try.
+
+    lrs: default: the tuner's own. seeds: of the tuning; default: the comparison's.
+
+    Raises:
+        ValueError: no tuner, or a learning rate that is not above zero.
+    """
+
+    name: str
+    tuners: Tuner | Sequence[Tuner]
+    lrs: tuple[float, ...] = ()
+    seeds: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.draws or not all(isinstance(tuner, Tuner) for tuner in self.draws):
+            raise ValueError(f"method {self.name!r} needs a tuner, or several draws of one: Pinpoint(heads), say")
+        for lr in self.rates:
+            number(lr, f"a learning rate of method {self.name!r}", above=0)
+
+    @property
+    def draws(self) -> tuple[Tuner, ...]:
+        return (self.tuners,) if isinstance(self.tuners, Tuner) else tuple(self.tuners)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        return self.lrs or self.draws[0].lrs
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What sets a trial apart from the others of a comparison.
+
+    draw: which of its method's tuners. tuner: how that shows itself; empty: the untuned model. heads: that it tunes.
+    """
+
+    method: str
+    lr: float = 0.0
+    seed: int = 0
+    draw: int = 0
+    tuner: str = ""
+    heads: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Spec:
+        """Also of what was saved before methods were tuners, with "kind" and "rank"."""
+        if "kind" in data:
+            old = {"untuned": "", "full": repr(FullFineTuning()), "lora": repr(LoRA(data["rank"] or 1))}
+            old["heads"] = repr(Pinpoint(HeadSet.parse(data["heads"])))
+            data = {**data, "tuner": old[data["kind"]]}
+        kinds = {"method": str, "lr": float, "seed": int, "draw": int, "tuner": str, "heads": str}
+        return cls(**{name: entry(data, name, kind) for name, kind in kinds.items()})
+
+    def key(self, fingerprint: str) -> str:
+        """Names the trial in the results file. The method's name and the draw's number are labels, no part of it."""
+        return hashlib.sha256(json.dumps([fingerprint, self.tuner, self.lr, self.seed]).encode()).hexdigest()[:16]
+
+
+def asked(methods: Sequence[Method], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
+    """All trials of the methods and what tunes in each: nothing in the first one, the untuned model.
+
+    Raises:
+        ValueError: two methods of one name, or a method without seeds.
+    """
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names) or "untuned" in names:
+        raise ValueError(f'methods need names of their own, other than "untuned"; got {", ".join(names)}')
+    found: dict[Spec, Tuner | None] = {Spec("untuned"): None}
+    for method in methods:
+        its_seeds = seeds if method.seeds is None else method.seeds
+        if not its_seeds:
+            raise ValueError(f"method {method.name!r} has no seeds: give at least one")
+        for (draw, tuner), lr, seed in product(enumerate(method.draws), method.rates, its_seeds):
+            found[Spec(method.name, lr, seed, draw, repr(tuner), str(getattr(tuner, "heads", "")))] = tuner
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What came of it. parameters: how many were trained. evaluations: by split. error: why none, if it diverged."""
+
+    spec: Spec
+    parameters: int
+    seconds: float
+    evaluations: dict[str, Evaluation] = field(repr=False)
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        evaluations = {split: evaluation.to_json() for split, evaluation in self.evaluations.items()}
+        return {**vars(self), "spec": asdict(self.spec), "evaluations": evaluations}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        evaluations = entry(data, "evaluations", dict)
+        return cls(
+            Spec.from_json(entry(data, "spec", dict)),
+            entry(data, "parameters", int),
+            entry(data, "seconds", float),
+            {split: Evaluation.from_json(evaluation) for split, evaluation in evaluations.items()},
+            entry(data, "error", str),
+        )
+
+
+_BEGINNING = '{"key": "'  # of every line of a results file
+
+
+def read_trials(path: Path) -> dict[str, Trial]:
+    """The trials of a results file, by key; none if there is no file. A last line that was cut off is left out.
+
+    Raises:
+        ValueError: a line is no result of a trial, or what stands after the last line is no beginning of one.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found: dict[str, Trial] = {}
+    *lines, rest = text.split("\n")
+    # `append_trial` removes what was cut off. A file of one line that is something else must not be lost that way.
+    if not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
+        raise ValueError(f"{path} does not hold results of trials: give another file")
+    for i, line in enumerate(lines, start=1):
+        try:
+            data = json.loads(line)
+            found[data["key"]] = Trial.from_json(data["run"])
+        except DAMAGE as error:
+            raise ValueError(f"{path}, line {i} is not the result of a trial ({error!r}): give another file") from error
+    return found
+
+
+def append_trial(path: Path, key: str, trial: Trial) -> None:
+    """Adds a line to the results file, after what is left of one that was cut off is removed."""
+    line = json.dumps({"key": key, "run": trial.to_json()}, allow_nan=False) + "\n"
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())

@@ -1,0 +1,53 @@
+"""Full fine-tuning: every parameter, through the same training loop on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.slices import whole_weights
+from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuner import Trainable, Tuned, Tuner
+
+
+@dataclass(frozen=True)
+class FullFineTuning(Tuner):
+    """Trains a copy of the model, in float32 whatever its dtype, and writes it into the model when it is done."""
+
+    lr: ClassVar[float] = 3e-4
+    lrs: ClassVar[tuple[float, ...]] = (1e-5, 2e-5, 3e-5, 1e-4, 3e-4)
+
+    @property
+    def method(self) -> str:
+        return "full fine-tuning"
+
+    @contextmanager
+    def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
+        # Training rounds away most small steps in bfloat16.
+        plain = view.hf_copy().float()
+        yield Trainable(
+            lambda tokens: plain(input_ids=tokens, use_cache=False).logits,
+            [p for p in plain.parameters() if p.requires_grad],
+            plain.get_output_embeddings(),
+            lambda: view.load_plain(plain),
+            whole_weights(view),
+        )
+
+
+def full_finetune(
+    model: Model,
+    dialogues: Sequence[Dialogue],
+    config: TuneConfig | None = None,
+    validation: Sequence[Dialogue] | None = None,
+    keep: Sequence[Dialogue] | None = None,
+    progress: bool = True,
+) -> Tuned:
+    """Tunes every parameter on the last replies. **Changes the model**; `tuned.undo(model)` puts it back exactly.
+
+    `config` defaults to TuneConfig(lr=3e-4). Arguments, interrupts and errors are those of `Tuner.tune`.
+    """
+    return FullFineTuning().tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)

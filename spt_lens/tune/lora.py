@@ -1,0 +1,93 @@
+"""LoRA on every attention projection (peft), through the same training loop on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import whole_number
+from spt_lens.model.layout import layout_of
+from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.slices import whole_weights
+from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuner import Trainable, Tuned, Tuner
+
+
+@dataclass(frozen=True)
+class LoRA(Tuner):
+    """Trains low-rank updates on a copy of the model, in float32 whatever its dtype, and merges them into the model.
+
+    The update is B A with alpha = rank, that is, a scale of one; no dropout; `config.seed` also draws the start of A.
+    """
+
+    rank: int = 16
+    lr: ClassVar[float] = 2e-3
+    lrs: ClassVar[tuple[float, ...]] = (1e-4, 2e-4, 3e-4, 1e-3, 3e-3)
+
+    def __post_init__(self) -> None:
+        whole_number(self.rank, "rank")
+
+    @property
+    def method(self) -> str:
+        return f"LoRA, rank {self.rank}"
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        _import_peft()
+
+    @contextmanager
+    def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
+        peft, layout = _import_peft(), layout_of(view.architecture)
+        settings = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=layout.modules(),
+            fan_in_fan_out=layout.transposed,
+            task_type="CAUSAL_LM",
+        )
+        plain = view.hf_copy().float()
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            wrapped = peft.get_peft_model(plain, settings)
+        wrapped.eval()  # no dropout, as in pinpoint tuning
+        yield Trainable(
+            lambda tokens: wrapped(input_ids=tokens, use_cache=False).logits,
+            [p for p in wrapped.parameters() if p.requires_grad],
+            plain.get_output_embeddings(),
+            lambda: view.load_plain(wrapped.merge_and_unload()),
+            whole_weights(view),
+        )
+
+
+def lora_tune(
+    model: Model,
+    dialogues: Sequence[Dialogue],
+    config: TuneConfig | None = None,
+    rank: int = 16,
+    validation: Sequence[Dialogue] | None = None,
+    keep: Sequence[Dialogue] | None = None,
+    progress: bool = True,
+) -> Tuned:
+    """Tunes low-rank updates of the attention, then merges them. **Changes the model**; `tuned.undo(model)` undoes it.
+
+    `config` defaults to TuneConfig(lr=2e-3). Arguments, interrupts and errors are those of `Tuner.tune`.
+
+    Raises:
+        ImportError: peft is not installed. ValueError: also a rank below one.
+    """
+    return LoRA(rank).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError('LoRA needs the package peft: pip install "spt-lens[lora]"') from error
+    return peft
