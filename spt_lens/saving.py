@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import math
 import os
 import platform
+import re
 import secrets
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of_bytes
@@ -60,13 +64,11 @@ def _replace(target: Path, data: bytes) -> None:
     # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
     start = f".{target.name[:40]}.{platform.node()[:20]}-"
     temporary = target.with_name(f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    mode = None
-    if target.exists():
-        if not os.access(target, os.W_OK):
-            raise PermissionError(13, "it is write-protected")
-        mode = target.stat().st_mode & 0o7777
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is write-protected")
     for other in target.parent.glob(f"{glob.escape(start)}*-*.tmp"):
-        if _is_dead(other.name.removeprefix(start).partition("-")[0]):
+        process = re.match(r"\d{1,9}(?=-)", other.name.removeprefix(start))
+        if process and not psutil.pid_exists(int(process[0])):
             other.unlink(missing_ok=True)
     try:
         # Opened so, and not by tempfile, a new file has the permissions that any new file has.
@@ -74,25 +76,12 @@ def _replace(target: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if mode is not None:
-            temporary.chmod(mode)
+        if target.exists():
+            shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _is_dead(process: str) -> bool:
-    """Whether this machine runs no such process; False where that can't be asked."""
-    if os.name != "posix" or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        pass
-    return False
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def export(
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(checkpoint.folder / name, target)  # of a link in the hub's cache, what it leads to
             bar.update(sizes[name])
-        for place, here in _by_place(pieces).items():
+        for place, here in pieces.items():
             place.edit(temporary, partial(_put, adapter, checkpoint, here))
         _check_written(adapter, checkpoint, pieces, sizes, temporary)
         description = {
@@ -49,17 +49,17 @@ def export(
             "architecture": checkpoint.architecture,
             "heads": [str(head) for head in adapter.heads],
             "projections": adapter.projections,
-            "slices": len(pieces),
+            "slices": len(adapter.after),
             "changed_weights_kept": kept,
         }
         write_marker(temporary, description)
-    return len(pieces)
+    return len(adapter.after)
 
 
-Piece = tuple[Part, Place]  # a slice of an adapter, and the place of the tensor that it is a part of
+Pieces = dict[Place, list[Part]]  # an adapter's slices, by the tensor that they are parts of
 
 
-def _pieces(adapter: Adapter, base: Checkpoint) -> list[Piece]:
+def _pieces(adapter: Adapter, base: Checkpoint) -> Pieces:
     """Where the adapter's slices belong. Raises ValueError unless it fits and is whole."""
     adapter.check_fits(base.fingerprint())
     if not adapter.heads:
@@ -71,35 +71,28 @@ def _pieces(adapter: Adapter, base: Checkpoint) -> list[Piece]:
     far = [str(head) for head in adapter.heads if head.layer >= shape.n_layers or head.head >= shape.n_heads]
     if far or {part.name for part in parts} != set(adapter.after):
         raise ValueError("this adapter's slices are not those of its heads and projections: it was damaged")
+    found: Pieces = {}
     for part in parts:
         name, size = part.name, (shape.d_head, shape.d_model)
         for value in (adapter.before[name], adapter.after[name]):
             if tuple(value.shape) != (size[::-1] if part.which == "o" else size) or value.dtype not in DTYPES.values():
                 raise ValueError(f"{name} is {list(value.shape)} {value.dtype} in this adapter: it was damaged")
-    return [(part, base.place(part.layer, part.which)) for part in parts]
-
-
-def _by_place(pieces: list[Piece]) -> dict[Place, list[Part]]:
-    found: dict[Place, list[Part]] = {}
-    for part, place in pieces:
-        found.setdefault(place, []).append(part)
+        found.setdefault(base.place(part.layer, part.which), []).append(part)
     return found
 
 
-def _read(base: Checkpoint, pieces: list[Piece], folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _read(base: Checkpoint, pieces: Pieces, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The slices as they are in the files of `folder`, one tensor at a time."""
-    for place, here in _by_place(pieces).items():
+    for place, here in pieces.items():
         weight = place.read(folder)
         yield from ((part.name, base.pick(part)(weight)) for part in here)
 
 
-def _check_base(adapter: Adapter, base: Checkpoint, pieces: list[Piece]) -> float:
+def _check_base(adapter: Adapter, base: Checkpoint, pieces: Pieces) -> float:
     """Raises ValueError unless the checkpoint's slices are those before tuning. Returns what share of the changed
     weights is still changed after rounding to the checkpoint's dtype, and warns where that is narrower."""
     wrong: list[str] = []
-    applied = 0
-    changed = kept = 0
-    narrower = False
+    applied, changed, kept, narrower = 0, 0, 0, False
     for name, found in _read(base, pieces, base.folder):
         before, after = adapter.before[name].cpu(), adapter.after[name].cpu()
         if not _same_but_rounding(found, before):
@@ -112,13 +105,12 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: list[Piece]) -> floa
         changed += int(moved.sum())
         kept += int((moved & (rounded != before.to(found.dtype))).sum())
         narrower |= torch.finfo(found.dtype).eps > torch.finfo(after.dtype).eps
-    if wrong and applied == len(pieces):
+    if wrong and applied == len(adapter.after):
         raise ValueError(f"{base.name} holds this adapter's tuned slices already: export it from its untuned base.")
     if wrong:
-        first = min(wrong, key=[part.name for part, _ in pieces].index)
         raise ValueError(
-            f"this adapter was made for another model or another revision than {base.name}: {first} there is not what "
-            f"it was before tuning ({len(wrong)} of {len(pieces)} slices). Name the checkpoint that was tuned."
+            f"this adapter was made for another model or another revision than {base.name}: {wrong[0]} there is not "
+            f"what it was before tuning ({len(wrong)} of {len(adapter.after)} slices): name the one that was tuned"
         )
     share = kept / changed if changed else 1.0
     if narrower:
@@ -141,9 +133,7 @@ def _put(adapter: Adapter, base: Checkpoint, parts: list[Part], weight: Tensor) 
         base.pick(part)(weight).copy_(adapter.after[part.name])
 
 
-def _check_written(
-    adapter: Adapter, base: Checkpoint, pieces: list[Piece], sizes: dict[str, int], folder: Path
-) -> None:
+def _check_written(adapter: Adapter, base: Checkpoint, pieces: Pieces, sizes: dict[str, int], folder: Path) -> None:
     odd = [name for name, size in sizes.items() if (folder / name).stat().st_size != size]
     odd += [file for file in base.files if places(folder, file) != places(base.folder, file)]
     for name, written in _read(base, pieces, folder):

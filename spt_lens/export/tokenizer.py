@@ -36,10 +36,9 @@ def source_folder(tokenizer: Any) -> Path | None:
 def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
     """Writes a live tokenizer as plain transformers reads it.
 
-    TransformerLens reads the tokenizer again with a start token before every text. So the files of `source` are
-    copied, with the live chat template; tokens that were added to the live one are added to that of `source`. Only
-    where there are no files, or where the live tokenizer is another one, is it saved as it is, with a warning if that
-    puts a start token before every text.
+    TransformerLens reads the tokenizer again with a start token before every text. So the files of `source` are copied,
+    with the live chat template and the tokens that were added to the live one. Only where there are no files, or where
+    it is another tokenizer, is it saved as it is, with a warning if that puts a start token before every text.
 
     Raises:
         ValueError: Neither a tokenizer nor a source, or what was written reads back as another tokenizer.

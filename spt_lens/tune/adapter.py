@@ -87,11 +87,7 @@ class Adapter:
         return sum(value.numel() for value in self.after.values())
 
     def save(self, folder: str | Path) -> Path:
-        """Writes adapter.safetensors into the folder, by one rename, and returns the folder.
-
-        Raises:
-            OSError: The folder can't be made or written; an adapter that is there stays.
-        """
+        """Writes adapter.safetensors into the folder, by one rename, and returns the folder. Raises OSError."""
         folder = a_path(folder, "folder")
         tensors = {f"before.{name}": value for name, value in self.before.items()}
         tensors |= {f"after.{name}": value for name, value in self.after.items()}
