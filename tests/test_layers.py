@@ -54,8 +54,6 @@ NOT_YET_LAYERED = {
     ("spt_lens.support.tiny", "spt_lens.yesman.build"),
 }
 NOT_YET_SHORT = {
-    "measure/set_table.py",
-    "picker/picker.py",
     "statistics.py",
 }
 
