@@ -48,8 +48,6 @@ NOT_YET_LAYERED = {
     ("spt_lens.evaluate.compare", "spt_lens.yesman"),
 }
 NOT_YET_SHORT = {
-    "measure/set_table.py",
-    "picker/picker.py",
     "statistics.py",
 }
 

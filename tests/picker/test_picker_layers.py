@@ -135,7 +135,7 @@ def test_budget():
 
 
 def count_parameters(cells: list[int], n_heads: int, sizes: dict[str, int]) -> int:
-    """countParameters of page/cells.js."""
+    """countParameters of page/selection.js."""
     groups = {i // n_heads * n_heads + i % n_heads // sizes["group"] for i in cells}
     return len(cells) * sizes["own"] + len(groups) * sizes["shared"]
 

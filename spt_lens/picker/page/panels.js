@@ -1,0 +1,188 @@
+// Below the map: how many heads and weights, the selection as text, and whether Python has heard of it.
+
+class Status {
+  constructor(ui) {
+    this.ui = ui;
+    this.count = make("div", "spt-count");
+    this.count.setAttribute("aria-live", "polite");
+    this.link = make("div", "spt-link");
+    this.link.setAttribute("role", "status");
+    this.text = make("input", "spt-heads");
+    this.text.type = "text";
+    this.text.spellcheck = false;
+    this.text.placeholder = "no heads: click some, or type L5.H3 6.1";
+    this.text.setAttribute("aria-label", "the chosen heads as text");
+    onTyping(this.text, 400, () => this.read());
+    this.copy = pushButton("copy", "Copy the heads as text that HeadSet.parse reads", () => this.copyText());
+    this.element = make("div", "spt-status", this.count, make("div", "spt-row", this.text, this.copy), this.link);
+    this.update();
+  }
+
+  update() {
+    const { data, selection } = this.ui, cells = selection.cells, n = data.nLayers * data.nHeads;
+    const over = cells.length > data.budgetHeads;
+    const weights = data.sizes && ` · ${percent(countParameters(cells, data.nHeads, data.sizes) / data.sizes.total)} of parameters`;
+    const budget = `${over ? "over" : "within"} the budget of ${+(100 * data.budget).toPrecision(3)} %`;
+    this.count.textContent = `${cells.length} of ${n} heads (${percent(cells.length / n)})${weights ?? ""} · ${budget} (${data.budgetHeads})`;
+    this.count.classList.toggle("spt-over", over);
+    this.mark(false);
+    const text = cells.map((i) => headName(i, data.nHeads)).join(" ");
+    // What is being typed stays as it is typed.
+    if (document.activeElement !== this.text || !this.typed) this.text.value = text;
+    this.typed = false;
+  }
+
+  read() {
+    const { data, selection } = this.ui, found = parseHeads(this.text.value, data.nLayers, data.nHeads);
+    this.mark(found === null);
+    if (!found) return;
+    this.typed = true;
+    if (!selection.set(found)) this.typed = false;
+  }
+
+  mark(wrong) {
+    this.text.classList.toggle("spt-wrong", wrong);
+    this.text.setAttribute("aria-invalid", wrong);
+  }
+
+  async copyText() {
+    try {
+      await navigator.clipboard.writeText(this.text.value);
+    } catch {
+      // Pages from a file, and some front ends, have no clipboard of their own.
+      this.text.select();
+      document.execCommand("copy");
+    }
+    this.copy.textContent = "copied";
+    setTimeout(() => (this.copy.textContent = "copy"), 1200);
+  }
+
+  // state: "" (all is well), "waiting", "lost" or "page" (there is no kernel at all).
+  connection(state) {
+    const says = {
+      waiting: "Python has not answered yet: a cell is running, or the kernel is gone. Nothing is lost while this page is open.",
+      lost: "Disconnected: the kernel was restarted or stopped, and Python no longer hears this picker. Run its cell again; until then copy the heads from the field above.",
+      page: "No kernel behind this page: clicks choose heads here only. Copy the text above into HeadSet.parse(\"...\").",
+    };
+    this.link.textContent = says[state] ?? "";
+    this.link.className = `spt-link spt-${state || "well"}`;
+  }
+}
+
+// The live check: what the chosen heads do together, patched in and knocked out, beside random heads.
+
+class CheckPanel {
+  constructor(ui) {
+    this.ui = ui;
+    this.run = pushButton("check", "Measure what the chosen heads do together", () => ui.send({ kind: "check" }));
+    this.stop = pushButton("stop", "Stop the check", () => ui.send({ kind: "stop" }));
+    this.auto = make("input");
+    this.auto.type = "checkbox";
+    this.auto.checked = ui.model.get("_auto");
+    this.auto.addEventListener("change", () => {
+      ui.model.set("_auto", this.auto.checked);
+      ui.model.save_changes();
+    });
+    this.bar = make("div", "spt-bar", make("div"));
+    this.says = make("div", "spt-says");
+    this.says.setAttribute("aria-live", "polite");
+    this.table = make("table", "spt-table");
+    const auto = make("label", "spt-field", this.auto, make("span", "", "after every change"));
+    this.element = make("section", "spt-panel spt-check",
+      make("div", "spt-row", make("b", "", "Live check"), this.run, this.stop, auto), this.bar, this.says, this.table);
+    this.update();
+  }
+
+  update() {
+    const { model, selection, data } = this.ui, check = model.get("_check");
+    const lost = Boolean(this.ui.lost), busy = !lost && (check.state === "queued" || check.state === "running");
+    const own = check.heads.length === selection.cells.length && check.heads.every((i) => selection.has(i));
+    this.run.disabled = !data.canCheck || lost || busy || !selection.cells.length;
+    this.stop.disabled = !busy;
+    this.auto.disabled = !data.canCheck || lost;
+    this.auto.checked = model.get("_auto");
+    this.bar.hidden = !busy;
+    this.bar.firstChild.style.width = `${100 * check.done}%`;
+    const stale = check.rows.length && !own ? "Of an earlier selection. " : "";
+    const says = lost && ["queued", "running"].includes(check.state) ? "Interrupted: disconnected." : check.says;
+    this.says.textContent = data.canCheck ? stale + says : data.whyNoCheck;
+    this.table.hidden = !check.rows.length;
+    this.element.classList.toggle("spt-stale", Boolean(stale));
+    const head = ["", "as it is", "chosen", "random"];
+    this.table.replaceChildren(make("tr", "", ...head.map((text) => make("th", "", text))),
+      ...check.rows.map((row) => make("tr", "", make("th", "", row[0]), ...row.slice(1).map((text) => make("td", "", text)))));
+  }
+}
+
+// One head beside the map: its report, and its attention on a dialogue, drawn by circuitsvis in a frame of its own.
+
+class DetailsPanel {
+  constructor(ui) {
+    this.ui = ui;
+    this.title = make("b", "", "A head");
+    this.says = make("div", "spt-says", ui.data.canShow ? "Choose a head to see where it looks and what it writes." : ui.data.whyNoShow);
+    this.report = make("div", "spt-report");
+    this.frame = make("iframe", "spt-attention");
+    this.frame.setAttribute("sandbox", "allow-scripts");
+    this.frame.title = "attention of the head";
+    this.frame.hidden = true;
+    this.element = make("section", "spt-panel spt-details", make("div", "spt-row", this.title), this.says, this.frame, this.report);
+    this.script = null;
+    this.wanted = null;
+    window.addEventListener("message", (this.hear = (event) => {
+      if (event.source === this.frame.contentWindow && event.data?.spt_height) this.frame.style.height = `${event.data.spt_height}px`;
+    }));
+  }
+
+  dispose() {
+    window.removeEventListener("message", this.hear);
+  }
+
+  // Asks for a head; the last one asked for is shown.
+  ask(i) {
+    if (!this.ui.data.canShow || this.ui.lost) return;
+    this.wanted = i;
+    this.title.textContent = headName(i, this.ui.data.nHeads);
+    this.says.textContent = "…";
+    this.waits(true);
+    this.ui.send({ kind: "details", head: i, script: this.script === null });
+  }
+
+  take(message) {
+    if (message.script) this.script = message.script;
+    if (message.head !== this.wanted) {
+      // Another view of this picker asked later, and only the last wish is granted: ask again.
+      if (this.waiting) setTimeout(() => this.waiting && this.ask(this.wanted), 300);
+      return;
+    }
+    this.waits(false);
+    this.says.textContent = message.error ?? message.says;
+    this.report.innerHTML = message.report ?? ""; // made by HeadReport, which escapes all text from data
+    this.frame.hidden = !message.attention;
+    if (message.attention) this.drawAttention(message.attention);
+  }
+
+  // What is shown is of another head until the answer comes.
+  waits(waiting) {
+    this.waiting = waiting;
+    this.element.classList.toggle("spt-stale", waiting);
+  }
+
+  lost() {
+    if (this.waiting) this.says.textContent = "Disconnected.";
+    this.waiting = false;
+  }
+
+  // In a light frame in both themes: circuitsvis draws for a white page.
+  drawAttention(values) {
+    const data = JSON.stringify(values).replaceAll("<", "\\u003c");
+    this.frame.srcdoc = `<!DOCTYPE html><meta charset="utf-8">
+      <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
+      <style>body { margin: 0; font: 13px system-ui, "DejaVu Sans", sans-serif; color: #1b1b1b; background: #fff }</style>
+      <div id="attention"></div><script>${this.script}<\/script>
+      <script>
+        CircuitsVis.render("attention", CircuitsVis.AttentionHeads, ${data});
+        new ResizeObserver(() => parent.postMessage({ spt_height: document.documentElement.scrollHeight }, "*")).observe(document.body);
+      <\/script>`;
+  }
+}
