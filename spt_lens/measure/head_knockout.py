@@ -10,37 +10,39 @@ from torch import Tensor
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_values, check_ablation
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.activation import Activation
-from spt_lens.patching.engine import measure
-from spt_lens.patching.plain import both_runs, patch_each
+from spt_lens.patching.activation import Activation, patch_each
+from spt_lens.patching.engine import Method, measure
 from spt_lens.patching.readings import Readings, to_scores
-from spt_lens.patching.rows import Readout, Row, check_patching, make_rows
+from spt_lens.patching.rows import Row, Rows, check_patching, make_rows
 from spt_lens.scores.head_scores import HeadScores
 
 
 @dataclass(frozen=True)
-class Knockout(Activation):
+class Knockout(Method):
     """Activation patching at all positions, with one value for each head instead of another run's."""
 
     pairs: ContrastPairs
     ablation: Ablation
     mean_over: MeanOver
     name: ClassVar[str] = "knockout"
-    # Removed at every position, a head leaves no beginning of the prompt for the others to share: there is no sweep.
+    # A head that is removed at every position leaves no beginning of the prompt for the others to share: no sweep.
     engines: ClassVar[tuple[str, ...]] = ("stacked", "hooks")
 
     def settings(self) -> dict[str, Any]:
         return {"ablation": self.ablation, "mean_over": self.mean_over}
 
-    def measure(self, readings: Readings, heads: Any = None) -> None:
-        both_runs(readings)  # first, since pairs without any gap are an error
+    def work(self, view: ModelView, rows: Rows, engine: str) -> float:
+        return Activation().work(view, rows, engine)
+
+    def measure(self, readings: Readings) -> None:
+        readings.both_runs()  # first, since pairs without any gap are an error
         size = readings.limits.batch_size
         values = ablation_values(readings.view, self.pairs, self.ablation, self.mean_over, size)
 
-        def at_all_places(rows: list[Row], readout: Readout) -> Tensor:
+        def everywhere(rows: list[Row]) -> Tensor:
             return values[:, None].expand(-1, sum(len(row.into_at) for row in rows), -1, -1)
 
-        patch_each(readings, readings.heads, at_all_places)
+        patch_each(readings, readings.heads, everywhere)
 
 
 def head_knockout(

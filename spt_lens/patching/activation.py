@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +12,9 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by
-from spt_lens.patching.plain import patch_each
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.rows import Direction, Positions, Readout, Rows, run_source
-from spt_lens.patching.suffix import SuffixRun
-from spt_lens.patching.sweep import each_suffix, joining, most_variants, read, through, waves
+from spt_lens.patching.rows import Direction, Positions, Row, Rows
+from spt_lens.patching.sweep import Variants, each_part, joining, waves
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import Metric
 
@@ -30,18 +28,18 @@ class Activation(Method):
             return view.n_heads * joined_blocks(view) * sum(len(row.into) - row.start for row in rows.rows)
         return view.n_heads * view.n_layers**2 * sum(len(row.into) for row in rows.rows)
 
-    def measure(self, readings: Readings, heads: Sequence[Head] | None = None) -> None:
-        chosen = readings.heads if heads is None else heads
+    def measure(self, readings: Readings) -> None:
+        patch_each(readings, readings.heads)
 
-        def by_sweep(part: list[int], run: SuffixRun, source: list[Tensor], readout: Readout) -> None:
-            for wave in waves(chosen, most_variants(run, readings.limits.batch_size)):
-                ends = through(run, wave, joining(run, source), readings.tick)
-                readings.patched(part, wave, read(run, ends, readout))
 
-        if readings.engine == "sweep":
-            each_suffix(readings, by_sweep)
-        else:
-            patch_each(readings, chosen, lambda rows, readout: run_source(readings.view, rows, readout)[0])
+def patch_each(readings: Readings, heads: Sequence[Head], values: Callable[[list[Row]], Tensor] | None = None) -> None:
+    """Reads every row with each of the heads patched alone. values: as in each_part."""
+
+    def work(part: list[int], variants: Variants) -> None:
+        for wave in waves(heads, variants.most):
+            readings.patched(part, wave, variants.run(wave, joining(variants)))
+
+    each_part(readings, work, values=values)
 
 
 METHODS["activation"] = Activation

@@ -3,8 +3,9 @@
 A new way of scoring is one file: a subclass of `Method`, a line that puts it into METHODS (so that `cost` and
 `random_pairs_null` know it by name), and a function for users that calls `scores_by`. Activation.measure shows how:
 
-- `measure(readings)` reads every row both without a patch and with each head patched: `readings.runs`, `.patched`. For
-  "sweep" it gets suffixes from `each_suffix`; else it runs whole prompts (`patch_each`, or `both_runs` and its own).
+- `measure(readings)` calls `each_part` with what is to be done with some rows: it says by hooks, layer by layer, what
+  happens to each variant of a prompt, runs them by `variants.run`, and hands what is read to `readings.patched`. The
+  same code serves all engines.
 - `work` counts what that takes, beside both runs of each row, for the progress bar and `cost`.
 - `check` raises for its own arguments before anything runs; `settings` tells of them in the scores' meta; `engines`
   are those that it has, and `memory` how many times a forward pass's it takes.
@@ -31,7 +32,7 @@ from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Readings, to_scores
 from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, check_patching, make_rows, named
 from spt_lens.patching.suffix import NotPossible, suffix_run
-from spt_lens.patching.sweep import joining, suffix_source, through, waves
+from spt_lens.patching.sweep import Variants, joining, through, waves
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import Metric, warn_caller
 
@@ -223,9 +224,9 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     at = [at - row.start for at in row.into_at]
     try:
         run = suffix_run(view, torch.tensor([row.into]), row.start)
-        z = torch.stack([-3 * own[0, at] for own in run.z])
-        join = joining(run, suffix_source([row], z, run))
-        found = torch.cat([through(run, wave, join) for wave in waves(heads, 2)])
+        z = torch.stack([-3 * run.own[view.z_name(layer)][0, at] for layer in range(view.n_layers)])
+        variants = Variants(view, [row], z, rows.readout([i]), suffix=run)
+        found = torch.cat([through(run, wave, joining(variants)) for wave in waves(heads, 2)])
     except NotPossible as error:
         return str(error)
     except Exception as error:  # whatever a block makes of arguments that it was not written for

@@ -4,34 +4,87 @@ Chen et al. 2024, section 3.1, after Wang et al. 2022: (1) both runs are cached;
 sender head at its value from the other run and every other head frozen at its own, MLPs recomputed (or frozen too);
 the receivers' values are kept. Where the receiver is the logits, these are read already. (3) Otherwise the prompt runs
 once more, with the receivers at those values and everything else recomputed.
-
-With all heads frozen, positions do not see each other: a sender is one variant of the positions alone, and attention
-needs no keys (`SuffixRun.alone`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.chat.batches import by_length
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by, sweep_problem
-from spt_lens.patching.limits import Limits, Tick
-from spt_lens.patching.plain_path import Mlps, Receiver, check_mlps, mlp_hook, parse_receivers, plain_paths
+from spt_lens.patching.limits import Limits
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.rows import Direction, Positions, Readout, Rows, make_rows
-from spt_lens.patching.suffix import SuffixRun, suffix_run
-from spt_lens.patching.sweep import Source, each_suffix, most_variants, read, waves
+from spt_lens.patching.rows import Direction, Positions, Readout, Row, Rows, make_rows
+from spt_lens.patching.suffix import suffix_run
+from spt_lens.patching.sweep import HooksAt, Variants, each_part, put_heads, through, waves
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import Metric
+
+Mlps = Literal["recomputed", "frozen"]
+_RECEIVER = re.compile(r"\s*(.+?)\.([qkv])\s*", re.IGNORECASE)
+
+
+class Receiver(NamedTuple):
+    """A head's query, key or value input; `unit` is the head, or for k and v its group of heads that share them."""
+
+    layer: int
+    which: str
+    unit: int
+
+    @property
+    def hook(self) -> str:
+        return f"blocks.{self.layer}.attn.hook_{self.which}"
+
+
+def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Receiver]:
+    """Reads "L7.H3.q", several between spaces or in a list. In grouped-query models a head's k and v are its group's.
+
+    Raises: ValueError for anything else, none, or a head that the model does not have.
+    """
+    if isinstance(receivers, str):
+        receivers = receivers.replace(",", " ").split()
+    elif not isinstance(receivers, Sequence):
+        raise ValueError(f'{receivers!r} is no receiver: write "L7.H3.q", or a list of such texts')
+    found = []
+    for text in receivers:
+        match = _RECEIVER.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'{text!r} is no receiver: write "L7.H3.q", with q, k or v for what receives')
+        head, which = Head.parse(match[1]), match[2].lower()
+        if head.layer >= view.n_layers or head.head >= view.n_heads:
+            raise ValueError(
+                f"the receiver {text} is not in {view.name}: it has layers 0 to {view.n_layers - 1} and heads 0 to "
+                f"{view.n_heads - 1}"
+            )
+        copies = getattr(view.model.cfg, "ungroup_grouped_query_attention", False)  # of k and v, one for each head
+        unit = head.head if which == "q" or copies else head.head * view.n_kv_heads // view.n_heads
+        found.append(Receiver(head.layer, which, unit))
+    if not found:
+        raise ValueError('no receivers: name at least one, such as "L7.H3.q", or leave receivers out for the logits')
+    if max(found).layer == 0:
+        raise ValueError("no head comes before the receivers: choose receivers in layer 1 or later")
+    return list(dict.fromkeys(found))
+
+
+def mlp_hook(layer: int) -> str:
+    return f"blocks.{layer}.hook_mlp_out"
+
+
+def check_mlps(view: ModelView, mlps: str) -> None:
+    """Raises ValueError unless `mlps` is one of Mlps, and where the model's MLPs have no hook to freeze them by."""
+    if mlps not in ("recomputed", "frozen"):
+        raise ValueError(f"unknown mlps {mlps!r}: use 'recomputed' or 'frozen'")
+    if mlps == "frozen" and any(mlp_hook(layer) not in view.model.hook_dict for layer in range(view.n_layers)):
+        raise ValueError(f"{view.name} has no hook_mlp_out in every block, so its MLPs can't be frozen: recompute them")
 
 
 @dataclass(frozen=True)
@@ -69,130 +122,76 @@ class Path(Method):
 
     def measure(self, readings: Readings) -> None:
         """Heads that are behind every receiver do nothing."""
-        receivers, size, tick = self._receivers(readings.view), readings.limits, readings.tick
+        view, receivers = readings.view, self._receivers(readings.view)
         senders = [head for head in readings.heads if not receivers or head.layer < max(receivers).layer]
 
-        def by_sweep(part: list[int], run: SuffixRun, source: Source, readout: Readout) -> None:
-            base = read(run, run.final[None], readout)
-            readings.patched(part, readings.heads, base.expand(len(readings.heads), -1))
-            most = max(1, size.batch_size * (run.start + run.length) // (len(part) * run.length))
-            for wave in waves(senders, most):
+        def work(part: list[int], variants: Variants) -> None:
+            for wave in waves(senders, variants.most):
                 if receivers:
-                    kept = _received(run, source, wave, self.mlps, receivers, tick)
-                    ends = _receiving(run, kept, most_variants(run, size.batch_size), tick)
+                    got = _received(variants, wave, self.mlps, receivers)
+                    again = [(min(receivers).layer, i) for i in range(len(wave))]
+                    found = variants.run(again, _receiving(got))
                 else:
-                    ends = _sent(run, source, wave, self.mlps, tick)
-                readings.patched(part, wave, read(run, ends, readout))
+                    found = variants.run(wave, _sending(variants, self.mlps))
+                readings.patched(part, wave, found)
 
-        if readings.engine != "sweep":
-            plain_paths(readings, senders, self.mlps, receivers)
-        elif receivers:
-            each_suffix(readings, by_sweep)
-        else:  # only what is written at the positions that are read arrives
-            each_suffix(readings, by_sweep, lambda row: len(row.into) - row.reads)
+        also = [mlp_hook(layer) for layer in range(view.n_layers)] if self.mlps == "frozen" else []
+        also += dict.fromkeys(receiver.hook for receiver in receivers)
+        # To the logits, only what is written at the positions that are read arrives.
+        read_from = (lambda row: row.start) if receivers else (lambda row: len(row.into) - row.reads)
+        each_part(readings, work, also, read_from)
 
 
 METHODS["path"] = Path
+Got = dict[Receiver, Float[Tensor, "batch variants_length d_head"]]
 
 
-def _frozen(run: SuffixRun, layer: int, n: int, source: Source | None = None, new: Sequence[int] = ()) -> Hook:
-    """Every head of n variants at its own value, but of the last ones one head each at its value in `source`."""
+def _sending(variants: Variants, mlps: Mlps, receivers: Sequence[Receiver] = (), got: Got | None = None) -> HooksAt:
+    """Each sender (layer, head) at its values, all other heads frozen at their own; keeps what receivers get."""
 
-    def freeze(z: Float[Tensor, "variants_batch length n_heads d_head"], hook: Any = None) -> Tensor:
-        own = run.z[layer]
-        frozen = own.repeat(n, 1, 1, 1).view(n, *own.shape)
-        for i, head in enumerate(new, start=n - len(new)):
-            frozen[i, :, :, head] = source[layer][:, :, head]  # type: ignore[index]
-        return frozen.view(z.shape).to(z)
+    def own(name: str, value: Tensor) -> Tensor:
+        return variants.own[name].repeat(1, value.shape[1] // variants.length, *[1] * (value.ndim - 2)).to(value)
 
-    return run.view.z_name(layer), freeze
+    def keep(receiver: Receiver) -> Hook:
+        return receiver.hook, lambda value, hook=None: got.update({receiver: value[:, :, receiver.unit]})  # type: ignore[union-attr]
 
+    def hooks_at(layer: int, new: list[int], first: int) -> list[Hook]:
+        z_name, mlp_name = ModelView.z_name(layer), mlp_hook(layer)
 
-def _mlp_frozen(run: SuffixRun, layer: int, n: int) -> Hook:
-    """The MLP of n variants gives what it gave without a patch."""
-    kept: list[Tensor] = []
+        def freeze(z: Float[Tensor, "batch variants_length n_heads d_head"], hook: Any = None) -> Tensor:
+            z = own(z_name, z)
+            put_heads(z, variants, layer, new, first)
+            return z
 
-    def keep(value: Tensor, hook: Any = None) -> None:
-        kept.append(value)
+        hooks: list[Hook] = [(z_name, freeze), *(keep(r) for r in receivers if r.layer == layer)]
+        return [*hooks, (mlp_name, lambda value, hook=None: own(mlp_name, value))] if mlps == "frozen" else hooks
 
-    run.alone(layer, run.resid[layer], [_frozen(run, layer, 1), (mlp_hook(layer), keep)])
-    return mlp_hook(layer), lambda value, hook=None: kept[0].repeat(n, 1, 1)
-
-
-def _sent(
-    run: SuffixRun,
-    source: Source,
-    wave: Sequence[Head],
-    mlps: Mlps,
-    tick: Tick = lambda tokens: None,
-    upto: int | None = None,
-    readers: Mapping[int, list[Hook]] = {},  # noqa: B006 - never changed
-) -> Float[Tensor, "senders batch length d_model"]:
-    """Senders from their own layers up to layer `upto` (default: to the end), all heads frozen but each one's own."""
-    hidden, n = run.resid[0][:0], 0
-    for layer in range(wave[0].layer, len(run.resid) if upto is None else upto):
-        new = [head.head for head in wave if head.layer == layer]
-        hidden = torch.cat([hidden, run.resid[layer].repeat(len(new), 1, 1)])
-        n += len(new)
-        hooks = [_frozen(run, layer, n, source, new), *readers.get(layer, ())]
-        if mlps == "frozen":
-            hooks.append(_mlp_frozen(run, layer, n))
-        hidden = run.alone(layer, hidden, hooks)
-        tick(hidden.shape[0] * hidden.shape[1])
-    return hidden.view(n, -1, run.length, hidden.shape[-1])
+    return hooks_at
 
 
-Received = dict[Receiver, Float[Tensor, "senders batch length d_head"]]
-
-
-def _received(
-    run: SuffixRun, source: Source, wave: Sequence[Head], mlps: Mlps, receivers: Sequence[Receiver], tick: Tick
-) -> Received:
+def _received(variants: Variants, wave: Sequence[Head], mlps: Mlps, receivers: Sequence[Receiver]) -> Got:
     """What each receiver gets from each sender, on its own way to it."""
-    found: Received = {}
-
-    def reading(receiver: Receiver) -> Hook:
-        def keep(value: Float[Tensor, "variants_batch length units d_head"], hook: Any = None) -> None:
-            own = value[:, :, receiver.unit]
-            found[receiver] = own.view(-1, len(run.tokens), run.length, own.shape[-1])
-
-        return receiver.hook, keep
-
-    readers = {layer: [reading(r) for r in receivers if r.layer == layer] for layer in {r.layer for r in receivers}}
-    _sent(run, source, wave, mlps, tick, max(receivers).layer + 1, readers)
+    got: Got = {}
+    variants.run(wave, _sending(variants, mlps, receivers, got), upto=max(receivers).layer + 1)
     for receiver in receivers:  # from senders that join later it gets what it has without them
-        got = found.get(receiver)
-        if got is None or len(got) < len(wave):
-            run.alone(receiver.layer, run.resid[receiver.layer], [reading(receiver)])
-            own = found[receiver].expand(len(wave), *found[receiver].shape[1:])
-            found[receiver] = own if got is None else torch.cat([got, own[len(got) :]])
-    return found
+        own = variants.own[receiver.hook][:, :, receiver.unit]
+        some = got.get(receiver, own[:, :0])
+        got[receiver] = torch.cat([some, own.repeat(1, len(wave) - some.shape[1] // variants.length, 1)], dim=1)
+    return got
 
 
-def _receiving(
-    run: SuffixRun, received: Received, most: int, tick: Tick
-) -> Float[Tensor, "senders batch length d_model"]:
-    """The last block's output with the receivers at the values that they got, everything else recomputed."""
+def _receiving(got: Got) -> HooksAt:
+    """The receivers at the values that they got, everything else recomputed."""
 
-    def put(receiver: Receiver, kept: Float[Tensor, "senders batch length d_head"]) -> Hook:
+    def put(receiver: Receiver, kept: Tensor) -> Hook:
         def receive(value: Float[Tensor, "batch variants_length units d_head"], hook: Any = None) -> Tensor:
             value = value.clone()
-            value[:, :, receiver.unit] = kept.transpose(0, 1).reshape(len(value), -1, value.shape[-1]).to(value)
+            value[:, :, receiver.unit] = kept.to(value)
             return value
 
         return receiver.hook, receive
 
-    first, n = min(received).layer, len(next(iter(received.values())))
-    found = []
-    for start in range(0, n, most):
-        some = {receiver: values[start : start + most] for receiver, values in received.items()}
-        size = min(most, n - start)
-        hidden = run.resid[first].repeat(1, size, 1)
-        for layer in range(first, len(run.resid)):
-            hidden = run.block(layer, hidden, [put(r, kept) for r, kept in some.items() if r.layer == layer])
-            tick(hidden.shape[0] * hidden.shape[1])
-        found.append(hidden.view(len(hidden), size, run.length, -1).transpose(0, 1))
-    return torch.cat(found)
+    return lambda layer, new, first: [put(receiver, kept) for receiver, kept in got.items() if receiver.layer == layer]
 
 
 def path_patching(
@@ -241,15 +240,21 @@ def direct_contribution(
     Raises: ValueError as check_direct.
     """
     check_direct(view, pairs)
-    prompts = pairs.sycophantic
+    ends = [(prompt, (len(prompt) - 1,)) for prompt in pairs.sycophantic]
+    each = tuple(Row(i, 0, prompt, prompt, end, end, reads=1) for i, (prompt, end) in enumerate(ends))
+    rows = Rows(each, (Readout(pairs.answer_ids),), len(pairs))
     total = torch.zeros(view.vocab_size, dtype=torch.float64)
 
     def run(part: list[int]) -> None:
-        suffix = suffix_run(view, torch.tensor([prompts[i] for i in part]), len(prompts[part[0]]) - 1)
-        ends = torch.cat([suffix.final[None], _sent(suffix, [torch.zeros_like(z) for z in suffix.z], [head], "frozen")])
-        logits = suffix.logits(ends.flatten(0, 2)).view(2, len(part), -1).cpu().double()
-        total.add_((logits[0] - logits[1]).sum(0))
+        chosen, readout = rows.some(part)
+        tokens = torch.tensor([row.into for row in chosen])
+        suffix = suffix_run(view, tokens, tokens.shape[1] - 1, [mlp_hook(layer) for layer in range(view.n_layers)])
+        without = torch.zeros(view.n_layers, len(part), view.n_heads, view.d_head)
+        variants = Variants(view, chosen, without, readout, suffix=suffix)
+        patched = through(suffix, [head], _sending(variants, "frozen"))
+        logits = suffix.logits(torch.cat([suffix.final[None], patched]).flatten(0, 2)).cpu().double()
+        total.add_((logits[: len(part)] - logits[len(part) :]).sum(0))
 
     with view.kept():
-        Limits(batch_size).each(list(by_length(prompts, len(prompts))), run)
-    return (total / len(prompts)).float()
+        Limits(batch_size).each(rows.alike(lambda row: len(row.into)), run)
+    return (total / len(pairs)).float()

@@ -12,7 +12,7 @@ from torch import Tensor
 from spt_lens.heads import Head
 from spt_lens.model.view import ModelView
 from spt_lens.patching.limits import Limits, Tick
-from spt_lens.patching.rows import Rows
+from spt_lens.patching.rows import Batch, Rows, run_source
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import MIN_GAP, check_finite, usable_pairs, warn_left_out
 
@@ -49,27 +49,36 @@ class Readings:
         for name, into, values in (("patched", self._base, base), ("source", self._target, target)):
             check_finite(values, [self.rows.rows[i].pair for i in part], name)
             into[part] = values.to(into)
+        self._patched[part] = self._base[part, None, None]  # heads that nothing is said of change nothing
 
-    @property
-    def unseen(self) -> list[int]:
-        """The rows that nothing was read from so far."""
-        return self._base.isnan().nonzero().flatten().tolist()
+    @torch.no_grad()
+    def both_runs(self) -> None:
+        """Both runs of every row that nothing was read from yet. Raises ValueError if no pair has a gap."""
+        unseen = set(self._base.isnan().nonzero().flatten().tolist())
+
+        def run(part: list[int]) -> None:
+            chosen, readout = self.rows.some(part)
+            _, target = run_source(self.view, chosen, readout)
+            self.runs(part, readout.of(Batch.of(chosen, "into").logits(self.view)), target)
+            self.tick(2 * sum(len(row.into) for row in chosen) * self.view.n_layers)
+
+        self.limits.each([[i for i in group if i in unseen] for group in self.rows.alike()], run)
+        usable_pairs(self.base, self.target)
 
     @property
     def gapless(self) -> bool:
         """Whether some rows were read, and no two runs of them differ."""
-        return len(self.unseen) <= len(self.rows) - min(ENOUGH, len(self.rows)) and not bool(
-            ((self._target - self._base).abs() >= MIN_GAP).any()
-        )
+        seen = int((~self._base.isnan()).sum())
+        return seen >= min(ENOUGH, len(self.rows)) and not bool(((self._target - self._base).abs() >= MIN_GAP).any())
 
-    def patched(
-        self, part: list[int], heads: Iterable[tuple[int, int]], values: Float[Tensor, "heads batch"] | Tensor
-    ) -> None:
+    def patched(self, part: list[int], heads: Iterable[tuple[int, int]], values: Float[Tensor, "heads batch"]) -> None:
         """With each of some heads patched alone."""
-        layers, units = zip(*heads, strict=True)
-        self._patched[torch.tensor(part)[:, None], torch.tensor(layers), torch.tensor(units)] = values.T.to(
-            self._patched
-        )
+        layers, units = (torch.tensor(each) for each in zip(*heads, strict=True))
+        self._patched[torch.tensor(part)[:, None], layers, units] = values.T.to(self._patched)
+
+    def changed(self, part: list[int], change: Float[Tensor, "n_layers n_heads batch"]) -> None:
+        """By how much patching each head moves what is read."""
+        self._patched[part] = self._base[part, None, None] + change.permute(2, 0, 1).to(self._patched)
 
     def estimate_rest(self, estimated: Readings, measured: Iterable[Head]) -> None:
         """Takes all other heads' readings from an estimate, and marks those that were measured."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.activation import Activation
+from spt_lens.patching.activation import Activation, patch_each
 from spt_lens.patching.attribution import Attribution
 from spt_lens.patching.engine import METHODS, Engine, Method, both_runs_work, scores_by
 from spt_lens.patching.readings import Readings
@@ -42,7 +42,7 @@ class Screened(Method):
         size = estimated.shares()[0].mean(dim=0).abs().flatten()
         many = max(1, math.floor(self.share * len(size) + 1e-9))
         best = [readings.heads[i] for i in size.argsort(descending=True, stable=True)[:many].tolist()]
-        Activation().measure(readings, best)
+        patch_each(readings, best)
         readings.estimate_rest(estimated, best)
 
 

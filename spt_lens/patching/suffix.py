@@ -12,9 +12,8 @@ positions are cut to the suffix and repeated. What they can't be cut from is ref
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,17 +23,7 @@ from transformers import Cache, DynamicCache
 
 from spt_lens.model.hooked import is_hooked, new_cache
 from spt_lens.model.view import Hook, ModelView
-from spt_lens.patching.suffix_parts import (
-    KeptCache,
-    KeptEntry,
-    causal,
-    first,
-    only_tokens,
-    take_back,
-    tiled,
-    tree,
-    with_methods,
-)
+from spt_lens.patching.plain import keeping
 
 
 class NotPossible(Exception):
@@ -48,8 +37,7 @@ class SuffixRun:
         start, length: where the suffix begins, and how many positions it has.
         resid: `[batch, length, d_model]` for each layer: what its block was given there.
         final: `[batch, length, d_model]`: what the last block gave.
-        z: `[batch, length, n_heads, d_head]` for each layer: the outputs of the heads.
-        last_logits: `[batch, vocab]`, by the model's own forward pass.
+        own: by hook point: what passed through it there; of hook_z in every layer, and of those named in `also`.
 
     Costs one forward pass. Keeps the keys and values of the whole prompts until it is deleted.
 
@@ -57,19 +45,19 @@ class SuffixRun:
         NotPossible: the model's blocks take something that this code does not know.
     """
 
-    def __init__(self, view: ModelView, tokens: Int[Tensor, "batch pos"], start: int) -> None:
+    def __init__(self, view: ModelView, tokens: Int[Tensor, "batch pos"], start: int, also: Sequence[str]) -> None:
         self.view = view
         view.backend.check_length(tokens)
         self.tokens = tokens.to(view.device)
         self.start, self.length = start, tokens.shape[1] - start
         self.resid: list[Tensor] = []
-        self.z: list[Tensor] = []
+        self.own: dict[str, Tensor] = {}
         self._blocks: list[nn.Module] = list(view.model.blocks)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._run()
+        self._run([*map(view.z_name, range(view.n_layers)), *also])
 
-    def _run(self) -> None:
+    def _run(self, names: Sequence[str]) -> None:
         last = torch.full((len(self.tokens),), self.tokens.shape[1] - 1)
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -78,22 +66,19 @@ class SuffixRun:
             self._calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.final: Tensor = first(output)[:, self.start :].clone()
-            self._rest = [None] * (len(output) - 1) if isinstance(output, tuple) else None
+            hidden, *rest = output if isinstance(output, tuple) else (output,)
+            self.final: Tensor = hidden[:, self.start :].clone()
+            self._rest = [None] * len(rest) if isinstance(output, tuple) else None
 
-        def keep_z(z: Tensor, hook: Any) -> None:
-            self.z.append(z[:, self.start :].detach().clone())
-
-        hooks = [(self.view.z_name(layer), keep_z) for layer in range(self.view.n_layers)]
         with ExitStack() as stack:
             for block in self._blocks:
                 stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
             stack.callback(self._blocks[-1].register_forward_hook(after).remove)
-            self.last_logits = self._forward(hooks, last)
-        if len(self._calls) != len(self._blocks) or len(self.z) != len(self._blocks):
+            self._forward(keeping(self.own, names, self.start), last)
+        if len(self._calls) != len(self._blocks) or len(self.own) != len(names):
             raise NotPossible("does not call every block, with its heads' hook, just once in a forward pass")
 
-    def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+    def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> None:
         """The ordinary run, which fills `self._keys` and `self._values`."""
         raise NotImplementedError
 
@@ -103,21 +88,24 @@ class SuffixRun:
         """A block's output for variants that stand side by side, each with the kept positions before it."""
         raise NotImplementedError
 
-    def alone(
-        self, layer: int, hidden: Float[Tensor, "rows length d_model"], hooks: list[Hook]
-    ) -> Float[Tensor, "rows length d_model"]:
-        """A block's output for suffixes that have nothing before them, for hooks that replace what attention gives."""
-        raise NotImplementedError
-
     def _called(
         self, layer: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], hooks: list[Hook]
     ) -> Tensor:
-        points = [(self.view.model.hook_dict[name], function) for name, function in hooks]
         with ExitStack() as stack:
-            for point, function in points:
+            for name, function in hooks:
+                point = self.view.model.hook_dict[name]
                 point.add_hook(function)
-                stack.callback(take_back, point)
-            return first(self._blocks[layer](hidden, *args, **kwargs))
+                stack.callback(lambda point=point: point.fwd_hooks.pop().hook.remove())
+            output = self._blocks[layer](hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _mask(self, of: int, variants: int, make: Callable[[], tuple[Tensor, float | bool]]) -> Tensor:
+        """A mask for so many variants, kept for the next layers. make: gives that of one, and what hides in it."""
+        if (of, variants) not in self._masks:
+            self._masks = {key: kept for key, kept in self._masks.items() if key[1] == variants}  # they are large
+            mask, hidden = make()
+            self._masks[of, variants] = tree(mask, self.start, variants, hidden)
+        return self._masks[of, variants]
 
     def logits(
         self, hidden: Float[Tensor, "rows d_model"], ids: Int[Tensor, "rows k"] | None = None
@@ -136,99 +124,78 @@ class SuffixRun:
 
 
 class _BridgeSuffix(SuffixRun):
-    def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+    def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> None:
         cache = DynamicCache()
         with self.view.model.hooks(fwd_hooks=hooks), self.view.unembedded_at(at):
-            logits = self.view.model(self.tokens, use_cache=True, past_key_values=cache)[:, 0]
+            self.view.model(self.tokens, use_cache=True, past_key_values=cache)
         if len(cache.layers) != len(self._blocks) or any(layer.keys is None for layer in cache.layers):
             raise NotPossible("does not keep keys and values for every layer")
         self._keys = [layer.keys[:, :, : self.start] for layer in cache.layers]
         self._values = [layer.values[:, :, : self.start] for layer in cache.layers]
         if any(keys.shape[2] != self.start for keys in self._keys):
             raise NotPossible("does not keep the keys and values of all positions")
-        return logits
 
     def block(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
         variants = hidden.shape[1] // self.length
         kept = KeptCache(self._keys, self._values)
 
         def cut(value: Any) -> Any:
-            if isinstance(value, Cache):
-                return kept
-            return self._cut(value, partial(self._tree_mask, variants=variants), partial(tiled, variants))
+            return kept if isinstance(value, Cache) else self._cut(value, variants)
 
-        args, kwargs = self._calls[layer]
-        found = tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
-        if not any(value is kept for value in (*found[0], *found[1].values())):
+        args, kwargs = tuple(map(cut, self._calls[layer][0])), {k: cut(v) for k, v in self._calls[layer][1].items()}
+        if not any(value is kept for value in (*args, *kwargs.values())):
             raise NotPossible("does not hand its cache to the blocks")
-        if not any(isinstance(value, Tensor) and value.ndim == 4 for value in (*found[0], *found[1].values())):
-            found[1]["attention_mask"] = self._tree_mask(None, variants)
-        return self._called(layer, hidden, *found, hooks)
+        if not any(isinstance(value, Tensor) and value.ndim == 4 for value in (*args, *kwargs.values())):
+            kwargs["attention_mask"] = self._tree_mask(None, variants)
+        return self._called(layer, hidden, args, kwargs, hooks)
 
-    def alone(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
-        def cut(value: Any) -> Any:
-            if isinstance(value, Cache):
-                return None
-            return self._cut(value, lambda mask: mask[..., -self.length :], lambda x, dim: x)
-
-        args, kwargs = self._calls[layer]
-        return self._called(
-            layer, hidden, tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}, hooks
-        )
-
-    def _cut(self, value: Any, mask: Callable[[Tensor], Tensor], along: Callable[[Tensor, int], Tensor]) -> Any:
-        """An argument of a block, cut to the suffix. Rows are equally long and not padded: one stands for all."""
+    def _cut(self, value: Any, variants: int) -> Any:
+        """An argument of a block, cut to the suffix and repeated. Rows are equally long: one stands for all."""
         total = self.start + self.length
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, tuple | list) and value and all(isinstance(x, Tensor) for x in value):
             if all(x.ndim == 3 and x.shape[1] == total for x in value):  # the rotary cosines and sines
-                return type(value)(along(x[:1, self.start :], 1) for x in value)
+                return type(value)(x[:1, self.start :].repeat(1, variants, 1) for x in value)
         if isinstance(value, Tensor):
             if value.ndim == 4 and value.shape[-2:] == (total, total):
-                return mask(value[:1, :, self.start :])
+                return self._tree_mask(value[:1, :, self.start :], variants)
             if value.ndim in (1, 2) and value.shape[-1] == total and not value.is_floating_point():  # position ids
-                return along(value[:1, self.start :] if value.ndim == 2 else value[self.start :], value.ndim - 1)
+                ids = value[:1] if value.ndim == 2 else value
+                return ids[..., self.start :].repeat(*[1] * (value.ndim - 1), variants)
         shape = tuple(value.shape) if isinstance(value, Tensor) else ""
         raise NotPossible(f"gives its blocks a {type(value).__name__} {shape} that is not known here")
 
     def _tree_mask(self, mask: Float[Tensor, "1 1 length total"] | None, variants: int) -> Tensor:
         """Each variant sees the kept positions as the suffix did, and itself; of the others, nothing."""
-        if mask is None:  # the model leaves out a mask that is plainly causal
-            dtype = self.view.dtype
-            hidden = ~causal(self.length, self.start, self.tokens.device)
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=self.tokens.device)
-            mask = mask.masked_fill(hidden, torch.finfo(dtype).min)[None, None]
-            key = (-1, variants)
-        else:
-            key = (mask.untyped_storage().data_ptr(), variants)
-        if key not in self._masks:
-            self._masks = {of: kept for of, kept in self._masks.items() if of[1] == variants}  # they are large
-            lowest = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-            self._masks[key] = tree(mask, self.start, variants, lowest)
-        return self._masks[key]
+
+        def make() -> tuple[Tensor, float | bool]:
+            if mask is not None:
+                return mask, False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            dtype, device = self.view.dtype, self.tokens.device  # the model leaves out a mask that is plainly causal
+            seen = torch.ones(self.length, self.start + self.length, dtype=torch.bool, device=device).tril(self.start)
+            lowest = torch.finfo(dtype).min
+            return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)[None, None], lowest
+
+        return self._mask(-1 if mask is None else mask.untyped_storage().data_ptr(), variants, make)
 
 
 class _HookedSuffix(SuffixRun):
-    def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+    def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> None:
         if self.view.model.cfg.positional_embedding_type not in ("standard", "rotary"):
             raise NotPossible(f"counts positions by {self.view.model.cfg.positional_embedding_type}")
         cache = new_cache(self.view.model, len(self.tokens))
         with self.view.model.hooks(fwd_hooks=hooks), self.view.unembedded_at(at):
             mask = torch.ones_like(self.tokens)
-            logits = self.view.model(self.tokens, attention_mask=mask, past_kv_cache=cache)[:, 0]
+            self.view.model(self.tokens, attention_mask=mask, past_kv_cache=cache)
         self._keys = [entry.past_keys[:, : self.start] for entry in cache.entries]
         self._values = [entry.past_values[:, : self.start] for entry in cache.entries]
-        return logits
 
     def block(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
         entry = KeptEntry(self._keys[layer], self._values[layer])
         variants = hidden.shape[1] // self.length
         with self._tree_attention(self._blocks[layer].attn, variants):
             return self._called(layer, hidden, (), {"past_kv_cache_entry": entry}, hooks)
-
-    def alone(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
-        return self._called(layer, hidden, (), {}, hooks)
 
     @contextmanager
     def _tree_attention(self, attention: Any, variants: int) -> Iterator[None]:
@@ -242,17 +209,86 @@ class _HookedSuffix(SuffixRun):
             return torch.cat([rotary(attention, kept, 0), own], dim=1) if kept.shape[1] else own
 
         def apply_causal_mask(scores: Tensor, offset: int = 0, attention_mask: Any = None) -> Tensor:
-            key = (int(attention.attn_type == "local"), variants)
-            if key not in self._masks:
-                self._masks = {of: kept for of, kept in self._masks.items() if of[1] == variants}
+            def make() -> tuple[Tensor, bool]:
                 seen = attention._make_causal_mask(length, start + length, start, scores.device)
-                self._masks[key] = tree(seen.expand(1, 1, *seen.shape[-2:]), start, variants, False)
-            return torch.where(self._masks[key], scores, attention.IGNORE)
+                return seen.expand(1, 1, *seen.shape[-2:]), False
+
+            mask = self._mask(int(attention.attn_type == "local"), variants, make)
+            return torch.where(mask, scores, attention.IGNORE)
 
         with with_methods(attention, apply_rotary=apply_rotary, apply_causal_mask=apply_causal_mask):
             yield
 
 
-def suffix_run(view: ModelView, tokens: Int[Tensor, "batch pos"], start: int) -> SuffixRun:
+def suffix_run(view: ModelView, tokens: Int[Tensor, "batch pos"], start: int, also: Sequence[str] = ()) -> SuffixRun:
     """One ordinary run of prompts of equal length, kept from position `start` on. Raises NotPossible."""
-    return (_HookedSuffix if is_hooked(view.model) else _BridgeSuffix)(view, tokens, start)
+    return (_HookedSuffix if is_hooked(view.model) else _BridgeSuffix)(view, tokens, start, also)
+
+
+class KeptCache:
+    """Stands in for a cache of Hugging Face's: gives the kept keys and values before new ones, and keeps nothing."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
+        self.keys, self.values = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys[layer], keys], dim=2), torch.cat([self.values[layer], values], dim=2)
+
+
+class KeptEntry:
+    """The same for one layer of TransformerLens's cache."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.past_keys, self.past_values = keys, values
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.past_keys, keys], dim=1), torch.cat([self.past_values, values], dim=1)
+
+
+def tree(mask: Tensor, start: int, variants: int, hidden: float | bool) -> Tensor:
+    """`[1, 1, length, start + length]` for one variant -> `[1, 1, variants * length, start + variants * length]`."""
+    length = mask.shape[-2]
+    own = mask.new_full((variants, length, variants, length), hidden)
+    each = torch.arange(variants, device=mask.device)
+    own[each, :, each] = mask[0, 0, :, start:]
+    before = mask[0, 0, :, :start].repeat(variants, 1)
+    return torch.cat([before, own.reshape(variants * length, variants * length)], dim=1)[None, None]
+
+
+@contextmanager
+def with_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Methods on this very module, that hide its class's until they are gone again (accelerate has some there too)."""
+    own = module.__dict__
+    before = {name: own[name] for name in methods if name in own}
+    own.update(methods)
+    try:
+        yield
+    finally:
+        for name in methods:
+            own.pop(name, None)
+        own.update(before)
+
+
+@contextmanager
+def only_tokens(unembed: Any, ids: Int[Tensor, "rows k"] | None) -> Iterator[None]:
+    """Unembeds of each row only its own tokens, the matrix being too large to multiply by for two of them."""
+    if ids is None:
+        yield
+        return
+    kept: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept.append(args[0])
+        return (args[0][:1], *args[1:])  # one row for the module itself: what comes of it is replaced
+
+    def after(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        rows = kept.pop()
+        columns = module.W_U.T[ids.to(rows.device)]  # [rows, k, d_model]
+        return torch.einsum("rpd,rkd->rpk", rows, columns.to(rows)) + module.b_U[ids.to(rows.device)][:, None]
+
+    handles = [unembed.register_forward_pre_hook(before), unembed.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,9 +1,16 @@
-"""All heads in one sweep: exact patching at about the cost of a few forward passes.
+"""Variants of prompts: what every method is written in, whichever engine runs them.
 
-Plain patching runs the whole model once for each head. But a patch leaves all that comes before it as it is, along
-the prompt and up to the head's own layer: so each head is one variant of the prompt's end (suffix.py) that joins the
-others at its own layer, and only the answer tokens are unembedded. For T tokens and a suffix of s this takes about
-s / 2T of the work of plain patching.
+A variant is a prompt with something done to it from one layer on, say one head patched: a pair (layer, what). The
+variants of a prompt stand side by side on the position axis, `[batch, variants * length, ...]`, and a method says,
+layer by layer, what hooks do to those that join there.
+
+All heads in one sweep: plain patching runs the whole model once for each head, but a patch leaves all that comes before
+it as it is, along the prompt and up to the head's own layer. So each variant is of the prompt's end alone (suffix.py),
+joins the others at its own layer, and only the answer tokens are unembedded. For T tokens and a suffix of s this takes
+about s / 2T of the work of plain patching, and gives the same numbers.
+
+Whole prompts stand in where the sweep does not fit: copies of a batch, each with another variant ("stacked"), or one
+forward pass for each ("hooks").
 """
 
 from __future__ import annotations
@@ -15,49 +22,113 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.model.view import Hook
+from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.limits import FULL_LOGITS, Tick
-from spt_lens.patching.plain import both_runs
+from spt_lens.patching.plain import keeping
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.rows import Readout, Row, run_source
+from spt_lens.patching.rows import Batch, Readout, Row, run_source
 from spt_lens.patching.suffix import SuffixRun, suffix_run
 
-Source = list[Float[Tensor, "batch length n_heads d_head"]]  # values to patch in, layer by layer, in the suffix
 Variant = TypeVar("Variant", bound=tuple[int, int])  # a layer, and what is done there: a head, a part of a line, ...
+# Hooks on a layer, of the layer, what is done to the variants that join there, and the place of the first of these.
+HooksAt = Callable[[int, list[int], int], list[Hook]]
 
 
-def each_suffix(
+class Variants:
+    """Variants of some rows, and the values to patch in: values[:, j] at position pos[j] of row[j].
+
+    suffix: what the sweep runs them from; None: whole prompts, each variant from the first layer on. length: positions
+    of one. own: by hook point: what passes there without a patch, `[batch, length, ...]`; of hook_z in every layer, and
+    of those in `also` (None: of none). most: how many may go at once.
+    """
+
+    def __init__(
+        self,
+        view: ModelView,
+        rows: Sequence[Row],
+        z: Float[Tensor, "layer places n_heads d_head"],
+        readout: Readout,
+        most: int = 1,
+        tick: Tick = lambda tokens: None,
+        suffix: SuffixRun | None = None,
+        also: Sequence[str] | None = None,
+    ) -> None:
+        self.view, self.readout, self.most, self.tick, self.suffix = view, readout, most, tick, suffix
+        self.batch = Batch.of(rows, "into")
+        self.tokens, start = self.batch.prompts.tokens, suffix.start if suffix else 0
+        inside = self.batch.pos >= start  # what is patched before the suffix is not of interest in it
+        self.row, self.pos, self.values = self.batch.row[inside], self.batch.pos[inside] - start, z[:, inside]
+        self.length = self.tokens.shape[1] - start
+        self.own: dict[str, Tensor] = suffix.own if suffix else {}
+        if suffix is None and also is not None:
+            names = [*map(view.z_name, range(view.n_layers)), *also]
+            self.batch.logits(view, keeping(self.own, names))
+            tick(self.tokens.numel() * view.n_layers)
+
+    def run(self, wave: Sequence[Variant], hooks_at: HooksAt, upto: int | None = None) -> Tensor:
+        """What is read of each variant, `[variants, batch]`. upto: hooks are of interest up to this layer; with it,
+        what is given means nothing.
+        """
+        if self.suffix is not None:
+            ends = through(self.suffix, wave, hooks_at, self.tick, upto)
+            return ends if upto is not None else read(self.suffix, ends, self.readout)
+        n, size = len(wave), len(self.tokens)
+
+        def side_by_side(function: Callable[..., Any]) -> Callable[..., Any]:
+            def run(value: Float[Tensor, "variants_batch length *unit"], hook: Any = None) -> Tensor | None:
+                copies = value.unflatten(0, (n, size)).transpose(0, 1)
+                found = function(copies.flatten(1, 2), hook)
+                return None if found is None else found.view(copies.shape).transpose(0, 1).flatten(0, 1)
+
+            return run
+
+        hooks, first = [], 0
+        for layer in range(wave[0][0], self.view.n_layers):
+            new = [what for at, what in wave if at == layer]
+            hooks += [(name, side_by_side(function)) for name, function in hooks_at(layer, new, first)]
+            first += len(new)
+        logits = self.batch.logits(self.view, hooks, copies=n)
+        self.tick((3 if torch.is_grad_enabled() else 1) * n * self.tokens.numel() * self.view.n_layers)
+        return self.readout.of(logits.unflatten(0, (n, size)))
+
+
+def each_part(
     readings: Readings,
-    work: Callable[[list[int], SuffixRun, Source, Readout], None],
+    work: Callable[[list[int], Variants], None],
+    also: Sequence[str] | None = None,
     start: Callable[[Row], int] = lambda row: row.start,
+    values: Callable[[list[Row]], Tensor] | None = None,
+    weight: int = 1,
 ) -> None:
-    """For rows of one length and one start of their suffix at a time: both runs, then `work` with what they left."""
-    view = readings.view
+    """For some rows at a time: both runs, then `work` on variants of them.
 
-    def run(part: list[int]) -> None:
-        chosen, readout = readings.rows.some(part)
+    also: as in Variants. start: where the suffix of a row begins. values: to patch in, instead of the source's. weight:
+    how many times a forward pass's memory a variant takes.
+    """
+    view, rows, limits = readings.view, readings.rows, readings.limits
+
+    def by_sweep(part: list[int]) -> None:
+        chosen, readout = rows.some(part)
         z, target = run_source(view, chosen, readout)
-        suffix = suffix_run(view, torch.tensor([row.into for row in chosen]), start(chosen[0]))
+        run = suffix_run(view, torch.tensor([row.into for row in chosen]), start(chosen[0]), also or ())
         readings.tick(sum(len(row.into) + len(row.source) for row in chosen) * view.n_layers)
-        readings.runs(part, read(suffix, suffix.final[None], readout)[0], target)
+        readings.runs(part, read(run, run.final[None], readout)[0], target)
         if readings.gapless:  # rather than measure on in vain
-            both_runs(readings)
-        work(part, suffix, suffix_source(chosen, z, suffix), readout)
+            readings.both_runs()
+        most = max(1, most_variants(run, limits.batch_size) // weight)
+        work(part, Variants(view, chosen, z, readout, most, readings.tick, run))
 
-    readings.each(run, lambda row: (len(row.into), start(row)))
+    def by_hooks(part: list[int]) -> None:
+        chosen, readout = rows.some(part)
+        z = values(chosen) if values else run_source(view, chosen, readout)[0]
+        most = max(1, limits.batch_size // len(part)) if readings.engine == "stacked" else 1
+        work(part, Variants(view, chosen, z, readout, most, readings.tick, also=also))
 
-
-def suffix_source(rows: Sequence[Row], z: Float[Tensor, "layer places n_heads d_head"], run: SuffixRun) -> Source:
-    """The values to patch in as they stand in the suffix, layer by layer; elsewhere the run's own."""
-    places = torch.tensor([(i, at - run.start) for i, row in enumerate(rows) for at in row.into_at])
-    place = (places[:, 1] >= 0).nonzero().flatten()  # what is patched before the suffix is not of interest in it
-    row, pos = places[place].T
-    found = []
-    for own, values in zip(run.z, z, strict=True):
-        full = own.clone()
-        full[row, pos] = values[place].to(own)
-        found.append(full)
-    return found
+    if readings.engine == "sweep":
+        readings.each(by_sweep, lambda row: (len(row.into), start(row)))
+    else:
+        readings.both_runs()
+        readings.each(by_hooks)
 
 
 def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:
@@ -79,38 +150,41 @@ def most_variants(run: SuffixRun, batch_size: int) -> int:
 def through(
     run: SuffixRun,
     wave: Sequence[tuple[int, int]],
-    join: Callable[[int, list[int], int], Hook],
+    hooks_at: HooksAt,
     tick: Tick = lambda tokens: None,
+    upto: int | None = None,
 ) -> Float[Tensor, "variants batch length d_model"]:
-    """Takes variants (layer, what) from their own layers to the end.
-
-    join: makes, of a layer, what is done to the variants that join there, and the place of the first of them, the
-    hook that does it to `[batch, variants * length, ...]`.
-    """
+    """Takes variants (layer, what) from their own layers to the end, or up to a layer."""
     hidden, n = run.resid[0][:, :0], 0
-    for layer in range(wave[0][0], len(run.resid)):
+    passes = 3 if torch.is_grad_enabled() else 1  # a backward pass is to come
+    for layer in range(wave[0][0], len(run.resid) if upto is None else upto):
         new = [what for at, what in wave if at == layer]
         hidden = torch.cat([hidden, run.resid[layer].repeat(1, len(new), 1)], dim=1)
-        hidden = run.block(layer, hidden, [join(layer, new, n)] if new else [])
+        hidden = run.block(layer, hidden, hooks_at(layer, new, n))
         n += len(new)
-        tick(hidden.shape[0] * hidden.shape[1])
+        tick(passes * hidden.shape[0] * hidden.shape[1])
     return hidden.view(len(hidden), n, run.length, -1).transpose(0, 1)
 
 
-def joining(run: SuffixRun, source: Source) -> Callable[[int, list[int], int], Hook]:
-    """For `through`: variants (layer, head) join with this head alone at its value in `source`."""
+def joining(variants: Variants) -> HooksAt:
+    """Variants (layer, head) join with this head alone at its values."""
 
-    def joins(layer: int, new: list[int], first: int) -> Hook:
+    def hooks_at(layer: int, new: list[int], first: int) -> list[Hook]:
         def patch(z: Float[Tensor, "batch variants_length n_heads d_head"], hook: Any = None) -> Tensor:
             z = z.clone()
-            each = z.view(len(z), -1, run.length, *z.shape[2:])
-            for i, head in enumerate(new, start=first):
-                each[:, i, :, head] = source[layer][:, :, head]
+            put_heads(z, variants, layer, new, first)
             return z
 
-        return run.view.z_name(layer), patch
+        return [(ModelView.z_name(layer), patch)] if new else []
 
-    return joins
+    return hooks_at
+
+
+def put_heads(z: Tensor, variants: Variants, layer: int, heads: list[int], first: int) -> None:
+    """Puts into variants, from the first on, the values of one head each. **Changes z.**"""
+    each = z.view(len(z), -1, variants.length, *z.shape[2:])
+    for i, head in enumerate(heads, start=first):
+        each[variants.row, i, variants.pos, head] = variants.values[layer, :, head].to(z)
 
 
 def read(
@@ -122,6 +196,6 @@ def read(
     if readout.tokens is not None:
         ids = readout.tokens.to(ends.device).repeat(n, 1)
         return readout.of_tokens(run.logits(ends.reshape(n * batch, d_model), ids).view(n, batch, 1, -1))
-    size = max(1, FULL_LOGITS // (batch * reads * run.last_logits.shape[-1]))
+    size = max(1, FULL_LOGITS // (batch * reads * run.view.vocab_size))
     logits = (run.logits(piece.reshape(-1, d_model)).view(*piece.shape[:-1], -1) for piece in ends.split(size))
     return torch.cat([readout.of(piece) for piece in logits])

@@ -312,8 +312,7 @@ def ring_inside_blocks(bell: Bell, cls, monkeypatch) -> None:
 
         return run
 
-    for name in ("block", "alone"):
-        monkeypatch.setattr(cls, name, wrapped(getattr(cls, name)))
+    monkeypatch.setattr(cls, "block", wrapped(cls.block))
     forward = cls._forward
     monkeypatch.setattr(
         cls, "_forward", lambda self, hooks, at: forward(self, [*hooks, (self.view.z_name(1), bell)], at)
