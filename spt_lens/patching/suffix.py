@@ -95,7 +95,7 @@ class SuffixRun:
             for name, function in hooks:
                 point = self.view.model.hook_dict[name]
                 point.add_hook(function)
-                stack.callback(lambda point=point: point.fwd_hooks.pop().hook.remove())
+                stack.callback(lambda each: each.fwd_hooks.pop().hook.remove(), point)
             output = self._blocks[layer](hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
