@@ -34,9 +34,8 @@ from spt_lens.measure.report import head_report
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.patching.activation import activation_patching
-from spt_lens.patching.attribution import attribution_patching
+from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.patching.path import path_patching
-from spt_lens.patching.screened import screened_patching
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores

@@ -13,9 +13,8 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.patching.attribution import attribution_patching
+from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.patching.path import path_patching
-from spt_lens.patching.screened import screened_patching
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.support.tiny import tiny_checkpoint
 

@@ -4,10 +4,13 @@ With one step it is the gradient at the unpatched run times the change of the he
 pass. With more, the gradient is averaged along the straight line from the head outputs of one layer to those of the
 other run, layer by layer (integrated gradients, Sundararajan et al. 2017): the estimates of a layer's heads then add
 up to the effect of patching the whole layer, the nearer the more steps.
+
+Screening measures the best of the heads, by their estimates, exactly.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spt_lens.checking import share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Hook, Model, ModelView
-from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by
+from spt_lens.patching.activation import Activation, patch_each
+from spt_lens.patching.engine import METHODS, Engine, Method, both_runs_work, joined_blocks, scores_by
 from spt_lens.patching.readings import Readings
 from spt_lens.patching.rows import Direction, Positions, Rows
 from spt_lens.patching.sweep import Variants, each_part, waves
@@ -33,8 +38,7 @@ class Attribution(Method):
     memory: ClassVar[int] = 3  # a backward pass keeps what a forward pass can drop
 
     def check(self, view: ModelView, rows: Rows) -> None:
-        if isinstance(self.ig_steps, bool) or not isinstance(self.ig_steps, int) or self.ig_steps < 1:
-            raise ValueError(f"ig_steps={self.ig_steps!r}: attribution takes one step or more")
+        whole_number(self.ig_steps, "ig_steps")
 
     def settings(self) -> dict[str, Any]:
         return {"steps": self.ig_steps}
@@ -119,3 +123,59 @@ def attribution_patching(
     """
     how = (direction, positions, metric, engine, batch_size, max_memory, progress)
     return scores_by(Attribution(ig_steps), model, pairs, *how)
+
+
+@dataclass(frozen=True)
+class Screened(Method):
+    share: float = 0.2
+    ig_steps: int = 1
+    name: ClassVar[str] = "activation"  # what it comes to, with `verified` beside it
+    memory: ClassVar[int] = Attribution.memory
+
+    def check(self, view: ModelView, rows: Rows) -> None:
+        share(self.share, "share")
+        Attribution(self.ig_steps).check(view, rows)
+
+    def settings(self) -> dict[str, Any]:
+        return {**Attribution(self.ig_steps).settings(), "screen": self.share}
+
+    def work(self, view: ModelView, rows: Rows, engine: str) -> float:
+        estimates = Attribution(self.ig_steps).work(view, rows, engine) + both_runs_work(view, rows)
+        return estimates + self.share * Activation().work(view, rows, engine)
+
+    def measure(self, readings: Readings) -> None:
+        estimated = readings.fresh()
+        Attribution(self.ig_steps).measure(estimated)
+        size = estimated.shares()[0].mean(dim=0).abs().flatten()
+        many = max(1, math.floor(self.share * len(size) + 1e-9))
+        best = [readings.heads[i] for i in size.argsort(descending=True, stable=True)[:many].tolist()]
+        patch_each(readings, best)
+        readings.estimate_rest(estimated, best)
+
+
+METHODS["screened"] = Screened
+
+
+def screened_patching(
+    model: Model,
+    pairs: ContrastPairs,
+    *,
+    share: float = 0.2,
+    ig_steps: int = 1,
+    direction: Direction = "denoising",
+    positions: Positions = "last",
+    metric: Metric = "recovery",
+    engine: Engine = "auto",
+    batch_size: int | None = None,
+    max_memory: float | None = None,
+    progress: bool = True,
+) -> HeadScores:
+    """activation_patching of the best `share` of heads by the size of their attribution_patching (of `ig_steps`).
+
+    `scores.verified` tells which were measured; the others are estimates. The other arguments, and what raises, are
+    those of activation_patching.
+
+    Raises: ValueError also for a share that is not above 0 and up to 1, or ig_steps below one.
+    """
+    how = (direction, positions, metric, engine, batch_size, max_memory, progress)
+    return scores_by(Screened(share, ig_steps), model, pairs, *how)

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, progress_bar
@@ -66,14 +67,12 @@ METHODS: dict[str, type[Method]] = {}
 
 def method_named(name: str, arguments: dict[str, Any]) -> Method:
     """A method by name, with its own arguments. Raises ValueError for an unknown one, or arguments of another one."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: use one of {', '.join(map(repr, METHODS))}")
-    own = [field.name for field in fields(METHODS[name])]  # type: ignore[arg-type]
-    wrong = [argument for argument in arguments if argument not in own]
-    if wrong:
+    method = METHODS[one_of(name, "method", METHODS)]
+    own = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    for wrong in (argument for argument in arguments if argument not in own):
         has = f"which has {' and '.join(own)}" if own else "which has none of its own"
-        raise ValueError(f"the argument {wrong[0]} does not go with method={name!r}, {has}: leave it out")
-    return METHODS[name](**arguments)
+        raise ValueError(f"the argument {wrong} does not go with method={name!r}, {has}: leave it out")
+    return method(**arguments)
 
 
 def joined_blocks(view: ModelView) -> float:
@@ -99,8 +98,7 @@ def scores_by(
 ) -> HeadScores:
     """What a method gives for some pairs, for its public function, whose arguments these are."""
     view = ModelView(model)
-    if metric not in get_args(Metric):
-        raise ValueError(f"unknown metric {metric!r}: use 'recovery' or 'importance'")
+    one_of(metric, "metric", get_args(Metric))
     check_patching(view, pairs, direction, positions)
     rows = make_rows(pairs, direction, positions)
     readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress)
@@ -157,13 +155,9 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]
     prompt), else stacked heads, and plain hooks for a model that carries hooks of the user's: those may count on the
     shape of a batch.
 
-    Raises: ValueError for an unknown engine, or one that does not fit the model.
+    Raises: ValueError for an engine that the method does not have, or one that does not fit the model.
     """
-    if engine != "auto" and engine not in has:
-        known = ", ".join(map(repr, ("auto", *has)))
-        if engine in get_args(Engine):
-            raise ValueError(f"engine={engine!r} does not go with this method: use one of {known}")
-        raise ValueError(f"unknown engine {engine!r}: use one of {known}")
+    one_of(engine, "engine", ("auto", *has))
     plain = "hooks" if has_hooks(view) or "stacked" not in has else "stacked"
     if engine in ("auto", "sweep"):
         problem = sweep_problem(view, rows) if "sweep" in has else ""

@@ -15,6 +15,7 @@ import psutil
 import torch
 from tqdm.auto import tqdm
 
+from spt_lens.checking import number, whole_number
 from spt_lens.model.view import ModelView
 from spt_lens.patching.rows import Rows
 
@@ -49,8 +50,7 @@ class Limits:
     batch_size: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"a batch of {self.batch_size} prompts is not possible: use one or more")
+        self.batch_size = whole_number(self.batch_size, "batch_size")
 
     def halve(self) -> bool:
         """Whether there was anything to halve."""
@@ -146,8 +146,7 @@ def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory:
     Raises: ValueError for a batch size below one, or memory that is not above zero.
     """
     if max_memory is not None:
-        if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory > 0:
-            raise ValueError(f"max_memory={max_memory!r}: give a number of GiB above zero")
+        number(max_memory, "max_memory", above=0)
     if batch_size is not None:
         return Limits(batch_size)
     room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30

@@ -11,14 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.heads import Head
+from spt_lens.heads import Head, HeadSet
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by, sweep_problem
 from spt_lens.patching.limits import Limits
@@ -60,11 +61,7 @@ def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Rec
         if match is None:
             raise ValueError(f'{text!r} is no receiver: write "L7.H3.q", with q, k or v for what receives')
         head, which = Head.parse(match[1]), match[2].lower()
-        if head.layer >= view.n_layers or head.head >= view.n_heads:
-            raise ValueError(
-                f"the receiver {text} is not in {view.name}: it has layers 0 to {view.n_layers - 1} and heads 0 to "
-                f"{view.n_heads - 1}"
-            )
+        HeadSet.of(head).check(view)
         copies = getattr(view.model.cfg, "ungroup_grouped_query_attention", False)  # of k and v, one for each head
         unit = head.head if which == "q" or copies else head.head * view.n_kv_heads // view.n_heads
         found.append(Receiver(head.layer, which, unit))
@@ -81,8 +78,7 @@ def mlp_hook(layer: int) -> str:
 
 def check_mlps(view: ModelView, mlps: str) -> None:
     """Raises ValueError unless `mlps` is one of Mlps, and where the model's MLPs have no hook to freeze them by."""
-    if mlps not in ("recomputed", "frozen"):
-        raise ValueError(f"unknown mlps {mlps!r}: use 'recomputed' or 'frozen'")
+    one_of(mlps, "mlps", get_args(Mlps))
     if mlps == "frozen" and any(mlp_hook(layer) not in view.model.hook_dict for layer in range(view.n_layers)):
         raise ValueError(f"{view.name} has no hook_mlp_out in every block, so its MLPs can't be frozen: recompute them")
 

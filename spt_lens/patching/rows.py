@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from spt_lens.chat.batches import PromptBatch
+from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Hook, ModelView
 
@@ -215,20 +216,16 @@ def _inside(at: int, length: int, pair: int) -> int:
 
 def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
     """What can be known to be wrong before any forward pass. Raises: as activation_patching."""
-    if direction not in ("denoising", "noising"):
-        raise ValueError(f"unknown direction {direction!r}: use 'denoising' or 'noising'")
-    if isinstance(positions, str):
-        if positions not in ("last", "all"):
-            raise ValueError(f"unknown positions {positions!r}: use 'last', 'all' or numbers such as [-2, -1]")
-    elif (
-        not isinstance(positions, Sequence)
-        or not positions
-        or not all(isinstance(at, int) and not isinstance(at, bool) for at in positions)
+    one_of(direction, "direction", get_args(Direction))
+    if (
+        positions not in ("last", "all")
+        if isinstance(positions, str)
+        else not (isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions))
     ):
         raise ValueError(f"positions={positions!r}: use 'last', 'all' or whole numbers such as [-2, -1], at least one")
     if positions == "all" and not pairs.alignable:
-        lengths = enumerate(zip(pairs.sycophantic, pairs.truthful, strict=True))
-        i, one, other = next((i, len(a), len(b)) for i, (a, b) in lengths if len(a) != len(b))
+        lengths = [(len(one), len(other)) for one, other in zip(pairs.sycophantic, pairs.truthful, strict=True)]
+        i, (one, other) = next((i, both) for i, both in enumerate(lengths) if both[0] != both[1])
         raise ValueError(
             f"positions='all' needs two prompts of equal length in every pair; those of pair {i} have {one} and "
             f"{other} tokens: use positions='last', pairs.aligned(), or pairs whose phrasings are equally long"

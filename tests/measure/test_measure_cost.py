@@ -149,18 +149,18 @@ def test_the_model_is_left_and_nothing_long_is_run(tiny):
 def test_what_can_not_be_measured_has_no_cost(tiny):
     pairs = made(tiny, [(9, 8)])
     for how, message in (
-        ({"method": "magic"}, "unknown method"),
+        ({"method": "magic"}, "method='magic': choose one of"),
         ({"method": "attribution", "mlps": "frozen"}, "mlps does not go with method='attribution', which has ig_steps"),
         ({"positions": "all"}, "equal length"),
         ({"positions": [9]}, "outside of a prompt"),
-        ({"engine": "magic"}, "unknown engine"),
-        ({"method": "path", "engine": "stacked"}, "engine='stacked' does not go with this method"),
+        ({"engine": "magic"}, "engine='magic': choose one of"),
+        ({"method": "path", "engine": "stacked"}, "engine='stacked': choose one of 'auto', 'sweep', 'hooks'"),
         ({"method": "path", "receivers": "L0.H0.q"}, "no head comes before"),
-        ({"batch_size": 0}, "one or more"),
-        ({"max_memory": 0}, "above zero"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"max_memory": 0}, "above 0"),
         ({"ig_steps": 0, "method": "attribution"}, "ig_steps=0"),
         ({"method": "screened", "share": 2}, "share=2"),
-        ({"direction": "up"}, "unknown direction"),
+        ({"direction": "up"}, "direction='up': choose one of"),
     ):
         with pytest.raises(ValueError, match=message):
             cost(tiny, pairs, **how)

@@ -253,7 +253,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
     for wrong, message in (
         ({"ablation": "half"}, "unknown ablation 'half'"),
         ({"mean_over": "none"}, "unknown mean_over 'none'"),
-        ({"batch_size": 0}, "a batch of 0 prompts"),
+        ({"batch_size": 0}, "batch_size=0"),
     ):
         with pytest.raises(ValueError, match=message):
             measured(tiny, pairs, **wrong)

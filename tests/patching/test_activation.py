@@ -117,9 +117,9 @@ def test_grouped_query_heads(gqa):
 
 def test_bad_requests(model_class, tiny, pairs):
     for wrong in ({"metric": "magic"}, {"direction": "up"}, {"positions": "first"}, {"engine": "best"}):
-        with pytest.raises(ValueError, match="unknown"):
+        with pytest.raises(ValueError, match="choose one of|use 'last'"):
             activation_patching(tiny, pairs, **wrong)
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="batch_size=0"):
         activation_patching(tiny, pairs, batch_size=0)
     unequal = ContrastPairs(((2, 7, 8),), ((2, 8),), torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="pair 0 have 3 and 2 tokens"):

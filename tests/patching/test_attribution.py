@@ -10,8 +10,7 @@ from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.patching.attribution import attribution_patching
-from spt_lens.patching.screened import screened_patching
+from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.yesman import Yesman
 
 
@@ -119,7 +118,7 @@ def test_screening_measures_the_best_share_exactly(tiny, pairs):
 
 def test_bad_options(tiny, pairs):
     for patching, wrong, message in (
-        (screened_patching, {"share": 0}, "share=0: give the share of heads to measure"),
+        (screened_patching, {"share": 0}, "share=0: give a number above 0"),
         (screened_patching, {"share": 1.5}, "share=1.5"),
         (screened_patching, {"ig_steps": True}, "ig_steps=True"),
         (attribution_patching, {"ig_steps": 0}, "ig_steps=0"),

@@ -65,7 +65,7 @@ def memory_for_tokens(monkeypatch, tokens: int, error: Exception) -> list[int]:
 def test_batch_sizes_are_checked_and_kept(tiny):
     pairs = made(tiny, [(7, 7)])
     for wrong in (0, -1, True, 2.0, "4"):
-        with pytest.raises(ValueError, match=f"a batch of {wrong} prompts is not possible"):
+        with pytest.raises((ValueError, TypeError), match="batch_size.* give a whole number from 1 up"):
             measured(tiny, pairs, batch_size=wrong)
     for size in (1, 7, 1000):
         assert batch_size(measured(tiny, pairs, batch_size=size)) == size
@@ -74,17 +74,10 @@ def test_batch_sizes_are_checked_and_kept(tiny):
 
 def test_max_memory_is_checked(tiny):
     pairs = made(tiny, [(7, 7)])
-    for wrong in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match=f"max_memory={wrong}: give a number of GiB above zero"):
-            measured(tiny, pairs, max_memory=wrong)
-
-
-def test_odd_values_of_max_memory(tiny):
-    pairs = made(tiny, [(7, 7)])
-    assert batch_size(measured(tiny, pairs, max_memory=float("inf"))) == limits.MOST
-    for wrong in ({"max_memory": "1"}, {"max_memory": True}, {"max_memory": -1, "batch_size": 2}):
-        with pytest.raises(ValueError, match="max_memory"):
-            measured(tiny, pairs, **wrong)
+    for wrong in (0, -1, float("nan"), "1", True):
+        for size in (None, 2):
+            with pytest.raises((ValueError, TypeError), match="max_memory.* give a number above 0"):
+                measured(tiny, pairs, max_memory=wrong, batch_size=size)
 
 
 def test_less_memory_is_fewer_prompts(tiny, monkeypatch):

@@ -152,9 +152,9 @@ def test_what_cannot_be_followed_is_refused(tiny, pairs):
     ):
         with pytest.raises(ValueError, match=message):
             path_patching(tiny, pairs, receivers=receivers)
-    with pytest.raises(ValueError, match="unknown mlps"):
+    with pytest.raises(ValueError, match="mlps='melted': choose one of"):
         path_patching(tiny, pairs, mlps="melted")
-    with pytest.raises(ValueError, match="engine='stacked' does not go with"):
+    with pytest.raises(ValueError, match="engine='stacked': choose one of"):
         path_patching(tiny, pairs, engine="stacked")
 
 

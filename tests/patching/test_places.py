@@ -92,7 +92,7 @@ def test_positions_that_are_refused(tiny):
         with pytest.raises(ValueError, match="use 'last', 'all' or whole numbers"):
             measured(tiny, pairs, positions=wrong)
     for wrong in ("", "first", "-1"):
-        with pytest.raises(ValueError, match="unknown positions"):
+        with pytest.raises(ValueError, match="use 'last', 'all' or whole numbers"):
             measured(tiny, pairs, positions=wrong)
 
 
