@@ -83,16 +83,13 @@ class Limits:
                             f"not even one prompt at a time fits in memory ({error}): use shorter prompts, a smaller "
                             "dtype, or a device with more memory"
                         ) from error
-                    fits = False
                 else:
-                    fits = True
-                if fits:
                     rest = rest[len(part) :]
                     yield len(part)
-                else:  # outside of the handler, which still holds the tensors that did not fit
-                    gc.collect()
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
+                    continue
+                gc.collect()  # outside of the handler, which still holds the tensors that did not fit
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
 
 
 @dataclass
