@@ -63,7 +63,7 @@ def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Rec
         head, which = Head.parse(match[1]), match[2].lower()
         HeadSet.of(head).check(view)
         copies = getattr(view.model.cfg, "ungroup_grouped_query_attention", False)  # of k and v, one for each head
-        unit = head.head if which == "q" or copies else head.head * view.n_kv_heads // view.n_heads
+        unit = head.head if copies else view.shape.unit(which, head.head)
         found.append(Receiver(head.layer, which, unit))
     if not found:
         raise ValueError('no receivers: name at least one, such as "L7.H3.q", or leave receivers out for the logits')
