@@ -99,7 +99,6 @@ def compare(
         ImportError: LoRA is among the methods and peft is not installed. OSError: `out` can't be written.
     """
     view = ModelView(model)
-    view.check_tunable()
     whole_number(workers, "workers")
     if methods is None:
         methods = default_methods(view, {} if heads is None else heads)

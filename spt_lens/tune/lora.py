@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,24 +39,20 @@ class LoRA(Tuner):
 
     def check(self, model: Model) -> None:
         super().check(model)
-        _import_peft()
+        if importlib.util.find_spec("peft") is None:
+            raise ImportError('LoRA needs the package peft: pip install "spt-lens[lora]"')
 
     @contextmanager
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
-        peft, layout = _import_peft(), layout_of(view.architecture)
-        settings = peft.LoraConfig(
-            r=self.rank,
-            lora_alpha=self.rank,
-            lora_dropout=0.0,
-            bias="none",
-            target_modules=layout.modules(),
-            fan_in_fan_out=layout.transposed,
-            task_type="CAUSAL_LM",
-        )
+        from peft import LoraConfig, get_peft_model  # an extra
+
+        layout = layout_of(view.architecture)
+        where = {"target_modules": layout.modules(), "fan_in_fan_out": layout.transposed, "task_type": "CAUSAL_LM"}
+        settings = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, bias="none", **where)
         plain = view.hf_copy().float()
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            wrapped = peft.get_peft_model(plain, settings)
+            wrapped: Any = get_peft_model(plain, settings)
         wrapped.eval()  # no dropout, as in pinpoint tuning
         yield Trainable(
             lambda tokens: wrapped(input_ids=tokens, use_cache=False).logits,
@@ -83,11 +80,3 @@ def lora_tune(
         ImportError: peft is not installed. ValueError: also a rank below one.
     """
     return LoRA(rank).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)
-
-
-def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError('LoRA needs the package peft: pip install "spt-lens[lora]"') from error
-    return peft

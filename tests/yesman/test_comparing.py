@@ -12,7 +12,7 @@ from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.trials import Spec, Trial
 from spt_lens.statistics import Estimate
-from spt_lens.yesman import comparing
+from spt_lens.yesman import Yesman, comparing
 from spt_lens.yesman.comparing import as_text, run_comparison, sections
 from spt_lens.yesman.demo import DemoSettings
 
@@ -26,8 +26,8 @@ def evaluated(discernment: float, kl: float) -> dict[str, Evaluation]:
 def test_everything_is_written(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
-    def made_up(model: object, heads: object, **arguments: object) -> Comparison:
-        asked.update(arguments, heads=heads)
+    def made_up(model: object, heads: object, behaviour: object, **arguments: object) -> Comparison:
+        asked.update(arguments, heads=heads, behaviour=behaviour)
         trials = [Trial(Spec("untuned"), 0, 0.0, evaluated(0.5, 0.0))]
         trials += [
             Trial(Spec("LoRA", lr, tuner="LoRA(rank=16)"), 10, 1.0, evaluated(0.6 + 10 * lr, lr)) for lr in (1e-3, 1e-2)
@@ -40,7 +40,7 @@ def test_everything_is_written(tiny_folder: Path, tmp_path: Path, monkeypatch: p
 
     assert len(asked["heads"]) == 2  # a fifth of the tiny model's twelve heads
     assert asked["out"] == tmp_path / "runs.jsonl"
-    assert asked["config"].steps == 7
+    assert asked["config"].steps == 7 and isinstance(asked["behaviour"], Yesman)
     assert list(pd.read_csv(tmp_path / "table.csv")["method"]) == ["untuned", "LoRA"]
     assert len(pd.read_csv(tmp_path / "frontier.csv")) == 4  # two runs on two splits
     assert Comparison.load(tmp_path / "comparison.json").choice == {"LoRA": 1e-2}
