@@ -98,8 +98,11 @@ class BridgeBackend(Backend):
             split += [getattr(block.attn, which) for which in "qkv"] if hasattr(block.attn, "qkv") else []
             fused = self.architecture in LAYOUTS and self.layout.mlp
             split += [block.mlp.gate, getattr(block.mlp, "in")] if fused else []
-        twice = {id(p) for module in split for p in module.parameters()}
-        return sum(p.numel() for p in self.root.parameters() if id(p) not in twice)
+        out = {id(p) for module in split for p in module.parameters()}
+        bias = getattr(self.model.unembed.original_component, "bias", None)
+        if hooked.AVAILABLE and bias is not None and not bias.any():  # TransformerLens 3.9 adds one of zeros
+            out.add(id(bias))
+        return sum(p.numel() for p in self.root.parameters() if id(p) not in out)
 
     def processed(self) -> str:
         """Why the weights are no longer the checkpoint's; empty if they are."""
