@@ -10,10 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # needs is there already, so it takes seconds.
 TL39 := $(VENV)/tl39
 
-# Tests run in processes of one thread each, which take files in the order that tests/conftest.py gives:
-# make test JOBS=4 on a larger machine, JOBS=0 for one process.
+# Tests run in processes of one thread each: make test JOBS=4 on a larger machine, JOBS=0 for a single process.
 JOBS ?= 2
-SHARED_OUT = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo test lint format types lab notebooks picture train-yesman measure-yesman compare figures support
 .DEFAULT_GOAL := help
@@ -57,8 +55,8 @@ demo: $(VENV)/.demo-installed
 	$(BIN)/spt-lens demo --out spt-lens-demo
 
 test: lint types $(TL39)/.installed
-	$(BIN)/python -m pytest $(SHARED_OUT)
-	PYTHONPATH=$(TL39) $(BIN)/python -m pytest $(SHARED_OUT) -m model
+	$(BIN)/python -m pytest -n $(JOBS)
+	PYTHONPATH=$(TL39) $(BIN)/python -m pytest -n $(JOBS) -m model
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

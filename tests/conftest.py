@@ -34,21 +34,32 @@ LONG = ("browser", "test_notebooks", "test_architectures", "test_tune_rivals", "
 OF_A_MODEL = {"model_class", "tiny_folder", "gqa_folder", "folder_of", "made", "llama", "neox_folder", "opt_folder"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before the processes are told of the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that TransformerLens 3.9 runs too, and groups all by what they share: a file, or the browser."""
+    """Marks the tests that TransformerLens 3.9 runs too, and puts those first that take long in one piece."""
     for item in items:
         if OF_A_MODEL & set(getattr(item, "fixturenames", ())) or item.path.parent.name in ("model", "export"):
             item.add_marker(pytest.mark.model)
-        if item.path.stem != "test_notebooks":  # which share nothing, and take a minute each
-            browser = item.path.parent.name == "browser"
-            item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.stem))
 
     def rank(item: pytest.Item) -> int:
         names = [item.path.parent.name, item.path.stem]
         return min((LONG.index(name) for name in names if name in LONG), default=len(LONG))
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With `-n 2`, what shares a model, or the browser, goes to one process: files as a whole, in the order above."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if "test_notebooks" in nodeid:  # they share nothing, and take a minute each
+                return nodeid
+            return "browser" if "tests/browser/" in nodeid else nodeid.split("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
