@@ -146,7 +146,9 @@ def main() -> None:
     except (ValueError, OSError, ImportError, TypeError, NotImplementedError) as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
-        print(f"spt-lens: {error}", file=sys.stderr)
+        gone = isinstance(error, ImportError) and (error.name or "").startswith("spt_lens.yesman")
+        message = "this command is the embedded model's, and spt_lens/yesman is not installed" if gone else error
+        print(f"spt-lens: {message}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -278,22 +278,15 @@ def test_ids_outside_of_the_vocabulary(tiny):
         pairs.check(tiny)
 
 
-def test_batches_hold_every_pair_once_and_share_lengths():
+def test_pairs_are_taken_by_slices_and_in_batches():
     rows = ((1, 2), (1, 2, 3), (4, 5), (6, 7), (8, 9))
     other = ((1, 2), (1, 2, 3), (4, 5), (6, 7, 8), (8, 9))
     pairs = ContrastPairs(rows, other, ids(*[(i, i + 10) for i in range(5)]))
     assert not pairs.equal_length and pairs[:3].equal_length
-    seen = []
-    for batch in pairs.batches(2, padding="none"):
-        assert len(batch.index) <= 2
-        assert [tuple(row) for row in batch.sycophantic.tokens.tolist()] == [rows[i] for i in batch.index]
-        assert [tuple(row) for row in batch.truthful.tokens.tolist()] == [other[i] for i in batch.index]
-        assert batch.answer_ids[:, 0].tolist() == batch.index
-        seen += batch.index
-    assert sorted(seen) == list(range(5))
+    assert [batch.index for batch in pairs.batches(2)] == [[0, 2], [4, 3], [1]]
     with pytest.raises(TypeError, match="slices"):
         pairs[0]  # type: ignore[index]
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="size=0"):
         next(pairs.batches(0))
 
 
