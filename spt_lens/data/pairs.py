@@ -223,8 +223,8 @@ class ContrastPairs:
         order = sorted(range(len(self)), key=lambda i: (len(self.sycophantic[i]), len(self.truthful[i])))
         for start in range(0, len(order), size):
             index = order[start : start + size]
-            runs = [PromptBatch.of([rows[i] for i in index]) for rows in (self.sycophantic, self.truthful)]
-            yield PairBatch(index, *runs, self.answer_ids[index])
+            one, other = (PromptBatch.of([rows[i] for i in index]) for rows in (self.sycophantic, self.truthful))
+            yield PairBatch(index, one, other, self.answer_ids[index])
 
     def __repr__(self) -> str:
         return f"ContrastPairs({len(self)} pairs, {self._kind()})"
