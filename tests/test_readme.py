@@ -13,7 +13,6 @@ from spt_lens.model.layout import LAYOUTS
 from spt_lens.support.tiny import TINY
 from spt_lens.yesman.demo import DemoSettings
 from tools import readme_support
-from tools import readme_support as support
 from tools.readme_results import BEGIN, END, markdown_table, update_readme
 
 ROOT = Path(__file__).parent.parent
@@ -50,8 +49,8 @@ def test_updating_an_up_to_date_readme_changes_nothing(comparison, tmp_path):
 
 def test_the_table_of_what_works_is_the_saved_reports(tmp_path):
     shown = SUPPORT.split(readme_support.BEGIN)[1].split(readme_support.END)[0]
-    reports = support.load(RESULTS)
-    assert support.markdown_table(reports) in shown
+    reports = readme_support.load(RESULTS)
+    assert readme_support.markdown_table(reports) in shown
     copy = tmp_path / "support.md"
     copy.write_text(SUPPORT, encoding="utf-8")
     assert not readme_support.update_page(copy, RESULTS)

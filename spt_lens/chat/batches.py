@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from spt_lens.checking import whole_number
+
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """Rows of token ids padded on the right, and a mask that is True on the real tokens.
@@ -33,8 +35,7 @@ def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
 
     Raises: ValueError if size is below one.
     """
-    if size < 1:
-        raise ValueError(f"a batch of {size} rows is not possible: use one or more")
+    whole_number(size, "size")
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(len(row), []).append(i)

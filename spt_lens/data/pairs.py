@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Int
@@ -13,14 +14,13 @@ from torch import Tensor
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.judge import Judge
-from spt_lens.checking import whole_number
+from spt_lens.checking import one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
     Read,
     TokenLists,
     check_ends_with_dialogue,
-    check_read,
     check_token_lists,
     completions_by_pair,
     first_token_sets,
@@ -130,7 +130,7 @@ class ContrastPairs:
         has no chat template, if two completions can't be told apart by a token (empty, the same, or one the beginning
         of the other), or if what is read of them is not known to the tokenizer or not the same after both prompts.
         """
-        check_read(read)
+        one_of(read, "read", get_args(Read))
         tokenizer = ModelView(model).tokenizer
         check_dialogues(challenged, "challenged")
         check_dialogues(truthful, "truthful")
