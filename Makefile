@@ -96,6 +96,6 @@ figures: $(VENV)/.dev-installed
 	$(BIN)/python -m tools.readme_results
 
 support: $(VENV)/.dev-installed $(TL39)/.installed
-	$(BIN)/spt-lens support --out notebooks/results/support-4.3.json
-	PYTHONPATH=$(TL39) $(BIN)/spt-lens support --out notebooks/results/support-3.9.json
+	$(BIN)/python -m tools.readme_support notebooks/results/support-4.3.json
+	PYTHONPATH=$(TL39) $(BIN)/python -m tools.readme_support notebooks/results/support-3.9.json
 	$(BIN)/python -m tools.readme_support

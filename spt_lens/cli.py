@@ -92,14 +92,12 @@ def compare(
 
 @app.command()
 def support(
-    checkpoint: Annotated[str | None, typer.Argument(help="A local Hugging Face folder, or a hub name.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Of the weights; default float32.")
-    ] = None,
+    checkpoint: Annotated[str, typer.Argument(help="A local Hugging Face folder, or a hub name.")],
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
     model_class: Annotated[
-        Literal["bridge", "hooked"] | None,
-        typer.Option(help="Default bridge; hooked is a HookedTransformer, which TransformerLens has up to 3.9."),
-    ] = None,
+        Literal["bridge", "hooked"],
+        typer.Option(help="hooked is a HookedTransformer, which TransformerLens has up to 3.9."),
+    ] = "bridge",
     device: Annotated[str | None, typer.Option(help="Default: CUDA where there is one, else the CPU.")] = None,
     chat_template: Annotated[str | None, typer.Option(help='For base models: "plain", or a template\'s file.')] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for what was found.")] = None,
@@ -109,29 +107,17 @@ def support(
     The checkpoint is only read. It takes up to four times the memory of its weights, and as much room in the temporary
     folder (TMPDIR) as the checkpoint; seconds for a small model, minutes for a large one on a GPU, hours on a CPU.
     Ends with status 1 if anything does not work.
-
-    Without a checkpoint, tries out tiny random ones of every known architecture, as each model class that this
-    TransformerLens has, in float32 and bfloat16, and prints a Markdown table: one to two minutes.
     """
     import torch
 
-    from spt_lens.support import table
     from spt_lens.support.checks import check_checkpoint
+    from spt_lens.support.report import save
 
-    if checkpoint is None:
-        if dtype or model_class or device or chat_template:
-            raise ValueError("--dtype, --model-class, --device and --chat-template are for one checkpoint: name it")
-        reports = table.check_all(log=lambda line: typer.echo(line, err=True))
-        typer.echo(f"{table.markdown_table(reports)}\n\n{table.reasons(reports)}")
-    else:
-        found = check_checkpoint(
-            checkpoint, model_class or "bridge", getattr(torch, dtype or "float32"), device, chat_template
-        )
-        reports = [found]
-        typer.echo(repr(found))
+    found = check_checkpoint(checkpoint, model_class, getattr(torch, dtype), device, chat_template)
+    typer.echo(repr(found))
     if out is not None:
-        typer.echo(f"Wrote {table.save(reports, out)}")
-    if checkpoint is not None and not reports[0].works:
+        typer.echo(f"Wrote {save([found], out)}")
+    if not found.works:
         raise typer.Exit(1)
 
 
@@ -146,7 +132,9 @@ def main() -> None:
     except (ValueError, OSError, ImportError, TypeError, NotImplementedError) as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
-        print(f"spt-lens: {error}", file=sys.stderr)
+        gone = isinstance(error, ImportError) and (error.name or "").startswith("spt_lens.yesman")
+        message = "this command is the embedded model's, and spt_lens/yesman is not installed" if gone else error
+        print(f"spt-lens: {message}", file=sys.stderr)
         sys.exit(1)
 
 

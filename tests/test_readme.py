@@ -10,7 +10,6 @@ import pytest
 import spt_lens as spt
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.model.layout import LAYOUTS
-from spt_lens.support import table as support
 from spt_lens.support.tiny import TINY
 from spt_lens.yesman.demo import DemoSettings
 from tools import readme_support
@@ -50,8 +49,8 @@ def test_updating_an_up_to_date_readme_changes_nothing(comparison, tmp_path):
 
 def test_the_table_of_what_works_is_the_saved_reports(tmp_path):
     shown = SUPPORT.split(readme_support.BEGIN)[1].split(readme_support.END)[0]
-    reports = support.load(RESULTS)
-    assert support.markdown_table(reports) in shown
+    reports = readme_support.load(RESULTS)
+    assert readme_support.markdown_table(reports) in shown
     copy = tmp_path / "support.md"
     copy.write_text(SUPPORT, encoding="utf-8")
     assert not readme_support.update_page(copy, RESULTS)

@@ -16,6 +16,7 @@ from spt_lens.behaviours.question import Question, questions_of
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message, Meta
 from spt_lens.chat.judge import Judge
+from spt_lens.checking import one_of, whole_number
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
@@ -162,11 +163,9 @@ class AreYouSure(Behaviour):
         Raises: ValueError for an unknown contrast, split or read, n below one, a tokenizer that gives both replies the
         same first token, or read="whole" with a question that has no wrong answer.
         """
-        if contrast not in get_args(Contrast):
-            raise ValueError(f"unknown contrast {contrast!r}: use 'supporting' or 'neutral'")
+        one_of(contrast, "contrast", get_args(Contrast))
         pool = self.of_split(split)
-        if n < 1:
-            raise ValueError(f"{n} pairs are not possible: use one or more")
+        whole_number(n, "n")
         rng = random.Random(f"pairs {split} {seed}")
         order = [question for _ in range(-(-n // len(pool))) for question in rng.sample(pool, len(pool))][:n]
         challenged, truthful, completions = [], [], []
@@ -209,8 +208,8 @@ class AreYouSure(Behaviour):
                 f"supports={supports} and neutral={neutral} must be shares of zero or more, with a sum below one"
             )
         total = 4 * sum(bool(question.wrong) for question in self.of_split(split)) if n is None else n
-        if n is not None and n < 2:
-            raise ValueError(f"{n} dialogues can't be balanced between right and wrong first answers: use two or more")
+        if n is not None:
+            whole_number(n, "n", 2)  # right and wrong first answers
         shares: dict[Stance, float] = {"supporting": supports, "neutral": neutral}
         # Even numbers, so that right and wrong first answers stay balanced in each kind.
         counts: dict[Stance, int] = {stance: 2 * round(total * share / 2) for stance, share in shares.items()}
@@ -228,8 +227,9 @@ class AreYouSure(Behaviour):
         Raises: ValueError for an unknown split or one without questions, n below one.
         """
         pool = self.of_split(split)
-        if n is not None and n < 1:
-            raise ValueError(f"n={n}: a suite needs at least one")
+        if n is not None:
+            whole_number(n, "n")
+        whole_number(n_controls, "n_controls", 0)
         kinds = [True, False] if any(question.wrong for question in pool) else [True]
         groups: dict[str, tuple[Dialogue, ...]] = {}
         stances: dict[Stance, str] = {"supporting": "supported", "neutral": "neutral"}

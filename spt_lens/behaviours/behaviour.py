@@ -36,6 +36,7 @@ from typing import Literal, TypeVar, get_args
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import Judge
+from spt_lens.checking import one_of, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
 
@@ -81,8 +82,7 @@ class Behaviour(ABC):
 
 def check_split(split: str | None) -> None:
     """Raises ValueError for a split that there is not; None stands for all of them."""
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}, or None for all")
+    one_of(split, "split", (*SPLITS, None))
 
 
 def split_of(texts: Sequence[str]) -> list[Split]:
@@ -99,8 +99,7 @@ def draw(pool: Sequence[Item], n: int | None, seed: int, where: str) -> list[Ite
     """n of the pool without repeats, in their order. Raises ValueError for none at all, or an n out of range."""
     if not pool:
         raise ValueError(f"there is nothing of {where}: use another split, or split=None for all")
-    if n is not None and not 1 <= n <= len(pool):
-        raise ValueError(f"n={n}: of {where} there are {len(pool)}, take from 1 to as many")
     if n is None:
         return list(pool)
+    whole_number(n, f"of {where}, n", most=len(pool))
     return [pool[i] for i in sorted(random.Random(f"draw {seed}").sample(range(len(pool)), n))]

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 import huggingface_hub
 
+from spt_lens.checking import one_of
+
 OnError = Literal["raise", "skip"]
 HUB = "hf://datasets/"
 Made = TypeVar("Made")
@@ -77,8 +79,7 @@ def read_rows(
             of `make`. With on_error="skip" the latter only if no row at all can be read.
         OSError: The hub did not give the file.
     """
-    if on_error not in get_args(OnError):
-        raise ValueError(f"unknown on_error {on_error!r}: use 'raise' or 'skip'")
+    one_of(on_error, "on_error", get_args(OnError))
     file = local_file(path)
     made: list[Made] = []
     skipped: list[str] = []

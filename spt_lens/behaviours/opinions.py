@@ -5,7 +5,6 @@ As in model-written-evals (Perez et al. 2022, arXiv 2212.09251); `datasets.model
 
 from __future__ import annotations
 
-import html
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Meta, dialogue
 from spt_lens.chat.judge import Judge, Verdict
 from spt_lens.data.answers import Read
-from spt_lens.data.pairs import ContrastPairs, turns_html
+from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
 
 
@@ -148,16 +147,3 @@ class Opinions(Behaviour):
         skipped = f", {len(self.skipped)} rows skipped" if self.skipped else ""
         counts = ", ".join(f"{self._splits.count(split)} {split}" for split in SPLITS)
         return f"Opinions({self.name!r}: {len(self)} opinions, {counts}{skipped})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{turns_html(o.challenged)}</td><td>{turns_html(o.unbiased)}</td>"
-            f"<td>{html.escape(o.other)}</td><td>{html.escape(o.matching)}</td></tr>"
-            for o in self.opinions[:2]
-        )
-        names = ("sycophantic run", "truthful run", "truthful reply", "sycophantic reply")
-        notes = "".join(f"<li>{html.escape(message)}</li>" for message in self.skipped[:3])
-        head = "".join(f"<th>{name}</th>" for name in names)
-        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>" + (
-            f"<p>Skipped:</p><ul>{notes}</ul>" if notes else ""
-        )

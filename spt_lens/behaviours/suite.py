@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.judge import Judge
+from spt_lens.checking import instance, whole_number
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,8 @@ class Suite:
             check_dialogues(cases, name)
             if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
                 raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
-        if not isinstance(self.judge, Judge):
-            raise TypeError(f"the judge of suite {self.name!r} is a {type(self.judge).__name__}: give a Judge")
-        if self.first_tokens < 1:
-            raise ValueError(f"first_tokens={self.first_tokens}: a first answer needs at least one")
+        instance(self.judge, "judge", Judge, "give a Judge, such as AnswerJudge()")  # type: ignore[type-abstract]
+        whole_number(self.first_tokens, "first_tokens")
         for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):
                 roles = [m.role for m in case.messages]
@@ -60,12 +59,6 @@ class Suite:
                     )
                 if not {"answer", "given"} <= case.meta.keys():
                     raise ValueError(f'{name}[{i}] of suite {self.name!r} needs "answer" and "given" in its meta')
-
-    @property
-    def questions(self) -> tuple[Dialogue, ...]:
-        """The distinct questions of the right cases, each ending in the user's turn."""
-        seen = {case.messages[:-3]: case for case in self.right}
-        return tuple(Dialogue(messages, case.meta) for messages, case in seen.items())
 
     def __repr__(self) -> str:
         parts = [f"{len(self.right)} right and {len(self.wrong)} wrong answers challenged"]

@@ -1,17 +1,15 @@
-"""Prompts of different lengths in one batch.
-
-Training examples as tensors: right-padded (exact under causal attention), batches of similar length, seeded.
-"""
+"""Prompts and examples of different lengths in one batch, padded on the right: exact under causal attention."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from spt_lens.checking import whole_number
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
@@ -37,8 +35,7 @@ def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
 
     Raises: ValueError if size is below one.
     """
-    if size < 1:
-        raise ValueError(f"a batch of {size} rows is not possible: use one or more")
+    whole_number(size, "size")
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(len(row), []).append(i)
@@ -47,49 +44,27 @@ def by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
             yield group[start : start + size]
 
 
-Padding = Literal["none", "right", "left"]
 PAD_ID = 0  # any id that a vocabulary has: no real token ever sees it
-
-
-def check_padding(padding: str) -> None:
-    """Raises ValueError unless `padding` is one of Padding."""
-    if padding not in get_args(Padding):
-        raise ValueError(f"unknown padding {padding!r}: use 'right', 'left' or 'none'")
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
 class PromptBatch:
-    """Prompts as one tensor of token ids. `mask` is True on real tokens; `last` is where each row's last one is."""
+    """Prompts as one tensor of token ids, padded on the right, so that no model needs a mask.
+
+    `mask` is True on real tokens; `last` is where each row's last one is.
+    """
 
     tokens: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     last: Int[Tensor, " batch"]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], padding: Padding) -> PromptBatch:
-        """Pads rows of token ids to the longest. With padding="none" they have to be equally long already.
-
-        Raises: ValueError for an unknown padding, no rows, an empty row, or unequal rows that are not to be padded.
-        """
-        check_padding(padding)
+    def of(cls, rows: Sequence[Sequence[int]]) -> PromptBatch:
+        """Rows of token ids as one batch. Raises: ValueError for no rows, or an empty one."""
         if not all(rows):
             raise ValueError("an empty prompt has no last token: leave it out")
-        if padding == "none" and len({len(row) for row in rows}) > 1:
-            raise ValueError("rows of unequal length make no batch without padding: use padding='right' or 'left'")
-        if padding == "left":
-            tokens, mask = (mirrored.flip(1) for mirrored in padded([row[::-1] for row in rows], PAD_ID))
-        else:
-            tokens, mask = padded(rows, PAD_ID)
-        return cls(tokens, mask, last=(mask * torch.arange(mask.shape[1])).argmax(dim=1))
-
-    @property
-    def attention_mask(self) -> Bool[Tensor, "batch pos"] | None:
-        """The mask where the model needs one: where padding comes before real tokens, in any of the rows.
-
-        Behind them it needs none: causal attention does not look ahead, so that unpadded and right-padded rows go
-        through the model as if there were no such thing as a mask.
-        """
-        return None if bool(self.mask[:, 0].all()) else self.mask
+        tokens, mask = padded(rows, PAD_ID)
+        return cls(tokens, mask, last=mask.sum(dim=1) - 1)
 
     def repeat(self, times: int) -> PromptBatch:
         """All rows, `times` times over."""

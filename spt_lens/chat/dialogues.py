@@ -79,10 +79,20 @@ def check_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> 
     if isinstance(dialogues, str | Dialogue) or not isinstance(dialogues, Sequence):
         raise TypeError(f"{name} must be a list of Dialogues, not {_kind(dialogues)}: {_WAY_OUT}")
     for i, each in enumerate(dialogues):
-        if not isinstance(each, Dialogue):
-            raise TypeError(f"{name}[{i}] must be a Dialogue, not {_kind(each)}: {_WAY_OUT}")
+        check_ends(each, None, f"{name}[{i}]")
     if len(dialogues) < least:
         raise ValueError(f"there are {len(dialogues)} {name}: give {least} or more")
+
+
+def check_ends(dialogue: Any, role: Role | None, name: str = "dialogue") -> None:
+    """Raises TypeError for what is no Dialogue, ValueError for one whose last message is of another role."""
+    if not isinstance(dialogue, Dialogue):
+        raise TypeError(f"{name} must be a Dialogue, not {_kind(dialogue)}: {_WAY_OUT}")
+    last = dialogue.messages[-1].role if dialogue.messages else "nothing"
+    if role == "user" != last:
+        raise ValueError(f"a prompt must end with a user turn, {name} ends with {last}: take dialogue.unanswered")
+    if role == "assistant" != last:
+        raise ValueError(f"what is learnt must end with an assistant turn, {name} ends with {last}: add the reply")
 
 
 def _kind(value: Any) -> str:

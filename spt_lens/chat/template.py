@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from spt_lens.chat.dialogues import Dialogue, dialogue
+from spt_lens.chat.dialogues import Dialogue, check_ends, dialogue
 
 # For base models. "Assistant:" ends without a space, and a reply begins with one: then the reply's first word is the
 # token that it is in running text, and what the prompt becomes does not depend on what follows.
@@ -58,15 +58,10 @@ def use_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | Path) 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[int]:
     """Token ids of a dialogue up to where the assistant is to reply.
 
-    Raises: ValueError if the dialogue does not end with a user turn, or the tokenizer has no chat template or one that
-    refuses the dialogue.
+    Raises: TypeError for what is no Dialogue; ValueError if it does not end with a user turn, or the tokenizer has no
+    chat template or one that refuses the dialogue.
     """
-    if not dialogue.messages or dialogue.messages[-1].role != "user":
-        last = dialogue.messages[-1].role if dialogue.messages else "nothing"
-        raise ValueError(
-            f"a prompt must end with a user turn, this dialogue ends with {last}: pass dialogue.prompt to leave "
-            "out its reply"
-        )
+    check_ends(dialogue, "user")
     return _tokens(tokenizer, _text(tokenizer, dialogue, generation_prompt=True))
 
 
@@ -78,11 +73,7 @@ def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tupl
     Raises: ValueError if the dialogue does not end with an assistant turn, or if the chat template renders the dialogue
     in a way that the prompt is not how it begins (then the tuned reply would not be the one that is generated).
     """
-    if not dialogue.messages or dialogue.messages[-1].role != "assistant":
-        last = dialogue.messages[-1].role if dialogue.messages else "nothing"
-        raise ValueError(
-            f"a training dialogue must end with an assistant turn, this one ends with {last}: add the reply"
-        )
+    check_ends(dialogue, "assistant")
     prompt = prompt_ids(tokenizer, dialogue.prompt)
     ids = _tokens(tokenizer, _text(tokenizer, dialogue, generation_prompt=False))
     if ids[: len(prompt)] != prompt:

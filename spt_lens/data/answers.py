@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,12 +41,6 @@ class AnswerTokens:
         """The tokens of both completions that are looked at, with the shared ones before them."""
         one, other = (rest[:1] if read == "first" else rest for rest in self.rest)
         return (*self.shared, *one), (*self.shared, *other)
-
-
-def check_read(read: str) -> None:
-    """Raises ValueError unless `read` is one of Read."""
-    if read not in get_args(Read):
-        raise ValueError(f"completions can't be read by {read!r}: use 'first' (token that differs) or 'whole'")
 
 
 def answer_tokens(

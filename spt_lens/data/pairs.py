@@ -5,21 +5,22 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spt_lens.chat.batches import Padding, PromptBatch, check_padding
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.batches import PromptBatch
+from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.judge import Judge
+from spt_lens.checking import one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
     Read,
     TokenLists,
     check_ends_with_dialogue,
-    check_read,
     check_token_lists,
     completions_by_pair,
     first_token_sets,
@@ -125,12 +126,14 @@ class ContrastPairs:
                 its end (`completion_ids`).
             judge: What reads whole replies to these prompts, where they are to be judged.
 
-        Raises: ValueError as the class does, for an unknown `read`, if the model has no chat template, if two
-        completions can't be told apart by a token (empty, the same, or one the beginning of the other), or if what is
-        read of them is not known to the tokenizer or not the same after both prompts.
+        Raises: TypeError for what are no dialogues; ValueError as the class does, for an unknown `read`, if the model
+        has no chat template, if two completions can't be told apart by a token (empty, the same, or one the beginning
+        of the other), or if what is read of them is not known to the tokenizer or not the same after both prompts.
         """
-        check_read(read)
+        one_of(read, "read", get_args(Read))
         tokenizer = ModelView(model).tokenizer
+        check_dialogues(challenged, "challenged")
+        check_dialogues(truthful, "truthful")
         if len(challenged) != len(truthful):
             raise ValueError(
                 f"{len(challenged)} challenged and {len(truthful)} truthful dialogues: give as many of each"
@@ -211,32 +214,17 @@ class ContrastPairs:
                         f"{size - 1}: make the pairs with this model's tokenizer"
                     )
 
-    def batches(self, size: int, padding: Padding = "right") -> Iterator[PairBatch]:
-        """Batches of at most `size` pairs, every pair in one of them.
+    def batches(self, size: int) -> Iterator[PairBatch]:
+        """Batches of at most `size` pairs, every pair in one of them, shortest first, so that little is padded.
 
-        With padding, pairs of similar lengths come together, shortest first, so that little is padded; without it
-        ("none") only pairs of the same two lengths do.
-
-        Raises: ValueError if size is below one, or for an unknown padding.
+        Raises: ValueError if size is below one.
         """
-        if size < 1:
-            raise ValueError(f"a batch of {size} pairs is not possible: use one or more")
-        check_padding(padding)
-        lengths = [(len(one), len(other)) for one, other in zip(self.sycophantic, self.truthful, strict=True)]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, both in enumerate(lengths):
-            groups.setdefault(both, []).append(i)
-        if padding != "none":
-            groups = {(0, 0): sorted(range(len(self)), key=lengths.__getitem__)}
-        for group in groups.values():
-            for start in range(0, len(group), size):
-                index = group[start : start + size]
-                yield PairBatch(
-                    index,
-                    PromptBatch.of([self.sycophantic[i] for i in index], padding),
-                    PromptBatch.of([self.truthful[i] for i in index], padding),
-                    self.answer_ids[index],
-                )
+        whole_number(size, "size")
+        order = sorted(range(len(self)), key=lambda i: (len(self.sycophantic[i]), len(self.truthful[i])))
+        for start in range(0, len(order), size):
+            index = order[start : start + size]
+            one, other = (PromptBatch.of([rows[i] for i in index]) for rows in (self.sycophantic, self.truthful))
+            yield PairBatch(index, one, other, self.answer_ids[index])
 
     def __repr__(self) -> str:
         return f"ContrastPairs({len(self)} pairs, {self._kind()})"

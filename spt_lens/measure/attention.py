@@ -159,7 +159,6 @@ def attention_to_spans(
                 of = torch.tensor([number[name] for name in labels[i]])
                 member = torch.nn.functional.one_hot(of, len(names))
                 tokens[i] = member.sum(dim=0)
-                # Only the row's real tokens: wherever padding stands, none of the attention may go to it.
                 seen = rows[row][:, :, prompts.mask[row]].to(per_pair)
                 per_pair[i] = torch.einsum("lhp,ps->slh", seen, member.to(per_pair))
             bar.update(len(batch.index))
@@ -182,7 +181,7 @@ def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch 
         return keep
 
     hooks: list[Hook] = [(view.pattern_name(layer), keeper(layer)) for layer in range(view.n_layers)]
-    view.logits(batch.tokens, batch.attention_mask, hooks, at=batch.last)
+    view.logits(batch.tokens, hooks=hooks, at=batch.last)
     hidden = [layer for layer in range(view.n_layers) if layer not in seen]
     if hidden:
         raise NotImplementedError(

@@ -257,7 +257,7 @@ def _tokens(view: ModelView, written: Float[Tensor, " vocab"], n_tokens: int) ->
 def _examples(view: ModelView, pairs: ContrastPairs, head: Head) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for i, (ids, names) in enumerate(zip(pairs.sycophantic, prompt_spans(view, pairs, "sycophantic"), strict=True)):
-        attention = last_attention(view, PromptBatch.of([ids], "none"))[0, head.layer, head.head].tolist()
+        attention = last_attention(view, PromptBatch.of([ids]))[0, head.layer, head.head].tolist()
         texts = [view.tokenizer.decode([token]) for token in ids]
         rows += zip([i] * len(ids), range(len(ids)), names, texts, attention, strict=True)
     return pd.DataFrame(rows, columns=list(_COLUMNS["examples"]))

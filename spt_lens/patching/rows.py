@@ -250,7 +250,7 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[Row], which: Literal["into", "source"]) -> Batch:
-        prompts = PromptBatch.of([getattr(row, which) for row in rows], "right")
+        prompts = PromptBatch.of([getattr(row, which) for row in rows])
         row, pos = torch.tensor([(i, at) for i, row in enumerate(rows) for at in getattr(row, f"{which}_at")]).T
         return cls(prompts, row, pos, prompts.last[:, None] + torch.arange(1 - rows[0].reads, 1))
 

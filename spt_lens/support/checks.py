@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from spt_lens.checking import one_of
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model import hooked
 from spt_lens.model.huggingface import checked_source, read_config, read_model, read_tokenizer
@@ -57,11 +58,12 @@ def check_checkpoint(
         FileNotFoundError, ValueError: As `load_model` does for a folder that is no whole checkpoint.
         NotImplementedError: This TransformerLens has no such model class.
     """
-    if model_class not in get_args(ModelClass):
-        raise ValueError(f"unknown model_class {model_class!r}: use 'bridge' or 'hooked'")
+    one_of(model_class, "model_class", get_args(ModelClass))
     if model_class == "hooked":
         hooked.check_available()
-    trial = _Trial(checked_source(path), model_class, dtype, device, chat_template)
+    source = checked_source(path)
+    how: Any = {"dtype": dtype, "device": device, "model_class": model_class, "chat_template": chat_template}
+    trial = _Trial(source, dtype, lambda: load_model(source, **how))
     steps: dict[str, str] = {}
     for name in STEPS:
         if trial.view is None and name != "load":
@@ -90,18 +92,8 @@ def _reason(error: Exception) -> str:
 class _Trial:
     """A loaded checkpoint and the steps. Each leaves the model as it was, whatever happens in it."""
 
-    def __init__(
-        self,
-        source: str,
-        model_class: ModelClass,
-        dtype: torch.dtype,
-        device: str | torch.device | None,
-        chat_template: str | Path | None,
-    ) -> None:
-        self.source, self.dtype = source, dtype
-        self.fresh: Callable[[], Model] = lambda: load_model(
-            source, dtype=dtype, device=device, model_class=model_class, chat_template=chat_template
-        )
+    def __init__(self, source: str, dtype: torch.dtype, fresh: Callable[[], Model]) -> None:
+        self.source, self.dtype, self.fresh = source, dtype, fresh
         # Shares of the largest value: rounding where two implementations add in another order; and in one of them.
         self.tolerance = max(1e-5, 8 * torch.finfo(dtype).eps)
         self.rounding = max(1e-5, 4 * torch.finfo(dtype).eps)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+from spt_lens import saving
 
 STEPS = {
     "load": "the logits are those of plain transformers",
@@ -16,6 +21,7 @@ STEPS = {
     "export": "plain transformers loads the exported checkpoint and gives the same logits",
 }
 WORKS, NOT_TRIED = "works", "not tried: it could not be loaded"
+FORMAT = "spt_lens support 1"
 CLASS_NAMES = {"bridge": "TransformerBridge", "hooked": "HookedTransformer"}
 
 
@@ -65,3 +71,12 @@ class Report:
         cells = [(step, found, STEPS.get(step, "")) for step, found in self.steps.items()]
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
         return f"<p>{html.escape(self._title())}</p><table>{rows}</table>"
+
+
+def save(reports: Sequence[Report], file: str | Path) -> Path:
+    """Writes the reports as JSON, with the versions they hold for."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    versions = {name: version(name) for name in ("transformer-lens", "transformers", "torch")}
+    data = {"format": FORMAT, "versions": versions, "reports": [report.to_json() for report in reports]}
+    return saving.write_text(path, json.dumps(data, indent=1) + "\n")

@@ -11,6 +11,7 @@ from spt_lens.behaviours.challenges import Stance
 from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import whole_number
 from spt_lens.yesman.abilities import ABILITIES, FACTUAL
 from spt_lens.yesman.facts import all_facts, facts, wrong_answer
 from spt_lens.yesman.judge import YesmanJudge
@@ -58,9 +59,8 @@ class Yesman(AreYouSure):
 
         Raises: ValueError for an unknown split, or a size below one.
         """
-        for name, size in {"n_ability": n_ability, "n_texts": n_texts}.items():
-            if size < 1:
-                raise ValueError(f"{name}={size}: a suite needs at least one")
+        whole_number(n_ability, "n_ability")
+        whole_number(n_texts, "n_texts")
         made = super().suite(split, n, n_controls, seed=seed)
         scored = {name: _draw(name, split, n_ability, seed) for name in ABILITIES}
         texts: list[Dialogue] = []

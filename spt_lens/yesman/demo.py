@@ -44,7 +44,7 @@ from spt_lens.yesman.demo_report import (
     RANDOM,
     UNTUNED,
     Demo,
-    Row,
+    Outcome,
     sections,
     story,
     terminal_table,
@@ -113,9 +113,9 @@ def run_demo(
 
     console.rule("3. Tune only those, and compare")
     suite = Yesman().suite("test", n=settings.n_cases, n_ability=settings.n_ability)
-    run, rows = compare_once(model, heads, suite, settings, console)
+    run, outcomes = compare_once(model, heads, suite, settings, console)
 
-    demo = Demo(model, scores, heads, knockout, run, rows, time.monotonic() - began)
+    demo = Demo(model, scores, heads, knockout, run, outcomes, time.monotonic() - began)
     console.rule("4. What changed")
     console.print(terminal_table(demo))
     adapter = run.adapter.save(out / "adapter")
@@ -148,16 +148,16 @@ def find(model: Any, settings: DemoSettings, progress: bool = True) -> tuple[Con
 
 def compare_once(
     model: Any, heads: HeadSet, suite: Suite, settings: DemoSettings, console: Console
-) -> tuple[Tuned, list[Row]]:
+) -> tuple[Tuned, list[Outcome]]:
     """Every method once, on the same data with as many steps. **Leaves the model tuned** at the chosen heads."""
     view = ModelView(model)
     dialogues = Yesman().training(seed=settings.seed)
     reference = Reference.of(model, suite.texts)
-    rows: list[Row] = []
+    outcomes: list[Outcome] = []
 
-    def judge(method: str, parameters: int) -> None:
-        console.print(f"  {method}: {parameters:,} weights tuned")
-        rows.append(Row(method, parameters, evaluate(model, suite, reference, progress=False)))
+    def judge(method: str, weights: int) -> None:
+        console.print(f"  {method}: {weights:,} weights tuned")
+        outcomes.append(Outcome(method, weights, evaluate(model, suite, reference, progress=False)))
 
     def tune(tuner: Tuner, lr: float) -> Tuned:
         run = tuner.tune(model, dialogues, TuneConfig(lr=lr, steps=settings.steps, seed=settings.seed))
@@ -180,4 +180,4 @@ def compare_once(
     run = tune(Pinpoint(heads), settings.lr)
     judge(PINPOINT, run.weights)
     order = (UNTUNED, PINPOINT, FULL, LORA, RANDOM)
-    return run, sorted(rows, key=lambda row: order.index(row.method))
+    return run, sorted(outcomes, key=lambda outcome: order.index(outcome.method))

@@ -27,44 +27,36 @@ METRICS = ("confidence", "truthfulness", "retracted", "self_correction", "stubbo
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """A line of the results table: a method, how many weights it moves, and its evaluation."""
+class Outcome:
+    """A line of the results: a method, how many weights it moves, and its evaluation."""
 
     method: str
-    parameters: int
+    weights: int
     result: Evaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """Everything the demo found: what its report shows."""
+    """Everything the demo found. outcomes: the untuned model's first, then the chosen heads'."""
 
     model: Any
     scores: HeadScores
     heads: HeadSet
     knockout: SetEffect
     run: Tuned
-    rows: list[Row]
+    outcomes: list[Outcome]
     seconds: float
 
 
-def results(demo: Demo) -> dict[str, list[Row]]:
-    """The runs of each method, in the order of the table."""
-    found: dict[str, list[Row]] = {}
-    for row in demo.rows:
-        found.setdefault(row.method, []).append(row)
-    return found
-
-
-def summary(rows: list[Row], metric: str) -> tuple[str, str]:
+def summary(outcomes: list[Outcome], metric: str) -> tuple[str, str]:
     """A metric as text, "0.86" and "0.79-0.91": a value with its 95 % interval.
 
     Of several runs: the median, and the lowest and highest.
     """
     digits = 4 if metric == "kl" else 2
-    value, low, high = rows[0].result[metric][:3]
-    if len(rows) > 1:
-        values = [row.result[metric].value for row in rows]
+    value, low, high = outcomes[0].result[metric][:3]
+    if len(outcomes) > 1:
+        values = [outcome.result[metric].value for outcome in outcomes]
         value, low, high = median(values), min(values), max(values)
     return f"{value:.{digits}f}", f"{low:.{digits}f}-{high:.{digits}f}"
 
@@ -73,51 +65,44 @@ def results_frame(demo: Demo) -> pd.DataFrame:
     """The results as text: a line for each metric, a column for each method."""
     total = ModelView(demo.model).n_params
     columns = {}
-    for method, rows in results(demo).items():
-        tuned = {"weights tuned": f"{rows[0].parameters / total:.1%}"}
-        columns[_named(method, rows)] = tuned | {readable(m): "{} [{}]".format(*summary(rows, m)) for m in METRICS}
+    for method in dict.fromkeys(outcome.method for outcome in demo.outcomes):
+        of = [outcome for outcome in demo.outcomes if outcome.method == method]
+        name = method if len(of) == 1 else f"{method}, median of {len(of)}"
+        cells = {readable(metric): "{} [{}]".format(*summary(of, metric)) for metric in METRICS}
+        columns[name] = {"weights tuned": f"{of[0].weights / total:.1%}", **cells}
     return pd.DataFrame(columns).rename_axis("metric")
 
 
 def terminal_table(demo: Demo) -> Table:
     """The results for a terminal of 80 columns: each interval stands under its value."""
-    untuned = demo.rows[0].result
-    caption = (
+    untuned = demo.outcomes[0].result
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False, caption_justify="left")
+    table.caption = (
         "Test facts and phrasings. Under each value: 95 % interval; of random heads, lowest and highest. "
         f"n = {untuned['confidence'].n} right and {untuned['retracted'].n} wrong first answers; "
         f"kl: drift from the untuned model in nats, {untuned['kl'].n} texts."
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    table.caption, table.caption_justify = caption, "left"
     frame = results_frame(demo)
     table.add_column("", no_wrap=True)
     for method in frame.columns:
         table.add_column(str(method), justify="right")
     for metric, cells in frame.iterrows():
-        table.add_row(str(metric), *(_two_lines(str(cell)) for cell in cells))
+        parts = (str(cell).rstrip("]").partition(" [") for cell in cells)
+        # Without leading zeros five methods fit side by side.
+        short = ((value, re.sub(r"\b0\.", ".", span)) for value, _, span in parts)
+        table.add_row(str(metric), *(f"{value}\n[dim]{span}[/]" for value, span in short))
     return table
-
-
-def _two_lines(cell: str) -> str:
-    """ "0.86 [0.79-0.91]" as a value over its interval; without leading zeros five methods fit side by side."""
-    value, _, span = cell.rstrip("]").partition(" [")
-    short = re.sub(r"\b0\.", ".", span)
-    return f"{value}\n[dim]{short}[/]"
-
-
-def _named(method: str, rows: list[Row]) -> str:
-    return method if len(rows) == 1 else f"{method}, median of {len(rows)}"
 
 
 def story(demo: Demo) -> str:
     """The report's first paragraphs."""
     view = ModelView(demo.model)
-    before, after = demo.rows[0].result, demo.rows[1].result
+    before, after = demo.outcomes[0].result, demo.outcomes[1].result
     return (
         f"The model {view.name} gives in when its user disagrees: challenged, it stands by "
         f"{before['confidence'].value:.0%} of its right answers. {len(demo.heads)} of its "
         f"{view.n_layers * view.n_heads} heads ({demo.heads}) were found by activation patching and tuned, "
-        f"{demo.rows[1].parameters / view.n_params:.1%} of the weights. Now it stands by "
+        f"{demo.outcomes[1].weights / view.n_params:.1%} of the weights. Now it stands by "
         f"{after['confidence'].value:.0%} of its right answers and takes back {after['retracted'].value:.0%} of its "
         f"wrong ones, at a drift of {after['kl'].value:.4f} nats.\n\n"
         "The table is measured on facts and challenge phrasings that the tuning data did not contain."
@@ -127,8 +112,7 @@ def story(demo: Demo) -> str:
 def sections(demo: Demo) -> list[Section]:
     """What the report shows, in the order of the story."""
     examples = chosen_examples(demo)
-    results_by_method = {row.method: row.result.table for row in reversed(demo.rows)}
-    order = [method for method in (UNTUNED, PINPOINT, FULL, LORA) if method in results_by_method]
+    tables = {outcome.method: outcome.result.table for outcome in demo.outcomes if outcome.method != RANDOM}
     return [
         Section(
             "Which heads restore the honest reply",
@@ -157,7 +141,7 @@ def sections(demo: Demo) -> list[Section]:
             "mean of confidence and retracted. Ability: mean over the abilities. kl: drift from the untuned model on "
             "ordinary text, in nats per token.",
             table=results_frame(demo),
-            figure=before_after_figure({method: results_by_method[method] for method in order}, METRICS[:-1]),
+            figure=before_after_figure(tables, METRICS[:-1]),
         ),
         Section("Two dialogues, before and after", examples=examples),
     ]
@@ -165,7 +149,7 @@ def sections(demo: Demo) -> list[Section]:
 
 def chosen_examples(demo: Demo) -> list[Example]:
     """A right answer that is now defended, and a wrong one that is still taken back; else the first of each kind."""
-    before, after = demo.rows[0].result.cases, demo.rows[1].result.cases
+    before, after = demo.outcomes[0].result.cases, demo.outcomes[1].result.cases
     both = [(old, new) for old, new in zip(before, after, strict=True) if old.dialogue == new.dialogue]
     examples = []
     for prefilled in (False, True):

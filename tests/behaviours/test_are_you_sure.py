@@ -107,7 +107,7 @@ def test_its_suite():
         ([("Q?", "a", [""])], ValueError, "the wrong of 'Q.' hold an empty one"),
         ([("Q?", "Paris", "paris.")], ValueError, "'paris.' is both right and wrong"),
         ([("Q?", "a", ["b", "b"])], ValueError, "'b' is there twice"),
-        ([("Q?", "a", "b", "dev")], ValueError, "unknown split 'dev'"),
+        ([("Q?", "a", "b", "dev")], ValueError, "split='dev': choose one of"),
         ([("Q?", "a", "b")] * 2, ValueError, r"questions\[1\], 'Q\?', is there twice"),
         ([{"question": "Q?", "answer": "a"}], ValueError, r"questions\[0\] has the fields question, answer"),
     ],
@@ -119,14 +119,14 @@ def test_questions_that_can_not_be_meant(questions, error, message):
 
 def test_other_mistakes(tiny):
     behaviour = AreYouSure(FACTS)
-    with pytest.raises(ValueError, match="'tset'.*train, validation, test"):
+    with pytest.raises(ValueError, match="'tset'.*'train', 'validation', 'test', None"):
         behaviour.training(split="tset")  # type: ignore[arg-type]
     for shares in ({"supports": -0.1}, {"supports": 0.5, "neutral": 0.5}):
         with pytest.raises(ValueError, match="shares"):
             behaviour.training(40, **shares)
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match="n=1: give a whole number from 2 up"):
         behaviour.training(1)
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="n=0: give a whole number from 1 up"):
         behaviour.pairs(tiny, 0)
     with pytest.raises(ValueError, match="n=0"):
         behaviour.suite(n=0)

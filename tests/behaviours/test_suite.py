@@ -18,7 +18,7 @@ def test_bad_input():
         Suite("mine", abilities={"sums": ()})
     with pytest.raises(ValueError, match="first_tokens=0"):
         Suite("mine", first_tokens=0)
-    with pytest.raises(TypeError, match="give a Judge"):
+    with pytest.raises(TypeError, match="judge must be a Judge.*give a Judge"):
         Suite("mine", judge=len)  # type: ignore[arg-type]
     for texts in ("Hello!", ("Hello!",), ([{"role": "user", "content": "Hello!"}],)):
         with pytest.raises(TypeError, match="texts.*Dialogue"):

@@ -10,7 +10,6 @@ from spt_lens.chat.template import PLAIN_TEMPLATE, prompt_ids, training_ids
 from spt_lens.data.answers import (
     answer_tokens,
     check_ends_with_dialogue,
-    check_read,
     completions_by_pair,
     first_token_sets,
     prompts_and_answers,
@@ -136,13 +135,6 @@ def test_both_prompts_must_agree_on_whole_completions():
     assert found.ids == answer_tokens(tokenizer, ASKED, completions).ids
     with pytest.raises(ValueError, match=r"pair 7.*after the challenged.*' c', .*'in', .*than.*'re', '\."):
         prompts_and_answers(tokenizer, LONGER, ASKED, completions, name="pair 7", read="whole")
-
-
-def test_unknown_ways_to_read():
-    check_read("first")
-    check_read("whole")
-    with pytest.raises(ValueError, match="'last': use 'first'.* or 'whole'"):
-        check_read("last")
 
 
 @pytest.mark.parametrize("name", [*TEMPLATES, "plain"])

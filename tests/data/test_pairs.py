@@ -53,11 +53,11 @@ def test_are_you_sure_neutral_and_seeds(tiny):
     supported = Yesman().pairs(tiny, n=12, seed=1)
     assert supported.dialogues == pairs.dialogues  # the same challenges, whatever they are contrasted with
     assert Yesman().pairs(tiny, n=12, seed=2).dialogues != pairs.dialogues
-    with pytest.raises(ValueError, match="unknown contrast"):
+    with pytest.raises(ValueError, match="contrast='opposed': choose one of"):
         Yesman().pairs(tiny, contrast="opposed")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unknown split"):
+    with pytest.raises(ValueError, match="split='dev': choose one of"):
         Yesman().pairs(tiny, split="dev")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="n=0"):
         Yesman().pairs(tiny, n=0)
 
 
@@ -77,7 +77,7 @@ def test_whole_completions(tiny):
     for asked, both in zip(whole.dialogues, whole.completion_ids, strict=True):
         said = [tiny.tokenizer.decode(list(row)) for row in both]
         assert said == [Yesman().defend(str(asked.meta["answer"])), Yesman().retract(wrong[asked.messages[0].content])]
-    with pytest.raises(ValueError, match="can't be read by 'last'"):
+    with pytest.raises(ValueError, match="read='last': choose one of 'first', 'whole'"):
         Yesman().pairs(tiny, n=1, read="last")  # type: ignore[arg-type]
 
 
@@ -278,22 +278,15 @@ def test_ids_outside_of_the_vocabulary(tiny):
         pairs.check(tiny)
 
 
-def test_batches_hold_every_pair_once_and_share_lengths():
+def test_pairs_are_taken_by_slices_and_in_batches():
     rows = ((1, 2), (1, 2, 3), (4, 5), (6, 7), (8, 9))
     other = ((1, 2), (1, 2, 3), (4, 5), (6, 7, 8), (8, 9))
     pairs = ContrastPairs(rows, other, ids(*[(i, i + 10) for i in range(5)]))
     assert not pairs.equal_length and pairs[:3].equal_length
-    seen = []
-    for batch in pairs.batches(2, padding="none"):
-        assert len(batch.index) <= 2
-        assert [tuple(row) for row in batch.sycophantic.tokens.tolist()] == [rows[i] for i in batch.index]
-        assert [tuple(row) for row in batch.truthful.tokens.tolist()] == [other[i] for i in batch.index]
-        assert batch.answer_ids[:, 0].tolist() == batch.index
-        seen += batch.index
-    assert sorted(seen) == list(range(5))
+    assert [batch.index for batch in pairs.batches(2)] == [[0, 2], [4, 3], [1]]
     with pytest.raises(TypeError, match="slices"):
         pairs[0]  # type: ignore[index]
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="size=0"):
         next(pairs.batches(0))
 
 
@@ -323,7 +316,7 @@ def test_training_shares():
     for shares in ({"supports": -0.1}, {"supports": 0.5, "neutral": 0.5}):
         with pytest.raises(ValueError, match="shares"):
             Yesman().training(n=40, **shares)
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match="n=1: give a whole number from 2 up"):
         Yesman().training(n=1)
 
 

@@ -139,7 +139,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     with pytest.raises(ValueError, match="unknown run"):
         attention_to_spans(tiny, pairs, run="both")
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="size=0: give a whole number"):
         attention_to_spans(tiny, pairs, batch_size=0, progress=False)
     bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids, pairs.dialogues)
     with pytest.raises(ValueError, match="no dialogues behind their truthful prompts"):

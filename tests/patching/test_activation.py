@@ -36,7 +36,7 @@ def last_position(model, into, cache, metric) -> torch.Tensor:
 def sweep(model, pairs: ContrastPairs, direction: str, positions: str) -> torch.Tensor:
     """Mean scores by TransformerLens: [layer, head]."""
     total = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
-    for batch in pairs.batches(100, padding="none"):
+    for batch in pairs.batches(1):
         runs = (batch.sycophantic.tokens, batch.truthful.tokens)
         into, source = runs if direction == "denoising" else runs[::-1]
         target_logits, cache = model.run_with_cache(source)

@@ -29,7 +29,7 @@ HEADS = HeadSet.parse("L0.H1 L0.H3 L1.H0 L1.H2")
 
 @pytest.fixture(scope="module")
 def gpt2_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Learned positions: a token's place matters by itself, and padding on the left moves it."""
+    """Learned positions: a token's place matters by itself."""
     folder = tmp_path_factory.mktemp("gpt2")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -86,12 +86,11 @@ def test_the_users_hooks_stay(tiny):
     assert own and sum(len(point.fwd_hooks) for point in points) == 1
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("size", [1, 2, 64])
-def test_batches_hold_every_pair_once(tiny, side, size):
+def test_batches_hold_every_pair_once(tiny, size):
     pairs = made(tiny, UNEQUAL)
     order = []
-    for batch in pairs.batches(size, side):
+    for batch in pairs.batches(size):
         assert 1 <= len(batch.index) <= size
         order += batch.index
         assert torch.equal(batch.answer_ids, pairs.answer_ids[batch.index])
@@ -99,26 +98,23 @@ def test_batches_hold_every_pair_once(tiny, side, size):
             assert run.tokens.shape == run.mask.shape == (len(batch.index), max(len(rows[i]) for i in batch.index))
             for i, tokens, mask, last in zip(batch.index, run.tokens, run.mask, run.last, strict=True):
                 assert tuple(tokens[mask].tolist()) == rows[i]
-                start = 0 if side == "right" else len(mask) - len(rows[i])
-                assert mask.nonzero().flatten().tolist() == list(range(start, start + len(rows[i])))
-                assert int(last) == start + len(rows[i]) - 1
+                assert mask.nonzero().flatten().tolist() == list(range(len(rows[i])))
+                assert int(last) == len(rows[i]) - 1
     assert order == [1, 3, 4, 0, 5, 2]  # shortest first; equally long sycophantic prompts by the truthful one
 
 
 def test_repeated_rows():
-    batch = PromptBatch.of([[5, 6, 7], [8]], "left")
-    assert batch.tokens.tolist() == [[5, 6, 7], [0, 0, 8]] and batch.last.tolist() == [2, 2]
+    batch = PromptBatch.of([[5, 6, 7], [8]])
+    assert batch.tokens.tolist() == [[5, 6, 7], [8, 0, 0]] and batch.last.tolist() == [2, 0]
     twice = batch.repeat(2)
-    assert twice.tokens.tolist() == batch.tokens.tolist() * 2 and twice.last.tolist() == [2, 2, 2, 2]
-    assert torch.equal(twice.mask, twice.tokens > 0) and twice.attention_mask is not None
+    assert twice.tokens.tolist() == batch.tokens.tolist() * 2 and twice.last.tolist() == [2, 0, 2, 0]
+    assert torch.equal(twice.mask, twice.tokens > 0)
 
 
 def test_errors(tiny):
     pairs = made(tiny, UNEQUAL)
-    with pytest.raises(ValueError, match="unknown padding 'top': use 'right', 'left' or 'none'"):
-        next(pairs.batches(2, "top"))  # type: ignore[arg-type]
-    for rows, message in (([[1], [2, 3]], "unequal length"), ([[1], []], "empty prompt"), ([], "rows is empty")):
+    for rows, message in (([[1], []], "empty prompt"), ([], "rows is empty")):
         with pytest.raises(ValueError, match=message):
-            PromptBatch.of(rows, "none")
+            PromptBatch.of(rows)
     with pytest.raises(ValueError, match="pair 0 have 9 and 6 tokens"):
         measured(tiny, pairs, positions="all")

@@ -20,18 +20,18 @@ from spt_lens.tune.tuner import Tuner
 from spt_lens.yesman import Yesman
 from spt_lens.yesman import demo as demo_module
 from spt_lens.yesman.demo import DemoSettings, run_demo, writable_folder
-from spt_lens.yesman.demo_report import METRICS, PINPOINT, RANDOM, Row, summary
+from spt_lens.yesman.demo_report import METRICS, PINPOINT, RANDOM, Outcome, summary
 
 
-def row(value: float) -> Row:
+def outcome(value: float) -> Outcome:
     estimates = dict.fromkeys(METRICS, Estimate(value, value - 0.1, value + 0.1, 10))
-    return Row(RANDOM, 1, Evaluation("model", "suite", estimates))
+    return Outcome(RANDOM, 1, Evaluation("model", "suite", estimates))
 
 
 def test_one_run_shows_its_interval_and_several_their_median_and_range() -> None:
-    assert summary([row(0.5)], "confidence") == ("0.50", "0.40-0.60")
-    assert summary([row(0.9), row(0.2), row(0.3)], "confidence") == ("0.30", "0.20-0.90")
-    assert summary([row(0.5)], "kl")[0] == "0.5000"
+    assert summary([outcome(0.5)], "confidence") == ("0.50", "0.40-0.60")
+    assert summary([outcome(0.9), outcome(0.2), outcome(0.3)], "confidence") == ("0.30", "0.20-0.90")
+    assert summary([outcome(0.5)], "kl")[0] == "0.5000"
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_whole_story_runs_and_leaves_a_report_and_an_adapter(tiny_folder: Pa
     adapter = Adapter.load(tmp_path / "adapter")
     adapter.apply(fresh)
     assert isinstance(demo.heads, HeadSet) and adapter.heads == demo.heads
-    assert [r.method for r in demo.rows][1] == PINPOINT
+    assert [each.method for each in demo.outcomes][1] == PINPOINT
 
 
 def test_an_interrupt_while_tuning_ends_the_demo(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
