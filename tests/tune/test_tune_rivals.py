@@ -246,7 +246,7 @@ def test_a_last_step_that_overflows_puts_the_model_back(load, tiny_folder, dialo
 def test_other_architectures(name, tune, load, dialogues, tmp_path, tokens):
     model = load(tiny_checkpoint(name, tmp_path))
     view, before = ModelView(model), copies(model)
-    plain = view.hf_copy()
+    plain, tokens = view.hf_copy(), tokens % view.vocab_size
     with torch.no_grad():
         untuned = view.logits(tokens)
     tuned = tune(model, dialogues, CONFIG, progress=False)
