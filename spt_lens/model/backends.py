@@ -99,9 +99,12 @@ class BridgeBackend(Backend):
             fused = self.architecture in LAYOUTS and self.layout.mlp
             split += [block.mlp.gate, getattr(block.mlp, "in")] if fused else []
         out = {id(p) for module in split for p in module.parameters()}
-        bias = getattr(self.model.unembed.original_component, "bias", None)
-        if hooked.AVAILABLE and bias is not None and not bias.any():  # TransformerLens 3.9 adds one of zeros
-            out.add(id(bias))
+        unembed, embed = self.model.unembed.original_component, self.model.embed.original_component
+        if getattr(self.root.config, "tie_word_embeddings", False) and unembed.weight is not embed.weight:
+            out.add(id(unembed.weight))  # processing parts them
+        bias = getattr(unembed, "bias", None)
+        if hooked.AVAILABLE and bias is not None and (self.processed() or not bias.any()):
+            out.add(id(bias))  # TransformerLens 3.9 adds one of zeros
         return sum(p.numel() for p in self.root.parameters() if id(p) not in out)
 
     def processed(self) -> str:

@@ -402,6 +402,14 @@ def test_bfloat16(load, tiny_folder, tokens):
         torch.testing.assert_close(copy(tokens).logits, logits, atol=4 * step, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma", "gpt2"])
+def test_processing_changes_no_count_of_parameters(name, tmp_path):
+    model = load_model(tiny_checkpoint(name, tmp_path), device="cpu")
+    before = ModelView(model).n_params
+    model.enable_compatibility_mode(disable_warnings=True)
+    assert ModelView(model).n_params == before
+
+
 def test_unprocessed_compatibility_mode_can_be_tuned(tiny_folder, tokens):
     model = load_model(tiny_folder, device="cpu")
     view = ModelView(model)
