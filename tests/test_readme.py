@@ -25,7 +25,7 @@ README, FINDINGS, SUPPORT = TEXTS["README.md"], TEXTS["docs/embedded-model.md"],
 # Blocks of a page run one after another, in one folder, as a reader would run them; those below a note are only read.
 BLOCK = re.compile(r"(?P<note><!-- not run: [^\n]+ -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
 # What takes long is done in small: pairs, dialogues, steps.
-SMALL = {"n": 8, "n_ability": 4, "n_texts": 8, "n_random": 1, "steps": 2, "ig_steps": 2}
+SMALL = {"n": 4, "n_ability": 2, "n_texts": 8, "n_random": 1, "steps": 2, "ig_steps": 2}
 NUMBER = re.compile(rf"\b({'|'.join(SMALL)})=(\d+)")
 
 
