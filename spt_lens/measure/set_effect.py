@@ -177,6 +177,8 @@ class SetEffect:
             if per_pair.shape != (about["n_pairs"],) or not bool(per_pair.isfinite().all()):
                 raise ValueError(f"per_pair is not the recovery of {about['n_pairs']} pairs")
         about["settings"] = saving.entry(data, "settings", dict)
+        if not isinstance(about["settings"].get("left_out", []), list):
+            raise ValueError("left_out in its settings is no list of pairs")
         return cls(heads, _table(data, heads), **about, per_pair=per_pair)
 
     def save(self, path: str | Path) -> Path:

@@ -232,7 +232,7 @@ def test_the_embedded_models_figures():
 
 
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
-    pairs, heads = judged(Yesman().pairs(tiny, n=2)), HeadSet.parse("L0.H0 L1.H1")
+    pairs, heads = judged(Yesman().pairs(tiny, n=2), by_letters), HeadSet.parse("L0.H0 L1.H1")
     for name in ("logits", "generate", "cache_z"):
         monkeypatch.setattr(ModelView, name, lambda *a, **k: pytest.fail("long work began"))
     untold = replace(pairs.dialogues[0], meta={})

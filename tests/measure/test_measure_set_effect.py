@@ -123,6 +123,7 @@ def test_damaged_files_are_refused(which, tmp_path):
         json.dumps(data | {"heads": None}): "not a head selection",
         json.dumps(data | {"n_pairs": "2"}): "n_pairs must be int",
         json.dumps(data | {"settings": []}): "settings must be dict",
+        json.dumps(data | {"settings": {"left_out": 1}}): "no list of pairs",
         json.dumps(data | {"direction": "up"}): "direction must be one of",
         json.dumps(data | {"mean_over": "up"}): "mean_over must be one of",
         json.dumps(data | {"positions": "" if which == "curve" else "last"}): "does not say how heads were",

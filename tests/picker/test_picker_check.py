@@ -40,7 +40,7 @@ def taken(parts) -> tuple[list[Progress], SetEffect]:
             return found, end.value
 
 
-def pairs_of(model, n: int, tokens: int = 24, judge=by_letters, **how) -> ContrastPairs:
+def pairs_of(model, n: int, tokens: int = 8, judge=by_letters, **how) -> ContrastPairs:
     """A random model never gives in: they are judged by what tells its replies apart."""
     return judged(Yesman().pairs(model, n=n, **how), judge, tokens)
 
@@ -70,7 +70,7 @@ def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-4):
 def assert_checked(model, pairs, **how):
     result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False)
     assert_right(result, model, pairs, HEADS, n_random=2, seed=3)
-    settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 24, "left_out": []}
+    settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 8, "left_out": []}
     assert result.settings == settings and result.n_dialogues == len(pairs)
     assert result.table["gives_in"].nunique() > 1
 
@@ -91,7 +91,7 @@ def test_figures_do_not_depend_on_the_batches(tiny_folder, load, exact_softmax, 
 
 def test_the_embedded_model():
     model = load_model("yesman")
-    pairs = pairs_of(model, 16, judge=as_yesman)
+    pairs = pairs_of(model, 16, 24, as_yesman)
     heads = HeadSet.parse("L0.H8 L5.H8 L5.H3 L6.H10 L2.H8 L6.H9")
     result = LiveCheck(model, pairs, n_random=1).run(heads, progress=False)
     assert_right(result, model, pairs, heads, n_random=1)

@@ -34,7 +34,7 @@ def made(model, n: int = 2, **more: Any) -> HeadPicker:
 
 
 def pairs_of(model, n: int) -> ContrastPairs:
-    return judged(Yesman().pairs(model, n=n), as_yesman)
+    return judged(Yesman().pairs(model, n=n), as_yesman, max_new_tokens=3)
 
 
 def states(picker: HeadPicker) -> list[str]:
