@@ -57,7 +57,7 @@ def two_layers() -> tuple:
 def made(model, lengths: Sequence[tuple[int, int]], seed: int = 1) -> ContrastPairs:
     """Random prompts of these (sycophantic, truthful) lengths, with the answers that they tell apart best."""
     draw = torch.Generator().manual_seed(seed)
-    rows = [[torch.randint(6, 700, (n,), generator=draw).tolist() for n in both] for both in lengths]
+    rows = [[torch.randint(6, model.cfg.d_vocab, (n,), generator=draw).tolist() for n in both] for both in lengths]
     return with_answers(model, *([both[i] for both in rows] for i in (0, 1)))
 
 
