@@ -41,6 +41,12 @@ def llama(made: Path) -> Path:
     return checkpoint("llama-grouped", made)
 
 
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Three random prompts of ten tokens of the tiny checkpoints' own small vocabulary."""
+    return torch.randint(6, 120, (3, 10), generator=torch.Generator().manual_seed(0))
+
+
 def test_every_architecture_with_a_layout_is_tried():
     assert {architecture(name) for name in NAMES} == set(LAYOUTS)
     assert spt_lens.export_hf is export_hf

@@ -49,6 +49,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory):
     return cache(lambda name: tiny_checkpoint(name, root / name))
 
 
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Three random prompts of ten tokens of the tiny checkpoints' own small vocabulary."""
+    return torch.randint(6, 120, (3, 10), generator=torch.Generator().manual_seed(0))
+
+
 def plain_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
@@ -345,7 +351,7 @@ def test_windows_are_kept_where_the_few_tokens_of_loading_do_not_show_them(name,
     config |= {"use_sliding_window": True, "sliding_window": 24}
     config["layer_types"] = ["sliding_attention" if local else "full_attention" for local in sliding]
     (folder / "config.json").write_text(json.dumps(config))
-    tokens = torch.randint(6, 700, (1, 60), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(6, 120, (1, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = ModelView(load_model(folder, device="cpu", model_class=model_class)).logits(tokens)
         torch.testing.assert_close(found, plain_model(folder)(tokens).logits, atol=1e-4, rtol=1e-4)
