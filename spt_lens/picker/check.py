@@ -157,11 +157,11 @@ class _Check:
             if kept.means is None:
                 means = mean_parts(live.view, prompts, live.passes)
                 kept.means = yield from self._work("mean outputs of all heads", means, live.passes, len(prompts), 1)
+            self.figures[0] = kept.before or self.figures[0]
             yield from self._knock_out(1, kept.means, reply)
             if kept.before is None:
                 yield from self._knock_out(0, kept.means, reply)
                 kept.before = self.figures[0]
-            self.figures[0] = kept.before
         for i in range(2, len(self.sets)):
             yield from self._patch(i, kept.unpatched)
         if kept.means is not None:
