@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -213,10 +212,11 @@ def test_which_sizes_are_measured_and_which_heads_are_drawn(tiny):
         assert drawn == heads[:k].random_like(tiny, seed=5 + draw, matched=k == 2)
 
 
-def test_a_long_ranking_ends_at_16_heads():
-    view, scores = SimpleNamespace(n_layers=8, n_heads=16, name="large"), scores_of(8, 16)
-    sets = [one.heads for one in sets_of(view, scores, None, 0, 0)]  # type: ignore[arg-type]
-    assert [len(heads) for heads in sets] == [0, 1, 2, 4, 8, 16] and sets[-1] == scores.top(16)
+def test_a_long_rankings_curve_ends_by_itself(tiny, monkeypatch):
+    monkeypatch.setattr("spt_lens.measure.sets.LONGEST", 6)
+    scores = scores_of(3, 4)
+    assert [len(one.heads) for one in sets_of(ModelView(tiny), scores, None, 0, 0)] == [0, 1, 2, 4, 6]
+    assert len(sets_of(ModelView(tiny), scores.order(), "curve", 0, 0)[-1].heads) == 12  # a selection's to its end
 
 
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
