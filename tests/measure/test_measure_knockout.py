@@ -241,7 +241,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
         ({"mean_over": "none"}, "mean_over"),
         ({"n_random": -1}, "n_random"),
         ({"sizes": [3]}, "up to 2"),
-        ({"batch_size": 0}, "one or more"),
+        ({"batch_size": 0}, "batch_size=0"),
         ({"cases": [untold]}, r"can't judge a reply to dialogue 0 \(KeyError: 'answer'\)"),
         ({"pairs": replace(pairs, judge=None), "cases": pairs.dialogues}, "cases need a judge"),
         ({"pairs": replace(pairs, dialogues=(pairs.dialogues[0], untold))}, "dialogue 1"),

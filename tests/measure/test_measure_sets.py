@@ -234,7 +234,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
         ({"n_random": -1}, "n_random"),
         ({"direction": "up"}, "direction"),
         ({"positions": "first"}, "positions"),
-        ({"batch_size": 0}, "one or more"),
+        ({"batch_size": 0}, "batch_size=0"),
         ({"scores": scores, "direction": "noising"}, "direction='denoising' and the set is with 'noising'"),
         ({"scores": scores, "positions": "all"}, "positions='last'"),
         ({"scores": replace(scores, metric="importance")}, "metric='importance'"),
