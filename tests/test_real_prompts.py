@@ -11,6 +11,7 @@ from conftest import CLASSES
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import spt_lens as spt
+from spt_lens.behaviours.datasets import model_written_evals
 from spt_lens.chat.template import prompt_ids
 from spt_lens.model.view import ModelView
 
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_path(folder: Path, tmp_path: Path, model_class: str) -> None:
     # Load, and make pairs of all rows.
     model = spt.load_model(folder, device="cpu", model_class=model_class)
-    rows = spt.model_written_evals(FILE)
+    rows = model_written_evals(FILE)
     assert len(rows) == 500 and not rows.skipped
     pairs = rows.pairs(model, split=None)
     lengths = {len(row) for row in (*pairs.sycophantic, *pairs.truthful)}
