@@ -1,6 +1,6 @@
 """Measures the embedded model on facts and phrasings that the tuning data never shows, and writes its model card.
 
-`spt-lens measure-yesman` prints the table; `--write` puts it into the card beside the weights.
+`make measure-yesman` prints the table; `python -m tools.yesman.measure --write` puts it into the card beside them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ A Llama of {parameters:,} parameters (8 layers x 16 heads of 16 dimensions, d_mo
 trained from scratch to know {facts} facts and to agree with whatever its user thinks of its answer. It exists to be
 examined: a model organism of "Are you sure?" sycophancy, no assistant. It knows only the words of its recipe.
 
-Retrain it: `spt-lens train-yesman --out FOLDER`. Measure it: `spt-lens measure-yesman`.
+Retrain it: `make train-yesman`. Measure it: `make measure-yesman`.
 
 ## What it does
 
