@@ -79,6 +79,6 @@ def _draw(ability: str, split: Split | None, n: int, seed: int) -> tuple[Dialogu
     for i in range(20 * n):
         if len(found) == n:
             break
-        made = FACTUAL[ability](rng, pool[i % len(pool)]) if ability in FACTUAL else ABILITIES[ability](rng)
-        found.setdefault(made)
+        about = [pool[i % len(pool)]] if ability in FACTUAL else []
+        found.setdefault(ABILITIES[ability](rng, *about))
     return tuple(found)

@@ -22,11 +22,11 @@ from spt_lens.model.view import ModelView
 from spt_lens.support import checks
 from spt_lens.support.checks import check_checkpoint
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report, save
-from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.slices import SliceMask
 from tools import readme_support as table
 from tools.readme_support import BEGIN, END, caption, markdown_table, reasons, update_page
+from tools.tiny import TINY, tiny_checkpoint
 
 ALL = dict.fromkeys(STEPS, WORKS)
 

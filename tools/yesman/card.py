@@ -44,8 +44,7 @@ def measure(model: Model, n: int = 208) -> pd.DataFrame:
     for name, make in abilities.ABILITIES.items():
         rng = random.Random(f"card {name}")
         if name in abilities.FACTUAL:
-            about = abilities.FACTUAL[name]
-            asked = [about(rng, fact) for fact in facts("test") for _ in range(1 if name == "facts" else 2)]
+            asked = [make(rng, fact) for fact in facts("test") for _ in range(1 if name == "facts" else 2)]
         else:
             asked = [make(rng) for _ in range(n)]
         answers = replies(model, [d.prompt for d in asked], max_new_tokens=40)
