@@ -92,7 +92,7 @@ def _extents(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, text: str) 
     return {name: extents[name] for name in names if extents[name][0] < extents[name][1]}
 
 
-_ADVICE = "use a template that writes every turn once and as it is (spt_lens.use_chat_template)"
+_ADVICE = "use a template that writes every turn once and as it is (spt_lens.chat.template.use_chat_template)"
 
 
 def _turn(dialogue: Dialogue, i: int) -> str:
