@@ -61,10 +61,6 @@ class PromptBatch:
         tokens, mask = padded(rows, PAD_ID)
         return cls(tokens, mask, last=mask.sum(dim=1) - 1)
 
-    def repeat(self, times: int) -> PromptBatch:
-        """All rows, `times` times over."""
-        return PromptBatch(self.tokens.repeat(times, 1), self.mask.repeat(times, 1), self.last.repeat(times))
-
 
 Example = tuple[list[int], list[bool]]  # token ids, and True where a token is to be predicted
 _WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
