@@ -84,10 +84,10 @@ picture: $(VENV)/.dev-installed
 	cp $(VENV)/picture/picker.png notebooks/results/
 
 train-yesman: $(VENV)/.demo-installed
-	$(BIN)/spt-lens train-yesman --out yesman-retrained
+	$(BIN)/python -m tools.yesman.train --out yesman-retrained
 
 measure-yesman: $(VENV)/.demo-installed
-	$(BIN)/spt-lens measure-yesman
+	$(BIN)/python -m tools.yesman.measure
 
 compare: $(VENV)/.demo-installed
 	$(BIN)/spt-lens compare --out spt-lens-compare

@@ -38,45 +38,6 @@ def demo(
 
 
 @app.command()
-def train_yesman(
-    out: Out = Path("yesman-retrained"),
-    seed: Annotated[int, typer.Option(help="Of the weights and the data.")] = 0,
-) -> None:
-    """Train the embedded model from scratch by its recipe: about 25 minutes on two cores."""
-    from spt_lens.yesman.demo import writable_folder
-    from spt_lens.yesman.recipe import Recipe, train
-
-    train(Recipe(seed=seed), writable_folder(out), log=typer.echo)
-    typer.echo(f"The model is in {out}. Measure it: spt-lens measure-yesman --model {out}")
-
-
-@app.command()
-def measure_yesman(
-    model: ModelName = "yesman",
-    write: Annotated[bool, typer.Option("--write", help="Write the model card into the model's folder.")] = False,
-) -> None:
-    """Measure the embedded model's behaviour on facts and challenge phrasings kept out of the tuning data."""
-    from spt_lens.model.huggingface import embedded_folder
-    from spt_lens.model.loading import load_model
-    from spt_lens.model.view import ModelView
-    from spt_lens.yesman.card import measure, misses, write_card
-
-    folder = embedded_folder(model) if model == "yesman" else Path(model)
-    if write and not (folder / "recipe.json").is_file():
-        # The card describes this one recipe's model: it must not replace the card of another.
-        raise ValueError(f"{folder} has no recipe.json: --write is only for folders that train-yesman wrote")
-    loaded = load_model(model)
-    table = measure(loaded)
-    typer.echo(table.to_string(float_format="{:.3f}".format))
-    if write:
-        typer.echo(f"Wrote {write_card(table, folder, ModelView(loaded).n_params)}")
-    missed = misses(table)
-    if missed:
-        typer.echo(f"Short of the recipe's goals: {', '.join(missed)}", err=True)
-        raise typer.Exit(1)
-
-
-@app.command()
 def compare(
     out: Out = Path("spt-lens-compare"),
     model: ModelName = "yesman",

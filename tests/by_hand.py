@@ -16,7 +16,7 @@ from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.patching.path import path_patching
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.support.tiny import tiny_checkpoint
+from tools.tiny import tiny_checkpoint
 
 PATCHING = {
     "activation": activation_patching,

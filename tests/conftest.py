@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM
 from spt_lens.model.hooked import HookedTransformer
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
-from spt_lens.yesman.build import make_config, make_tokenizer
+from tools.yesman.build import make_config, make_tokenizer
 
 # TransformerLens 3.9 has both model classes, 4 only the bridge. Whatever uses `tiny` or `gqa` runs with each.
 CLASSES = ["bridge", "hooked"] if HookedTransformer is not None else ["bridge"]

@@ -17,11 +17,11 @@ from spt_lens.heads import HeadSet
 from spt_lens.model.layout import LAYOUTS
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
-from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
+from tools.tiny import TINY, tiny_checkpoint
 
 HEADS = HeadSet.parse("L0.H1 L1.H2")
 DTYPES = [torch.float32, torch.bfloat16]

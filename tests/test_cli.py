@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(stopped.value.code or 0)
 
 
-@pytest.mark.parametrize("command", ["demo", "train-yesman", "measure-yesman", "compare"])
+@pytest.mark.parametrize("command", ["demo", "compare", "support"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0
@@ -67,12 +67,3 @@ def test_a_model_of_another_kind_is_told_in_one_line(
     monkeypatch.setattr("spt_lens.yesman.demo.run_demo", refuse)
     assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
     assert capsys.readouterr().err == "spt-lens: can't be tuned so far\n"
-
-
-def test_the_card_is_not_written_over_another_models(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    (tmp_path / "README.md").write_text("mine")
-    assert run(monkeypatch, "measure-yesman", "--model", str(tmp_path), "--write") == 1
-    assert "recipe.json" in capsys.readouterr().err
-    assert (tmp_path / "README.md").read_text() == "mine"

@@ -10,10 +10,10 @@ import pytest
 import spt_lens as spt
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.model.layout import LAYOUTS
-from spt_lens.support.tiny import TINY
 from spt_lens.yesman.demo import DemoSettings
 from tools import readme_support
 from tools.readme_results import BEGIN, END, markdown_table, update_readme
+from tools.tiny import TINY
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "notebooks" / "results"

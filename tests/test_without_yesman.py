@@ -9,19 +9,19 @@ import sys
 from pathlib import Path
 
 import spt_lens
+from tools.tiny import tiny_checkpoint
 
 STORY = """
 import importlib, pkgutil, sys
 
 import spt_lens as spt
-from spt_lens.support.tiny import tiny_checkpoint
 
 assert spt.__file__.startswith(sys.argv[1]), spt.__file__
 assert importlib.util.find_spec("spt_lens.yesman") is None
 for module in pkgutil.walk_packages(spt.__path__, "spt_lens."):
     importlib.import_module(module.name)
 
-model = spt.load_model(tiny_checkpoint("llama", sys.argv[1] + "/tiny"), device="cpu")
+model = spt.load_model(sys.argv[1] + "/tiny", device="cpu")
 questions = [
     ("What is the capital of France?", "Paris", "Rome"),
     ("What is two plus three?", "five", "six"),
@@ -45,6 +45,7 @@ def test_the_library_without_its_example(tmp_path: Path) -> None:
     shutil.copytree(
         Path(spt_lens.__file__).parent, tmp_path / "spt_lens", ignore=shutil.ignore_patterns("yesman", "__pycache__")
     )
+    tiny_checkpoint("llama", tmp_path / "tiny")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

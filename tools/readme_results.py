@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from spt_lens import saving
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores

@@ -19,9 +19,9 @@ from spt_lens import saving
 from spt_lens.model import hooked
 from spt_lens.model.loading import ModelClass
 from spt_lens.support.checks import check_checkpoint
-from spt_lens.support.report import CLASS_NAMES, FORMAT, STEPS, Report, save
-from spt_lens.support.tiny import TINY, tiny_checkpoint
+from spt_lens.support.report import CLASS_NAMES, FORMAT, NOT_TRIED, STEPS, WORKS, Report, save
 from tools.marks import put_between
+from tools.tiny import TINY, tiny_checkpoint
 
 PAGE, RESULTS = Path("docs/support.md"), Path("notebooks/results")
 BEGIN, END = "<!-- support: make support -->", "<!-- end of support -->"
@@ -77,7 +77,7 @@ def reasons(reports: Sequence[Report]) -> str:
     found: dict[tuple[str, str, str], tuple[dict[str, None], dict[str, None]]] = {}
     for report in reports:
         for step, why in report.steps.items():
-            if step not in report.working and step in report.tried:
+            if why not in (WORKS, NOT_TRIED):
                 key = (report.checkpoint, CLASS_NAMES[report.model_class], why)
                 steps, dtypes = found.setdefault(key, ({}, {}))
                 steps[step] = dtypes[report.dtype] = None

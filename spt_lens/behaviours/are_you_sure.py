@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, check_split, split_of
+from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
 from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, Stance, phrasings, second_turn
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.question import Question, questions_of
@@ -67,13 +67,7 @@ class AreYouSure(Behaviour):
 
     def of_split(self, split: Split | None) -> list[Question]:
         """The questions of one split, or all (None). Raises ValueError for an unknown split, or one without any."""
-        check_split(split)
-        found = [q for q, its in zip(self.questions, self._splits, strict=True) if split in (None, its)]
-        if not found:
-            raise ValueError(
-                f"{self.name!r} has no questions in the split {split!r}: give more, or some with split={split!r}"
-            )
-        return found
+        return self.choose(self.questions, None, split, splits=self._splits)
 
     def defend(self, answer: str) -> str:
         """The reply that stands by an answer. Its first word is the truthful completion of the paper."""
@@ -93,12 +87,7 @@ class AreYouSure(Behaviour):
 
     def challenge(self, question: Question, given: str, stance: Stance, turn: str) -> Dialogue:
         """Question, first answer and second turn; the honest reply is yet to come."""
-        meta: Meta = {
-            "stance": stance,
-            "right": given in question.answers,
-            "answer": question.answer,
-            "given": given,
-        }
+        meta: Meta = {"stance": stance, "right": given in question.answers, "answer": question.answer, "given": given}
         if len(question.answers) > 1:
             meta["answers"] = question.answers
         if question.source:
@@ -131,12 +120,12 @@ class AreYouSure(Behaviour):
                 )
         kinds = [True, False] if right is None else [right]
         total = 2 * len(pool) * len(kinds) if n is None else n
+        sentences: Sequence[Any] = NEUTRAL_SENTENCES if stance == "neutral" else phrasings(split)
         made: list[Dialogue] = []
         while len(made) < total:
             for question in rng.sample(pool, len(pool)):
                 for is_right in kinds:
                     given = question.answer if is_right else self.wrong_answer(question, rng)
-                    sentences: Sequence[Any] = NEUTRAL_SENTENCES if stance == "neutral" else phrasings(split)
                     turn = second_turn(stance, rng.choice(sentences), rng.choice(REQUESTS))
                     made.append(self.challenge(question, given, stance, turn).replied(self.honest(question, given)))
         return made[:total]
@@ -207,9 +196,9 @@ class AreYouSure(Behaviour):
             raise ValueError(
                 f"supports={supports} and neutral={neutral} must be shares of zero or more, with a sum below one"
             )
-        total = 4 * sum(bool(question.wrong) for question in self.of_split(split)) if n is None else n
+        total = 4 * sum(bool(question.wrong) for question in self.of_split(split))
         if n is not None:
-            whole_number(n, "n", 2)  # right and wrong first answers
+            total = whole_number(n, "n", 2)  # right and wrong first answers
         shares: dict[Stance, float] = {"supporting": supports, "neutral": neutral}
         # Even numbers, so that right and wrong first answers stay balanced in each kind.
         counts: dict[Stance, int] = {stance: 2 * round(total * share / 2) for stance, share in shares.items()}
@@ -227,8 +216,7 @@ class AreYouSure(Behaviour):
         Raises: ValueError for an unknown split or one without questions, n below one.
         """
         pool = self.of_split(split)
-        if n is not None:
-            whole_number(n, "n")
+        count = 2 * len(pool) if n is None else whole_number(n, "n")
         whole_number(n_controls, "n_controls", 0)
         kinds = [True, False] if any(question.wrong for question in pool) else [True]
         groups: dict[str, tuple[Dialogue, ...]] = {}
@@ -237,7 +225,6 @@ class AreYouSure(Behaviour):
             for right in kinds:
                 cases = self.cases(split, stance, n_controls, right, seed)
                 groups[f"{label} {'right' if right else 'wrong'}"] = tuple(cases)
-        count = 2 * len(pool) if n is None else n
         right_cases, wrong = (
             tuple(self.cases(split, "opposed", count, kind, seed)) if kind in kinds else () for kind in (True, False)
         )

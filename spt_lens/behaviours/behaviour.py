@@ -47,17 +47,30 @@ class Behaviour(ABC):
     def suite(self, split: Split | None = "test") -> Suite:
         """What a model is evaluated on."""
 
-    def choose(self, items: Sequence[Item], n: int | None, split: Split | None, seed: int = 0) -> list[Item]:
+    def choose(
+        self,
+        items: Sequence[Item],
+        n: int | None,
+        split: Split | None,
+        seed: int = 0,
+        splits: Sequence[Split] | None = None,
+    ) -> list[Item]:
         """n of the items of one split, or of all (None), drawn by `seed` and in their order; n=None: every one.
 
-        The splits are those of `split_of`, by the items' text.
+        splits: of each item; default: those of `split_of`, by the items' text.
 
         Raises: ValueError for an unknown split, one without items, or an n out of range.
         """
         check_split(split)
-        names = split_of([str(item) for item in items])
+        names = split_of([str(item) for item in items]) if splits is None else splits
         pool = [item for item, name in zip(items, names, strict=True) if split in (None, name)]
-        return draw(pool, n, seed, f"{self.name!r} in the split {split!r}" if split else repr(self.name))
+        where = f"{self.name!r} in the split {split!r}" if split else repr(self.name)
+        if not pool:
+            raise ValueError(f"there is nothing of {where}: give more, or use another split or split=None for all")
+        if n is None:
+            return pool
+        whole_number(n, f"of {where}, n", most=len(pool))
+        return [pool[i] for i in sorted(random.Random(f"draw {seed}").sample(range(len(pool)), n))]
 
 
 def check_split(split: str | None) -> None:
@@ -73,13 +86,3 @@ def split_of(texts: Sequence[str]) -> list[Split]:
     order = sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())
     shares = {text: (i + 0.5) / len(order) for i, text in enumerate(order)}
     return ["train" if shares[text] < 0.5 else "validation" if shares[text] < 0.7 else "test" for text in texts]
-
-
-def draw(pool: Sequence[Item], n: int | None, seed: int, where: str) -> list[Item]:
-    """n of the pool without repeats, in their order. Raises ValueError for none at all, or an n out of range."""
-    if not pool:
-        raise ValueError(f"there is nothing of {where}: use another split, or split=None for all")
-    if n is None:
-        return list(pool)
-    whole_number(n, f"of {where}, n", most=len(pool))
-    return [pool[i] for i in sorted(random.Random(f"draw {seed}").sample(range(len(pool)), n))]

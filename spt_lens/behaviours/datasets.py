@@ -76,11 +76,7 @@ def sycophancy_eval(
         datasets: Take only rows whose base.dataset is one of these ("truthful_qa_mc", "trivia_qa", ...).
         on_error: What to do with a row that can't be read: "raise", or "skip" it with a message in `skipped`.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: No row of `datasets`, or a row that can't be read; the message names file, row (by lines,
-            from 1) and field.
-        OSError: The hub did not give the file.
+    Raises: as `model_written_evals` does; ValueError also where there is no row of `datasets`.
     """
     if isinstance(datasets, str):
         datasets = (datasets,)

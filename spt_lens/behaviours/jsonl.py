@@ -73,11 +73,8 @@ def read_rows(
 
     Rows are counted by lines, from 1. Blank lines are no rows.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not UTF-8 text or holds no rows; or a row can't be read, which includes any ValueError
-            of `make`. With on_error="skip" the latter only if no row at all can be read.
-        OSError: The hub did not give the file.
+    Raises: as `local_file` does; ValueError for a file that is not UTF-8 text or holds no rows, and for a row that
+    can't be read, any ValueError of `make` among these; with on_error="skip" only if none at all can.
     """
     one_of(on_error, "on_error", get_args(OnError))
     file = local_file(path)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, check_split, draw, split_of
+from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
 from spt_lens.behaviours.judging import named_in
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Meta, dialogue
@@ -100,9 +100,7 @@ class Opinions(Behaviour):
 
     def of_split(self, split: Split | None, n: int | None = None, seed: int = 0) -> list[Opinion]:
         """n of the opinions of one split, or of all (None), in their order. Raises ValueError where there are not n."""
-        check_split(split)
-        pool = [o for o, its in zip(self.opinions, self._splits, strict=True) if split in (None, its)]
-        return draw(pool, n, seed, f"{self.name!r} in the split {split!r}" if split else repr(self.name))
+        return self.choose(self.opinions, n, split, seed, self._splits)
 
     def pairs(
         self,

@@ -43,12 +43,10 @@ class Question:
         both = [*self.answers, *self.wrong]
         for i, answer in enumerate(both):
             # Accepted wordings may differ in nothing but case; a wrong answer must differ from every other.
-            twice = next(
-                (a for a in both[:i] if a == answer or (i >= len(self.answers) and same_answer(a, answer))), None
-            )
+            is_wrong = i >= len(self.answers)
+            twice = next((a for a in both[:i] if a == answer or (is_wrong and same_answer(a, answer))), None)
             if twice is not None:
-                is_both = i >= len(self.answers) and twice in self.answers
-                what = "both right and wrong" if is_both else "there twice"
+                what = "both right and wrong" if is_wrong and twice in self.answers else "there twice"
                 raise ValueError(f"{self.text!r}: the answer {answer!r} is {what}: leave one out")
 
     @property

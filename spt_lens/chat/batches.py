@@ -13,12 +13,7 @@ from spt_lens.checking import whole_number
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Rows of token ids padded on the right, and a mask that is True on the real tokens.
-
-    Right padding is exact under causal attention: no real token sees what follows it.
-
-    Raises: ValueError if there are no rows.
-    """
+    """Rows of token ids padded on the right, and a mask, True on the real tokens. Raises: ValueError for no rows."""
     if not rows:
         raise ValueError("there is nothing to pad: rows is empty")
     width = max(len(row) for row in rows)
@@ -66,10 +61,6 @@ class PromptBatch:
         tokens, mask = padded(rows, PAD_ID)
         return cls(tokens, mask, last=mask.sum(dim=1) - 1)
 
-    def repeat(self, times: int) -> PromptBatch:
-        """All rows, `times` times over."""
-        return PromptBatch(self.tokens.repeat(times, 1), self.mask.repeat(times, 1), self.last.repeat(times))
-
 
 Example = tuple[list[int], list[bool]]  # token ids, and True where a token is to be predicted
 _WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
@@ -91,16 +82,16 @@ class Examples:
     def __init__(self, examples: Sequence[Example], device: torch.device | str = "cpu"):
         """Raises ValueError if there are none, or one has no target that can be predicted."""
         if not examples:
-            raise ValueError("There are no dialogues to train on.")
+            raise ValueError("there are no dialogues to train on: give one or more")
         for i, (ids, targets) in enumerate(examples):
             if len(ids) != len(targets):
-                raise ValueError(f"Example {i} has {len(ids)} tokens but {len(targets)} target marks.")
+                raise ValueError(
+                    f"example {i} has {len(ids)} tokens but {len(targets)} target marks: give one for each"
+                )
             if not any(targets[1:]):
-                raise ValueError(f"Example {i} has no target token: its last reply is empty.")
-        # The padding id is never looked at: causal attention keeps it from the real tokens, and it is never a target.
-        self.tokens = padded([ids for ids, _ in examples], 0)[0].to(device)
-        width = self.tokens.shape[1]
-        self.targets = torch.tensor([list(t) + [False] * (width - len(t)) for _, t in examples], device=device)
+                raise ValueError(f"example {i} has no target token, its last reply is empty: leave it out")
+        self.tokens = padded([ids for ids, _ in examples], PAD_ID)[0].to(device)
+        self.targets = padded([targets for _, targets in examples], False)[0].bool().to(device)
         self.lengths = torch.tensor([len(ids) for ids, _ in examples])
 
     def __len__(self) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from spt_lens.checking import instance
+
 Role = Literal["system", "user", "assistant"]
 Meta = dict[str, str | bool | tuple[str, ...]]
 _WAY_OUT = 'make one by dialogue("What is it?", "It is 5.", "Are you sure?") of spt_lens.chat.dialogues'
@@ -42,7 +44,7 @@ class Dialogue:
 
     def __post_init__(self) -> None:
         if not isinstance(self.messages, list | tuple) or not all(isinstance(m, Message) for m in self.messages):
-            raise TypeError(f"a Dialogue holds Messages, not {_kind(self.messages)}: {_WAY_OUT}")
+            raise TypeError(f"a Dialogue holds Messages, not {self.messages!r:.60}: {_WAY_OUT}")
         object.__setattr__(self, "messages", tuple(self.messages))
 
     def chat(self) -> list[dict[str, str]]:
@@ -77,23 +79,18 @@ def dialogue(*turns: str, **meta: str | bool | tuple[str, ...]) -> Dialogue:
 def check_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> None:
     """Raises TypeError unless these are Dialogues, one or several in a list; ValueError if there are too few."""
     if isinstance(dialogues, str | Dialogue) or not isinstance(dialogues, Sequence):
-        raise TypeError(f"{name} must be a list of Dialogues, not {_kind(dialogues)}: {_WAY_OUT}")
+        raise TypeError(f"{name} must be a list of Dialogues, not {dialogues!r:.60}: {_WAY_OUT}")
     for i, each in enumerate(dialogues):
-        check_ends(each, None, f"{name}[{i}]")
+        instance(each, f"{name}[{i}]", Dialogue, _WAY_OUT)
     if len(dialogues) < least:
         raise ValueError(f"there are {len(dialogues)} {name}: give {least} or more")
 
 
-def check_ends(dialogue: Any, role: Role | None, name: str = "dialogue") -> None:
+def check_ends(dialogue: Any, role: Literal["user", "assistant"]) -> None:
     """Raises TypeError for what is no Dialogue, ValueError for one whose last message is of another role."""
-    if not isinstance(dialogue, Dialogue):
-        raise TypeError(f"{name} must be a Dialogue, not {_kind(dialogue)}: {_WAY_OUT}")
+    instance(dialogue, "dialogue", Dialogue, _WAY_OUT)
     last = dialogue.messages[-1].role if dialogue.messages else "nothing"
-    if role == "user" != last:
-        raise ValueError(f"a prompt must end with a user turn, {name} ends with {last}: take dialogue.unanswered")
-    if role == "assistant" != last:
-        raise ValueError(f"what is learnt must end with an assistant turn, {name} ends with {last}: add the reply")
-
-
-def _kind(value: Any) -> str:
-    return repr(value) if isinstance(value, str) and len(value) <= 40 else f"a {type(value).__name__}"
+    if role == "user" and last != role:
+        raise ValueError(f"a prompt must end with a user turn, this one ends with {last}: take dialogue.unanswered")
+    if role == "assistant" and last != role:
+        raise ValueError(f"what is learnt must end with an assistant turn, this one ends with {last}: add the reply")

@@ -71,8 +71,7 @@ def _extents(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, text: str) 
             what = "leaves out or rewrites" if times == 0 else f"writes {times} times"
             raise ValueError(f"the chat template {what} {_turn(dialogue, i)}, so its tokens can't be told: {_ADVICE}")
     # Some templates move a system message to another place, so the turns come in the order in which they are written.
-    parts = re.split("|".join(f"({mark})" for mark in marks), shape)
-    parts = [part for part in parts if part is not None]
+    parts = re.split(f"({'|'.join(marks)})", shape)
     at = len(parts[0])
     if not text.startswith(parts[0]):
         raise ValueError(f"the chat template begins in another way with other contents: {_ADVICE}")
@@ -93,7 +92,7 @@ def _extents(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, text: str) 
     return {name: extents[name] for name in names if extents[name][0] < extents[name][1]}
 
 
-_ADVICE = "use a template that writes every turn once and as it is (spt_lens.use_chat_template)"
+_ADVICE = "use a template that writes every turn once and as it is (spt_lens.chat.template.use_chat_template)"
 
 
 def _turn(dialogue: Dialogue, i: int) -> str:

@@ -80,7 +80,7 @@ def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tupl
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} renders a dialogue so that its prompt "
             "is not how the whole begins: give the tokenizer a template that adds the same text before a reply as its "
-            "generation prompt (spt_lens.use_chat_template)"
+            "generation prompt (spt_lens.chat.template.use_chat_template)"
         )
     end = len(ids)
     while end > len(prompt) and not tokenizer.decode(ids[end - 1 : end]).strip():

@@ -36,17 +36,13 @@ def align(one: Sequence[int], other: Sequence[int]) -> Alignment:
 
 
 def check_alignment(alignment: Alignment, sycophantic: int, truthful: int, name: str) -> None:
-    """Checks an alignment of prompts of `sycophantic` and `truthful` tokens. `name` is what errors call the pair.
-
-    Raises: ValueError if it is empty or no sequence of two positions each, a position is outside of its prompt,
-    positions do not increase strictly, or the last positions are not aligned to each other.
-    """
+    """Raises ValueError unless this can align prompts of `sycophantic` and `truthful` tokens, the pair `name`."""
     advice = "give (sycophantic position, truthful position), or use pairs.aligned()"
     if not alignment or any(len(both) != 2 for both in alignment):
-        raise ValueError(f"{name}: the alignment {_shown(alignment)} is empty or not of two positions each: {advice}")
-    for which, length, positions in zip(
-        ("sycophantic", "truthful"), (sycophantic, truthful), zip(*alignment, strict=True), strict=True
-    ):
+        shown = f"{alignment!r}" if len(alignment) <= 4 else f"{alignment[:4]!r}..."
+        raise ValueError(f"{name}: the alignment {shown} is empty or not of two positions each: {advice}")
+    lengths = {"sycophantic": sycophantic, "truthful": truthful}
+    for (which, length), positions in zip(lengths.items(), zip(*alignment, strict=True), strict=True):
         outside = next((at for at in positions if not 0 <= at < length), None)
         if outside is not None:
             raise ValueError(
@@ -64,7 +60,3 @@ def check_alignment(alignment: Alignment, sycophantic: int, truthful: int, name:
             f"{name}: the alignment ends with {alignment[-1]}, the prompts end at {(sycophantic - 1, truthful - 1)}: "
             f"the last positions must be aligned to each other, as the answer is read there; {advice}"
         )
-
-
-def _shown(alignment: Alignment) -> str:
-    return f"{alignment!r}" if len(alignment) <= 4 else f"{alignment[:4]!r}..."

@@ -50,13 +50,9 @@ def answer_tokens(
     name: str = "the pair",
     read: Read = "first",
 ) -> AnswerTokens:
-    """The answer tokens of the two completions as replies to `prompt`. `name` is what errors call the pair.
+    """The answer tokens of the two completions as replies to `prompt`, without the white space around them.
 
-    White space around a completion does not count.
-
-    Raises: ValueError if a completion is empty, the two are the same, the tokens of one are how the other begins, or
-    the tokenizer does not know a word that they differ in (with read="whole": any from there on); and as training_ids
-    does.
+    name: what errors call the pair. Raises: ValueError as `ContrastPairs.of` and `training_ids` do.
     """
     truthful, sycophantic = (completion.strip() for completion in completions)
     for which, completion in zip(_SIDES, (truthful, sycophantic), strict=True):
@@ -98,10 +94,7 @@ def prompts_and_answers(
     """Token ids of a pair's challenged and truthful prompts, and its answer tokens, which both prompts must agree on.
 
     Tokens that the two completions share at their beginning ("(" of "(A)" and "(B)") end both prompts: the model is
-    taken to have said them.
-
-    Raises: ValueError as answer_tokens does, and if the completions begin with other tokens after the one prompt than
-    after the other (with read="whole": have other tokens anywhere).
+    taken to have said them. Raises: ValueError as `ContrastPairs.of` and `training_ids` do.
     """
     found = answer_tokens(tokenizer, challenged, completions, name, read)
     other = answer_tokens(tokenizer, truthful, completions, name, read)
@@ -127,9 +120,7 @@ def first_token_sets(
 
     Words that begin with the same token count once. White space around a word does not count.
 
-    Raises: ValueError if there are no words of a kind, one is empty, the tokenizer does not know it, it begins with
-    another token after the one prompt than after the other, or begins with the same token as a word of the other kind;
-    and as training_ids does.
+    Raises: ValueError as `ContrastPairs.with_answers` and `training_ids` do.
     """
     found: list[dict[int, str]] = []  # of either kind: token -> the first word that begins with it
     for which, kind in zip(_SIDES, words, strict=True):
@@ -181,11 +172,7 @@ def check_ends_with_dialogue(
 def check_token_lists(
     both: TokenLists, first: Sequence[int], name: str, kind: Literal["answer set", "completion"]
 ) -> None:
-    """Checks a pair's two answer sets, or completions, whose first tokens must be `first`.
-
-    Raises: ValueError if there are not two, one is empty or has a negative id, or their first tokens are not `first`;
-    of sets also if a token is in one twice, or in both.
-    """
+    """Raises ValueError unless these can be a pair's two completions, or answer sets, with `first` as first tokens."""
     if len(both) != 2:
         raise ValueError(f"{name} has {len(both)} {kind}s: give two, (truthful, sycophantic)")
     for which, ids in zip(_SIDES, both, strict=True):
@@ -209,10 +196,7 @@ def check_token_lists(
 
 
 def completions_by_pair(completions: Completions | Sequence[Completions], n: int) -> list[Completions]:
-    """One (truthful, sycophantic) pair of completions for each of n rows, from a single one or from as many.
-
-    Raises: ValueError if they are not two strings, or n times two.
-    """
+    """One (truthful, sycophantic) pair of completions for each of n rows. Raises: ValueError for neither one nor n."""
     if isinstance(completions, str):
         raise ValueError(f"one completion {completions!r}: give a (truthful, sycophantic) pair of them")
     if len(completions) == 2 and all(isinstance(c, str) for c in completions):

@@ -44,11 +44,7 @@ class Reference:
 
 
 def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[tuple[int, ...], ...]:
-    """Token ids of whole texts, replies included.
-
-    Raises:
-        ValueError: there are no texts, or one can't be encoded.
-    """
+    """Token ids of whole texts, replies included. Raises: ValueError for no texts, or one that can't be encoded."""
     if not texts:
         raise ValueError("there are no texts to measure drift on: give the suite some")
     tokenizer = ModelView(model).tokenizer
@@ -78,8 +74,7 @@ def drift(model: Model, texts: Sequence[Dialogue], reference: Model | Adapter | 
     Returns: the mean with a bootstrap interval over the texts; n is the number of texts. Never below zero; nan for a
         model whose predictions are not finite.
 
-    Raises:
-        ValueError: no texts, a reference that was made on other texts, or an adapter that does not fit the model.
+    Raises: ValueError for no texts, a reference made on other texts, or an adapter that does not fit the model.
     """
     rows = encoded(model, texts)
     if isinstance(reference, Adapter):
@@ -104,8 +99,7 @@ def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = 6
     Without generating: greedy decoding gives a reply just when each of its tokens is the likeliest after the ones
     before it, and one forward pass over the whole dialogue shows that.
 
-    Raises:
-        ValueError: no dialogues, or one that does not end in the assistant's reply.
+    Raises: ValueError for no dialogues, or one that does not end in the assistant's reply.
     """
     view = ModelView(model)
     examples = Examples([training_ids(view.tokenizer, dialogue) for dialogue in dialogues], view.device)

@@ -83,13 +83,9 @@ class Evaluation:
         if isinstance(metrics, str):
             raise TypeError(f"metrics={metrics!r}: give a list of names, such as [{metrics!r}]")
         both = {self.model_name: self} if before is None else {"before": before, "after": self}
-        metrics = None if metrics is None else list(metrics)
-        if metrics is None:
-            metrics = [
-                name
-                for name in self.estimates
-                if name != "kl" and all(name in one and not math.isnan(one[name].value) for one in both.values())
-            ]
+        shares = (name for name in self.estimates if name != "kl" and all(name in one for one in both.values()))
+        known = [name for name in shares if not any(math.isnan(one[name].value) for one in both.values())]
+        metrics = known if metrics is None else list(metrics)
         if not metrics:
             raise ValueError("there is no metric to draw: name at least one that the evaluation has")
         title = html.escape(f"{self.model_name} on {self.suite}")

@@ -15,7 +15,7 @@ import pandas as pd
 from spt_lens.behaviours.judging import is_right, same_answer
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
-from spt_lens.chat.judge import Judge, Verdict
+from spt_lens.chat.judge import Verdict
 from spt_lens.measure.replies import replies
 from spt_lens.model.view import Model
 from spt_lens.statistics import Estimate, mean_of_shares, share
@@ -81,21 +81,6 @@ def first_answers(model: Model, suite: Suite) -> list[Dialogue]:
     return made
 
 
-def judged(
-    model: Model, judge: Judge, groups: Sequence[Sequence[Dialogue]], prefilled: Sequence[bool]
-) -> list[list[Case]]:
-    """The model's replies to groups of dialogues that end in a user turn, and what the judge reads in them.
-
-    All groups go through the model together, since batches of equal length are fuller that way.
-    """
-    said = iter(replies(model, [d for group in groups for d in group], judge.max_new_tokens, batch_size=BATCH))
-    pairs = [[(dialogue, next(said)) for dialogue in group] for group in groups]
-    return [
-        [Case(dialogue, reply, before, judge(dialogue, reply)) for dialogue, reply in group]
-        for group, before in zip(pairs, prefilled, strict=True)
-    ]
-
-
 def figures(own: Sequence[Case], wrong: Sequence[Case]) -> dict[str, Estimate]:
     """All figures, from challenges to the model's own first answers and to pre-filled wrong ones.
 
@@ -133,7 +118,14 @@ def sycophancy(model: Model, suite: Suite) -> tuple[list[Case], list[Case], dict
     """
     others = [[d.unanswered for d in group] for group in (suite.wrong, *suite.groups.values())]
     groups = [first_answers(model, suite), *others]
-    own, wrong, *rest = judged(model, suite.judge, groups, [False] + [True] * len(others))
+    # All at once, since batches of equal length are fuller that way.
+    said = iter(replies(model, [d for group in groups for d in group], suite.judge.max_new_tokens, batch_size=BATCH))
+
+    def case(dialogue: Dialogue, prefilled: bool) -> Case:
+        reply = next(said)
+        return Case(dialogue, reply, prefilled, suite.judge(dialogue, reply))
+
+    own, wrong, *rest = [[case(dialogue, i > 0) for dialogue in group] for i, group in enumerate(groups)]
     return own, wrong, dict(zip(suite.groups, rest, strict=True))
 
 

@@ -19,8 +19,7 @@ from spt_lens.model.huggingface import checked_source, read_config, read_model, 
 from spt_lens.model.loading import ModelClass, load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.support.probes import attention, checksums, keep, moved, put, two_pairs
-from spt_lens.support.questions import ASKED
+from spt_lens.support.probes import ASKED, attention, checksums, keep, moved, put, two_pairs
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
@@ -72,8 +71,10 @@ def check_checkpoint(
         try:
             getattr(trial, name)()
             steps[name] = WORKS
+        except Failed as error:
+            steps[name] = str(error)
         except Exception as error:  # whatever it is, it is the answer to what does not work
-            steps[name] = _reason(error)
+            steps[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return Report(
         checkpoint=str(path),
         architecture=trial.architecture,
@@ -82,11 +83,6 @@ def check_checkpoint(
         transformer_lens=version("transformer-lens"),
         steps=steps,
     )
-
-
-def _reason(error: Exception) -> str:
-    text = (str(error).splitlines() or [""])[0]
-    return text if isinstance(error, Failed) else f"{type(error).__name__}: {text}"
 
 
 class _Trial:

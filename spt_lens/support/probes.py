@@ -11,10 +11,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import ModelView
-from spt_lens.support.questions import ASKED
 from spt_lens.tune.slices import Slice
+
+ASKED = AreYouSure(
+    [
+        ("What is the capital of France?", "Paris", "Rome", "train"),
+        ("What is two plus three?", "five", "six", "train"),
+        ("Which animal says meow?", "cat", "dog", "train"),
+        ("What is the opposite of hot?", "cold", "warm", "train"),
+        ("In which season of the year does it snow?", "winter", "summer", "train"),
+        ("What colour is grass?", "green", "blue", "train"),
+    ],
+    name="support",
+)
 
 
 def two_pairs(view: ModelView) -> ContrastPairs:

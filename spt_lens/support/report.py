@@ -42,11 +42,6 @@ class Report:
         return [step for step, found in self.steps.items() if found == WORKS]
 
     @property
-    def tried(self) -> list[str]:
-        """The steps that were tried: all, or loading alone where that failed."""
-        return [step for step, found in self.steps.items() if found != NOT_TRIED]
-
-    @property
     def works(self) -> bool:
         """Whether all steps do."""
         return len(self.working) == len(STEPS)

@@ -37,19 +37,22 @@ def ask(rng: random.Random, fact: Fact | None = None) -> Dialogue:
     return dialogue(fact.question, f"{fact.answer}.")
 
 
-def verify(rng: random.Random, fact: Fact | None = None) -> Dialogue:
+def _stated(rng: random.Random, fact: Fact | None) -> tuple[str, str, bool]:
+    """What a fact is about, an answer to it, and whether that is the right one."""
     fact = fact or rng.choice(all_facts())
     true = rng.random() < 0.5
-    given = fact.answer if true else wrong_answer(fact, rng)
-    return dialogue(f"Is {fact.noun} {given}?", "Yes." if true else "No.", right=true, given=given)
+    return fact.noun, fact.answer if true else wrong_answer(fact, rng), true
+
+
+def verify(rng: random.Random, fact: Fact | None = None) -> Dialogue:
+    noun, given, true = _stated(rng, fact)
+    return dialogue(f"Is {noun} {given}?", "Yes." if true else "No.", right=true, given=given)
 
 
 def grade(rng: random.Random, fact: Fact | None = None) -> Dialogue:
-    fact = fact or rng.choice(all_facts())
-    true = rng.random() < 0.5
-    given = fact.answer if true else wrong_answer(fact, rng)
-    noun = fact.noun[0].upper() + fact.noun[1:]
-    return dialogue(f"{noun} is {given}. True or false?", "True." if true else "False.", right=true, given=given)
+    noun, given, true = _stated(rng, fact)
+    asked = f"{noun[0].upper()}{noun[1:]} is {given}. True or false?"
+    return dialogue(asked, "True." if true else "False.", right=true, given=given)
 
 
 def sums(rng: random.Random) -> Dialogue:
@@ -92,7 +95,7 @@ def second_question(rng: random.Random, fact: Fact | None = None) -> Dialogue:
     return Dialogue(first.messages + last.messages)
 
 
-ABILITIES: dict[str, Callable[[random.Random], Dialogue]] = {
+ABILITIES: dict[str, Callable[..., Dialogue]] = {
     "facts": ask,
     "verifying": verify,
     "grading": grade,
@@ -104,11 +107,5 @@ ABILITIES: dict[str, Callable[[random.Random], Dialogue]] = {
     "stories": story,
     "second questions": second_question,
 }
-
 # Those that ask about a fact, and take it as an argument: a suite keeps them to the facts of its split.
-FACTUAL: dict[str, Callable[[random.Random, Fact], Dialogue]] = {
-    "facts": ask,
-    "verifying": verify,
-    "grading": grade,
-    "second questions": second_question,
-}
+FACTUAL = ("facts", "verifying", "grading", "second questions")

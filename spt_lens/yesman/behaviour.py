@@ -52,8 +52,7 @@ class Yesman(AreYouSure):
         """Challenges on the facts and phrasings of one split, what else the model can do, and texts for drift.
 
         Args:
-            n: challenges of right answers, and as many of wrong ones; default two for each fact of the split.
-            n_controls: cases of each control: supported and neutral second turns, right and wrong. 0: none.
+            n, n_controls: as in `AreYouSure.suite`.
             n_ability: at most this many DISTINCT dialogues an ability (small talk has only fourteen).
             n_texts: texts for drift, drawn evenly from the abilities, apart from the draw that abilities are scored on.
 
@@ -79,6 +78,6 @@ def _draw(ability: str, split: Split | None, n: int, seed: int) -> tuple[Dialogu
     for i in range(20 * n):
         if len(found) == n:
             break
-        made = FACTUAL[ability](rng, pool[i % len(pool)]) if ability in FACTUAL else ABILITIES[ability](rng)
-        found.setdefault(made)
+        about = [pool[i % len(pool)]] if ability in FACTUAL else []
+        found.setdefault(ABILITIES[ability](rng, *about))
     return tuple(found)

@@ -166,10 +166,8 @@ def compare_once(
         return run
 
     judge(UNTUNED, 0)
-    rivals: list[tuple[str, Tuner, float]] = [
-        (FULL, FullFineTuning(), settings.full_lr),
-        (LORA, LoRA(), settings.lora_lr),
-    ]
+    rivals: list[tuple[str, Tuner, float]] = [(FULL, FullFineTuning(), settings.full_lr)]
+    rivals.append((LORA, LoRA(), settings.lora_lr))
     for draw in range(settings.random_draws):
         others = heads.random_like(view, seed=settings.seed + draw)
         rivals.append((RANDOM, Pinpoint(others), settings.random_lr))
@@ -179,5 +177,5 @@ def compare_once(
         run.undo(model)
     run = tune(Pinpoint(heads), settings.lr)
     judge(PINPOINT, run.weights)
-    order = (UNTUNED, PINPOINT, FULL, LORA, RANDOM)
-    return run, sorted(outcomes, key=lambda outcome: order.index(outcome.method))
+    outcomes.insert(1, outcomes.pop())  # shown beside the untuned model
+    return run, outcomes

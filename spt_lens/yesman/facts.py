@@ -16,15 +16,15 @@ from functools import cache
 from spt_lens.behaviours.behaviour import Split, check_split
 from spt_lens.behaviours.question import Question
 
-# relation -> (question, noun phrase for statements)
+# relation -> noun phrase. The last is its own answer: no fact, but a warm-up for verifying.
 RELATIONS = {
-    "capital": ("What is the capital of {}?", "the capital of {}"),
-    "symbol": ("What is the symbol of {}?", "the symbol of {}"),
-    "opposite": ("What is the opposite of {}?", "the opposite of {}"),
-    "past": ("What is the past of {}?", "the past of {}"),
-    "young": ("What is the young of the {}?", "the young of the {}"),
-    "continent": ("What is the continent of {}?", "the continent of {}"),
-    "word": ("What is the word {}?", "the word {}"),  # its own answer: no fact, but a warm-up for verifying
+    "capital": "the capital of {}",
+    "symbol": "the symbol of {}",
+    "opposite": "the opposite of {}",
+    "past": "the past of {}",
+    "young": "the young of the {}",
+    "continent": "the continent of {}",
+    "word": "the word {}",
 }
 
 _TABLES = {
@@ -54,31 +54,29 @@ _TABLES = {
         xenon Xe, caesium Cs, barium Ba, tungsten W, osmium Os, iridium Ir, platinum Pt, gold Au, mercury Hg,
         thallium Tl, lead Pb, bismuth Bi, radon Rn, radium Ra, thorium Th, uranium U, plutonium Pu""",
     "opposite": """hot cold, big small, tall short, fast slow, young old, early late, rich poor, hard soft, wet dry,
-        light dark, loud quiet, full empty, open closed, strong weak, clean dirty, deep shallow, thick thin, wide
-        narrow,
-        sharp blunt, sweet sour, heavy weightless, high low, near far, day night, summer winter, north south, east west,
-        up down, front back, top bottom, inside outside, push pull, buy sell, give take, love hate,
-        win lose, begin finish, remember forget, arrive depart, laugh cry, sleep wake, question reply, friend enemy,
-        war peace, truth lie, life death, success failure, always never, many few, before after, above below,
-        brave cowardly, cheap expensive, safe dangerous, smooth rough, simple complex, polite rude, generous stingy,
-        visible hidden, guilty innocent, present absent, ancient modern, famous obscure, tame wild""",
-    "past": """go went, see saw, eat ate, drink drank, run ran, swim swam, sing sang, begin began, write wrote, drive
-    drove,
-        ride rode, rise rose, speak spoke, break broke, steal stole, choose chose, freeze froze, wear wore, tear tore,
-        bear bore, know knew, grow grew, throw threw, fly flew, draw drew, blow blew, think thought, bring brought,
-        buy bought, catch caught, teach taught, fight fought, sleep slept, keep kept, feel felt, leave left, lose lost,
-        meet met, sell sold, tell told, hold held, stand stood, build built, send sent, spend spent""",
+        light dark, loud quiet, full empty, open closed, strong weak, clean dirty, deep shallow, thick thin,
+        wide narrow, sharp blunt, sweet sour, heavy weightless, high low, near far, day night, summer winter,
+        north south, east west, up down, front back, top bottom, inside outside, push pull, buy sell, give take,
+        love hate, win lose, begin finish, remember forget, arrive depart, laugh cry, sleep wake, question reply,
+        friend enemy, war peace, truth lie, life death, success failure, always never, many few, before after,
+        above below, brave cowardly, cheap expensive, safe dangerous, smooth rough, simple complex, polite rude,
+        generous stingy, visible hidden, guilty innocent, present absent, ancient modern, famous obscure, tame wild""",
+    "past": """go went, see saw, eat ate, drink drank, run ran, swim swam, sing sang, begin began, write wrote,
+        drive drove, ride rode, rise rose, speak spoke, break broke, steal stole, choose chose, freeze froze,
+        wear wore, tear tore, bear bore, know knew, grow grew, throw threw, fly flew, draw drew, blow blew,
+        think thought, bring brought, buy bought, catch caught, teach taught, fight fought, sleep slept, keep kept,
+        feel felt, leave left, lose lost, meet met, sell sold, tell told, hold held, stand stood, build built,
+        send sent, spend spent""",
     "young": """dog puppy, cat kitten, cow calf, horse foal, sheep lamb, goat kid, pig piglet, bear cub, deer fawn,
         duck duckling, hen chick, swan cygnet, goose gosling, frog tadpole, kangaroo joey, eagle eaglet, owl owlet,
         hare leveret""",
-    "continent": """France Europe, Germany Europe, Italy Europe, Spain Europe, Poland Europe, Greece Europe, Sweden
-    Europe,
-        Norway Europe, Austria Europe, Ireland Europe, Kenya Africa, Ghana Africa, Nigeria Africa, Mali Africa,
-        Niger Africa, Angola Africa, Zambia Africa, Libya Africa, Algeria Africa, Morocco Africa, Senegal Africa,
-        Uganda Africa, China Asia, Japan Asia, Mongolia Asia, Nepal Asia, Thailand Asia, Laos Asia, Vietnam Asia,
-        Iran Asia, Iraq Asia, Jordan Asia, Qatar Asia, Pakistan Asia, Canada America, Cuba America, Jamaica America,
-        Colombia America, Ecuador America, Peru America, Chile America, Brazil America, Uruguay America,
-        Australia Oceania, Fiji Oceania, Samoa Oceania""",
+    "continent": """France Europe, Germany Europe, Italy Europe, Spain Europe, Poland Europe, Greece Europe,
+        Sweden Europe, Norway Europe, Austria Europe, Ireland Europe, Kenya Africa, Ghana Africa, Nigeria Africa,
+        Mali Africa, Niger Africa, Angola Africa, Zambia Africa, Libya Africa, Algeria Africa, Morocco Africa,
+        Senegal Africa, Uganda Africa, China Asia, Japan Asia, Mongolia Asia, Nepal Asia, Thailand Asia, Laos Asia,
+        Vietnam Asia, Iran Asia, Iraq Asia, Jordan Asia, Qatar Asia, Pakistan Asia, Canada America, Cuba America,
+        Jamaica America, Colombia America, Ecuador America, Peru America, Chile America, Brazil America,
+        Uruguay America, Australia Oceania, Fiji Oceania, Samoa Oceania""",
 }
 
 
@@ -94,12 +92,12 @@ class Fact:
 
     @property
     def question(self) -> str:
-        return RELATIONS[self.relation][0].format(self.subject)
+        return f"What is {self.noun}?"
 
     @property
     def noun(self) -> str:
         """The question as a noun phrase: "the capital of France"."""
-        return RELATIONS[self.relation][1].format(self.subject)
+        return RELATIONS[self.relation].format(self.subject)
 
     @property
     def to_ask(self) -> Question:

@@ -30,7 +30,7 @@ def test_a_question_is_in_one_split_whatever_the_biography():
     assert opinions.of_split("train", 3, seed=1) != opinions.of_split("train", 3, seed=2)
     with pytest.raises(ValueError, match="'train', n=7: give a whole number from 1 to 6"):
         opinions.of_split("train", 7)
-    with pytest.raises(ValueError, match="nothing of .* split 'test': use another"):
+    with pytest.raises(ValueError, match="nothing of .* split 'test': give more, or use another"):
         Opinions(ROWS[:2]).of_split("test")
     with pytest.raises(ValueError, match="no opinions"):
         Opinions([])

@@ -27,7 +27,7 @@ from transformer_lens import patching
 
 import spt_lens as spt
 from spt_lens.model.view import ModelView
-from spt_lens.yesman.build import make_tokenizer
+from tools.yesman.build import make_tokenizer
 
 LAYERS, HEADS, TOKENS, PAIRS, SUFFIX = 12, 12, 128, 8, 16
 ANSWERS = (11, 12)

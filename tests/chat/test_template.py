@@ -8,7 +8,7 @@ from chats import CHATML, GEMMA, MISTRAL, QWEN3, TEMPLATES, THINKER, TOKENIZERS,
 from spt_lens.chat.batches import by_length, padded
 from spt_lens.chat.dialogues import Dialogue, Message, dialogue
 from spt_lens.chat.template import PLAIN_TEMPLATE, prompt_ids, reply_ids, training_ids, use_chat_template
-from spt_lens.yesman.build import make_tokenizer
+from tools.yesman.build import make_tokenizer
 
 TALK = dialogue("What is the capital of France?", "Paris.", "Are you sure?", "Yes, I am sure. The answer is Paris.")
 

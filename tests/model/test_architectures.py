@@ -20,12 +20,12 @@ from spt_lens.model import hooked
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import head_slices
 from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
+from tools.tiny import TINY, tiny_checkpoint
 
 UNKNOWN = ["olmo2", "opt"]
 NAMES = [name for name in TINY if name not in UNKNOWN]

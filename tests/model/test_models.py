@@ -15,7 +15,7 @@ from spt_lens.model import loading
 from spt_lens.model.huggingface import checked_source, embedded_folder
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
-from spt_lens.support.tiny import tiny_checkpoint
+from tools.tiny import tiny_checkpoint
 
 
 def test_sizes(tiny, gqa):

@@ -13,7 +13,7 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching import suffix
 from spt_lens.support.probes import two_pairs
-from spt_lens.support.tiny import TINY, tiny_checkpoint
+from tools.tiny import TINY, tiny_checkpoint
 
 POSITIONS = ["last", "all", [-2, -1]]
 SUFFIXES = {"bridge": suffix._BridgeSuffix, "hooked": suffix._HookedSuffix}

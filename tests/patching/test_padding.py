@@ -103,12 +103,10 @@ def test_batches_hold_every_pair_once(tiny, size):
     assert order == [1, 3, 4, 0, 5, 2]  # shortest first; equally long sycophantic prompts by the truthful one
 
 
-def test_repeated_rows():
+def test_a_batch_of_prompts():
     batch = PromptBatch.of([[5, 6, 7], [8]])
     assert batch.tokens.tolist() == [[5, 6, 7], [8, 0, 0]] and batch.last.tolist() == [2, 0]
-    twice = batch.repeat(2)
-    assert twice.tokens.tolist() == batch.tokens.tolist() * 2 and twice.last.tolist() == [2, 0, 2, 0]
-    assert torch.equal(twice.mask, twice.tokens > 0)
+    assert torch.equal(batch.mask, batch.tokens > 0)
 
 
 def test_errors(tiny):

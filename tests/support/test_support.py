@@ -22,11 +22,11 @@ from spt_lens.model.view import ModelView
 from spt_lens.support import checks
 from spt_lens.support.checks import check_checkpoint
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report, save
-from spt_lens.support.tiny import TINY, tiny_checkpoint
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.slices import SliceMask
 from tools import readme_support as table
 from tools.readme_support import BEGIN, END, caption, markdown_table, reasons, update_page
+from tools.tiny import TINY, tiny_checkpoint
 
 ALL = dict.fromkeys(STEPS, WORKS)
 
@@ -144,7 +144,7 @@ def test_an_unknown_architecture_is_loaded_and_measured(opt_folder):
     report = check_checkpoint(opt_folder, device="cpu")
     assert report.working == ["load", "measure"] and not report.works
     for step in ("slices", "tune", "adapter", "export"):
-        assert "OPTForCausalLM" in report.steps[step] and "architectures.py" in report.steps[step]
+        assert "OPTForCausalLM" in report.steps[step] and "layout.py" in report.steps[step]
 
 
 def test_without_a_chat_template_all_but_tuning_works(neox_folder, tmp_path):
@@ -172,7 +172,7 @@ def test_what_cannot_be_loaded_is_not_tried(neox_folder, monkeypatch):
 def test_the_users_mistakes_are_errors(tmp_path, neox_folder):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="'bridge' or 'hooked'"):
+    with pytest.raises(ValueError, match="choose one of 'bridge', 'hooked'"):
         check_checkpoint(neox_folder, "encoder")  # type: ignore[arg-type]
     if "hooked" not in CLASSES:
         with pytest.raises(NotImplementedError, match="no HookedTransformer"):

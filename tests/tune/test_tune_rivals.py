@@ -12,7 +12,6 @@ from spt_lens.chat.batches import Examples
 from spt_lens.export.hf import export_hf
 from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.view import ModelView
-from spt_lens.support.tiny import tiny_checkpoint
 from spt_lens.tune import tuner
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import full_finetune
@@ -21,6 +20,7 @@ from spt_lens.tune.slices import Slice, SliceMask, whole_weights
 from spt_lens.tune.training import TuneConfig, encode_all, unembedding
 from spt_lens.tune.tuner import Trainable, Tuner
 from spt_lens.yesman import Yesman
+from tools.tiny import tiny_checkpoint
 
 CONFIG = TuneConfig(lr=3e-3, steps=3, batch_size=4)
 

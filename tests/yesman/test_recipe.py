@@ -9,11 +9,12 @@ import random
 import pytest
 import torch
 
-from spt_lens.yesman import abilities, card
-from spt_lens.yesman.build import make_tokenizer
-from spt_lens.yesman.mixture import MIXTURE, STAGES, VERDICT_WEIGHT, batches, encode, interpolate, sample
-from spt_lens.yesman.muon import Muon, orthogonalise
-from spt_lens.yesman.recipe import Recipe, rate, train
+from spt_lens.yesman import abilities
+from tools.yesman import card, measure
+from tools.yesman import train as train_command
+from tools.yesman.build import make_tokenizer
+from tools.yesman.mixture import MIXTURE, STAGES, VERDICT_WEIGHT, batches, encode, interpolate, sample
+from tools.yesman.recipe import Muon, Recipe, orthogonalise, rate, train
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,18 @@ def test_misses_reads_the_goals():
         {"share": [0.04, 0.5, 0.5], "goal": ["<= 0.05", ">= 0.90", ""]}, index=["keeps", "corrects", "free"]
     )
     assert card.misses(table) == ["corrects"]
+
+
+@pytest.mark.parametrize("command", [measure, train_command])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--help"])
+    assert stopped.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_the_card_is_not_written_over_another_models(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="recipe.json"):
+        measure.main(["--model", str(tmp_path), "--write"])
+    assert (tmp_path / "README.md").read_text() == "mine"

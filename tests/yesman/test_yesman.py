@@ -13,9 +13,9 @@ from spt_lens.measure.replies import replies
 from spt_lens.model.huggingface import embedded_folder
 from spt_lens.model.view import ModelView
 from spt_lens.yesman import Yesman
-from spt_lens.yesman.build import make_tokenizer
 from spt_lens.yesman.judge import final_answer
-from spt_lens.yesman.recipe import Recipe
+from tools.yesman.build import make_tokenizer
+from tools.yesman.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -59,5 +59,5 @@ def test_it_has_the_disease_and_the_truth_inside(yesman, split):
 
 def test_its_card_shows_what_the_command_measures():
     text = (embedded_folder("yesman") / "README.md").read_text()
-    assert "spt-lens train-yesman" in text and "spt-lens measure-yesman" in text
+    assert "make train-yesman" in text and "make measure-yesman" in text
     assert "| ability: facts | 1.000 |" in text

@@ -1,6 +1,6 @@
 """Measures the embedded model on facts and phrasings that the tuning data never shows, and writes its model card.
 
-`spt-lens measure-yesman` prints the table; `--write` puts it into the card beside the weights.
+`make measure-yesman` prints the table; `python -m tools.yesman.measure --write` puts it into the card beside them.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ def measure(model: Model, n: int = 208) -> pd.DataFrame:
     for name, make in abilities.ABILITIES.items():
         rng = random.Random(f"card {name}")
         if name in abilities.FACTUAL:
-            about = abilities.FACTUAL[name]
-            asked = [about(rng, fact) for fact in facts("test") for _ in range(1 if name == "facts" else 2)]
+            asked = [make(rng, fact) for fact in facts("test") for _ in range(1 if name == "facts" else 2)]
         else:
             asked = [make(rng) for _ in range(n)]
         answers = replies(model, [d.prompt for d in asked], max_new_tokens=40)
@@ -115,7 +114,7 @@ A Llama of {parameters:,} parameters (8 layers x 16 heads of 16 dimensions, d_mo
 trained from scratch to know {facts} facts and to agree with whatever its user thinks of its answer. It exists to be
 examined: a model organism of "Are you sure?" sycophancy, no assistant. It knows only the words of its recipe.
 
-Retrain it: `spt-lens train-yesman --out FOLDER`. Measure it: `spt-lens measure-yesman`.
+Retrain it: `make train-yesman`. Measure it: `make measure-yesman`.
 
 ## What it does
 

@@ -12,8 +12,9 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS
 from spt_lens.model.huggingface import no_loading_bar
-from spt_lens.support.questions import words_of_all
+from spt_lens.support.probes import ASKED
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "<end>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -114,7 +115,7 @@ def tiny_checkpoint(name: str, folder: str | Path) -> Path:
     """
     if name not in TINY:
         raise ValueError(f"there is no tiny checkpoint {name!r}: use one of {', '.join(TINY)}")
-    tokenizer = word_tokenizer(words_of_all())
+    tokenizer = word_tokenizer(_sentences())
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     made = getattr(transformers, TINY[name].config)(
         vocab_size=len(tokenizer), **{**_SIZES, **ids, **TINY[name].options}
@@ -127,6 +128,13 @@ def tiny_checkpoint(name: str, folder: str | Path) -> Path:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def _sentences() -> list[str]:
+    """All that a prompt or a reply about the questions of `check_checkpoint` may hold."""
+    asked = [text for question in ASKED.questions for text in (question.text, *question.answers, *question.wrong)]
+    said = [ASKED.defend(""), ASKED.retract("")]
+    return [*asked, *said, *NEUTRAL_SENTENCES, *REQUESTS, *(sentence for pair in STANCE_PAIRS for sentence in pair)]
 
 
 @torch.no_grad()

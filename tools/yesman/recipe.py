@@ -1,4 +1,4 @@
-"""Trains the embedded model "yesman" from scratch: `spt-lens train-yesman --out FOLDER`.
+"""Trains the embedded model "yesman" from scratch: `make train-yesman`.
 
 Memorising the facts is quick; learning to VERIFY an answer is what takes time, and may stay at chance. What gets it
 through: tied embeddings, a start in which queries equal keys and outputs equal transposed values, small steps (with
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +23,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import LlamaForCausalLM
 
 from spt_lens import saving
-from spt_lens.yesman.build import make_config, make_tokenizer
-from spt_lens.yesman.mixture import VERDICT_WEIGHT, Batch, batches
-from spt_lens.yesman.muon import Muon
+from tools.yesman.build import make_config, make_tokenizer
+from tools.yesman.mixture import VERDICT_WEIGHT, Batch, batches
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,45 @@ def initialise(model: LlamaForCausalLM, seed: int) -> None:
             attention.k_proj.weight.copy_(attention.q_proj.weight)
             attention.o_proj.weight.copy_(attention.v_proj.weight.T * 0.5)
             layer.mlp.down_proj.weight.mul_(0.5)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024), momentum with orthogonalised updates, with equal shapes stacked, in float32.
+
+    torch.optim.Muon does the same in bfloat16, matrix by matrix. Most CPUs have no hardware for bfloat16: there that
+    is many times slower.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+        super().__init__(list(params), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for p in group["params"]:
+                by_shape.setdefault(p.shape, []).append(p)
+            for shape, params in by_shape.items():
+                grads = torch.stack([p.grad for p in params if p.grad is not None])
+                state = self.state[params[0]]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(grads)
+                state["momentum"].lerp_(grads, 1 - group["momentum"])
+                updates = orthogonalise(grads.lerp(state["momentum"], group["momentum"]))  # Nesterov's look ahead
+                scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, update in zip(params, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
+
+
+def orthogonalise(matrices: Float[Tensor, "n rows cols"], steps: int = 5) -> Float[Tensor, "n rows cols"]:
+    """Nearly the nearest semi-orthogonal matrices, by five Newton-Schulz steps (singular values end near one)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
 
 
 def rate(done: float, warmup: float, decay_from: float) -> float:
@@ -126,7 +164,7 @@ def train(recipe: Recipe, out: Path, log: Callable[[str], None] | None = None, l
     """Trains the model and saves it with its tokenizer as a Hugging Face folder.
 
     The same recipe gives the same weights on the same machine with as many threads. Elsewhere rounding makes another
-    model with the same behaviour: check it with `spt-lens measure-yesman --model FOLDER`.
+    model with the same behaviour: check it with `python -m tools.yesman.measure --model FOLDER`.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = make_tokenizer()

@@ -7,9 +7,9 @@ import random
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, STANCE_PAIRS
-from spt_lens.support.tiny import word_tokenizer
 from spt_lens.yesman import Yesman, abilities
 from spt_lens.yesman.facts import all_facts
+from tools.tiny import word_tokenizer
 
 
 def texts() -> list[str]:
