@@ -30,18 +30,16 @@ class Export:
     parity: Parity | None = None
     slices: int = 0
 
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
     def __str__(self) -> str:
         return str(self.folder)
 
+    __fspath__ = __str__
+
     def summary(self) -> str:
         """One line: where, how large, and how it was checked."""
+        how = f"{self.slices} slices written and read back, every other weight is the checkpoint's"
         if self.parity is not None:
             how = f"logits within {self.parity.difference:.2g} of the live model's (allowed: {self.parity.allowed:.2g})"
-        else:
-            how = f"{self.slices} slices written and read back, every other weight is the checkpoint's"
         return f"{self.folder}, {self.size / 1e6:,.1f} MB: {how}"
 
     def __repr__(self) -> str:
@@ -115,11 +113,10 @@ def _export_model(
     local = Path(named) if named and Path(named).is_dir() else None
     source = tokenizer.source_folder(view.tokenizer) or local
     read = [place for place in (local, source) if place is not None]
-    needed = view.n_params * view.dtype.itemsize
     with (
         torch.no_grad(),
         no_loading_bar(),
-        replacing(folder, needed, overwrite, read) as temporary,
+        replacing(folder, view.n_params * view.dtype.itemsize, overwrite, read) as temporary,
         tqdm(total=3, desc="exporting", unit="part", disable=not progress) as bar,
     ):
         plain = view.backend.plain(named, share=True)
@@ -135,11 +132,7 @@ def _export_model(
         bar.update()
         parity = check_written(view, plain, temporary)
         bar.update()
-        description = {
-            "made_from": view.name,
-            "architecture": view.architecture,
-            "dtype": str(view.dtype).removeprefix("torch."),
-            "parity": {"difference": parity.difference, "allowed": parity.allowed, "largest_logit": parity.largest},
-        }
-        write_marker(temporary, description)
+        figures = {"difference": parity.difference, "allowed": parity.allowed, "largest_logit": parity.largest}
+        about = {"made_from": view.name, "architecture": view.architecture}
+        write_marker(temporary, {**about, "dtype": str(view.dtype).removeprefix("torch."), "parity": figures})
     return parity

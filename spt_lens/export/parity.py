@@ -47,18 +47,11 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
     """Loads a folder as plain transformers does and compares it with what was meant, and with the live model.
 
     Takes the memory of one more model on the CPU. On the live model's device it takes none: parameters that proved the
-    same are put in place of those that were read.
-
-    Raises:
-        RuntimeError: A weight or a logit differs.
+    same are put in place of those that were read. Raises RuntimeError if a weight or a logit differs.
     """
-    again, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        attn_implementation="eager",
-        output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=made_by_own_code(meant),
-    )
+    options: Any = {"attn_implementation": "eager", "local_files_only": True, "output_loading_info": True}
+    own_code = made_by_own_code(meant)
+    again, report = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own_code, **options)
     odd = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     own, theirs = dict(meant.named_parameters()), dict(again.named_parameters())
     odd += sorted(own.keys() ^ theirs.keys())
@@ -106,9 +99,9 @@ def without_hooks(view: ModelView) -> Iterator[None]:
     modules = {id(m): m for m in (*view.modules(), *view.model.hook_dict.values())}.values()
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     found: list[dict[int, Any]] = [getattr(module, kind) for module in modules for kind in kinds]
-    kept = [(hooks, list(hooks.items())) for hooks in found]
+    kept = [(hooks, dict(hooks)) for hooks in found]
     try:
-        for hooks, _ in kept:
+        for hooks in found:
             hooks.clear()
         yield
     finally:
@@ -119,7 +112,7 @@ def without_hooks(view: ModelView) -> Iterator[None]:
             raise
 
 
-def _put_back(kept: list[tuple[dict[int, Any], list[tuple[int, Any]]]]) -> None:
-    for hooks, items in kept:
+def _put_back(kept: list[tuple[dict[int, Any], dict[int, Any]]]) -> None:
+    for hooks, before in kept:
         hooks.clear()
-        hooks.update(items)
+        hooks.update(before)

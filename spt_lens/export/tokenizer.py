@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from spt_lens.export.folder import copy_file
 from spt_lens.model.huggingface import made_by_own_code, read_tokenizer
 
 # *.py: the code of a checkpoint that has its own, which transformers runs only when it is told to.
@@ -23,12 +24,10 @@ _OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 def source_folder(tokenizer: Any) -> Path | None:
     """The folder that a tokenizer was read from, for hub names the one in the cache. None if there is none."""
     name = str(getattr(tokenizer, "name_or_path", "") or "")
-    if not name:
-        return None
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))
+        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)) if name else None
     except (OSError, ValueError):  # not in the cache, or not a name
         return None
 
@@ -40,8 +39,7 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
     with the live chat template and the tokens that were added to the live one. Only where there are no files, or where
     it is another tokenizer, is it saved as it is, with a warning if that puts a start token before every text.
 
-    Raises:
-        ValueError: Neither a tokenizer nor a source, or what was written reads back as another tokenizer.
+    Raises ValueError for neither a tokenizer nor a source, or if what was written reads back as another tokenizer.
     """
     own_code = made_by_own_code(tokenizer)
     plain = None if source is None else _read(source, own_code)
@@ -49,9 +47,7 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
         raise ValueError("the model has no tokenizer, which an export needs: set model.tokenizer, or pass base=")
     if source is not None and plain is not None and _same_words(plain, tokenizer):
         for file in {file for pattern in FILES for file in source.glob(pattern) if file.is_file()}:
-            target = folder / file.relative_to(source)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+            copy_file(source, str(file.relative_to(source)), folder)
     else:
         saved = tokenizer if plain is None else _with_added(plain, tokenizer)
         added = tokenizer("")["input_ids"]
@@ -64,10 +60,10 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
             )
         saved.save_pretrained(folder)
         _strip(folder / "tokenizer_config.json")
-    template = _template(tokenizer)
-    if template and _template(read_tokenizer(folder, trust_remote_code=own_code)) != template:
+    template, again = _template(tokenizer), read_tokenizer(folder, trust_remote_code=own_code)
+    if template and _template(again) != template:
         _write_template(folder, template)
-    again = read_tokenizer(folder, trust_remote_code=own_code)
+        again = read_tokenizer(folder, trust_remote_code=own_code)
     if not _same_words(again, tokenizer) or (template and _template(again) != template):
         raise ValueError(
             "the tokenizer reads back from its files as another one (other words or another chat template): save "

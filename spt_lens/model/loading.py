@@ -124,7 +124,7 @@ def _check(model: Any, architecture: str, tokens: Tensor, expected: Tensor) -> N
         logits = backend.forward(tokens, None).float()
     except RuntimeError as error:
         raise NotImplementedError(
-            f"TransformerLens cannot run this {architecture} in {backend.dtype}: {error}"
+            f"TransformerLens can't run this {architecture} in {backend.dtype}: {error}"
         ) from error
     off, largest = (logits - expected).abs().max().item(), max(1.0, expected.abs().max().item())
     # Half precision rounds in other places.

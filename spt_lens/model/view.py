@@ -34,14 +34,12 @@ def pattern_name(layer: int) -> str:
 class ModelView:
     """A model seen by this library: sizes, weights, forward passes. Cheap to make; holds no state of its own.
 
-    Raises:
-        TypeError: The object is neither a TransformerBridge nor a HookedTransformer, or not a decoder with attention in
-            every block.
+    Raises TypeError for neither a TransformerBridge nor a HookedTransformer, or no decoder with attention in every
+    block.
     """
 
     model: Model
-    z_name = staticmethod(z_name)
-    pattern_name = staticmethod(pattern_name)
+    z_name, pattern_name = staticmethod(z_name), staticmethod(pattern_name)
 
     def __init__(self, model: Model | ModelView) -> None:
         if isinstance(model, ModelView):
@@ -54,15 +52,10 @@ class ModelView:
         self.model = model
         self.shape = shape = self.backend.shape
         self.n_layers, self.n_heads, self.n_kv_heads = shape.n_layers, shape.n_heads, shape.n_kv_heads
-        self.d_head, self.d_model = shape.d_head, shape.d_model
+        self.d_head, self.d_model, self.grouped = shape.d_head, shape.d_model, shape.grouped
         self.vocab_size: int = self.backend.vocab_size
         self.name: str = name_of(str(model.cfg.model_name))
         self.tokenizer = model.tokenizer
-
-    @property
-    def grouped(self) -> bool:
-        """Whether several heads share one set of keys and values."""
-        return self.shape.grouped
 
     @property
     def n_params(self) -> int:
@@ -71,15 +64,11 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        return self._embedding.device
+        return next(self.backend.root.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._embedding.dtype
-
-    @property
-    def _embedding(self) -> nn.Parameter:
-        return next(self.backend.root.parameters())
+        return self.backend.dtype
 
     def head_weight(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice of W_Q, W_K, W_V or W_O, and a function that picks the slice.
@@ -87,9 +76,8 @@ class ModelView:
         The function gives a view, of the parameter or of anything of its shape, in Hugging Face's layout:
         `[d_head, d_model]`, for o `[d_model, d_head]`. `unit` is the head, for k and v the group that shares them.
 
-        Raises:
-            IndexError: No such layer, or no such unit in it.
-            NotImplementedError: Where the heads of this architecture are is not known.
+        Raises: IndexError for no such layer or unit; NotImplementedError if it is not known where this architecture's
+        heads are.
         """
         if not 0 <= layer < self.n_layers:
             raise IndexError(f"layer {layer} does not exist: {self.name} has layers 0 to {self.n_layers - 1}")
@@ -138,22 +126,17 @@ class ModelView:
 
     @torch.no_grad()
     def cache_z(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "layer batch pos n_heads d_head"]:
         """The outputs of all heads, before W_O, without gradients."""
-        seen: dict[int, Tensor] = {}
+        seen: list[Tensor] = []  # the layers come in order
 
-        def keep(layer: int) -> Hook:
-            def hook_fn(z: Tensor, hook: Any) -> None:
-                seen[layer] = z.detach()
-
-            return z_name(layer), hook_fn
+        def keep(z: Tensor, hook: Any) -> None:
+            seen.append(z.detach())
 
         anywhere = torch.zeros(len(tokens), dtype=torch.long)  # the logits are not wanted
-        self.logits(tokens, attention_mask, [keep(layer) for layer in range(self.n_layers)], at=anywhere)
-        return torch.stack([seen[layer] for layer in range(self.n_layers)])
+        self.logits(tokens, attention_mask, [(z_name(layer), keep) for layer in range(self.n_layers)], at=anywhere)
+        return torch.stack(seen)
 
     @torch.no_grad()
     def generate(
@@ -164,8 +147,7 @@ class ModelView:
         Keys and values are cached: hooks see the whole prompt at the first step and one new position at each later one.
         Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
 
-        Raises:
-            ValueError: No prompt, an empty prompt, or max_new_tokens below one.
+        Raises ValueError for no prompt, an empty prompt, or max_new_tokens below one.
         """
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(f"tokens must be [batch, pos] and not empty, got shape {tuple(tokens.shape)}")
@@ -261,9 +243,8 @@ class ModelView:
         base: the checkpoint that a HookedTransformer was made of, if load_model did not make it: all but W_Q, W_K, W_V
         and W_O comes from there.
 
-        Raises:
-            ValueError: It is not known which checkpoint a HookedTransformer was made of.
-            NotImplementedError: An architecture whose weights cannot be named as Hugging Face does.
+        Raises: ValueError if it is not known which checkpoint a HookedTransformer was made of; NotImplementedError for
+        an architecture whose weights cannot be named as Hugging Face does.
         """
         return self.backend.plain(None if base is None else str(base)).to(self.device).eval()
 
@@ -273,10 +254,9 @@ class ModelView:
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies values into the live parameters. **Changes the model.** All names and shapes are checked first.
+        """Copies values into the live parameters. **Changes the model.**
 
-        Raises:
-            ValueError: A name is missing or unknown, or a shape differs.
+        Raises ValueError, before anything is changed, if a name is missing or unknown, or a shape differs.
         """
         own = self.weights()
         if own.keys() != weights.keys():
