@@ -53,7 +53,6 @@ def pinpoint_tune(
     Every weight outside the slices stays as it is, bit for bit; `tuned.undo(model)` puts the slices back exactly.
     Arguments, interrupts and errors are those of `Tuner.tune`.
 
-    Raises:
-        ValueError: also for an empty selection or a head that does not exist. TypeError: `heads` is no HeadSet.
+    Raises: ValueError also for an empty selection or a head that does not exist; TypeError if `heads` is no HeadSet.
     """
     return Pinpoint(heads).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)

@@ -25,17 +25,13 @@ from spt_lens.model.view import Model, ModelView
 class Slice:
     """A part of one weight: a head's, in Hugging Face's layout whatever the model class, or the whole of it.
 
-    name: such as "L5.H3.q" (see `layout.Part`), or the whole weight's. `parameter` is the live weight that holds it,
-    and `pick` takes the part out of it, as a view.
+    name: such as "L5.H3.q" (see `layout.Part`), or the whole weight's. `parameter` is the live weight that holds it.
+    `of` takes the part out of a tensor of its shape, as a view: a head's is [d_head, d_model], for o [d_model, d_head].
     """
 
     name: str
     parameter: nn.Parameter
-    pick: Pick
-
-    def of(self, weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
-        """That part of a tensor of the parameter's shape; a head's is [d_head, d_model], for o [d_model, d_head]."""
-        return self.pick(weight)
+    of: Pick
 
     def read(self) -> Float[Tensor, ...]:
         """A contiguous copy of it as it is now, in the model's dtype."""
@@ -50,17 +46,13 @@ class Slice:
 def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list[Slice]:
     """The slices of the chosen heads, in the heads' order; what a query group shares is listed once.
 
-    Raises:
-        ValueError: for an empty selection, a head that does not exist, or unknown projections.
-        TypeError: the heads are not a HeadSet.
+    Raises: ValueError for an empty selection, a head that does not exist, or unknown projections; TypeError for what is
+    no HeadSet.
     """
     view = ModelView(model)
-    heads = instance(heads, "heads", HeadSet, 'use HeadSet.of("L5.H3") or scores.top(4)')
-    heads.check(view)
-    return [
-        Slice(part.name, *view.head_weight(part.layer, part.which, part.unit))
-        for part in view.shape.parts(heads, projections)
-    ]
+    instance(heads, "heads", HeadSet, 'use HeadSet.of("L5.H3") or scores.top(4)').check(view)
+    parts = view.shape.parts(heads, projections)
+    return [Slice(part.name, *view.head_weight(part.layer, part.which, part.unit)) for part in parts]
 
 
 def whole_weights(model: Model) -> list[Slice]:
@@ -105,11 +97,10 @@ class SliceMask:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    @torch.no_grad()
     def write_back(self) -> None:
         """Copies the masters into the model, rounded to its dtype."""
         for piece, master in zip(self.slices, self.masters, strict=True):
-            piece.of(piece.parameter).copy_(master)
+            piece.write(master)
 
 
 def _hand_over(pieces: list[tuple[Slice, nn.Parameter]]):

@@ -62,9 +62,8 @@ class TuneConfig:
             whole_number(getattr(self, name), f"TuneConfig.{name}")
         for name in ("weight_decay", "momentum", "kl_weight"):
             number(getattr(self, name), f"TuneConfig.{name}", least=0)
-        number(self.lr, "TuneConfig.lr", above=0)
-        if self.max_grad_norm is not None:
-            number(self.max_grad_norm, "TuneConfig.max_grad_norm", above=0)
+        for name in ("lr", "max_grad_norm") if self.max_grad_norm is not None else ("lr",):
+            number(getattr(self, name), f"TuneConfig.{name}", above=0)
         number(self.warmup_share, "TuneConfig.warmup_share", least=0, below=1)
         one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
         one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
@@ -147,20 +146,16 @@ def fit(
 ) -> list[dict[str, float]]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
-    Args:
-        forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`.
-        examples: as `encode_all` gives them. validation: those that are only measured, before the first step, every
-            `validate_every` steps and after the last.
-        keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive.
-        unembed: the module that makes logits of hidden states; if given, it works only where there are targets.
-        history: rows are appended to this list as they come, so that a caller has them also after an interrupt.
+    forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`. examples: as `encode_all`
+    gives them. validation: those that are only measured, before the first step, every `validate_every` steps and after
+    the last. keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive. unembed: see
+    `logits_at`. history: the list that rows are appended to, so that a caller has them also after an interrupt.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
     `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on.
 
-    Raises:
-        ValueError: no examples, an example without targets, a KL weight without `keep` or the reverse.
-        FloatingPointError: the loss is no longer finite.
+    Raises: ValueError for no examples, an example without targets, a KL weight without `keep` or the reverse;
+    FloatingPointError if the loss is no longer finite.
     """
     if not trainable:
         raise ValueError("there is nothing to train: no trainable tensor was given")
