@@ -24,10 +24,8 @@ from spt_lens.tune.tuner import Tuner
 class Method:
     """A tuner, or several draws of one (random heads, say), under a name, with the learning rates to try.
 
-    lrs: default: the tuner's own. seeds: of the tuning; default: the comparison's.
-
-    Raises:
-        ValueError: no tuner, or a learning rate that is not above zero.
+    lrs: default: the tuner's own. seeds: of the tuning; default: the comparison's. Raises ValueError for no tuner, or a
+    learning rate that is not above zero.
     """
 
     name: str
@@ -82,8 +80,7 @@ class Spec:
 def asked(methods: Sequence[Method], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
     """All trials of the methods and what tunes in each: nothing in the first one, the untuned model.
 
-    Raises:
-        ValueError: two methods of one name, or a method without seeds.
+    Raises ValueError for two methods of one name, or a method without seeds.
     """
     names = [method.name for method in methods]
     if len(set(names)) < len(names) or "untuned" in names:
@@ -114,14 +111,9 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        evaluations = entry(data, "evaluations", dict)
-        return cls(
-            Spec.from_json(entry(data, "spec", dict)),
-            entry(data, "parameters", int),
-            entry(data, "seconds", float),
-            {split: Evaluation.from_json(evaluation) for split, evaluation in evaluations.items()},
-            entry(data, "error", str),
-        )
+        spec, error = Spec.from_json(entry(data, "spec", dict)), entry(data, "error", str)
+        found = {split: Evaluation.from_json(each) for split, each in entry(data, "evaluations", dict).items()}
+        return cls(spec, entry(data, "parameters", int), entry(data, "seconds", float), found, error)
 
 
 _BEGINNING = '{"key": "'  # of every line of a results file
@@ -130,8 +122,7 @@ _BEGINNING = '{"key": "'  # of every line of a results file
 def read_trials(path: Path) -> dict[str, Trial]:
     """The trials of a results file, by key; none if there is no file. A last line that was cut off is left out.
 
-    Raises:
-        ValueError: a line is no result of a trial, or what stands after the last line is no beginning of one.
+    Raises ValueError if a line is no result of a trial, or what stands after the last line is no beginning of one.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found: dict[str, Trial] = {}
