@@ -1,7 +1,5 @@
 """Checks of what callers hand in: numbers, choices, types, paths. Each says what it got and what to give instead."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Collection

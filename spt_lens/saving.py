@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, and that say what they are; what is read back is checked in every part."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import json

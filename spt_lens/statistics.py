@@ -9,12 +9,10 @@ were made with, all at once (gigabytes for a large model's heads). Its Wilson in
 effective number of grouped ones is none.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from statistics import NormalDist
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from jaxtyping import Float
@@ -213,7 +211,7 @@ class Estimate(NamedTuple):
         return [None if isinstance(x, float) and not math.isfinite(x) else x for x in self]
 
     @classmethod
-    def from_json(cls, data: Sequence[float | int | None]) -> Estimate:
+    def from_json(cls, data: Sequence[float | int | None]) -> Self:
         value, low, high, n = (math.nan if x is None else x for x in data)
         return cls(float(value), float(low), float(high), int(n))
 

@@ -4,8 +4,6 @@ One learning rate makes any method look good or bad, so methods are compared by 
 drift.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing

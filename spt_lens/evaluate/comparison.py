@@ -1,12 +1,10 @@
 """What came of a comparison: the frontier of every method, the learning rate that validation chose, and the table."""
 
-from __future__ import annotations
-
 import html
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -197,7 +195,7 @@ class Comparison:
         return save_json(path, "comparison", {"settings": self.settings, **chosen_by, "runs": runs})
 
     @classmethod
-    def load(cls, path: str | Path) -> Comparison:
+    def load(cls, path: str | Path) -> Self:
         """What `save` wrote. Raises FileNotFoundError, or ValueError for a damaged file or one of another kind."""
         data = read_json(path, "comparison")
         with reading(path, "comparison"):

@@ -1,14 +1,12 @@
 """The trials of a comparison: a method at one learning rate and seed, evaluated on every split. Kept as JSON lines."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from spt_lens.checking import number
 from spt_lens.evaluate.evaluate import Evaluation
@@ -63,7 +61,7 @@ class Spec:
     heads: str = ""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Spec:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Also of what was saved before methods were tuners, with "kind" and "rank"."""
         if "kind" in data:
             old = {"untuned": "", "full": repr(FullFineTuning()), "lora": repr(LoRA(data["rank"] or 1))}
@@ -110,7 +108,7 @@ class Trial:
         return {**vars(self), "spec": asdict(self.spec), "evaluations": evaluations}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         spec, error = Spec.from_json(entry(data, "spec", dict)), entry(data, "error", str)
         found = {split: Evaluation.from_json(each) for split, each in entry(data, "evaluations", dict).items()}
         return cls(spec, entry(data, "parameters", int), entry(data, "seconds", float), found, error)

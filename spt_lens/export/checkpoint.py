@@ -3,8 +3,6 @@
 A local Hugging Face checkpoint without its model: config, where its tensors lie, and which files belong to it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -12,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import huggingface_hub
 import torch
@@ -169,7 +167,7 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
 
 
 def _download(name: str, revision: str | None) -> Path:
-    patterns = {"allow_patterns": _DOWNLOADED, "ignore_patterns": _NOT_DOWNLOADED}
+    patterns: Any = {"allow_patterns": _DOWNLOADED, "ignore_patterns": _NOT_DOWNLOADED}
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, **patterns))
     except (OSError, ValueError) as error:

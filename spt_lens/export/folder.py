@@ -1,7 +1,5 @@
 """A folder that appears whole or not at all, with a marker that says what it is."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

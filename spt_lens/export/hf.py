@@ -1,7 +1,5 @@
 """Back to Hugging Face: a tuned model, or a checkpoint and an adapter, as a folder that plain transformers loads."""
 
-from __future__ import annotations
-
 import html
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether a written folder is the live model: its weights bit for bit, and its logits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

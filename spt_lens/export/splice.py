@@ -4,8 +4,6 @@ All but the slices is the checkpoint's, bit for bit, because its files are copie
 over. Memory is that of the largest tensor.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """The tokenizer of an export: the files of the checkpoint that the model's tokenizer was read from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

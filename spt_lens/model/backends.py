@@ -9,8 +9,6 @@ Phi-3 until the model is moved to another dtype; always copies in GPT-NeoX). Hoo
 [n_heads, d_model, d_head], converted from the Hugging Face model.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,7 +24,8 @@ from spt_lens.model import hooked
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
 
-Tokens, Mask = Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]
+Tokens = Int[Tensor, "batch pos"]
+Mask = Bool[Tensor, "batch pos"]
 Logits = Float[Tensor, "batch pos vocab"]
 Split = tuple[str, Pick, nn.Parameter, Pick]  # a Hugging Face name and part, and the live parameter and part
 

@@ -5,8 +5,6 @@ architecture that they know. A converter may have been written for another varia
 with the plain model (loading.py does).
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import tempfile

@@ -1,7 +1,5 @@
 """The one way to a checkpoint's config, tokenizer and weights. None of its own code runs unless the user allows it."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,11 +8,9 @@ In all architectures a projection's outputs are divided among the heads in order
 separate or fused, how a fused one is ordered, and whether weights are stored transposed (GPT-2's Conv1D).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from torch import Tensor
 
@@ -43,7 +41,7 @@ class Shape:
     d_model: int
 
     @classmethod
-    def of_config(cls, config: Any) -> Shape:
+    def of_config(cls, config: Any) -> Self:
         """From a Hugging Face config."""
         heads, d_model = config.num_attention_heads, config.hidden_size
         n_kv_heads = getattr(config, "num_key_value_heads", None) or heads

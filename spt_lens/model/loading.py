@@ -1,7 +1,5 @@
 """Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, get_args
 

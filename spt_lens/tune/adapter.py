@@ -1,14 +1,12 @@
 """What a tuning run changed, as a small object and a small file: the slices before and after, bit for bit."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors.torch import load as tensors_of_bytes
 from torch import Tensor
@@ -97,7 +95,7 @@ class Adapter:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Adapter:
+    def load(cls, folder: str | Path) -> Self:
         """Reads what `save` wrote, also the two files of the first version.
 
         Raises: FileNotFoundError if no adapter is there; ValueError for a damaged file, or numbers that are not finite.

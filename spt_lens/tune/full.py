@@ -1,7 +1,5 @@
 """Full fine-tuning: every parameter, through the same training loop on the same data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

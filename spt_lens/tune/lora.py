@@ -1,7 +1,5 @@
 """LoRA on every attention projection (peft), through the same training loop on the same data."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -5,11 +5,10 @@ optimiser never sees the model's weights. It gets small float32 parameters of it
 a full weight is cut up and dropped as soon as it is there; after a step the slices are copied back into the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -33,12 +32,12 @@ class Slice:
     parameter: nn.Parameter
     of: Pick
 
-    def read(self) -> Float[Tensor, ...]:
+    def read(self) -> Float[Tensor, "..."]:
         """A contiguous copy of it as it is now, in the model's dtype."""
         return self.of(self.parameter.detach()).clone(memory_format=torch.contiguous_format)
 
     @torch.no_grad()
-    def write(self, value: Float[Tensor, ...]) -> None:
+    def write(self, value: Float[Tensor, "..."]) -> None:
         """Copies `value` into it, rounded to the model's dtype."""
         self.of(self.parameter).copy_(value)
 
@@ -81,7 +80,7 @@ class SliceMask:
         self.masters: list[nn.Parameter] = [nn.Parameter(s.read().float()) for s in slices]
         self._view = ModelView(model)
 
-    def __enter__(self) -> SliceMask:
+    def __enter__(self) -> Self:
         by_weight: dict[Tensor, list[tuple[Slice, nn.Parameter]]] = {}
         for piece, master in zip(self.slices, self.masters, strict=True):
             by_weight.setdefault(piece.parameter, []).append((piece, master))

@@ -4,8 +4,6 @@ Methods differ only in what is trainable (`tuner.py`). A reply's targets are a q
 a good part of a step where the vocabulary is large: only the targets are unembedded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

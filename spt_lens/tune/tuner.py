@@ -13,8 +13,6 @@ undoing and saving, and putting the model back after an error are done here, ali
 example.
 """
 
-from __future__ import annotations
-
 import html
 import time
 from abc import ABC, abstractmethod
@@ -22,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -58,7 +56,7 @@ class Trainable:
     projections: str = ""
 
     @classmethod
-    def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Trainable:
+    def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Self:
         """Whatever requires gradients in a plain copy of the model; `write` takes it back into the model, whole."""
         trained = [p for p in copy.parameters() if p.requires_grad]
         unembed = copy.get_output_embeddings()

@@ -1,7 +1,5 @@
 """The full comparison on the embedded model, written to a folder: what `spt-lens compare` and `make compare` run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
