@@ -1,12 +1,12 @@
 """How sure scores of some pairs are, how far rankings agree, and estimates with 95 % intervals. Knows no models.
 
 Scores come as `[n_pairs, ...]`, usually `[n_pairs, n_layers, n_heads]`; every figure is one of their mean over pairs.
-The pairs are taken as independent. Where several pairs share something (say, one question in two phrasings), they tell
-less than their number says, and the true spread is wider than what is found here.
+The pairs are taken as independent. Where several share something (say, a question in two phrasings), they tell less
+than their number says, and the true spread is wider than what is found here.
 
-What scipy has is taken from there, but for two things. Its bootstrap draws pairs in another way than published figures
-were made with, all at once (gigabytes for a large model's heads). Its Wilson interval is of whole cases, and the
-effective number of grouped ones is none.
+Not from scipy: its bootstrap draws pairs in another way than published figures were made with, and all at once
+(gigabytes for a large model's heads); its Wilson interval is of whole cases, and the effective number of grouped ones
+is none.
 """
 
 import math
@@ -70,9 +70,9 @@ def bootstrap_means(
     """
     n = len(per_pair)
     if n < 2:
+        pairs = f"{n} pair{'s' * (n != 1)} of prompts"
         raise ValueError(
-            f"{n} pair{'s' * (n != 1)} of prompts can't show how much the scores vary over pairs: "
-            "measure at least 2, better 20 or more"
+            f"{pairs} can't show how much the scores vary over pairs: measure at least 2, better 20 or more"
         )
     whole_number(draws, "draws")
     scores = per_pair.reshape(n, -1).double()

@@ -78,15 +78,12 @@ def export_hf(
         max_shard_size: of a file of a model's weights, such as "5GB". An adapter's export has the files of its base.
         overwrite: replace an earlier export, once the new one is checked. Nothing else is ever replaced.
 
-    Raises:
-        TypeError: Neither a model nor an adapter.
-        ValueError: A processed or training-mode model, or one of several dtypes; an adapter for another model or
-            revision (as far as its slices tell), applied already, or without a base; the base's or the current folder.
-        FileExistsError: The folder is not empty, and not an earlier export that may be replaced.
-        FileNotFoundError: No such adapter or base, or the base has no safetensors.
-        OSError: The folder cannot be written, or the disk is full.
-        RuntimeError: What was written is not the model. Nothing is left of it.
-        NotImplementedError: An architecture whose heads' places are not known, or a quantised base.
+    Raises: TypeError for neither a model nor an adapter; ValueError for a processed or training-mode model, or one of
+    several dtypes; for an adapter of another model or revision (as far as its slices tell), applied already, or without
+    a base; for the base's or the current folder. FileExistsError for a folder that is neither empty nor an earlier
+    export to replace; FileNotFoundError for no such adapter or base, or one without safetensors; OSError if the folder
+    cannot be written; RuntimeError if what was written is not the model (nothing is left of it); NotImplementedError
+    for an architecture whose heads' places are not known, or a quantised base.
     """
     target = a_path(folder, "folder").expanduser()
     if isinstance(model, str | Path):

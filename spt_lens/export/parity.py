@@ -54,11 +54,10 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
     own, theirs = dict(meant.named_parameters()), dict(again.named_parameters())
     odd += sorted(own.keys() ^ theirs.keys())
     odd += [name for name in own if name in theirs and not same_bits(own[name], theirs[name])]
+    report_it = "Nothing is left of it. Please report this, with the model's architecture"
     if odd:
-        raise RuntimeError(
-            f"the export does not hold the model's weights: {len(odd)} are missing or differ, first {odd[0]}. Nothing "
-            "is left of it. Please report this, with the model's architecture"
-        )
+        wrong = f"{len(odd)} are missing or differ, first {odd[0]}"
+        raise RuntimeError(f"the export does not hold the model's weights: {wrong}. {report_it}")
     for name, parameter in theirs.items():
         parameter.data = own[name].data
     again.to(view.device).eval()
@@ -67,10 +66,8 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
         live = view.logits(tokens, mask)[mask].float()
     written = again(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits[mask].float()
     if live.shape != written.shape:
-        raise RuntimeError(
-            f"the export has logits for {written.shape[-1]} tokens, the model for {live.shape[-1]}. Nothing is left of "
-            "it. Please report this, with the model's architecture"
-        )
+        wrong = f"logits for {written.shape[-1]} tokens, the model for {live.shape[-1]}"
+        raise RuntimeError(f"the export has {wrong}. {report_it}")
     parity = Parity((live - written).abs().max().item(), written.abs().max().item(), view.dtype, view.n_layers)
     if not parity.holds:
         raise RuntimeError(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ def source_folder(tokenizer: Any) -> Path | None:
     name = str(getattr(tokenizer, "name_or_path", "") or "")
     if name and Path(name).is_dir():
         return Path(name)
-    try:
+    with suppress(OSError, ValueError):  # not in the cache, or not a name
         return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)) if name else None
-    except (OSError, ValueError):  # not in the cache, or not a name
-        return None
+    return None
 
 
 def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
@@ -39,8 +39,10 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
 
     Raises ValueError for neither a tokenizer nor a source, or if what was written reads back as another tokenizer.
     """
-    own_code = made_by_own_code(tokenizer)
-    plain = None if source is None else _read(source, own_code)
+    own_code, plain = made_by_own_code(tokenizer), None
+    if source is not None:
+        with suppress(OSError, ValueError):  # a folder in the cache that lacks these files
+            plain = read_tokenizer(source, trust_remote_code=own_code)
     if tokenizer is None and plain is None:
         raise ValueError("the model has no tokenizer, which an export needs: set model.tokenizer, or pass base=")
     if source is not None and plain is not None and _same_words(plain, tokenizer):
@@ -57,7 +59,10 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
                 stacklevel=4,
             )
         saved.save_pretrained(folder)
-        _strip(folder / "tokenizer_config.json")
+        if (file := folder / "tokenizer_config.json").is_file():
+            known = json.loads(file.read_text(encoding="utf-8"))
+            known = {key: value for key, value in known.items() if key not in _OF_THIS_MACHINE}
+            file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     template, again = _template(tokenizer), read_tokenizer(folder, trust_remote_code=own_code)
     if template and _template(again) != template:
         _write_template(folder, template)
@@ -67,13 +72,6 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
             "the tokenizer reads back from its files as another one (other words or another chat template): save "
             "model.tokenizer yourself and see what is lost"
         )
-
-
-def _read(source: Path, own_code: bool) -> Any:
-    try:
-        return read_tokenizer(source, trust_remote_code=own_code)
-    except (OSError, ValueError):  # a folder in the cache that lacks these files
-        return None
 
 
 def _with_added(plain: Any, live: Any) -> Any:
@@ -101,10 +99,3 @@ def _write_template(folder: Path, named: dict[str, str]) -> None:
         file = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
-
-
-def _strip(file: Path) -> None:
-    if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        known = {key: value for key, value in known.items() if key not in _OF_THIS_MACHINE}
-        file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

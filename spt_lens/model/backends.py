@@ -148,8 +148,7 @@ class BridgeBackend(Backend):
                         here = block_of(unit * shape.d_head, shape.d_head)
                         yield name + ".bias", layout.pick_bias(shape, which, unit), module.bias, here
             if layout.mlp:
-                mlp = self.model.blocks[layer].mlp
-                start = 0
+                mlp, start = self.model.blocks[layer].mlp, 0
                 for module in (mlp.gate.original_component, getattr(mlp, "in").original_component):
                     size = len(module.weight)
                     yield layout.mlp.format(layer) + ".weight", block_of(start, size), module.weight, block_of(0, size)
@@ -159,11 +158,9 @@ class BridgeBackend(Backend):
         """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
         state = _plainly(self.root.state_dict().items())
         found = {name: state[name] for name in names if name in state}
-        own: set[str] = set()
-        for name, pick, parameter, here in self._splits():
-            if name not in own:  # it may be stale: made anew from the live parts
-                own.add(name)
-                found[name] = found[name].clone()
+        splits = list(self._splits())
+        found |= {name: found[name].clone() for name in {split[0] for split in splits}}  # may be stale: made anew
+        for name, pick, parameter, here in splits:
             pick(found[name]).copy_(here(parameter.detach()))
         return found
 
@@ -210,8 +207,7 @@ class HookedBackend(Backend):
     def forward(self, tokens: Tokens, mask: Mask | None) -> Logits:
         self.check_length(tokens)
         # Without a mask it would guess one from tokens that happen to be the padding token.
-        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-        return self.model(tokens, attention_mask=mask.long())
+        return self.model(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask.long())
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
         cache = hooked.new_cache(self.model, len(tokens)) if cache is None else cache

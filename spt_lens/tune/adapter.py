@@ -46,9 +46,8 @@ class Adapter:
     def apply(self, model: Model, force: bool = False) -> None:
         """**Changes the model**: writes the tuned slices. Nothing happens if they are there already.
 
-        Raises:
-            ValueError: The model has another shape, or (without `force`) its slices are neither the untuned nor the
-                tuned ones, so that another change would be lost. The model is then unchanged.
+        Raises ValueError, the model unchanged, if it has another shape, or (without `force`) its slices are neither the
+        untuned nor the tuned ones, so that another change would be lost.
         """
         self._put(self.after, model, "apply", force)
 

@@ -36,8 +36,7 @@ class TuneConfig:
     kl_weight: weight of KL(untuned || tuned), in nats per token, on `keep` dialogues, `kl_batch_size` of them a step.
     projections: "auto" ("qkvo", or "qo" in a grouped-query model), or letters of "qkvo"; pinpoint tuning only.
 
-    Raises:
-        ValueError, TypeError: a value that can't be meant.
+    Raises ValueError or TypeError for a value that can't be meant.
     """
 
     lr: float = 1e-3
@@ -180,12 +179,11 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(logits_at(forward, unembed, batch.tokens, batch.where), batch.labels)
         row: dict[str, float] = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
-        total = loss
         if term is not None:
             kl = term.loss(step)
             row["kl"] = kl.item()
-            total = loss + config.kl_weight * kl
-        total.backward()
+            loss = loss + config.kl_weight * kl
+        loss.backward()
         norm = row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, largest))
         if not math.isfinite(row["loss"]) or not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: loss {row['loss']}, gradient norm {norm}: lower lr ({config.lr})")
@@ -215,8 +213,7 @@ def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = N
         tokens += len(batch.labels)
         hits = torch.zeros_like(batch.where)
         hits[batch.where] = logits.argmax(-1) == batch.labels
-        starts = batch.where.int().argmax(dim=1)
-        first += int(hits[torch.arange(len(hits), device=hits.device), starts].sum())
+        first += int(hits.gather(1, batch.where.int().argmax(dim=1, keepdim=True)).sum())
         whole += int((hits == batch.where).all(dim=1).sum())
     n = len(examples)
     return {"validation_loss": loss / tokens, "validation_first": first / n, "validation_reply": whole / n}
@@ -228,7 +225,6 @@ def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
     return [training_ids(tokenizer, dialogue) for dialogue in dialogues]
 
 
-def unembedding(model: Model) -> nn.Module | None:
+def unembedding(model: Model) -> nn.Module:
     """The module from the last hidden states to logits, for `fit`; both TransformerLens classes call it `unembed`."""
-    module = getattr(ModelView(model).model, "unembed", None)
-    return module if isinstance(module, nn.Module) else None
+    return ModelView(model).model.unembed
