@@ -1,7 +1,5 @@
 """Checks of what callers hand in: numbers, choices, types, paths. Each says what it got and what to give instead."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Collection
@@ -16,7 +14,7 @@ Other = TypeVar("Other")
 def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
     """The value as an int. Raises TypeError for what is no whole number by type, ValueError for one out of range."""
     wanted = f"a whole number from {least} {'up' if most is None else f'to {most}'}"
-    if isinstance(value, float) or isinstance(value, bool):
+    if isinstance(value, float | bool):
         raise ValueError(f"{name}={value!r}: give {wanted}")
     try:
         number = operator.index(value)
@@ -41,8 +39,8 @@ def number(
     Raises: TypeError for what is no number; ValueError for nan, infinity and what is out of bounds.
     """
     bounds = {"above": above, "of at least": least, "below": below, "of at most": most}
-    wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    wanted = f"a number {wanted}".rstrip() if wanted else "a finite number"
+    given = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    wanted = f"a number {given}" if given else "a finite number"
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} is {_shown(value)}: give {wanted}")
     try:

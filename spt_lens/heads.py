@@ -30,11 +30,7 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, value: str | tuple[int, int] | list[int]) -> Head:
-        """Reads "L5.H3", "5.3", "(5, 3)" or the pair (5, 3).
-
-        Raises:
-            ValueError: Anything else, or a negative number.
-        """
+        """Reads "L5.H3", "5.3", "(5, 3)" or the pair (5, 3). Raises ValueError for anything else."""
         if isinstance(value, str):
             match = _HEAD.fullmatch(value)
             if match is None:
@@ -53,14 +49,6 @@ class Head(NamedTuple):
 HeadLike = Head | tuple[int, int] | str
 
 
-def _json_copy(about: Any) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(dict(about), allow_nan=False))
-    except saving.DAMAGE as error:
-        kind = type(about).__name__
-        raise ValueError(f"about must be a dict that JSON can hold, and not this {kind}: {error}") from error
-
-
 @dataclass(frozen=True, repr=False)
 class HeadSet:
     """A selection of heads: immutable, each head once, in an order that means something (usually the rank).
@@ -77,39 +65,32 @@ class HeadSet:
         if isinstance(self.heads, str) or not isinstance(self.heads, Iterable):
             raise ValueError(f"{self.heads!r} is not a list of heads: use HeadSet.of or HeadSet.parse")
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
-        object.__setattr__(self, "about", _json_copy(self.about))
+        try:
+            object.__setattr__(self, "about", json.loads(json.dumps(dict(self.about), allow_nan=False)))
+        except saving.DAMAGE as error:
+            kind = type(self.about).__name__
+            raise ValueError(f"about must be a dict that JSON can hold, and not this {kind}: {error}") from error
 
     @classmethod
     def of(cls, *heads: HeadLike | Iterable[HeadLike]) -> HeadSet:
-        """From heads, or from one iterable of heads. A string may name several.
-
-        Raises:
-            ValueError: Something in it is not a head.
-        """
+        """From heads, or iterables of heads. A string may name several. Raises ValueError for what is no head."""
         found: list[Head] = []
         for item in heads:
-            if isinstance(item, str):
-                found += cls.parse(item).heads
-            elif isinstance(item, Head):
-                found.append(item)
-            elif (
-                isinstance(item, tuple) and len(item) == 2 and not any(isinstance(x, (tuple, list, str)) for x in item)
-            ):
-                found.append(Head.parse(item))  # type: ignore[arg-type]
-            elif isinstance(item, Iterable):
-                for head in item:
-                    found += cls.parse(head).heads if isinstance(head, str) else [Head.parse(head)]  # type: ignore[arg-type]
-            else:
+            if not isinstance(item, Iterable):
                 raise ValueError(f"{item!r} is not a head: give pairs such as (5, 3), not single numbers")
+            pair = (
+                isinstance(item, tuple) and len(item) == 2 and not any(isinstance(x, tuple | list | str) for x in item)
+            )
+            each: Iterable[Any] = [item] if pair or isinstance(item, str) else item
+            for head in each:
+                found += cls.parse(head).heads if isinstance(head, str) else [Head.parse(head)]
         return cls(tuple(found))
 
     @classmethod
     def parse(cls, text: str) -> HeadSet:
         """Reads heads between spaces, commas or semicolons: "L5.H3 6.1, (2, 3)". Empty text is an empty selection.
 
-        Raises:
-            TypeError: Not text.
-            ValueError: Something in it is not a head.
+        Raises: TypeError for what is not text; ValueError if something in it is not a head.
         """
         instance(text, "heads", str, 'write them as "L5.H3 L6.H1"')
         plain = _BRACKETED.sub(r" \1.\2 ", text)
@@ -158,10 +139,8 @@ class HeadSet:
 
     def by_layer(self) -> dict[int, list[int]]:
         """Layer to heads, layers ascending, the heads of a layer in this order."""
-        layers: dict[int, list[int]] = {layer: [] for layer in sorted({head.layer for head in self})}
-        for layer, head in self:
-            layers[layer].append(head)
-        return layers
+        layers = sorted({head.layer for head in self})
+        return {layer: [head.head for head in self if head.layer == layer] for layer in layers}
 
     def check(self, model: Model | ModelView) -> None:
         """Raises ValueError when the selection is empty or names heads that the model does not have."""
@@ -170,10 +149,8 @@ class HeadSet:
             raise ValueError('the selection is empty: choose at least one head, e.g. HeadSet.parse("L5.H3")')
         odd = [str(head) for head in self if head.layer >= view.n_layers or head.head >= view.n_heads]
         if odd:
-            raise ValueError(
-                f"{', '.join(odd)} not in {view.name}: it has layers 0 to {view.n_layers - 1} "
-                f"and heads 0 to {view.n_heads - 1}"
-            )
+            there = f"it has layers 0 to {view.n_layers - 1} and heads 0 to {view.n_heads - 1}"
+            raise ValueError(f"{', '.join(odd)} not in {view.name}: {there}")
 
     def share_of_heads(self, model: Model | ModelView) -> float:
         """The part of the model's heads that is chosen, 0 to 1. Raises ValueError for heads it does not have."""
@@ -181,25 +158,21 @@ class HeadSet:
         return len(self) / (view.n_layers * view.n_heads)
 
     def parameters(self, model: Model | ModelView, projections: str = "auto") -> int:
-        """How many weights tuning these heads moves.
+        """How many weights tuning these heads moves; what a query group shares ("k", "v") is counted once.
 
-        With "k" or "v" in a grouped-query model, what a group of heads shares is counted once.
-
-        Raises:
-            ValueError: Heads that the model does not have, or unknown projections.
+        Raises ValueError for heads that the model does not have, or unknown projections.
         """
         view = self._fitting(model)
         return len(view.shape.parts(self, projections)) * view.shape.part_size
 
     def share_of_parameters(self, model: Model | ModelView, projections: str = "auto") -> float:
-        """The part of all the model's parameters that tuning these heads moves, 0 to 1."""
+        """The part of all the model's parameters that tuning these heads moves, 0 to 1. Raises as `parameters`."""
         return self.parameters(model, projections) / ModelView(model).n_params
 
     def sharing(self, model: Model | ModelView, projections: str = "auto") -> HeadSet:
         """The unchosen heads that read keys or values which tuning these would move: none without query groups.
 
-        Raises:
-            ValueError: Heads that the model does not have, or unknown projections.
+        Raises as `parameters`.
         """
         shape = self._fitting(model).shape
         parts = shape.parts(self, projections)
@@ -209,11 +182,10 @@ class HeadSet:
         """One line: how many of how many heads and parameters, and which other heads move with them."""
         view = ModelView(model)
         others = self.sharing(view, projections)
-        return (
-            f"{len(self)} of {view.n_layers * view.n_heads} heads ({self.share_of_heads(view):.1%}), "
-            f"{self.parameters(view, projections):,} of {view.n_params:,} parameters "
-            f"({self.share_of_parameters(view, projections):.1%})"
-        ) + (f"; their keys and values are shared by {others}" if others else "")
+        weights, share = self.parameters(view, projections), self.share_of_parameters(view, projections)
+        text = f"{len(self)} of {view.n_layers * view.n_heads} heads ({self.share_of_heads(view):.1%}), "
+        text += f"{weights:,} of {view.n_params:,} parameters ({share:.1%})"
+        return text + (f"; their keys and values are shared by {others}" if others else "")
 
     def _fitting(self, model: Model | ModelView) -> ModelView:
         view = ModelView(model)
@@ -222,22 +194,17 @@ class HeadSet:
         return view
 
     def random_like(self, model: Model | ModelView, seed: int, matched: bool = True) -> HeadSet:
-        """As many random heads, none of these: the control that a selection has to beat.
+        """As many random heads, none of these: the control that a selection has to beat. Same seed, same heads.
 
-        Args:
-            model: Where to draw from.
-            seed: Same seed, same heads.
-            matched: As many in each layer as here; the i-th drawn head is in the layer of the i-th head here. Otherwise
-                from all layers alike.
+        matched: as many in each layer as here; the i-th drawn head is in the layer of the i-th head here. Otherwise
+        from all layers alike.
 
-        Raises:
-            ValueError: Too few other heads, or heads that the model does not have.
+        Raises ValueError for too few other heads, or heads that the model does not have.
         """
         view = self._fitting(model)
         rng = random.Random(whole_number(seed, "seed", least=0))
         every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
-        taken = set(self)
-        free = [head for head in every if head not in taken]
+        free = [head for head in every if head not in self.heads]
         if not matched:
             if len(self) > len(free):
                 raise ValueError(f"cannot draw {len(self)} other heads: {view.name} has only {len(free)} left")
@@ -279,8 +246,6 @@ class HeadSet:
     def _repr_html_(self) -> str:
         if not self.heads:
             return "<em>no heads</em>"
-        rows = "".join(
-            f"<tr><th>layer {layer}</th><td>{', '.join(f'H{head}' for head in heads)}</td></tr>"
-            for layer, heads in self.by_layer().items()
-        )
+        layers = {layer: ", ".join(f"H{head}" for head in heads) for layer, heads in self.by_layer().items()}
+        rows = "".join(f"<tr><th>layer {layer}</th><td>{heads}</td></tr>" for layer, heads in layers.items())
         return f"<table><caption>{len(self)} heads: {self}</caption>{rows}</table>"

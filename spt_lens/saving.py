@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, and that say what they are; what is read back is checked in every part."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import json
@@ -11,7 +9,6 @@ import platform
 import re
 import secrets
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,24 +92,21 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
 
 
 def read_json(path: str | Path, kind: str) -> Any:
-    """What a JSON file holds. Raises FileNotFoundError, IsADirectoryError, or ValueError for what is no JSON."""
+    """What a JSON file holds. Raises as `existing_file`; ValueError for what is no JSON."""
     file = existing_file(path)
     with reading(path, kind):
         return json.loads(file.read_text(encoding="utf-8"))
 
 
 def save_json(path: str | Path, kind: str, data: Mapping[str, Any]) -> Path:
-    """Writes {"kind": kind, **data}, and returns the path.
-
-    Raises: OSError if the file can't be written; TypeError or ValueError for what JSON can't hold.
-    """
+    """Writes {"kind": kind, **data}. Raises as `write_bytes`; TypeError or ValueError for what JSON can't hold."""
     return write_text(path, json.dumps({"kind": kind, **data}, indent=1, allow_nan=False) + "\n")
 
 
 def load_json(path: str | Path, kind: str, make: Callable[[Mapping[str, Any]], Result]) -> Result:
     """What `make` makes of the data that `save_json` wrote.
 
-    Raises: FileNotFoundError, IsADirectoryError, or ValueError for a damaged file or one of another kind.
+    Raises: as `existing_file`; ValueError for a damaged file or one of another kind.
     """
     data = read_json(path, kind)
     with reading(path, kind):
@@ -123,26 +117,19 @@ def load_json(path: str | Path, kind: str, make: Callable[[Mapping[str, Any]], R
 
 
 def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
-    """Writes one safetensors file with the description as JSON in its header, and returns the path.
-
-    Raises: OSError if the file can't be written; TypeError or ValueError for a description that JSON can't hold.
-    """
+    """Writes one safetensors file with the description as JSON in its header. Raises as `save_json` does."""
     # Copies, since the format refuses tensors that share memory, such as two rows of one.
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     return write_bytes(path, bytes_of_tensors(own, metadata={_header(kind): json.dumps(about)}))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description that `save_tensors` wrote. The tensors are copies: the file may change or go.
-
-    Raises: FileNotFoundError, IsADirectoryError, or ValueError for a damaged file or one of another kind.
-    """
+    """What `save_tensors` wrote. The tensors are copies: the file may change or go. Raises as `load_json` does."""
     file = existing_file(path)
     with reading(path, kind):
         data = file.read_bytes()
         tensors = tensors_of_bytes(data)
-        (length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         if _header(kind) not in header:
             raise ValueError(f"its header tells of {', '.join(header) or 'nothing'}, not of {_header(kind)}")
         about = json.loads(header[_header(kind)])
@@ -191,9 +178,7 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 def table(
     data: Mapping[str, Any], columns: Mapping[str, type], name: str = "table", empty: bool = False
 ) -> pd.DataFrame:
-    """The table of `data[name]`, with these columns: int, float (None is nan), str or bool.
-
-    empty: whether it may have no rows.
+    """The table of `data[name]`, with these columns: int, float (None is nan), str or bool. empty: it may have no rows.
 
     Raises: KeyError if there is none; ValueError if it has no rows, or any value is of another type or not finite.
     """

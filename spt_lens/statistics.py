@@ -1,20 +1,18 @@
 """How sure scores of some pairs are, how far rankings agree, and estimates with 95 % intervals. Knows no models.
 
 Scores come as `[n_pairs, ...]`, usually `[n_pairs, n_layers, n_heads]`; every figure is one of their mean over pairs.
-The pairs are taken as independent. Where several pairs share something (say, one question in two phrasings), they tell
-less than their number says, and the true spread is wider than what is found here.
+The pairs are taken as independent. Where several share something (say, a question in two phrasings), they tell less
+than their number says, and the true spread is wider than what is found here.
 
-What scipy has is taken from there, but for two things. Its bootstrap draws pairs in another way than published figures
-were made with, all at once (gigabytes for a large model's heads). Its Wilson interval is of whole cases, and the
-effective number of grouped ones is none.
+Not from scipy: its bootstrap draws pairs in another way than published figures were made with, and all at once
+(gigabytes for a large model's heads); its Wilson interval is of whole cases, and the effective number of grouped ones
+is none.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from statistics import NormalDist
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from jaxtyping import Float
@@ -72,9 +70,9 @@ def bootstrap_means(
     """
     n = len(per_pair)
     if n < 2:
+        pairs = f"{n} pair{'s' * (n != 1)} of prompts"
         raise ValueError(
-            f"{n} pair{'s' * (n != 1)} of prompts can't show how much the scores vary over pairs: "
-            "measure at least 2, better 20 or more"
+            f"{pairs} can't show how much the scores vary over pairs: measure at least 2, better 20 or more"
         )
     whole_number(draws, "draws")
     scores = per_pair.reshape(n, -1).double()
@@ -90,9 +88,9 @@ def bootstrap_means(
 def interval(
     per_pair: Float[Tensor, "n_pairs ..."], confidence: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[Float[Tensor, "*heads"], Float[Tensor, "*heads"]]:
-    """Percentile bootstrap interval of the mean over pairs, (low, high), in float64.
+    """Percentile bootstrap interval of each head's mean over pairs, (low, high), in float64.
 
-    It is for each head by itself. With few pairs it is too narrow: for normal scores, 95 % intervals hold the true mean
+    With few pairs it is too narrow: for normal scores, 95 % intervals hold the true mean
     in 84 % of cases with 5 pairs, 90 % with 10, 93 % with 20 and 94 % with 40.
 
     Raises: ValueError for fewer than two pairs, a confidence outside of (0, 1), or too few draws to tell its ends.
@@ -101,17 +99,12 @@ def interval(
     whole_number(draws, "draws")
     needed = math.ceil(1 / tail - 1e-6)  # the ends must lie within the draws, not be their extremes
     if len(per_pair) > 1 and draws < needed:
-        raise ValueError(
-            f"{draws} draws can't tell where an interval of {confidence:g} ends: take draws={needed} or more"
-        )
+        raise ValueError(f"{draws} draws are too few for an interval of {confidence:g}: take draws={needed} or more")
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    heads = per_pair.reshape(len(per_pair), -1)
-    width = max(1, CHUNK // draws)
-    found = [
-        torch.quantile(torch.cat(list(bootstrap_means(part, draws, seed))), ends, dim=0)
-        for part in heads.split(width, dim=1)
-    ]
-    low, high = torch.cat(found, dim=1).reshape(2, *per_pair.shape[1:])
+    parts = per_pair.reshape(len(per_pair), -1).split(max(1, CHUNK // draws), dim=1)
+    drawn = (torch.cat(list(bootstrap_means(part, draws, seed))) for part in parts)
+    found = torch.cat([torch.quantile(means, ends, dim=0) for means in drawn], dim=1)
+    low, high = found.reshape(2, *per_pair.shape[1:])
     return low, high
 
 
@@ -137,8 +130,7 @@ def split_half(
 
     by: with "size", both the correlation and the top k are of the sizes.
 
-    Raises: ValueError for fewer than four pairs, no splits, a k outside of 1 to the number of heads, or an unknown
-    `by`.
+    Raises: ValueError for fewer than four pairs or no splits, or as `overlap` does.
     """
     n = len(per_pair)
     if n < 4:
@@ -169,10 +161,7 @@ def overlap(a: Float[Tensor, "*heads"], b: Float[Tensor, "*heads"], k: int, by: 
 
 
 def spearman(a: Float[Tensor, "*heads"], b: Float[Tensor, "*heads"]) -> float:
-    """Spearman's rank correlation; equal values share the mean of their ranks. nan where all of one are equal.
-
-    Raises: ValueError for different shapes or nan.
-    """
+    """Spearman's rank correlation, of equal values by the mean of their ranks. nan and errors as for `pearson`."""
     return _correlation("spearmanr", a, b)
 
 
@@ -222,7 +211,7 @@ class Estimate(NamedTuple):
         return [None if isinstance(x, float) and not math.isfinite(x) else x for x in self]
 
     @classmethod
-    def from_json(cls, data: Sequence[float | int | None]) -> Estimate:
+    def from_json(cls, data: Sequence[float | int | None]) -> Self:
         value, low, high, n = (math.nan if x is None else x for x in data)
         return cls(float(value), float(low), float(high), int(n))
 
@@ -258,8 +247,7 @@ def effective_cases(hits: Sequence[bool], groups: Sequence[Hashable]) -> float:
 
     All hits equal says nothing of how alike the cases of a group are: then each group counts once.
     """
-    n = len(hits)
-    p = sum(map(bool, hits)) / n
+    n, p = len(hits), sum(map(bool, hits)) / len(hits)
     residuals: dict[Hashable, float] = {}
     for hit, group in zip(hits, groups, strict=True):
         residuals[group] = residuals.get(group, 0.0) + bool(hit) - p
@@ -277,9 +265,10 @@ def mean_of_shares(parts: Sequence[Estimate]) -> Estimate:
     """
     if not parts:
         raise ValueError("no estimates to average: give at least one")
-    value = sum(e.value for e in parts) / len(parts)
-    below = math.sqrt(sum((e.value - e.low) ** 2 for e in parts)) / len(parts)
-    above = math.sqrt(sum((e.high - e.value) ** 2 for e in parts)) / len(parts)
+    n = len(parts)
+    value = sum(e.value for e in parts) / n
+    below = math.sqrt(sum((e.value - e.low) ** 2 for e in parts)) / n
+    above = math.sqrt(sum((e.high - e.value) ** 2 for e in parts)) / n
     return Estimate(value, value - below, value + above, sum(e.n for e in parts))
 
 

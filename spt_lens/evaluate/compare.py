@@ -4,8 +4,6 @@ One learning rate makes any method look good or bad, so methods are compared by 
 drift.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing
@@ -32,6 +30,7 @@ from spt_lens.evaluate.trials import Method, Spec, Trial, append_trial, asked, r
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
+from spt_lens.saving import bits
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
@@ -55,11 +54,9 @@ def default_methods(
         selection.check(model)
     methods = [Method(name, Pinpoint(selection)) for name, selection in chosen.items()]
     methods += [Method("full fine-tuning", FullFineTuning()), Method("LoRA", LoRA())]
-    if n_random:
-        first = next(iter(chosen.values()))
-        draws = [Pinpoint(first.random_like(model, seed + i)) for i in range(n_random)]
-        methods.append(Method("random heads", draws, seeds=(0,)))
-    return methods
+    first = next(iter(chosen.values()))
+    draws = [Pinpoint(first.random_like(model, seed + i)) for i in range(n_random)]
+    return methods + ([Method("random heads", draws, seeds=(0,))] if draws else [])
 
 
 def compare(
@@ -83,20 +80,17 @@ def compare(
 
     Args:
         heads: the chosen ones, or several selections by name, for `default_methods(model, heads)`.
-        behaviour: where dialogues and suites come from, unless they are given.
-        dialogues: to tune on; default `behaviour.training()`.
+        behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
         config: all settings but the learning rate and the seed; default TuneConfig().
         methods: in place of the default ones.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
-        suites: "validation" and "test"; default `behaviour.suite` of either split.
         out: a results file (JSON lines). Each trial is added as it ends, and one that is there already, of the same
             model, data and settings, is not done again: an interrupted comparison goes on where it was.
         workers: 1 works here, on the model itself. More: that many new processes, of one thread each, on a saved copy;
             a script then needs the usual `if __name__ == "__main__":`.
 
-    Raises:
-        ValueError: before anything is tuned, for whatever can't be meant: no heads, no dialogues, no seeds, say.
-        ImportError: LoRA is among the methods and peft is not installed. OSError: `out` can't be written.
+    Raises: before anything is tuned, ValueError for whatever can't be meant (no heads, no dialogues, no seeds, say),
+    ImportError for LoRA without peft, OSError if `out` can't be written.
     """
     view = ModelView(model)
     whole_number(workers, "workers")
@@ -112,10 +106,9 @@ def compare(
         raise ValueError("there is nothing to tune on or to judge by: give a behaviour, or both dialogues and suites")
     if set(suites) != set(SPLITS):
         raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {", ".join(suites) or "none"}')
-    data = tuple(dialogues)
-    if not data:
+    task = Task(tuple(dialogues), config or TuneConfig(), suites, tuple(keep))
+    if not task.dialogues:
         raise ValueError("there are no dialogues to tune on")
-    task = Task(data, config or TuneConfig(), suites, tuple(keep))
     fingerprint = task.fingerprint(view)
     keys = {spec: spec.key(fingerprint) for spec in todo}
     # Two methods may ask for one and the same trial: it is done once, and stands in both.
@@ -125,15 +118,15 @@ def compare(
     if path:
         path.open("a").close()  # an unwritable folder shows now, not after the first trial
     left = {key: each for key, each in wanted.items() if key not in found}
-    with tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="trial", disable=not progress) as bar:
-        with closing(_trials(view, task, left, workers)) as coming:
-            for key, trial in coming:
-                found[key] = trial
-                if path:
-                    append_trial(path, key, trial)
-                bar.update()
+    bar = tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="trial", disable=not progress)
+    with bar, closing(_trials(view, task, left, workers)) as coming:
+        for key, trial in coming:
+            found[key] = trial
+            if path:
+                append_trial(path, key, trial)
+            bar.update()
     common = {name: getattr(task.config, name) for name in ("steps", "batch_size")}
-    common |= {"dialogues": len(data), "keep": len(task.keep), "kl_weight": task.config.kl_weight}
+    common |= {"dialogues": len(task.dialogues), "keep": len(task.keep), "kl_weight": task.config.kl_weight}
     settings = {"model": view.name, "parameters": view.n_params, **common, "fingerprint": fingerprint}
     # The labels are those asked for now, also on trials from the file.
     return Comparison(tuple(replace(found[key], spec=spec) for spec, key in keys.items()), settings)
@@ -152,8 +145,7 @@ class Task:
         """Changes when the model's weights, the data, the suites or the settings do."""
         digest = hashlib.sha256()
         for name, weight in sorted(ModelView(model).weights().items()):
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(name.encode() + bits(weight).numpy().tobytes())
         parts: list[Any] = [asdict(replace(self.config, lr=1.0, seed=0)), _words(self.dialogues), _words(self.keep)]
         for name, suite in self.suites.items():
             groups = {**suite.groups, **suite.abilities}
@@ -185,11 +177,9 @@ class Bench:
                 if tuned.interrupted:
                     raise KeyboardInterrupt
             seconds = time.perf_counter() - began
-            evaluations = {
-                split: evaluate(self.view, suite, self._references.get(split), progress=False)
-                for split, suite in task.suites.items()
-            }
-            return Trial(spec, tuned.weights if tuned else 0, seconds, evaluations)
+            against = {split: (suite, self._references.get(split)) for split, suite in task.suites.items()}
+            found = {split: evaluate(self.view, *each, progress=False) for split, each in against.items()}
+            return Trial(spec, tuned.weights if tuned else 0, seconds, found)
         except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
             return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
         finally:

@@ -1,12 +1,10 @@
 """What came of a comparison: the frontier of every method, the learning rate that validation chose, and the table."""
 
-from __future__ import annotations
-
 import html
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -147,8 +145,8 @@ class Comparison:
         abilities = [name for name in values.columns if str(name).startswith("ability: ")]
         rows = []
         for method, trials in self._chosen().items():
-            lr, share = trials[0].spec.lr or math.nan, self._share(trials[0])
-            row = {"method": method, "lr": lr, "runs": len(trials), "share": share}
+            row = {"method": method, "lr": trials[0].spec.lr or math.nan, "runs": len(trials)}
+            row |= {"share": self._share(trials[0])}
             row |= {name: values.loc[method, name] for name in METRICS if name in values.columns}
             losses = values.loc["untuned", abilities] - values.loc[method, abilities]
             rows.append(row | ({"worst_ability_loss": losses.max()} if abilities else {}))
@@ -157,12 +155,9 @@ class Comparison:
     def within_drift(self, method: str, rival: str, share: float = 0.25, split: str = "test") -> pd.DataFrame:
         """What `method` reaches within a share of the drift that `rival` spends, at each of the rival's learning rates.
 
-        Returns: lr, kl and discernment of the rival (means over its trials); budget (share x kl); ours: the best
-            discernment among the method's learning rates whose mean drift is within the budget (nan if none is), with
-            our_lr and our_kl; difference. Nothing is interpolated.
-
-        Raises:
-            ValueError: an unknown method, or trials without drift.
+        lr, kl and discernment of the rival (means over its trials); budget (share x kl); ours: the best discernment
+        among the method's learning rates whose mean drift is within the budget (nan if none is), with our_lr and
+        our_kl; difference. Nothing is interpolated. Raises ValueError for an unknown method, or trials without drift.
         """
         table = self._rows()
         for name in (method, rival):
@@ -189,9 +184,8 @@ class Comparison:
 
         table = self.frontier
         if table.empty:
-            raise ValueError(
-                f"there is no frontier to draw: {len(self.failed)} of {len(self.trials) - 1} trials diverged"
-            )
+            n = len(self.trials) - 1
+            raise ValueError(f"there is no frontier to draw: {len(self.failed)} of {n} trials diverged")
         return frontier_figure(table[table["split"] == split], x=x, y=y, log_x=x == "kl", title=f"{split} split")
 
     def save(self, path: str | Path) -> Path:
@@ -201,7 +195,7 @@ class Comparison:
         return save_json(path, "comparison", {"settings": self.settings, **chosen_by, "runs": runs})
 
     @classmethod
-    def load(cls, path: str | Path) -> Comparison:
+    def load(cls, path: str | Path) -> Self:
         """What `save` wrote. Raises FileNotFoundError, or ValueError for a damaged file or one of another kind."""
         data = read_json(path, "comparison")
         with reading(path, "comparison"):

@@ -1,14 +1,12 @@
 """The trials of a comparison: a method at one learning rate and seed, evaluated on every split. Kept as JSON lines."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from spt_lens.checking import number
 from spt_lens.evaluate.evaluate import Evaluation
@@ -24,10 +22,8 @@ from spt_lens.tune.tuner import Tuner
 class Method:
     """A tuner, or several draws of one (random heads, say), under a name, with the learning rates to try.
 
-    lrs: default: the tuner's own. seeds: of the tuning; default: the comparison's.
-
-    Raises:
-        ValueError: no tuner, or a learning rate that is not above zero.
+    lrs: default: the tuner's own. seeds: of the tuning; default: the comparison's. Raises ValueError for no tuner, or a
+    learning rate that is not above zero.
     """
 
     name: str
@@ -65,7 +61,7 @@ class Spec:
     heads: str = ""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Spec:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Also of what was saved before methods were tuners, with "kind" and "rank"."""
         if "kind" in data:
             old = {"untuned": "", "full": repr(FullFineTuning()), "lora": repr(LoRA(data["rank"] or 1))}
@@ -82,8 +78,7 @@ class Spec:
 def asked(methods: Sequence[Method], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
     """All trials of the methods and what tunes in each: nothing in the first one, the untuned model.
 
-    Raises:
-        ValueError: two methods of one name, or a method without seeds.
+    Raises ValueError for two methods of one name, or a method without seeds.
     """
     names = [method.name for method in methods]
     if len(set(names)) < len(names) or "untuned" in names:
@@ -113,15 +108,10 @@ class Trial:
         return {**vars(self), "spec": asdict(self.spec), "evaluations": evaluations}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        evaluations = entry(data, "evaluations", dict)
-        return cls(
-            Spec.from_json(entry(data, "spec", dict)),
-            entry(data, "parameters", int),
-            entry(data, "seconds", float),
-            {split: Evaluation.from_json(evaluation) for split, evaluation in evaluations.items()},
-            entry(data, "error", str),
-        )
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        spec, error = Spec.from_json(entry(data, "spec", dict)), entry(data, "error", str)
+        found = {split: Evaluation.from_json(each) for split, each in entry(data, "evaluations", dict).items()}
+        return cls(spec, entry(data, "parameters", int), entry(data, "seconds", float), found, error)
 
 
 _BEGINNING = '{"key": "'  # of every line of a results file
@@ -130,8 +120,7 @@ _BEGINNING = '{"key": "'  # of every line of a results file
 def read_trials(path: Path) -> dict[str, Trial]:
     """The trials of a results file, by key; none if there is no file. A last line that was cut off is left out.
 
-    Raises:
-        ValueError: a line is no result of a trial, or what stands after the last line is no beginning of one.
+    Raises ValueError if a line is no result of a trial, or what stands after the last line is no beginning of one.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found: dict[str, Trial] = {}

@@ -3,8 +3,6 @@
 A local Hugging Face checkpoint without its model: config, where its tensors lie, and which files belong to it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -12,24 +10,15 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import huggingface_hub
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.model.huggingface import (
-    INDEX,
-    SINGLE,
-    check_folder,
-    check_safetensors,
-    checked_source,
-    name_of,
-    not_there,
-    read_config,
-    weight_files,
-)
+from spt_lens.model import huggingface
+from spt_lens.model.huggingface import INDEX, SINGLE
 from spt_lens.model.layout import Layout, Part, Pick, Projection, Shape, layout_of
 from spt_lens.saving import bits
 
@@ -69,7 +58,7 @@ class Place:
 
 def places(folder: Path, file: str) -> dict[str, Place]:
     """The tensors of a safetensors file. Raises ValueError when it is damaged."""
-    check_safetensors(folder / file)
+    huggingface.check_safetensors(folder / file)
     with open(folder / file, "rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         header = json.loads(opened.read(length))
@@ -110,9 +99,8 @@ class Checkpoint:
     def place(self, layer: int, which: Projection) -> Place:
         """Where a projection's weight lies.
 
-        Raises:
-            ValueError: The checkpoint lacks it, or it has another shape than the config says.
-            NotImplementedError: It is not stored as floating-point numbers.
+        Raises: ValueError if the checkpoint lacks it, or it has another shape than the config says; NotImplementedError
+        if it is not stored as floating-point numbers.
         """
         name = self.layout.module(layer, which) + ".weight"
         # Checkpoints saved from the model without its head, such as the first GPT-2, leave out the outermost name.
@@ -147,31 +135,28 @@ class Checkpoint:
 def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint:
     """Reads a checkpoint's config and the headers of its weight files. A hub name is downloaded to the cache first.
 
-    Raises:
-        FileNotFoundError: No such folder, or it lacks config.json, safetensors or a tokenizer.
-        ValueError: A file is damaged.
-        OSError: The hub does not know the name, or cannot be reached.
-        NotImplementedError: A quantised checkpoint, or an architecture whose heads' places are not known.
+    Raises: as `checked_source`; OSError if the hub does not know the name, or cannot be reached; NotImplementedError
+    for a quantised checkpoint, or an architecture whose heads' places are not known.
     """
-    source = checked_source(base)
+    source = huggingface.checked_source(base)
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(source, revision)
-        check_folder(folder)
-    config = read_config(folder)
+        huggingface.check_folder(folder)
+    config = huggingface.read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise NotImplementedError(
             f"{source} is quantised: an adapter is written into a checkpoint of F32, F16 or BF16 only. Name the one "
             "that it was quantised from"
         )
     architecture = next(iter(config.architectures or ()), "a model of no named architecture")
-    files = weight_files(folder)
+    files = huggingface.weight_files(folder)
     odd = [file for file in files if Path(file).name != file]
     if odd:
         raise ValueError(f"{folder / INDEX} names {odd[0]}, which is not in the same folder: download or save it again")
     return Checkpoint(
         folder=folder,
-        name=source if folder != Path(source) else name_of(folder.resolve()),
+        name=source if folder != Path(source) else huggingface.name_of(folder.resolve()),
         architecture=architecture,
         layout=layout_of(architecture),
         shape=Shape.of_config(config),
@@ -182,10 +167,8 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
 
 
 def _download(name: str, revision: str | None) -> Path:
+    patterns: Any = {"allow_patterns": _DOWNLOADED, "ignore_patterns": _NOT_DOWNLOADED}
     try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED
-        )
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, **patterns))
     except (OSError, ValueError) as error:
-        raise not_there(name, error, wanted="get") from error
-    return Path(found)
+        raise huggingface.not_there(name, error, wanted="get") from error

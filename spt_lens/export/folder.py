@@ -1,7 +1,5 @@
 """A folder that appears whole or not at all, with a marker that says what it is."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -28,19 +26,13 @@ def replacing(folder: Path, needed: int, overwrite: bool, sources: Sequence[Path
     """A new empty folder beside `folder`. It takes that name when the block ends well, and is removed otherwise.
 
     An earlier export stays where it is until then. needed: bytes that will be written. overwrite: replace an earlier
-    export. sources: folders that are read, and must not be written to.
-
-    Raises:
-        ValueError: `folder` is one of the sources, inside one or around one; or the current folder.
-        FileExistsError: It exists, and is neither empty nor an export that may be replaced.
-        OSError: It cannot be made or written, or the disk is full.
+    export. sources: folders that are read, and must not be written to. Raises: as `export_hf` says of its folder.
     """
     folder = folder.resolve()
     _check(folder, overwrite, [source.resolve() for source in sources])
     missing = [parent for parent in folder.parents if not parent.exists()]
-    free = _free(folder)
-    if free < needed:
-        raise OSError(errno.ENOSPC, _too_full(folder, needed, free))
+    if _free(folder) < needed:
+        raise OSError(errno.ENOSPC, _too_full(folder, needed))
     # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
     temporary = folder.with_name(f".{folder.name[:50]}.{secrets.token_hex(4)}")
     old = folder.with_name(f"{temporary.name}.old")
@@ -72,14 +64,23 @@ def write_marker(folder: Path, description: Mapping[str, Any]) -> None:
         ours = version("spt-lens")
     except PackageNotFoundError:  # run from its sources
         ours = "unknown"
-    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    known = {"format": _FORMAT, "spt_lens": ours, **description, "files": sorted(files | {MARKER})}
+    known = {"format": _FORMAT, "spt_lens": ours, **description, "files": sorted(_files(folder) | {MARKER})}
     (folder / MARKER).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_file(source: Path, name: str, folder: Path) -> None:
+    """Copies the file `name` of one folder into another; of a link, as in the hub's cache, what it leads to."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    shutil.copyfile(source / name, folder / name)
 
 
 def size(folder: Path) -> int:
     """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return sum((folder / name).stat().st_size for name in _files(folder))
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
 
 
 def _check(folder: Path, overwrite: bool, sources: list[Path]) -> None:
@@ -92,20 +93,17 @@ def _check(folder: Path, overwrite: bool, sources: list[Path]) -> None:
     if not folder.exists():
         return
     if folder.samefile("."):
-        raise ValueError(
-            f"{folder} is the current folder, and an export takes the place of the whole folder: name another one"
-        )
+        raise ValueError(f"{folder} is the current folder, whose place an export would take: name another one")
     if not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose another name for the export's folder")
-    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
-    if not present and not any(folder.iterdir()):
+    if not any(folder.iterdir()):
         return
     if not overwrite:
         raise FileExistsError(
             f"{folder} exists and is not empty: choose another folder, or pass overwrite=True to replace an earlier "
             "export"
         )
-    odd = sorted(present - _files_of_export(folder))
+    odd = sorted(_files(folder) - _files_of_export(folder))
     if odd:
         raise FileExistsError(
             f"{folder} also holds {odd[0]}, which is no part of the earlier export, and overwrite=True replaces the "
@@ -139,7 +137,7 @@ def _make(temporary: Path, folder: Path) -> None:
 
 
 def _move(temporary: Path, folder: Path, old: Path) -> None:
-    """Puts the new folder in its place by one move. What was there is moved to `old` first, and back if that fails."""
+    """By one move. What was there is moved to `old` first, and back if that fails."""
     try:
         if folder.exists():
             os.replace(folder, old)
@@ -160,11 +158,9 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
 
 
-def _too_full(folder: Path, needed: int, free: int) -> str:
-    return (
-        f"not enough room for the export {folder}: it needs {needed:,} bytes, and {free:,} are free there. Make room, "
-        "or choose a folder on another disk"
-    )
+def _too_full(folder: Path, needed: int) -> str:
+    room = f"it needs {needed:,} bytes, and {_free(folder):,} are free there"
+    return f"not enough room for the export {folder}: {room}. Make room, or choose a folder on another disk"
 
 
 def _full(error: BaseException, folder: Path, needed: int) -> OSError | None:
@@ -174,7 +170,7 @@ def _full(error: BaseException, folder: Path, needed: int) -> OSError | None:
         found = re.search(r"os error (\d+)", str(error))  # it keeps no number of its own
         number = int(found[1]) if found else errno.EIO
     if number in _FULL:
-        return OSError(number, f"{_too_full(folder, needed, _free(folder))} ({os.strerror(number)})")
+        return OSError(number, f"{_too_full(folder, needed)} ({os.strerror(number)})")
     if isinstance(error, SafetensorError):
         return OSError(number, f"cannot write the weights of the export {folder}: {error}")
     return None

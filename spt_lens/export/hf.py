@@ -1,7 +1,5 @@
 """Back to Hugging Face: a tuned model, or a checkpoint and an adapter, as a folder that plain transformers loads."""
 
-from __future__ import annotations
-
 import html
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +28,16 @@ class Export:
     parity: Parity | None = None
     slices: int = 0
 
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
     def __str__(self) -> str:
         return str(self.folder)
 
+    __fspath__ = __str__
+
     def summary(self) -> str:
         """One line: where, how large, and how it was checked."""
+        how = f"{self.slices} slices written and read back, every other weight is the checkpoint's"
         if self.parity is not None:
             how = f"logits within {self.parity.difference:.2g} of the live model's (allowed: {self.parity.allowed:.2g})"
-        else:
-            how = f"{self.slices} slices written and read back, every other weight is the checkpoint's"
         return f"{self.folder}, {self.size / 1e6:,.1f} MB: {how}"
 
     def __repr__(self) -> str:
@@ -82,15 +78,12 @@ def export_hf(
         max_shard_size: of a file of a model's weights, such as "5GB". An adapter's export has the files of its base.
         overwrite: replace an earlier export, once the new one is checked. Nothing else is ever replaced.
 
-    Raises:
-        TypeError: Neither a model nor an adapter.
-        ValueError: A processed or training-mode model, or one of several dtypes; an adapter for another model or
-            revision (as far as its slices tell), applied already, or without a base; the base's or the current folder.
-        FileExistsError: The folder is not empty, and not an earlier export that may be replaced.
-        FileNotFoundError: No such adapter or base, or the base has no safetensors.
-        OSError: The folder cannot be written, or the disk is full.
-        RuntimeError: What was written is not the model. Nothing is left of it.
-        NotImplementedError: An architecture whose heads' places are not known, or a quantised base.
+    Raises: TypeError for neither a model nor an adapter; ValueError for a processed or training-mode model, or one of
+    several dtypes; for an adapter of another model or revision (as far as its slices tell), applied already, or without
+    a base; for the base's or the current folder. FileExistsError for a folder that is neither empty nor an earlier
+    export to replace; FileNotFoundError for no such adapter or base, or one without safetensors; OSError if the folder
+    cannot be written; RuntimeError if what was written is not the model (nothing is left of it); NotImplementedError
+    for an architecture whose heads' places are not known, or a quantised base.
     """
     target = a_path(folder, "folder").expanduser()
     if isinstance(model, str | Path):
@@ -115,11 +108,10 @@ def _export_model(
     local = Path(named) if named and Path(named).is_dir() else None
     source = tokenizer.source_folder(view.tokenizer) or local
     read = [place for place in (local, source) if place is not None]
-    needed = view.n_params * view.dtype.itemsize
     with (
         torch.no_grad(),
         no_loading_bar(),
-        replacing(folder, needed, overwrite, read) as temporary,
+        replacing(folder, view.n_params * view.dtype.itemsize, overwrite, read) as temporary,
         tqdm(total=3, desc="exporting", unit="part", disable=not progress) as bar,
     ):
         plain = view.backend.plain(named, share=True)
@@ -135,11 +127,7 @@ def _export_model(
         bar.update()
         parity = check_written(view, plain, temporary)
         bar.update()
-        description = {
-            "made_from": view.name,
-            "architecture": view.architecture,
-            "dtype": str(view.dtype).removeprefix("torch."),
-            "parity": {"difference": parity.difference, "allowed": parity.allowed, "largest_logit": parity.largest},
-        }
-        write_marker(temporary, description)
+        figures = {"difference": parity.difference, "allowed": parity.allowed, "largest_logit": parity.largest}
+        about = {"made_from": view.name, "architecture": view.architecture}
+        write_marker(temporary, {**about, "dtype": str(view.dtype).removeprefix("torch."), "parity": figures})
     return parity

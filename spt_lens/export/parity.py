@@ -1,7 +1,5 @@
 """Whether a written folder is the live model: its weights bit for bit, and its logits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,27 +45,19 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
     """Loads a folder as plain transformers does and compares it with what was meant, and with the live model.
 
     Takes the memory of one more model on the CPU. On the live model's device it takes none: parameters that proved the
-    same are put in place of those that were read.
-
-    Raises:
-        RuntimeError: A weight or a logit differs.
+    same are put in place of those that were read. Raises RuntimeError if a weight or a logit differs.
     """
-    again, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        attn_implementation="eager",
-        output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=made_by_own_code(meant),
-    )
+    options: Any = {"attn_implementation": "eager", "local_files_only": True, "output_loading_info": True}
+    own_code = made_by_own_code(meant)
+    again, report = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own_code, **options)
     odd = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     own, theirs = dict(meant.named_parameters()), dict(again.named_parameters())
     odd += sorted(own.keys() ^ theirs.keys())
     odd += [name for name in own if name in theirs and not same_bits(own[name], theirs[name])]
+    report_it = "Nothing is left of it. Please report this, with the model's architecture"
     if odd:
-        raise RuntimeError(
-            f"the export does not hold the model's weights: {len(odd)} are missing or differ, first {odd[0]}. Nothing "
-            "is left of it. Please report this, with the model's architecture"
-        )
+        wrong = f"{len(odd)} are missing or differ, first {odd[0]}"
+        raise RuntimeError(f"the export does not hold the model's weights: {wrong}. {report_it}")
     for name, parameter in theirs.items():
         parameter.data = own[name].data
     again.to(view.device).eval()
@@ -76,10 +66,8 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
         live = view.logits(tokens, mask)[mask].float()
     written = again(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits[mask].float()
     if live.shape != written.shape:
-        raise RuntimeError(
-            f"the export has logits for {written.shape[-1]} tokens, the model for {live.shape[-1]}. Nothing is left of "
-            "it. Please report this, with the model's architecture"
-        )
+        wrong = f"logits for {written.shape[-1]} tokens, the model for {live.shape[-1]}"
+        raise RuntimeError(f"the export has {wrong}. {report_it}")
     parity = Parity((live - written).abs().max().item(), written.abs().max().item(), view.dtype, view.n_layers)
     if not parity.holds:
         raise RuntimeError(
@@ -106,9 +94,9 @@ def without_hooks(view: ModelView) -> Iterator[None]:
     modules = {id(m): m for m in (*view.modules(), *view.model.hook_dict.values())}.values()
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     found: list[dict[int, Any]] = [getattr(module, kind) for module in modules for kind in kinds]
-    kept = [(hooks, list(hooks.items())) for hooks in found]
+    kept = [(hooks, dict(hooks)) for hooks in found]
     try:
-        for hooks, _ in kept:
+        for hooks in found:
             hooks.clear()
         yield
     finally:
@@ -119,7 +107,7 @@ def without_hooks(view: ModelView) -> Iterator[None]:
             raise
 
 
-def _put_back(kept: list[tuple[dict[int, Any], list[tuple[int, Any]]]]) -> None:
-    for hooks, items in kept:
+def _put_back(kept: list[tuple[dict[int, Any], dict[int, Any]]]) -> None:
+    for hooks, before in kept:
         hooks.clear()
-        hooks.update(items)
+        hooks.update(before)

@@ -4,9 +4,6 @@ All but the slices is the checkpoint's, bit for bit, because its files are copie
 over. Memory is that of the largest tensor.
 """
 
-from __future__ import annotations
-
-import shutil
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.export.checkpoint import DTYPES, Checkpoint, Place, open_checkpoint, places
-from spt_lens.export.folder import replacing, write_marker
+from spt_lens.export.folder import copy_file, replacing, write_marker
 from spt_lens.model.layout import Part
 from spt_lens.saving import same_bits
 from spt_lens.tune.adapter import Adapter
@@ -30,17 +27,14 @@ def export(
     checkpoint = open_checkpoint(base, revision)
     pieces = _pieces(adapter, checkpoint)
     kept = _check_base(adapter, checkpoint, pieces)
-    copied = checkpoint.copied()
-    sizes = {name: (checkpoint.folder / name).stat().st_size for name in copied}
+    sizes = {name: (checkpoint.folder / name).stat().st_size for name in checkpoint.copied()}
     with (
         replacing(folder, sum(sizes.values()), overwrite, [checkpoint.folder]) as temporary,
         tqdm(total=sum(sizes.values()), desc="exporting", unit="B", unit_scale=True, disable=not progress) as bar,
     ):
-        for name in copied:
-            target = temporary / name
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(checkpoint.folder / name, target)  # of a link in the hub's cache, what it leads to
-            bar.update(sizes[name])
+        for name, length in sizes.items():
+            copy_file(checkpoint.folder, name, temporary)
+            bar.update(length)
         for place, here in pieces.items():
             place.edit(temporary, partial(_put, adapter, checkpoint, here))
         _check_written(adapter, checkpoint, pieces, sizes, temporary)
@@ -64,7 +58,7 @@ def _pieces(adapter: Adapter, base: Checkpoint) -> Pieces:
     adapter.check_fits(base.fingerprint())
     if not adapter.heads:
         raise ValueError(
-            "this adapter holds whole weights and no heads': export the tuned model, export_hf(model, folder)"
+            "this adapter holds whole weights, not heads': export the tuned model, export_hf(model, folder)"
         )
     shape = base.shape
     parts = shape.parts(adapter.heads, adapter.projections)
@@ -136,10 +130,9 @@ def _put(adapter: Adapter, base: Checkpoint, parts: list[Part], weight: Tensor) 
 def _check_written(adapter: Adapter, base: Checkpoint, pieces: Pieces, sizes: dict[str, int], folder: Path) -> None:
     odd = [name for name, size in sizes.items() if (folder / name).stat().st_size != size]
     odd += [file for file in base.files if places(folder, file) != places(base.folder, file)]
-    for name, written in _read(base, pieces, folder):
-        if not same_bits(written, adapter.after[name].to(written.dtype)):
-            odd.append(name)
+    read = _read(base, pieces, folder)
+    odd += [name for name, written in read if not same_bits(written, adapter.after[name].to(written.dtype))]
     if odd:
         raise RuntimeError(
-            f"the export is not what was to be written: {odd[0]} differs. Nothing is left of it: try again"
+            f"the export is not what was to be written: {odd[0]} differs, and nothing is left of it: try again"
         )

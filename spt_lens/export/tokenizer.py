@@ -1,15 +1,15 @@
 """The tokenizer of an export: the files of the checkpoint that the model's tokenizer was read from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from spt_lens.export.folder import copy_file
 from spt_lens.model.huggingface import made_by_own_code, read_tokenizer
 
 # *.py: the code of a checkpoint that has its own, which transformers runs only when it is told to.
@@ -23,14 +23,11 @@ _OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 def source_folder(tokenizer: Any) -> Path | None:
     """The folder that a tokenizer was read from, for hub names the one in the cache. None if there is none."""
     name = str(getattr(tokenizer, "name_or_path", "") or "")
-    if not name:
-        return None
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))
-    except (OSError, ValueError):  # not in the cache, or not a name
-        return None
+    with suppress(OSError, ValueError):  # not in the cache, or not a name
+        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)) if name else None
+    return None
 
 
 def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
@@ -40,18 +37,17 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
     with the live chat template and the tokens that were added to the live one. Only where there are no files, or where
     it is another tokenizer, is it saved as it is, with a warning if that puts a start token before every text.
 
-    Raises:
-        ValueError: Neither a tokenizer nor a source, or what was written reads back as another tokenizer.
+    Raises ValueError for neither a tokenizer nor a source, or if what was written reads back as another tokenizer.
     """
-    own_code = made_by_own_code(tokenizer)
-    plain = None if source is None else _read(source, own_code)
+    own_code, plain = made_by_own_code(tokenizer), None
+    if source is not None:
+        with suppress(OSError, ValueError):  # a folder in the cache that lacks these files
+            plain = read_tokenizer(source, trust_remote_code=own_code)
     if tokenizer is None and plain is None:
         raise ValueError("the model has no tokenizer, which an export needs: set model.tokenizer, or pass base=")
     if source is not None and plain is not None and _same_words(plain, tokenizer):
         for file in {file for pattern in FILES for file in source.glob(pattern) if file.is_file()}:
-            target = folder / file.relative_to(source)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+            copy_file(source, str(file.relative_to(source)), folder)
     else:
         saved = tokenizer if plain is None else _with_added(plain, tokenizer)
         added = tokenizer("")["input_ids"]
@@ -63,23 +59,19 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
                 stacklevel=4,
             )
         saved.save_pretrained(folder)
-        _strip(folder / "tokenizer_config.json")
-    template = _template(tokenizer)
-    if template and _template(read_tokenizer(folder, trust_remote_code=own_code)) != template:
+        if (file := folder / "tokenizer_config.json").is_file():
+            known = json.loads(file.read_text(encoding="utf-8"))
+            known = {key: value for key, value in known.items() if key not in _OF_THIS_MACHINE}
+            file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    template, again = _template(tokenizer), read_tokenizer(folder, trust_remote_code=own_code)
+    if template and _template(again) != template:
         _write_template(folder, template)
-    again = read_tokenizer(folder, trust_remote_code=own_code)
+        again = read_tokenizer(folder, trust_remote_code=own_code)
     if not _same_words(again, tokenizer) or (template and _template(again) != template):
         raise ValueError(
             "the tokenizer reads back from its files as another one (other words or another chat template): save "
             "model.tokenizer yourself and see what is lost"
         )
-
-
-def _read(source: Path, own_code: bool) -> Any:
-    try:
-        return read_tokenizer(source, trust_remote_code=own_code)
-    except (OSError, ValueError):  # a folder in the cache that lacks these files
-        return None
 
 
 def _with_added(plain: Any, live: Any) -> Any:
@@ -107,10 +99,3 @@ def _write_template(folder: Path, named: dict[str, str]) -> None:
         file = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
-
-
-def _strip(file: Path) -> None:
-    if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        known = {key: value for key, value in known.items() if key not in _OF_THIS_MACHINE}
-        file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

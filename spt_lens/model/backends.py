@@ -9,10 +9,8 @@ Phi-3 until the model is moved to another dtype; always copies in GPT-NeoX). Hoo
 [n_heads, d_model, d_head], converted from the Hugging Face model.
 """
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -26,6 +24,9 @@ from spt_lens.model import hooked
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
 
+Tokens = Int[Tensor, "batch pos"]
+Mask = Bool[Tensor, "batch pos"]
+Logits = Float[Tensor, "batch pos vocab"]
 Split = tuple[str, Pick, nn.Parameter, Pick]  # a Hugging Face name and part, and the live parameter and part
 
 
@@ -54,7 +55,10 @@ class Backend:
     def layout(self) -> Layout:
         return layout_of(self.architecture)
 
-    def check_length(self, tokens: Int[Tensor, "batch pos"]) -> None:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return _plainly(self.root.named_parameters())
+
+    def check_length(self, tokens: Tokens) -> None:
         """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason."""
         cfg, length = self.model.cfg, tokens.shape[1]
         if length > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
@@ -64,6 +68,11 @@ class Backend:
             )
 
 
+def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """By the names without what the bridge puts around a module."""
+    return {name.replace("._original_component", ""): value for name, value in named}
+
+
 class BridgeBackend(Backend):
     def __init__(self, model: Any) -> None:
         super().__init__(model, model.original_model, model.cfg.architecture)
@@ -71,25 +80,20 @@ class BridgeBackend(Backend):
         config: Any = self.root.config
         self.vocab_size: int = config.get_text_config().vocab_size
 
-    def forward(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> Float[Tensor, "batch pos vocab"]:
+    def forward(self, tokens: Tokens, mask: Mask | None) -> Logits:
         self.check_length(tokens)
         if mask is None:
             return self.model(tokens, attention_mask=None, use_cache=False)
         # A padded query sees nothing: all its scores are the dtype's lowest number. The softmax is in float32, where
         # float64's lowest is minus infinity, as float16's becomes when a score is added: its row would be nan.
         lowest = torch.finfo(torch.float16 if self.dtype == torch.float16 else torch.float32).min
-        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in range(self.shape.n_layers)]
-        clamped = [(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names]
-        with self.model.hooks(fwd_hooks=clamped if self.dtype in (torch.float64, torch.float16) else []):
+        layers = range(self.shape.n_layers if self.dtype in (torch.float64, torch.float16) else 0)
+        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
+        with self.model.hooks(fwd_hooks=[(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names]):
             return self.model(tokens, attention_mask=mask.long(), use_cache=False)
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
         return self.model(tokens, return_type="logits_and_cache", use_cache=True, past_key_values=cache)
-
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        return {name.replace("._original_component", ""): p for name, p in self.root.named_parameters()}
 
     def n_params(self) -> int:
         """As the checkpoint counts them, tied ones once. The bridge itself holds some twice, whole and split."""
@@ -114,9 +118,8 @@ class BridgeBackend(Backend):
 
     def head(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice, and how to pick it: [d_head, d_model], for o its transpose."""
-        module = self._projection(layer, which)
-        start, size = unit * self.shape.d_head, self.shape.d_head
-        return module.weight, block_of(start, size, which == "o", isinstance(module, Conv1D))
+        module, size = self._projection(layer, which), self.shape.d_head
+        return module.weight, block_of(unit * size, size, which == "o", isinstance(module, Conv1D))
 
     def _projection(self, layer: int, which: Projection) -> Any:
         self.layout  # noqa: B018 - raises for an architecture that is not known
@@ -145,8 +148,7 @@ class BridgeBackend(Backend):
                         here = block_of(unit * shape.d_head, shape.d_head)
                         yield name + ".bias", layout.pick_bias(shape, which, unit), module.bias, here
             if layout.mlp:
-                mlp = self.model.blocks[layer].mlp
-                start = 0
+                mlp, start = self.model.blocks[layer].mlp, 0
                 for module in (mlp.gate.original_component, getattr(mlp, "in").original_component):
                     size = len(module.weight)
                     yield layout.mlp.format(layer) + ".weight", block_of(start, size), module.weight, block_of(0, size)
@@ -154,37 +156,31 @@ class BridgeBackend(Backend):
 
     def hf_weights(self, names: set[str]) -> dict[str, Tensor]:
         """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
-        state = {name.replace("._original_component", ""): p for name, p in self.root.state_dict().items()}
+        state = _plainly(self.root.state_dict().items())
         found = {name: state[name] for name in names if name in state}
-        own: set[str] = set()
-        for name, pick, parameter, here in self._splits():
-            if name not in own:  # it may be stale: made anew from the live parts
-                own.add(name)
-                found[name] = found[name].clone()
+        splits = list(self._splits())
+        found |= {name: found[name].clone() for name in {split[0] for split in splits}}  # may be stale: made anew
+        for name, pick, parameter, here in splits:
             pick(found[name]).copy_(here(parameter.detach()))
         return found
 
     def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
         """A plain transformers model with these weights: a copy, or with `share` the live tensors, where it can.
 
-        One that shares is there to be saved: it has no buffers, so it cannot run. `base` is not needed.
+        One that shares has no buffers, so it can be saved and cannot run. `base` is not needed.
         """
         config: Any = copy.deepcopy(self.root.config)
         config.output_attentions = False  # the bridge may have turned it on
         # The new model draws weights that are overwritten.
         with torch.random.fork_rng(devices=[]), torch.device("meta" if share else "cpu"):
-            plain = AutoModelForCausalLM.from_config(
-                config,
-                dtype=self.dtype,
-                attn_implementation="eager",
-                trust_remote_code=made_by_own_code(self.root),
-            )
+            options = {"attn_implementation": "eager", "trust_remote_code": made_by_own_code(self.root)}
+            plain = AutoModelForCausalLM.from_config(config, dtype=self.dtype, **options)
         expected = {name for name, _ in plain.named_parameters()}
         own = self.hf_weights(expected)
         if own.keys() != expected:
             odd = sorted(own.keys() ^ expected)
             raise NotImplementedError(
-                f"the weights of {self.architecture} cannot be named as Hugging Face does: {odd[:3]}"
+                f"the weights of {self.architecture} can't be named as Hugging Face does: {odd[:3]}"
             )
         plain.load_state_dict(own, strict=False, assign=share)  # tied weights are named once
         plain.tie_weights()
@@ -194,8 +190,7 @@ class BridgeBackend(Backend):
     @torch.no_grad()
     def load_plain(self, plain: PreTrainedModel) -> None:
         """Copies a plain model's weights into the live parameters."""
-        weights = dict(plain.named_parameters())
-        state = {name.replace("._original_component", ""): p for name, p in self.root.state_dict().items()}
+        weights, state = dict(plain.named_parameters()), _plainly(self.root.state_dict().items())
         for name, value in weights.items():
             state[name].copy_(value)
         for name, pick, parameter, here in self._splits():
@@ -209,13 +204,10 @@ class HookedBackend(Backend):
         super().__init__(model, model, model.cfg.original_architecture or "a HookedTransformer of no known checkpoint")
         self.vocab_size: int = model.unembed.W_U.shape[1]
 
-    def forward(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> Float[Tensor, "batch pos vocab"]:
+    def forward(self, tokens: Tokens, mask: Mask | None) -> Logits:
         self.check_length(tokens)
         # Without a mask it would guess one from tokens that happen to be the padding token.
-        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-        return self.model(tokens, attention_mask=mask.long())
+        return self.model(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask.long())
 
     def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
         cache = hooked.new_cache(self.model, len(tokens)) if cache is None else cache
@@ -224,9 +216,6 @@ class HookedBackend(Backend):
     @property
     def generation_config(self) -> Any:
         return getattr(getattr(self.model, "spt_lens_source", None), "generation_config", None)
-
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.root.named_parameters())
 
     def n_params(self) -> int:
         """As the checkpoint counts them: without biases that only this class has, and a tied unembedding once."""
@@ -246,10 +235,7 @@ class HookedBackend(Backend):
         # Of a grouped-query model, W_K and W_V are expanded copies; the weights have an underscore.
         name = f"_W_{which.upper()}" if which in "kv" and hasattr(attention, "_W_K") else f"W_{which.upper()}"
 
-        def pick(weight: Tensor) -> Tensor:
-            return weight[unit].T
-
-        return getattr(attention, name), pick
+        return getattr(attention, name), lambda weight: weight[unit].T
 
     def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
         """An independent plain transformers model: that of `base`, with all heads' weights taken from here."""
@@ -275,7 +261,6 @@ class HookedBackend(Backend):
 
     @torch.no_grad()
     def load_plain(self, plain: PreTrainedModel) -> None:
-        """Copies a plain model's weights into the live parameters."""
         own = self.named_parameters()
         for name, value in hooked.converted(self.model.cfg, plain).items():
             if name in own:
@@ -288,7 +273,5 @@ def backend_of(model: Any) -> BridgeBackend | HookedBackend:
         return BridgeBackend(model)
     if hooked.is_hooked(model):
         return HookedBackend(model)
-    raise TypeError(
-        f"expected a TransformerBridge or HookedTransformer, got {type(model).__name__}: "
-        "load one by spt_lens.load_model(name or folder)"
-    )
+    wanted = "a TransformerBridge or HookedTransformer"
+    raise TypeError(f"expected {wanted}, got {type(model).__name__}: load one by spt_lens.load_model(name or folder)")

@@ -5,8 +5,6 @@ architecture that they know. A converter may have been written for another varia
 with the plain model (loading.py does).
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import tempfile
@@ -44,12 +42,12 @@ class Source:
 
 
 def is_hooked(model: Any) -> bool:
-    return HookedTransformer is not None and isinstance(model, HookedTransformer)
+    return AVAILABLE and isinstance(model, HookedTransformer)
 
 
 def check_available() -> None:
     """Raises NotImplementedError where this TransformerLens has no HookedTransformer."""
-    if HookedTransformer is None:
+    if not AVAILABLE:
         raise NotImplementedError(
             "this TransformerLens has no HookedTransformer, only TransformerBridge: leave model_class out, or install "
             '"transformer-lens>=3.9,<4"'
@@ -59,8 +57,7 @@ def check_available() -> None:
 def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | None = None) -> Any:
     """A HookedTransformer with the weights of a plain model, unprocessed, in its dtype and on its device.
 
-    Raises:
-        NotImplementedError: This TransformerLens has no HookedTransformer, or its conversion gives other logits.
+    Raises NotImplementedError where this TransformerLens has no HookedTransformer, or none of this architecture.
     """
     check_available()
     architecture = type(plain).__name__
@@ -69,25 +66,23 @@ def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | N
             f"{architecture} is not made into a HookedTransformer here (known: {', '.join(LAYOUTS)}): "
             "load it as a TransformerBridge, or pass a HookedTransformer of your own"
         )
+    way_out = "load it as a TransformerBridge"
     try:
         cfg = _config(plain)
     except NotImplementedError as error:
-        raise NotImplementedError(
-            f"TransformerLens makes no HookedTransformer of {architecture}: load it as a TransformerBridge"
-        ) from error
+        raise NotImplementedError(f"TransformerLens makes no HookedTransformer of {architecture}: {way_out}") from error
     cfg.model_name = name_of(source)
     try:
         weights = converted(cfg, plain)
     except Exception as error:  # the converters raise whatever comes of a weight that they expect and is not there
         raise NotImplementedError(
             f"TransformerLens cannot convert the weights of this {architecture} ({type(error).__name__}: {error}): "
-            "load it as a TransformerBridge"
+            f"{way_out}"
         ) from error
     with _quiet():
         model = HookedTransformer(cfg, tokenizer, move_to_device=False)
-        model.load_and_process_state_dict(
-            weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-        )
+        steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+        model.load_and_process_state_dict(weights, **dict.fromkeys(steps, False))
     model.to(plain.device, print_details=False).eval()
     model.spt_lens_source = Source(source, revision, copy.deepcopy(plain.generation_config))
     return model
@@ -108,8 +103,7 @@ def _config(plain: PreTrainedModel) -> Any:
             cfg = loading_from_pretrained.get_pretrained_model_config(official, dtype=plain.dtype)
             cfg.d_mlp, cfg.n_ctx = config.intermediate_size, config.max_position_embeddings
             cfg.d_vocab = cfg.d_vocab_out = config.vocab_size
-            cfg.eps = config.rms_norm_eps
-            cfg.rotary_base = config.rope_parameters["rope_theta"]
+            cfg.eps, cfg.rotary_base = config.rms_norm_eps, config.rope_parameters["rope_theta"]
             cfg.attn_scale = getattr(config, "query_pre_attn_scalar", shape.d_head) ** 0.5
             cfg.act_fn = getattr(config, "hidden_activation", None) or config.hidden_act  # official: gemma-2b's is off
             if hasattr(config, "attn_logit_softcapping"):
@@ -204,11 +198,9 @@ def same_up_to_scale(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows
 def base_model(model: Any, base: str | None) -> PreTrainedModel:
     """The plain model of the checkpoint that a HookedTransformer was made of, on its device and in its dtype.
 
-    Raises:
-        ValueError: It is not known which checkpoint that was.
+    Raises ValueError if it is not known which checkpoint that was.
     """
-    source = getattr(model, "spt_lens_source", None)
-    revision = None
+    source, revision = getattr(model, "spt_lens_source", None), None
     if base is None and source is not None:
         base, revision = source.name_or_path, source.revision
     if base is None:

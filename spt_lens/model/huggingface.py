@@ -1,7 +1,5 @@
 """The one way to a checkpoint's config, tokenizer and weights. None of its own code runs unless the user allows it."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,20 +36,17 @@ def _known() -> str:
 def checked_source(name_or_path: str | Path) -> str:
     """The folder or hub name that `transformers` should load. A folder's files have been checked.
 
-    Raises:
-        TypeError: Neither text nor a path.
-        FileNotFoundError: The path does not exist, or it is not a folder with config.json and safetensors.
-        ValueError: A file is damaged, or the name is empty.
+    Raises: TypeError for neither text nor a path; FileNotFoundError for a path that does not exist, or a folder without
+    config.json and safetensors; ValueError for a damaged file or an empty name.
     """
     way_out = f"name {_known()}, a local folder or a model on the Hugging Face hub"
     instance(name_or_path, "a model's name", (str, Path), way_out)
     text = str(name_or_path).strip()
     if not text or "\0" in text:
         raise ValueError(f"{str(name_or_path)!r} is no name of a model: {way_out}")
-    if isinstance(name_or_path, str) and text.isidentifier() and embedded_folder(text).is_dir():
-        check_folder(embedded_folder(text))
-        return str(embedded_folder(text))
     path = Path(name_or_path).expanduser()
+    if isinstance(name_or_path, str) and text.isidentifier() and embedded_folder(text).is_dir():
+        path = embedded_folder(text)
     if path.exists():
         check_folder(path)
         return str(path.absolute())  # an export looks there again, perhaps from another working directory
@@ -82,9 +77,7 @@ SINGLE = "model.safetensors"
 def weight_files(folder: Path) -> tuple[str, ...]:
     """The files that transformers reads a folder's weights from: the single one, if it is there.
 
-    Raises:
-        FileNotFoundError: One is missing.
-        ValueError: The index is damaged.
+    Raises FileNotFoundError if one is missing, ValueError for a damaged index.
     """
     index, files = folder / INDEX, [SINGLE]
     if index.is_file() and not (folder / SINGLE).is_file():
@@ -125,9 +118,7 @@ def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
 def read_tokenizer(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """A checkpoint's tokenizer. One that cannot be read is an error, and no model without a tokenizer.
 
-    Raises:
-        ValueError: Its files are damaged, or need the checkpoint's own code.
-        OSError: The hub did not give it.
+    Raises: ValueError if its files are damaged, or need the checkpoint's own code; OSError if the hub did not give it.
     """
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
@@ -145,35 +136,28 @@ def read_model(
     Not loaded by TransformerLens: only transformers' own report says which weights were missing, and left at random
     values.
 
-    Raises:
-        ValueError: The weights do not fit the config, some are missing, or it needs the checkpoint's own code.
-        OSError: The hub did not give it.
+    Raises: ValueError if the weights do not fit the config, some are missing, or it needs the checkpoint's own code;
+    OSError if the hub did not give it.
     """
-    with no_loading_bar():
-        try:
-            plain, report = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=dtype,
-                attn_implementation="eager",  # the only kind that shows its pattern to hooks
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
-        except RuntimeError as error:
-            raise ValueError(f"the weights of {source} do not fit its config.json: {error}") from error
-        except OSError as error:
-            raise not_there(source, error) from error
-        except ValueError as error:  # a config.json of another kind of model, or of one that transformers lacks
-            raise ValueError(
-                f"transformers cannot load {source} as a causal language model: {_first_line(error)}"
-            ) from error
-    missing = sorted(report["missing_keys"])
+    options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+    options["attn_implementation"] = "eager"  # the only kind that shows its pattern to hooks
+    try:
+        with no_loading_bar():
+            plain, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except RuntimeError as error:
+        raise ValueError(f"the weights of {source} do not fit its config.json: {error}") from error
+    except OSError as error:
+        raise not_there(source, error) from error
+    except ValueError as error:  # a config.json of another kind of model, or of one that transformers lacks
+        raise ValueError(
+            f"transformers cannot load {source} as a causal language model: {_first_line(error)}"
+        ) from error
+    missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing:
         raise ValueError(
             f"the checkpoint {source} lacks {len(missing)} weights of its config.json, first {missing[0]}. "
             "They would be random: download or save it again."
         )
-    left_over = sorted(report["unexpected_keys"])
     if left_over:
         warnings.warn(
             f"{len(left_over)} weights of {source}, first {left_over[0]}, have no place in its config.json and are "

@@ -8,11 +8,9 @@ In all architectures a projection's outputs are divided among the heads in order
 separate or fused, how a fused one is ordered, and whether weights are stored transposed (GPT-2's Conv1D).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from torch import Tensor
 
@@ -43,16 +41,12 @@ class Shape:
     d_model: int
 
     @classmethod
-    def of_config(cls, config: Any) -> Shape:
+    def of_config(cls, config: Any) -> Self:
         """From a Hugging Face config."""
-        heads = config.num_attention_heads
-        return cls(
-            n_layers=config.num_hidden_layers,
-            n_heads=heads,
-            n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            d_model=config.hidden_size,
-        )
+        heads, d_model = config.num_attention_heads, config.hidden_size
+        n_kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        d_head = getattr(config, "head_dim", None) or d_model // heads
+        return cls(config.num_hidden_layers, heads, n_kv_heads, d_head, d_model)
 
     @property
     def grouped(self) -> bool:
@@ -89,8 +83,7 @@ class Shape:
     def letters(self, projections: str = "auto") -> str:
         """Which projections a head owns for tuning, in the order q, k, v, o. "auto" is "qkvo", "qo" with query groups.
 
-        Raises:
-            ValueError: Not "auto", nor letters of "qkvo", each once.
+        Raises ValueError for what is neither "auto" nor letters of "qkvo", each once.
         """
         if projections == "auto":
             projections = "qo" if self.grouped else "qkvo"
@@ -161,44 +154,32 @@ def block_of(start: int, length: int, columns: bool = False, transposed: bool = 
     return lambda weight: (weight.T if transposed else weight).narrow(int(columns), start, length)
 
 
-_QKV = ("model.layers.{}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"))
+def _fused(block: str, qkv: str, o: str, order: Literal["stacked", "interleaved"], **more: Any) -> Layout:
+    return Layout(block, (qkv, qkv, qkv, o), order, **more)
+
+
+_SEPARATE = Layout("model.layers.{}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"))
 _LIKE_LLAMA = "Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Gemma3 Ministral3 SmolLM3 Granite StableLm"
-LAYOUTS = {f"{name}ForCausalLM": Layout(*_QKV) for name in _LIKE_LLAMA.split()} | {
-    "Phi3ForCausalLM": Layout(
-        "model.layers.{}.self_attn",
-        ("qkv_proj", "qkv_proj", "qkv_proj", "o_proj"),
-        order="stacked",
-        mlp="model.layers.{}.mlp.gate_up_proj",
-    ),
-    "GPT2LMHeadModel": Layout(
-        "transformer.h.{}.attn", ("c_attn", "c_attn", "c_attn", "c_proj"), order="stacked", transposed=True
-    ),
-    "GPTNeoXForCausalLM": Layout(
-        "gpt_neox.layers.{}.attention",
-        ("query_key_value", "query_key_value", "query_key_value", "dense"),
-        order="interleaved",
-    ),
+LAYOUTS = {f"{name}ForCausalLM": _SEPARATE for name in _LIKE_LLAMA.split()} | {
+    "Phi3ForCausalLM": _fused(_SEPARATE.block, "qkv_proj", "o_proj", "stacked", mlp="model.layers.{}.mlp.gate_up_proj"),
+    "GPT2LMHeadModel": _fused("transformer.h.{}.attn", "c_attn", "c_proj", "stacked", transposed=True),
+    "GPTNeoXForCausalLM": _fused("gpt_neox.layers.{}.attention", "query_key_value", "dense", "interleaved"),
 }
 _ALL_HEADS = "it normalises q and k over all heads together, so that one head's weights move every head"
 IMPOSSIBLE = {"Olmo2ForCausalLM": _ALL_HEADS, "Olmo3ForCausalLM": _ALL_HEADS}
 
 
 def layout_of(architecture: str) -> Layout:
-    """Where an architecture's heads are.
-
-    Raises:
-        NotImplementedError: It is not one of those that are known and tested, or its heads cannot be told apart.
-    """
-    if architecture in IMPOSSIBLE:
-        raise NotImplementedError(
-            f"{architecture} can be measured, but not tuned or exported: {IMPOSSIBLE[architecture]}. Knock heads out "
-            "instead (set_knockout), or tune a model of another architecture"
-        )
-    try:
+    """Where an architecture's heads are. Raises NotImplementedError if that is not known or they can't be separated."""
+    if architecture in LAYOUTS:
         return LAYOUTS[architecture]
-    except KeyError:
-        raise NotImplementedError(
-            f"{architecture} can be measured, but not tuned or exported: where its heads are in the checkpoint is not "
-            f"known here. Known: {', '.join(LAYOUTS)}. To add one, write its Layout in spt_lens/model/layout.py and "
-            "check it with `spt-lens support CHECKPOINT`"
-        ) from None
+    if architecture in IMPOSSIBLE:
+        why = (
+            f"{IMPOSSIBLE[architecture]}. Knock heads out instead (set_knockout), or tune another architecture's model"
+        )
+    else:
+        why = (
+            f"where its heads are in the checkpoint is not known here. Known: {', '.join(LAYOUTS)}. To add one, write "
+            "its Layout in spt_lens/model/layout.py and check it with `spt-lens support CHECKPOINT`"
+        )
+    raise NotImplementedError(f"{architecture} can be measured, but not tuned or exported: {why}")

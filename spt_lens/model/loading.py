@@ -1,7 +1,5 @@
 """Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,14 +45,10 @@ def load_model(
         revision: Branch, tag or commit, for hub names.
         trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
 
-    Raises:
-        TypeError: A name, dtype or device of another type.
-        FileNotFoundError: No such folder, or it lacks config.json, its weights or its tokenizer.
-        ValueError: A file is truncated or damaged, the weights do not fit the config, the chat template fails, or the
-            checkpoint needs its own code.
-        OSError: The hub does not know the name, or cannot be reached.
-        NotImplementedError: TransformerLens does not know the architecture, has no HookedTransformer of it, or makes a
-            model of it that gives other logits.
+    Raises: TypeError for a name, dtype or device of another type; FileNotFoundError for no such folder, or one without
+    config.json, weights or tokenizer; ValueError for a damaged file, weights that do not fit the config, a chat
+    template that fails, or a checkpoint that needs its own code; OSError if the hub does not give it;
+    NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
         hooked.check_available()
@@ -73,7 +67,14 @@ def load_model(
     if model_class == "hooked":
         model = hooked.build(plain, tokenizer, source, revision)
     else:
-        model = _bridge(source, hf_model=plain, tokenizer=tokenizer, device=str(device), **options)
+        options |= {"hf_model": plain, "tokenizer": tokenizer, "device": str(device)}
+        try:
+            model = TransformerBridge.boot_transformers(source, **options).eval()
+        except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
+            raise NotImplementedError(
+                f"TransformerLens cannot make a TransformerBridge of {source} ({architecture}; {type(error).__name__}: "
+                f"{error}): try the other model_class, or another version of TransformerLens"
+            ) from error
     _check(model, architecture, tokens, expected)
     if chat_template is not None:
         use_chat_template(model.tokenizer, chat_template)  # TransformerLens reads the tokenizer from its files again
@@ -91,16 +92,6 @@ def _device(device: str | torch.device | None) -> torch.device:
         first = str(error).splitlines()[0]
         raise ValueError(f'device={str(device)!r} cannot be used ({first}): give one such as "cpu"') from error
     return found
-
-
-def _bridge(source: str, **options: Any) -> TransformerBridge:
-    try:
-        return TransformerBridge.boot_transformers(source, **options).eval()
-    except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
-        raise NotImplementedError(
-            f"TransformerLens cannot make a TransformerBridge of {source} ({type(options['hf_model']).__name__}; "
-            f"{type(error).__name__}: {error}): try the other model_class, or another version of TransformerLens"
-        ) from error
 
 
 @torch.no_grad()
@@ -124,7 +115,7 @@ def _check(model: Any, architecture: str, tokens: Tensor, expected: Tensor) -> N
         logits = backend.forward(tokens, None).float()
     except RuntimeError as error:
         raise NotImplementedError(
-            f"TransformerLens cannot run this {architecture} in {backend.dtype}: {error}"
+            f"TransformerLens can't run this {architecture} in {backend.dtype}: {error}"
         ) from error
     off, largest = (logits - expected).abs().max().item(), max(1.0, expected.abs().max().item())
     # Half precision rounds in other places.

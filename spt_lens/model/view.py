@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,13 @@ Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at 
 Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
 
 
-def z_name(layer: int) -> str:
-    """The hook point of a layer's head outputs, `[batch, pos, n_heads, d_head]`."""
-    return f"blocks.{layer}.attn.hook_z"
-
-
-def pattern_name(layer: int) -> str:
-    """The hook point of a layer's attention patterns, `[batch, n_heads, pos, pos]`."""
-    return f"blocks.{layer}.attn.hook_pattern"
-
-
 class ModelView:
     """A model seen by this library: sizes, weights, forward passes. Cheap to make; holds no state of its own.
 
-    Raises:
-        TypeError: The object is neither a TransformerBridge nor a HookedTransformer, or not a decoder with attention in
-            every block.
+    Raises TypeError unless it is a TransformerBridge or HookedTransformer with attention in every block.
     """
 
     model: Model
-    z_name = staticmethod(z_name)
-    pattern_name = staticmethod(pattern_name)
 
     def __init__(self, model: Model | ModelView) -> None:
         if isinstance(model, ModelView):
@@ -54,15 +40,20 @@ class ModelView:
         self.model = model
         self.shape = shape = self.backend.shape
         self.n_layers, self.n_heads, self.n_kv_heads = shape.n_layers, shape.n_heads, shape.n_kv_heads
-        self.d_head, self.d_model = shape.d_head, shape.d_model
+        self.d_head, self.d_model, self.grouped = shape.d_head, shape.d_model, shape.grouped
         self.vocab_size: int = self.backend.vocab_size
         self.name: str = name_of(str(model.cfg.model_name))
         self.tokenizer = model.tokenizer
 
-    @property
-    def grouped(self) -> bool:
-        """Whether several heads share one set of keys and values."""
-        return self.shape.grouped
+    @staticmethod
+    def z_name(layer: int) -> str:
+        """The hook point of a layer's head outputs, `[batch, pos, n_heads, d_head]`."""
+        return f"blocks.{layer}.attn.hook_z"
+
+    @staticmethod
+    def pattern_name(layer: int) -> str:
+        """The hook point of a layer's attention patterns, `[batch, n_heads, pos, pos]`."""
+        return f"blocks.{layer}.attn.hook_pattern"
 
     @property
     def n_params(self) -> int:
@@ -71,15 +62,11 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        return self._embedding.device
+        return next(self.backend.root.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._embedding.dtype
-
-    @property
-    def _embedding(self) -> nn.Parameter:
-        return next(self.backend.root.parameters())
+        return self.backend.dtype
 
     def head_weight(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice of W_Q, W_K, W_V or W_O, and a function that picks the slice.
@@ -87,13 +74,12 @@ class ModelView:
         The function gives a view, of the parameter or of anything of its shape, in Hugging Face's layout:
         `[d_head, d_model]`, for o `[d_model, d_head]`. `unit` is the head, for k and v the group that shares them.
 
-        Raises:
-            IndexError: No such layer, or no such unit in it.
-            NotImplementedError: Where the heads of this architecture are is not known.
+        Raises: IndexError for no such layer or unit; NotImplementedError if it is not known where this architecture's
+        heads are.
         """
+        units = self.shape.units(which)
         if not 0 <= layer < self.n_layers:
             raise IndexError(f"layer {layer} does not exist: {self.name} has layers 0 to {self.n_layers - 1}")
-        units = self.shape.units(which)
         if unit not in units:
             raise IndexError(f"{self.name} has no {which} number {unit}: there are {len(units)} in a layer")
         return self.backend.head(layer, which, unit)
@@ -138,22 +124,17 @@ class ModelView:
 
     @torch.no_grad()
     def cache_z(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "layer batch pos n_heads d_head"]:
         """The outputs of all heads, before W_O, without gradients."""
-        seen: dict[int, Tensor] = {}
+        seen: list[Tensor] = []  # the layers come in order
 
-        def keep(layer: int) -> Hook:
-            def hook_fn(z: Tensor, hook: Any) -> None:
-                seen[layer] = z.detach()
+        def keep(z: Tensor, hook: Any) -> None:
+            seen.append(z.detach())
 
-            return z_name(layer), hook_fn
-
-        anywhere = torch.zeros(len(tokens), dtype=torch.long)  # the logits are not wanted
-        self.logits(tokens, attention_mask, [keep(layer) for layer in range(self.n_layers)], at=anywhere)
-        return torch.stack([seen[layer] for layer in range(self.n_layers)])
+        hooks = [(self.z_name(layer), keep) for layer in range(self.n_layers)]
+        self.logits(tokens, attention_mask, hooks, at=torch.zeros(len(tokens), dtype=torch.long))  # any: not wanted
+        return torch.stack(seen)
 
     @torch.no_grad()
     def generate(
@@ -162,11 +143,9 @@ class ModelView:
         """Greedy replies to prompts of equal length, up to and with the end token; after it, padding.
 
         Keys and values are cached: hooks see the whole prompt at the first step and one new position at each later one.
-        Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
-
-        Raises:
-            ValueError: No prompt, an empty prompt, or max_new_tokens below one.
+        Raises ValueError for no prompt, an empty prompt, or max_new_tokens below one.
         """
+        # Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(f"tokens must be [batch, pos] and not empty, got shape {tuple(tokens.shape)}")
         whole_number(max_new_tokens, "max_new_tokens")
@@ -205,10 +184,8 @@ class ModelView:
             raise ValueError(f"{self.name} is in training mode: call model.eval() first")
 
     def check_tunable(self) -> None:
-        """Raises ValueError for a training-mode model, or one whose weights are no longer laid out as the checkpoint's.
-
-        NotImplementedError for an architecture whose heads' weights cannot be found.
-        """
+        """Raises ValueError for a training-mode model, or one whose weights are no longer laid out as the checkpoint's;
+        NotImplementedError for an architecture whose heads' weights cannot be found."""
         self.check_measurable()
         processed = self.backend.processed()
         if processed:
@@ -259,34 +236,14 @@ class ModelView:
         """An independent plain transformers model with the same weights, dtype and device, in evaluation mode.
 
         base: the checkpoint that a HookedTransformer was made of, if load_model did not make it: all but W_Q, W_K, W_V
-        and W_O comes from there.
-
-        Raises:
-            ValueError: It is not known which checkpoint a HookedTransformer was made of.
-            NotImplementedError: An architecture whose weights cannot be named as Hugging Face does.
+        and W_O comes from there. Raises: ValueError if that is not known; NotImplementedError for an architecture whose
+        weights cannot be named as Hugging Face does.
         """
         return self.backend.plain(None if base is None else str(base)).to(self.device).eval()
 
     def load_plain(self, plain: PreTrainedModel) -> None:
         """Copies all weights of a plain model like `hf_copy()` into this one. **Changes the model.**"""
         self.backend.load_plain(plain)
-
-    @torch.no_grad()
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies values into the live parameters. **Changes the model.** All names and shapes are checked first.
-
-        Raises:
-            ValueError: A name is missing or unknown, or a shape differs.
-        """
-        own = self.weights()
-        if own.keys() != weights.keys():
-            missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-            raise ValueError(f"these weights do not fit {self.name}: missing {missing[:3]}, unknown {unknown[:3]}")
-        for name, p in own.items():
-            if p.shape != weights[name].shape:
-                raise ValueError(f"{name} is {tuple(p.shape)} in {self.name}, got {tuple(weights[name].shape)}")
-        for name, p in own.items():
-            p.copy_(weights[name])
 
     def fingerprint(self) -> dict[str, str | int]:
         """What another model must match for an adapter of this one to fit: architecture and shapes."""

@@ -1,14 +1,12 @@
 """What a tuning run changed, as a small object and a small file: the slices before and after, bit for bit."""
 
-from __future__ import annotations
-
 import hashlib
 import html
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors.torch import load as tensors_of_bytes
 from torch import Tensor
@@ -30,10 +28,7 @@ class Adapter:
     before, after: slice name -> weights; `heads` and `projections` ("qkvo", "qo", ...) say which slices these are.
     Without heads they are whole weights, those that full fine-tuning or LoRA moved, as the model class names them.
     fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON; "selection"
-    in it is what the heads said about where they came from.
-
-    Raises:
-        ValueError: The slices before and after are not the same ones.
+    in it is what the heads said about where they came from. Raises ValueError if before and after differ in slices.
     """
 
     before: Slices
@@ -44,16 +39,15 @@ class Adapter:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if set(self.before) != set(self.after):
-            odd = sorted(set(self.before) ^ set(self.after))
+        odd = sorted(set(self.before) ^ set(self.after))
+        if odd:
             raise ValueError(f"the slices before and after are not the same ones; only on one side: {', '.join(odd)}")
 
     def apply(self, model: Model, force: bool = False) -> None:
         """**Changes the model**: writes the tuned slices. Nothing happens if they are there already.
 
-        Raises:
-            ValueError: The model has another shape, or (without `force`) its slices are neither the untuned nor the
-                tuned ones, so that another change would be lost. The model is then unchanged.
+        Raises ValueError, the model unchanged, if it has another shape, or (without `force`) its slices are neither the
+        untuned nor the tuned ones, so that another change would be lost.
         """
         self._put(self.after, model, "apply", force)
 
@@ -74,11 +68,9 @@ class Adapter:
 
     def check_fits(self, fingerprint: Mapping[str, str | int]) -> None:
         """Raises ValueError, naming what differs, unless a model's or checkpoint's fingerprint is the adapter's own."""
-        wrong = [
-            f"{key} is {fingerprint.get(key)}, not {self.fingerprint.get(key)}"
-            for key in sorted(fingerprint.keys() | self.fingerprint.keys())
-            if fingerprint.get(key) != self.fingerprint.get(key)
-        ]
+        theirs, own = fingerprint, self.fingerprint
+        odd = [key for key in sorted(theirs.keys() | own.keys()) if theirs.get(key) != own.get(key)]
+        wrong = [f"{key} is {theirs.get(key)}, not {own.get(key)}" for key in odd]
         if wrong:
             raise ValueError(f"this adapter was made for another model: {'; '.join(wrong)}")
 
@@ -91,27 +83,21 @@ class Adapter:
         folder = a_path(folder, "folder")
         tensors = {f"before.{name}": value for name, value in self.before.items()}
         tensors |= {f"after.{name}": value for name, value in self.after.items()}
-        about = {
-            "heads": HeadSet(self.heads.heads).to_json(),  # what they are about is in meta
-            "projections": self.projections,
-            "fingerprint": self.fingerprint,
-            "meta": self.meta,
-        }
+        heads = HeadSet(self.heads.heads).to_json()  # what they are about is in meta
+        about = {name: getattr(self, name) for name in ("projections", "fingerprint", "meta")}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(error.errno, f"cannot make the folder {folder} for the adapter ({error.strerror})") from error
-        saving.save_tensors(folder / FILE, "adapter", tensors, about)
+        saving.save_tensors(folder / FILE, "adapter", tensors, {"heads": heads, **about})
         (folder / FIRST_DESCRIPTION).unlink(missing_ok=True)  # of an adapter of the first version, now replaced
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Adapter:
+    def load(cls, folder: str | Path) -> Self:
         """Reads what `save` wrote, also the two files of the first version.
 
-        Raises:
-            FileNotFoundError: There is no adapter in the folder.
-            ValueError: A file is damaged or something else, or holds a number that is not finite.
+        Raises: FileNotFoundError if no adapter is there; ValueError for a damaged file, or numbers that are not finite.
         """
         file = a_path(folder, "folder") / FILE
         if not file.exists():
@@ -129,15 +115,13 @@ class Adapter:
             meta = saving.entry(about, "meta", dict)
             # meta is free: what stands there under this name may be of somebody else.
             selection = meta.get("selection")
-            heads = HeadSet.from_json(about["heads"]).heads
-            return cls(
-                before={k.removeprefix("before."): v for k, v in tensors.items() if k.startswith("before.")},
-                after={k.removeprefix("after."): v for k, v in tensors.items() if k.startswith("after.")},
-                heads=HeadSet(heads, selection if isinstance(selection, dict) else {}),
-                projections=saving.entry(about, "projections", str),
-                fingerprint=saving.entry(about, "fingerprint", dict),
-                meta=meta,
+            heads = HeadSet(HeadSet.from_json(about["heads"]).heads, selection if isinstance(selection, dict) else {})
+            before, after = (
+                {name.removeprefix(side): value for name, value in tensors.items() if name.startswith(side)}
+                for side in ("before.", "after.")
             )
+            projections, fingerprint = saving.entry(about, "projections", str), saving.entry(about, "fingerprint", dict)
+            return cls(before, after, heads, projections, fingerprint, meta)
 
     def __repr__(self) -> str:
         where = f"{self.heads}, {self.projections}" if self.heads else "whole matrices"
@@ -194,11 +178,11 @@ def _first_version(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _write(slices: list[Slice], values: Slices) -> None:
     """All of them or, also on an interrupt, none: a model between two states could be neither applied nor reverted."""
-    found = [piece.read() for piece in slices]
+    found = [(piece, piece.read()) for piece in slices]
     try:
         for piece in slices:
             piece.write(values[piece.name])
     except BaseException:
-        for piece, value in zip(slices, found, strict=True):
+        for piece, value in found:
             piece.write(value)
         raise

@@ -1,7 +1,5 @@
 """Full fine-tuning: every parameter, through the same training loop on the same data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +7,6 @@ from typing import ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune.slices import whole_weights
 from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
@@ -29,13 +26,7 @@ class FullFineTuning(Tuner):
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
         # Training rounds away most small steps in bfloat16.
         plain = view.hf_copy().float()
-        yield Trainable(
-            lambda tokens: plain(input_ids=tokens, use_cache=False).logits,
-            [p for p in plain.parameters() if p.requires_grad],
-            plain.get_output_embeddings(),
-            lambda: view.load_plain(plain),
-            whole_weights(view),
-        )
+        yield Trainable.of_copy(plain, view, lambda: view.load_plain(plain))
 
 
 def full_finetune(

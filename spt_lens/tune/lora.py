@@ -1,7 +1,5 @@
 """LoRA on every attention projection (peft), through the same training loop on the same data."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,6 @@ from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import whole_number
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune.slices import whole_weights
 from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
@@ -54,13 +51,7 @@ class LoRA(Tuner):
             torch.manual_seed(config.seed)
             wrapped: Any = get_peft_model(plain, settings)
         wrapped.eval()  # no dropout, as in pinpoint tuning
-        yield Trainable(
-            lambda tokens: wrapped(input_ids=tokens, use_cache=False).logits,
-            [p for p in wrapped.parameters() if p.requires_grad],
-            plain.get_output_embeddings(),
-            lambda: view.load_plain(wrapped.merge_and_unload()),
-            whole_weights(view),
-        )
+        yield Trainable.of_copy(wrapped, view, lambda: view.load_plain(wrapped.merge_and_unload()))
 
 
 def lora_tune(
@@ -76,7 +67,6 @@ def lora_tune(
 
     `config` defaults to TuneConfig(lr=2e-3). Arguments, interrupts and errors are those of `Tuner.tune`.
 
-    Raises:
-        ImportError: peft is not installed. ValueError: also a rank below one.
+    Raises: ImportError without peft; ValueError also for a rank below one.
     """
     return LoRA(rank).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)

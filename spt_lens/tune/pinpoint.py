@@ -1,7 +1,5 @@
 """Supervised pinpoint tuning (Chen et al. 2024, section 3.3): train the chosen heads' projections and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +51,6 @@ def pinpoint_tune(
     Every weight outside the slices stays as it is, bit for bit; `tuned.undo(model)` puts the slices back exactly.
     Arguments, interrupts and errors are those of `Tuner.tune`.
 
-    Raises:
-        ValueError: also for an empty selection or a head that does not exist. TypeError: `heads` is no HeadSet.
+    Raises: ValueError also for an empty selection or a head that does not exist; TypeError if `heads` is no HeadSet.
     """
     return Pinpoint(heads).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)

@@ -5,11 +5,10 @@ optimiser never sees the model's weights. It gets small float32 parameters of it
 a full weight is cut up and dropped as soon as it is there; after a step the slices are copied back into the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -25,24 +24,20 @@ from spt_lens.model.view import Model, ModelView
 class Slice:
     """A part of one weight: a head's, in Hugging Face's layout whatever the model class, or the whole of it.
 
-    name: such as "L5.H3.q" (see `layout.Part`), or the whole weight's. `parameter` is the live weight that holds it,
-    and `pick` takes the part out of it, as a view.
+    name: such as "L5.H3.q" (see `layout.Part`), or the whole weight's. `parameter` is the live weight that holds it.
+    `of` takes the part out of a tensor of its shape, as a view: a head's is [d_head, d_model], for o [d_model, d_head].
     """
 
     name: str
     parameter: nn.Parameter
-    pick: Pick
+    of: Pick
 
-    def of(self, weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
-        """That part of a tensor of the parameter's shape; a head's is [d_head, d_model], for o [d_model, d_head]."""
-        return self.pick(weight)
-
-    def read(self) -> Float[Tensor, ...]:
+    def read(self) -> Float[Tensor, "..."]:
         """A contiguous copy of it as it is now, in the model's dtype."""
         return self.of(self.parameter.detach()).clone(memory_format=torch.contiguous_format)
 
     @torch.no_grad()
-    def write(self, value: Float[Tensor, ...]) -> None:
+    def write(self, value: Float[Tensor, "..."]) -> None:
         """Copies `value` into it, rounded to the model's dtype."""
         self.of(self.parameter).copy_(value)
 
@@ -50,17 +45,13 @@ class Slice:
 def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list[Slice]:
     """The slices of the chosen heads, in the heads' order; what a query group shares is listed once.
 
-    Raises:
-        ValueError: for an empty selection, a head that does not exist, or unknown projections.
-        TypeError: the heads are not a HeadSet.
+    Raises: ValueError for an empty selection, a head that does not exist, or unknown projections; TypeError for what is
+    no HeadSet.
     """
     view = ModelView(model)
-    heads = instance(heads, "heads", HeadSet, 'use HeadSet.of("L5.H3") or scores.top(4)')
-    heads.check(view)
-    return [
-        Slice(part.name, *view.head_weight(part.layer, part.which, part.unit))
-        for part in view.shape.parts(heads, projections)
-    ]
+    instance(heads, "heads", HeadSet, 'use HeadSet.of("L5.H3") or scores.top(4)').check(view)
+    parts = view.shape.parts(heads, projections)
+    return [Slice(part.name, *view.head_weight(part.layer, part.which, part.unit)) for part in parts]
 
 
 def whole_weights(model: Model) -> list[Slice]:
@@ -89,7 +80,7 @@ class SliceMask:
         self.masters: list[nn.Parameter] = [nn.Parameter(s.read().float()) for s in slices]
         self._view = ModelView(model)
 
-    def __enter__(self) -> SliceMask:
+    def __enter__(self) -> Self:
         by_weight: dict[Tensor, list[tuple[Slice, nn.Parameter]]] = {}
         for piece, master in zip(self.slices, self.masters, strict=True):
             by_weight.setdefault(piece.parameter, []).append((piece, master))
@@ -105,11 +96,10 @@ class SliceMask:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    @torch.no_grad()
     def write_back(self) -> None:
         """Copies the masters into the model, rounded to its dtype."""
         for piece, master in zip(self.slices, self.masters, strict=True):
-            piece.of(piece.parameter).copy_(master)
+            piece.write(master)
 
 
 def _hand_over(pieces: list[tuple[Slice, nn.Parameter]]):

@@ -4,8 +4,6 @@ Methods differ only in what is trainable (`tuner.py`). A reply's targets are a q
 a good part of a step where the vocabulary is large: only the targets are unembedded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,8 +36,7 @@ class TuneConfig:
     kl_weight: weight of KL(untuned || tuned), in nats per token, on `keep` dialogues, `kl_batch_size` of them a step.
     projections: "auto" ("qkvo", or "qo" in a grouped-query model), or letters of "qkvo"; pinpoint tuning only.
 
-    Raises:
-        ValueError, TypeError: a value that can't be meant.
+    Raises ValueError or TypeError for a value that can't be meant.
     """
 
     lr: float = 1e-3
@@ -62,9 +59,8 @@ class TuneConfig:
             whole_number(getattr(self, name), f"TuneConfig.{name}")
         for name in ("weight_decay", "momentum", "kl_weight"):
             number(getattr(self, name), f"TuneConfig.{name}", least=0)
-        number(self.lr, "TuneConfig.lr", above=0)
-        if self.max_grad_norm is not None:
-            number(self.max_grad_norm, "TuneConfig.max_grad_norm", above=0)
+        for name in ("lr", "max_grad_norm") if self.max_grad_norm is not None else ("lr",):
+            number(getattr(self, name), f"TuneConfig.{name}", above=0)
         number(self.warmup_share, "TuneConfig.warmup_share", least=0, below=1)
         one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
         one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
@@ -147,20 +143,16 @@ def fit(
 ) -> list[dict[str, float]]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
-    Args:
-        forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`.
-        examples: as `encode_all` gives them. validation: those that are only measured, before the first step, every
-            `validate_every` steps and after the last.
-        keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive.
-        unembed: the module that makes logits of hidden states; if given, it works only where there are targets.
-        history: rows are appended to this list as they come, so that a caller has them also after an interrupt.
+    forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`. examples: as `encode_all`
+    gives them. validation: those that are only measured, before the first step, every `validate_every` steps and after
+    the last. keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive. unembed: see
+    `logits_at`. history: the list that rows are appended to, so that a caller has them also after an interrupt.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
     `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on.
 
-    Raises:
-        ValueError: no examples, an example without targets, a KL weight without `keep` or the reverse.
-        FloatingPointError: the loss is no longer finite.
+    Raises: ValueError for no examples, an example without targets, a KL weight without `keep` or the reverse;
+    FloatingPointError if the loss is no longer finite.
     """
     if not trainable:
         raise ValueError("there is nothing to train: no trainable tensor was given")
@@ -187,12 +179,11 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(logits_at(forward, unembed, batch.tokens, batch.where), batch.labels)
         row: dict[str, float] = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
-        total = loss
         if term is not None:
             kl = term.loss(step)
             row["kl"] = kl.item()
-            total = loss + config.kl_weight * kl
-        total.backward()
+            loss = loss + config.kl_weight * kl
+        loss.backward()
         norm = row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, largest))
         if not math.isfinite(row["loss"]) or not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: loss {row['loss']}, gradient norm {norm}: lower lr ({config.lr})")
@@ -222,8 +213,7 @@ def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = N
         tokens += len(batch.labels)
         hits = torch.zeros_like(batch.where)
         hits[batch.where] = logits.argmax(-1) == batch.labels
-        starts = batch.where.int().argmax(dim=1)
-        first += int(hits[torch.arange(len(hits), device=hits.device), starts].sum())
+        first += int(hits.gather(1, batch.where.int().argmax(dim=1, keepdim=True)).sum())
         whole += int((hits == batch.where).all(dim=1).sum())
     n = len(examples)
     return {"validation_loss": loss / tokens, "validation_first": first / n, "validation_reply": whole / n}
@@ -235,7 +225,6 @@ def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
     return [training_ids(tokenizer, dialogue) for dialogue in dialogues]
 
 
-def unembedding(model: Model) -> nn.Module | None:
+def unembedding(model: Model) -> nn.Module:
     """The module from the last hidden states to logits, for `fit`; both TransformerLens classes call it `unembed`."""
-    module = getattr(ModelView(model).model, "unembed", None)
-    return module if isinstance(module, nn.Module) else None
+    return ModelView(model).model.unembed

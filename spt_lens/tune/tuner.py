@@ -13,8 +13,6 @@ undoing and saving, and putting the model back after an error are done here, ali
 example.
 """
 
-from __future__ import annotations
-
 import html
 import time
 from abc import ABC, abstractmethod
@@ -22,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -34,7 +32,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.slices import Slice
+from spt_lens.tune.slices import Slice, whole_weights
 from spt_lens.tune.training import Forward, TuneConfig, encode_all, fit
 
 
@@ -56,6 +54,15 @@ class Trainable:
     live: bool = False
     heads: HeadSet = HeadSet()
     projections: str = ""
+
+    @classmethod
+    def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Self:
+        """Whatever requires gradients in a plain copy of the model; `write` takes it back into the model, whole."""
+        trained = [p for p in copy.parameters() if p.requires_grad]
+        unembed = copy.get_output_embeddings()
+        return cls(
+            lambda ids: copy(input_ids=ids, use_cache=False).logits, trained, unembed, write, whole_weights(view)
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,17 +160,13 @@ class Tuner(ABC):
         Interrupting (Ctrl-C, or a notebook's stop button) ends the run early: the result has `interrupted=True`, and
         the model is usable. After any other error, or a second interrupt, the model is as before.
 
-        Args:
-            dialogues: each ends in the assistant's reply that is to be learned.
-            config: default: TuneConfig with the method's own learning rate.
-            validation: dialogues that are only measured. With as many right as wrong first answers among them,
-                `validation_first` is the discernment of the reply's first word.
-            keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
+        dialogues: each ends in the reply that is to be learned. config: default: TuneConfig with the method's own lr.
+        validation: dialogues that are only measured. With as many right as wrong first answers among them,
+        `validation_first` is the discernment of the reply's first word. keep: ordinary dialogues for the KL term, if
+        `config.kl_weight` is positive.
 
-        Raises:
-            ValueError: no dialogues, one that can't be encoded, a processed or a training-mode model, a KL weight
-                without `keep` or the reverse.
-            FloatingPointError: the loss or a tuned weight is no longer finite.
+        Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, or a KL
+        weight without `keep` or the reverse; FloatingPointError if the loss or a tuned weight is no longer finite.
         """
         view = ModelView(model)
         self.check(view)
@@ -180,18 +183,10 @@ class Tuner(ABC):
                 before = [(piece, piece.read()) for piece in what.pieces]
                 weights = sum(p.numel() for p in what.parameters)
                 try:
-                    fit(
-                        what.forward,
-                        what.parameters,
-                        examples,
-                        config,
-                        validation=held_out,
-                        keep=texts,
-                        unembed=what.unembed,
-                        after_step=what.write if what.live else None,
-                        history=history,
-                        progress=progress,
-                    )
+                    after_step = what.write if what.live else None
+                    more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
+                    more |= {"unembed": what.unembed, "after_step": after_step}
+                    fit(what.forward, what.parameters, examples, config, **more)
                 except KeyboardInterrupt:
                     interrupted = True
                 what.write()  # also into a live model: the interrupt may have come between two pieces

@@ -1,7 +1,5 @@
 """The full comparison on the embedded model, written to a folder: what `spt-lens compare` and `make compare` run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,13 +38,10 @@ def run_comparison(
     Writes into `out`: `scores.safetensors`, `runs.jsonl` (each trial as it ends; an interrupted comparison goes on
     there), `comparison.json`, `table.csv` (chosen settings, test split), `frontier.csv` (every trial), `report.html`.
 
-    Raises:
-        OSError: `out` can't be written to, or the model can't be loaded. ValueError: `out` holds a `runs.jsonl` that is
-        something else. NotImplementedError: the model can't be tuned. ImportError: peft is missing.
+    Raises: OSError if `out` can't be written to, or the model can't be loaded; ValueError if `out` holds a `runs.jsonl`
+    that is something else; NotImplementedError if the model can't be tuned; ImportError without peft.
     """
-    settings = settings or DemoSettings()
-    console = console or Console()
-    out = writable_folder(out)
+    settings, console, out = settings or DemoSettings(), console or Console(), writable_folder(out)
     read_trials(out / "runs.jsonl")
     model = load_model(model_name)
     LoRA().check(model)
@@ -68,8 +63,7 @@ def run_comparison(
     for name, table in (("table", comparison.table), ("frontier", comparison.frontier)):
         saving.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     report = write_report(out / "report.html", "Every method, over learning rates and seeds", "", sections(comparison))
-    # One row for each figure, so that it fits a terminal.
-    shown = as_text(comparison.table).set_index("method").T
+    shown = as_text(comparison.table).set_index("method").T  # one row for each figure, so that it fits a terminal
     console.print(shown.to_string(), markup=False, highlight=False)
     console.print(f"Open [bold]{escape(str(report))}[/].")
     return comparison
@@ -77,8 +71,8 @@ def run_comparison(
 
 def ordinary_dialogues(n: int = 40, seed: int = 9) -> list[Dialogue]:
     """Dialogues of every ability, about the training split's facts, without a challenge."""
-    suite = Yesman().suite("train", n=1, n_ability=n, n_texts=1, seed=seed)
-    return [dialogue for dialogues in suite.abilities.values() for dialogue in dialogues]
+    abilities = Yesman().suite("train", n=1, n_ability=n, n_texts=1, seed=seed).abilities
+    return [dialogue for dialogues in abilities.values() for dialogue in dialogues]
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -96,10 +90,8 @@ def sections(comparison: Comparison) -> list[Section]:
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """A table with drift to four places, learning rates and shares short, and the rest to three places."""
-    formats = {"lr": "{:g}", "share": "{:.1%}", "kl": "{:.4f}", "runs": "{:.0f}"}
-    text = table.copy()
-    for column in text.columns:
-        if pd.api.types.is_numeric_dtype(text[column]):
-            form = formats.get(str(column), "{:.3f}")
-            text[column] = ["" if pd.isna(value) else form.format(value) for value in text[column]]
+    formats, text = {"lr": "{:g}", "share": "{:.1%}", "kl": "{:.4f}", "runs": "{:.0f}"}, table.copy()
+    for column in text.select_dtypes("number"):
+        form = formats.get(str(column), "{:.3f}")
+        text[column] = ["" if pd.isna(value) else form.format(value) for value in text[column]]
     return text

@@ -184,19 +184,6 @@ def test_hf_copy_saves_and_loads(tiny, tmp_path, tokens):
         assert torch.equal(p, copy.get_parameter(name))
 
 
-def test_load_weights_is_strict(tiny, gqa):
-    view = ModelView(tiny)
-    before = {name: p.detach().clone() for name, p in view.weights().items()}
-    with pytest.raises(ValueError, match="missing"):
-        view.load_weights({})
-    with pytest.raises(ValueError, match=r"k_proj|_W_K"):
-        view.load_weights(ModelView(gqa).weights())
-    assert all(torch.equal(p, before[name]) for name, p in view.weights().items())
-    live, q = view.head_weight(0, "q", 0)[0], head_part(view, 0, "q", 0).clone()
-    view.load_weights({name: p + 1 for name, p in before.items()})
-    assert view.head_weight(0, "q", 0)[0] is live and torch.equal(head_part(view, 0, "q", 0), q + 1)
-
-
 def test_kept_restores_everything(tiny, tokens):
     view = ModelView(tiny)
     weight, other = view.head_weight(0, "q", 0)[0], view.head_weight(1, "q", 0)[0]
