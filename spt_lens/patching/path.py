@@ -128,7 +128,7 @@ class Path(Method):
                     again = [(min(receivers).layer, i) for i in range(len(wave))]
                     found = variants.run(again, _receiving(got))
                 else:
-                    found = variants.run(wave, _sending(variants, self.mlps))
+                    found = variants.run(wave, _sending(variants, self.mlps), alone=True)
                 readings.patched(part, wave, found)
 
         also = [mlp_hook(layer) for layer in range(view.n_layers)] if self.mlps == "frozen" else []
@@ -168,7 +168,7 @@ def _sending(variants: Variants, mlps: Mlps, receivers: Sequence[Receiver] = (),
 def _received(variants: Variants, wave: Sequence[Head], mlps: Mlps, receivers: Sequence[Receiver]) -> Got:
     """What each receiver gets from each sender, on its own way to it."""
     got: Got = {}
-    variants.run(wave, _sending(variants, mlps, receivers, got), upto=max(receivers).layer + 1)
+    variants.run(wave, _sending(variants, mlps, receivers, got), max(receivers).layer + 1, alone=True)
     for receiver in receivers:  # from senders that join later it gets what it has without them
         own = variants.own[receiver.hook][:, :, receiver.unit]
         some = got.get(receiver, own[:, :0])
@@ -247,7 +247,7 @@ def direct_contribution(
         suffix = suffix_run(view, tokens, tokens.shape[1] - 1, [mlp_hook(layer) for layer in range(view.n_layers)])
         without = torch.zeros(view.n_layers, len(part), view.n_heads, view.d_head)
         variants = Variants(view, chosen, without, readout, suffix=suffix)
-        patched = through(suffix, [head], _sending(variants, "frozen"))
+        patched = through(suffix, [head], _sending(variants, "frozen"), alone=True)
         logits = suffix.logits(torch.cat([suffix.final[None], patched]).flatten(0, 2)).cpu().double()
         total.add_((logits[: len(part)] - logits[len(part) :]).sum(0))
 

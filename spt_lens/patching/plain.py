@@ -53,3 +53,13 @@ def keeping(into: dict[str, Tensor], names: Iterable[str], start: int = 0) -> li
         return name, lambda value, hook=None: into.update({name: value[:, start:].detach().clone()})
 
     return [keep(name) for name in names]
+
+
+def as_rows(function: Callable[..., Any], batch: int) -> Callable[..., Any]:
+    """A hook on `[batch, variants * length, ...]`, for a module that is given each variant as a row of its own."""
+
+    def run(value: Float[Tensor, "batch_variants length *unit"], hook: Any = None) -> Tensor | None:
+        found = function(value.reshape(batch, -1, *value.shape[2:]), hook)
+        return None if found is None else found.view(value.shape)
+
+    return run

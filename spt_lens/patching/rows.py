@@ -256,9 +256,10 @@ class Batch:
 
     def logits(
         self, view: ModelView, hooks: Sequence[Hook] = (), copies: int = 1
-    ) -> Float[Tensor, "copies_batch reads vocab"]:
-        """One forward pass of so many copies of the batch, read at each row's end."""
-        return view.logits(self.prompts.tokens.repeat(copies, 1), None, hooks, at=self.reads.repeat(copies, 1))
+    ) -> Float[Tensor, "batch_copies reads vocab"]:
+        """One forward pass of so many copies of each prompt, read at each row's end."""
+        tokens, reads = (each.repeat_interleave(copies, 0) for each in (self.prompts.tokens, self.reads))
+        return view.logits(tokens, None, hooks, at=reads)
 
 
 def run_source(

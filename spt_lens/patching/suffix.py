@@ -23,7 +23,7 @@ from transformers import Cache, DynamicCache
 
 from spt_lens.model.hooked import is_hooked, new_cache
 from spt_lens.model.view import Hook, ModelView
-from spt_lens.patching.plain import keeping
+from spt_lens.patching.plain import as_rows, keeping
 
 
 class NotPossible(Exception):
@@ -83,9 +83,19 @@ class SuffixRun:
         raise NotImplementedError
 
     def block(
-        self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook]
+        self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook], alone: bool = False
     ) -> Float[Tensor, "batch variants_length d_model"]:
-        """A block's output for variants that stand side by side, each with the kept positions before it."""
+        """A block's output for variants that stand side by side, each with the kept positions before it.
+
+        alone: each is a row with nothing before it, which is less work, for hooks that replace what all heads give.
+        """
+        if not alone:
+            return self._block(layer, hidden, hooks)
+        rows = hidden.reshape(-1, self.length, hidden.shape[-1])
+        by_row = [(name, as_rows(function, len(hidden))) for name, function in hooks]
+        return self._block(layer, rows, by_row, alone).view(hidden.shape)
+
+    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
         raise NotImplementedError
 
     def _called(
@@ -135,21 +145,22 @@ class _BridgeSuffix(SuffixRun):
         if any(keys.shape[2] != self.start for keys in self._keys):
             raise NotPossible("does not keep the keys and values of all positions")
 
-    def block(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
+    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
         variants = hidden.shape[1] // self.length
-        kept = KeptCache(self._keys, self._values)
+        kept = None if alone else KeptCache(self._keys, self._values)
+        first = self.start if alone else 0  # of the positions that a mask speaks of
 
         def cut(value: Any) -> Any:
-            return kept if isinstance(value, Cache) else self._cut(value, variants)
+            return kept if isinstance(value, Cache) else self._cut(value, variants, first)
 
         args, kwargs = tuple(map(cut, self._calls[layer][0])), {k: cut(v) for k, v in self._calls[layer][1].items()}
         if not any(value is kept for value in (*args, *kwargs.values())):
             raise NotPossible("does not hand its cache to the blocks")
         if not any(isinstance(value, Tensor) and value.ndim == 4 for value in (*args, *kwargs.values())):
-            kwargs["attention_mask"] = self._tree_mask(None, variants)
+            kwargs["attention_mask"] = self._tree_mask(None, variants)[..., first:]
         return self._called(layer, hidden, args, kwargs, hooks)
 
-    def _cut(self, value: Any, variants: int) -> Any:
+    def _cut(self, value: Any, variants: int, first: int) -> Any:
         """An argument of a block, cut to the suffix and repeated. Rows are equally long: one stands for all."""
         total = self.start + self.length
         if value is None or isinstance(value, bool | int | float | str):
@@ -159,7 +170,7 @@ class _BridgeSuffix(SuffixRun):
                 return type(value)(x[:1, self.start :].repeat(1, variants, 1) for x in value)
         if isinstance(value, Tensor):
             if value.ndim == 4 and value.shape[-2:] == (total, total):
-                return self._tree_mask(value[:1, :, self.start :], variants)
+                return self._tree_mask(value[:1, :, self.start :], variants)[..., first:]
             if value.ndim in (1, 2) and value.shape[-1] == total and not value.is_floating_point():  # position ids
                 ids = value[:1] if value.ndim == 2 else value
                 return ids[..., self.start :].repeat(*[1] * (value.ndim - 1), variants)
@@ -191,7 +202,9 @@ class _HookedSuffix(SuffixRun):
         self._keys = [entry.past_keys[:, : self.start] for entry in cache.entries]
         self._values = [entry.past_values[:, : self.start] for entry in cache.entries]
 
-    def block(self, layer: int, hidden: Tensor, hooks: list[Hook]) -> Tensor:
+    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+        if alone:
+            return self._called(layer, hidden, (), {}, hooks)
         entry = KeptEntry(self._keys[layer], self._values[layer])
         variants = hidden.shape[1] // self.length
         with self._tree_attention(self._blocks[layer].attn, variants):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.limits import FULL_LOGITS, Tick
-from spt_lens.patching.plain import keeping
+from spt_lens.patching.plain import as_rows, keeping
 from spt_lens.patching.readings import Readings
 from spt_lens.patching.rows import Batch, Readout, Row, run_source
 from spt_lens.patching.suffix import SuffixRun, suffix_run
@@ -65,31 +65,23 @@ class Variants:
             self.batch.logits(view, keeping(self.own, names))
             tick(self.tokens.numel() * view.n_layers)
 
-    def run(self, wave: Sequence[Variant], hooks_at: HooksAt, upto: int | None = None) -> Tensor:
-        """What is read of each variant, `[variants, batch]`. upto: hooks are of interest up to this layer; with it,
-        what is given means nothing.
+    def run(self, wave: Sequence[Variant], hooks_at: HooksAt, upto: int | None = None, alone: bool = False) -> Tensor:
+        """What is read of each variant, `[variants, batch]`.
+
+        upto: hooks are of interest up to this layer; with it, what is given means nothing. alone: as SuffixRun.block.
         """
         if self.suffix is not None:
-            ends = through(self.suffix, wave, hooks_at, self.tick, upto)
+            ends = through(self.suffix, wave, hooks_at, self.tick, upto, alone)
             return ends if upto is not None else read(self.suffix, ends, self.readout)
         n, size = len(wave), len(self.tokens)
-
-        def side_by_side(function: Callable[..., Any]) -> Callable[..., Any]:
-            def run(value: Float[Tensor, "variants_batch length *unit"], hook: Any = None) -> Tensor | None:
-                copies = value.unflatten(0, (n, size)).transpose(0, 1)
-                found = function(copies.flatten(1, 2), hook)
-                return None if found is None else found.view(copies.shape).transpose(0, 1).flatten(0, 1)
-
-            return run
-
         hooks, first = [], 0
         for layer in range(wave[0][0], self.view.n_layers):
             new = [what for at, what in wave if at == layer]
-            hooks += [(name, side_by_side(function)) for name, function in hooks_at(layer, new, first)]
+            hooks += [(name, as_rows(function, size)) for name, function in hooks_at(layer, new, first)]
             first += len(new)
         logits = self.batch.logits(self.view, hooks, copies=n)
         self.tick((3 if torch.is_grad_enabled() else 1) * n * self.tokens.numel() * self.view.n_layers)
-        return self.readout.of(logits.unflatten(0, (n, size)))
+        return self.readout.of(logits.unflatten(0, (size, n)).transpose(0, 1))
 
 
 def each_part(
@@ -153,14 +145,16 @@ def through(
     hooks_at: HooksAt,
     tick: Tick = lambda tokens: None,
     upto: int | None = None,
+    alone: bool = False,
 ) -> Float[Tensor, "variants batch length d_model"]:
-    """Takes variants (layer, what) from their own layers to the end, or up to a layer."""
+    """Takes variants (layer, what) from their own layers to the end, or up to a layer. alone: as SuffixRun.block."""
     hidden, n = run.resid[0][:, :0], 0
     passes = 3 if torch.is_grad_enabled() else 1  # a backward pass is to come
     for layer in range(wave[0][0], len(run.resid) if upto is None else upto):
         new = [what for at, what in wave if at == layer]
-        hidden = torch.cat([hidden, run.resid[layer].repeat(1, len(new), 1)], dim=1)
-        hidden = run.block(layer, hidden, hooks_at(layer, new, n))
+        if new:
+            hidden = torch.cat([hidden, run.resid[layer].repeat(1, len(new), 1)], dim=1)
+        hidden = run.block(layer, hidden, hooks_at(layer, new, n), alone)
         n += len(new)
         tick(passes * hidden.shape[0] * hidden.shape[1])
     return hidden.view(len(hidden), n, run.length, -1).transpose(0, 1)
