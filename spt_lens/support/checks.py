@@ -19,7 +19,8 @@ from spt_lens.model.huggingface import checked_source, read_config, read_model, 
 from spt_lens.model.loading import ModelClass, load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.support.probes import ASKED, attention, checksums, keep, moved, put, two_pairs
+from spt_lens.patching.plain import keeping, patch_heads
+from spt_lens.support.probes import ASKED, attention, checksums, moved, two_pairs
 from spt_lens.support.report import NOT_TRIED, STEPS, WORKS, Report
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
@@ -109,23 +110,22 @@ class _Trial:
         scores = activation_patching(self.view, self.pairs, progress=False)
         every = [Head(layer, head) for layer in range(self.view.n_layers) for head in range(self.view.n_heads)]
         places = torch.linspace(0, len(every) - 1, min(len(every), MOST_HEADS)).round().long().tolist()
+        row, last = torch.tensor([0]), torch.tensor([-1])
         for i in range(len(self.pairs)):
             sycophantic, truthful = (torch.tensor([rows[i]]) for rows in (self.pairs.sycophantic, self.pairs.truthful))
             z: dict[str, Tensor] = {}
             names = [self.view.z_name(layer) for layer in range(self.view.n_layers)]
-            target = self._answers(i, truthful, [(name, keep(z, name)) for name in names])
+            target = self._answers(i, truthful, keeping(z, names))
             base = self._answers(i, sycophantic, [])
             gap = (target[0] - target[1]) - (base[0] - base[1])
             allowed = self.rounding * max(map(abs, target + base)) / abs(gap)
             for layer, head in (every[place] for place in places):
-                name = self.view.z_name(layer)
-                patched = self._answers(i, sycophantic, [(name, put(z[name], head))])
+                patch = patch_heads(row, last, z[names[layer]][:, -1], [head])
+                patched = self._answers(i, sycophantic, [(names[layer], patch)])
                 expected = ((patched[0] - patched[1]) - (base[0] - base[1])) / gap
                 found = float(scores.per_pair[i, layer, head])
                 if not abs(found - expected) <= allowed:
-                    raise Failed(
-                        f"L{layer}.H{head}: activation_patching gives {found:.4g}, a plain hook {expected:.4g}"
-                    )
+                    raise Failed(f"L{layer}.H{head}: activation_patching gives {found:.4g}, a hook {expected:.4g}")
 
     @torch.no_grad()
     def _answers(self, i: int, tokens: Int[Tensor, "1 pos"], hooks: list[tuple[str, Any]]) -> tuple[float, float]:

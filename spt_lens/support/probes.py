@@ -1,9 +1,9 @@
-"""What the checks look at a model with: prompts, hooks, a slice moved for a moment, checksums."""
+"""What the checks look at a model with: prompts, an attention layer, a slice moved for a moment, checksums."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,26 +55,6 @@ def _with_answers(view: ModelView, pairs: Sequence[Sequence[tuple[int, ...]]]) -
         answers.append([int(change.argmax()), int(change.argmin())])
     sycophantic_rows, truthful_rows = zip(*pairs, strict=True)
     return ContrastPairs(sycophantic_rows, truthful_rows, torch.tensor(answers))
-
-
-def keep(z: dict[str, Tensor], name: str) -> Callable[..., None]:
-    """A hook that keeps what it sees, under a name."""
-
-    def hook_fn(value: Tensor, hook: Any) -> None:
-        z[name] = value.detach().clone()
-
-    return hook_fn
-
-
-def put(source: Float[Tensor, "1 pos n_heads d_head"], head: int) -> Callable[..., Tensor]:
-    """A hook that gives a head its value from `source`, at the last position."""
-
-    def hook_fn(value: Tensor, hook: Any) -> Tensor:
-        value = value.clone()
-        value[:, -1, head] = source[:, -1, head]
-        return value
-
-    return hook_fn
 
 
 @torch.no_grad()
