@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 Kind = TypeVar("Kind")
 Other = TypeVar("Other")
+Bound = float | None
 
 
 def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
@@ -26,13 +27,7 @@ def whole_number(value: Any, name: str, least: int = 1, most: int | None = None)
 
 
 def number(
-    value: Any,
-    name: str,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    value: Any, name: str, *, above: Bound = None, least: Bound = None, below: Bound = None, most: Bound = None
 ) -> float:
     """The value as a finite float within the bounds: `above` and `below` are left out, `least` and `most` are not.
 

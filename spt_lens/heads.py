@@ -162,8 +162,8 @@ class HeadSet:
 
         Raises ValueError for heads that the model does not have, or unknown projections.
         """
-        view = self._fitting(model)
-        return len(view.shape.parts(self, projections)) * view.shape.part_size
+        shape = self._fitting(model).shape
+        return len(shape.parts(self, projections)) * shape.part_size
 
     def share_of_parameters(self, model: Model | ModelView, projections: str = "auto") -> float:
         """The part of all the model's parameters that tuning these heads moves, 0 to 1. Raises as `parameters`."""
@@ -213,10 +213,8 @@ class HeadSet:
         for layer, chosen in self.by_layer().items():
             there = [head for head in free if head.layer == layer]
             if len(chosen) > len(there):
-                raise ValueError(
-                    f"cannot draw {len(chosen)} other heads in layer {layer}, only {len(there)} are left: "
-                    "choose fewer heads, or pass matched=False"
-                )
+                few = f"cannot draw {len(chosen)} other heads in layer {layer}, only {len(there)} are left"
+                raise ValueError(f"{few}: choose fewer heads, or pass matched=False")
             drawn[layer] = rng.sample(there, len(chosen))
         return HeadSet(tuple(drawn[head.layer].pop(0) for head in self))
 

@@ -120,7 +120,7 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
     """Writes one safetensors file with the description as JSON in its header. Raises as `save_json` does."""
     # Copies, since the format refuses tensors that share memory, such as two rows of one.
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    return write_bytes(path, bytes_of_tensors(own, metadata={_header(kind): json.dumps(about)}))
+    return write_bytes(path, bytes_of_tensors(own, metadata={f"spt_lens.{kind}": json.dumps(about)}))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -129,10 +129,13 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     with reading(path, kind):
         data = file.read_bytes()
         tensors = tensors_of_bytes(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-        if _header(kind) not in header:
-            raise ValueError(f"its header tells of {', '.join(header) or 'nothing'}, not of {_header(kind)}")
-        about = json.loads(header[_header(kind)])
+        name, header = (
+            f"spt_lens.{kind}",
+            json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {},
+        )
+        if name not in header:
+            raise ValueError(f"its header tells of {', '.join(header) or 'nothing'}, not of {name}")
+        about = json.loads(header[name])
         if not isinstance(about, dict):
             raise ValueError("the description in its header is no JSON object")
         return tensors, about
@@ -146,10 +149,6 @@ def bits(tensor: Tensor) -> Tensor:
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same in dtype, shape and every bit."""
     return one.dtype == other.dtype and one.shape == other.shape and torch.equal(bits(one), bits(other))
-
-
-def _header(kind: str) -> str:
-    return f"spt_lens.{kind}"
 
 
 def entry(data: Mapping[str, Any], name: str, kind: type[Result]) -> Result:

@@ -125,9 +125,9 @@ def compare(
             if path:
                 append_trial(path, key, trial)
             bar.update()
-    common = {name: getattr(task.config, name) for name in ("steps", "batch_size")}
-    common |= {"dialogues": len(task.dialogues), "keep": len(task.keep), "kl_weight": task.config.kl_weight}
-    settings = {"model": view.name, "parameters": view.n_params, **common, "fingerprint": fingerprint}
+    settings = {"model": view.name, "parameters": view.n_params}
+    settings |= {"steps": task.config.steps, "batch_size": task.config.batch_size, "dialogues": len(task.dialogues)}
+    settings |= {"keep": len(task.keep), "kl_weight": task.config.kl_weight, "fingerprint": fingerprint}
     # The labels are those asked for now, also on trials from the file.
     return Comparison(tuple(replace(found[key], spec=spec) for spec, key in keys.items()), settings)
 
@@ -201,12 +201,9 @@ def _trials(
     with tempfile.TemporaryDirectory(prefix="spt_lens-") as folder:
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)
-        pool = ProcessPoolExecutor(
-            max_workers=min(workers, len(todo)),
-            mp_context=multiprocessing.get_context("spawn"),  # a forked torch hangs
-            initializer=_start_worker,
-            initargs=(folder, str(view.device), view.dtype, task),
-        )
+        spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
+        its_model = (folder, str(view.device), view.dtype, task)
+        pool = ProcessPoolExecutor(min(workers, len(todo)), spawn, _start_worker, its_model)
         try:
             futures = {pool.submit(_work, *each): key for key, each in todo.items()}
             for future in as_completed(futures):

@@ -68,7 +68,7 @@ class Comparison:
                 before = self.untuned.evaluations[split]
                 row: dict[str, Any] = {name: getattr(trial.spec, name) for name in ("method", "lr", "seed", "draw")}
                 row |= {"split": split, "heads": trial.spec.heads, "parameters": trial.parameters}
-                row |= {"share": self._share(trial), "seconds": trial.seconds}
+                row |= {"share": trial.parameters / self.settings.get("parameters", math.nan), "seconds": trial.seconds}
                 row |= {name: evaluation[name].value for name in METRICS if name in evaluation}
                 names = [name for name in evaluation.estimates if name.startswith("ability: ")]
                 losses = {name[9:]: before[name].value - evaluation[name].value for name in names}
@@ -78,10 +78,6 @@ class Comparison:
                     row["worst_ability_loss"] = max(losses.values())
                 rows.append(row)
         return pd.DataFrame(rows)
-
-    def _share(self, trial: Trial) -> float:
-        total = self.settings.get("parameters")
-        return trial.parameters / total if total else math.nan
 
     @property
     def choice(self) -> dict[str, float]:
@@ -146,7 +142,7 @@ class Comparison:
         rows = []
         for method, trials in self._chosen().items():
             row = {"method": method, "lr": trials[0].spec.lr or math.nan, "runs": len(trials)}
-            row |= {"share": self._share(trials[0])}
+            row |= {"share": trials[0].parameters / self.settings.get("parameters", math.nan)}
             row |= {name: values.loc[method, name] for name in METRICS if name in values.columns}
             losses = values.loc["untuned", abilities] - values.loc[method, abilities]
             rows.append(row | ({"worst_ability_loss": losses.max()} if abilities else {}))

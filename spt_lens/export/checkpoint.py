@@ -22,6 +22,7 @@ from spt_lens.model.huggingface import INDEX, SINGLE
 from spt_lens.model.layout import Layout, Part, Pick, Projection, Shape, layout_of
 from spt_lens.saving import bits
 
+_FLOATS = "an adapter is written into a checkpoint of F32, F16 or BF16 only, not a quantised one"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -108,10 +109,7 @@ class Checkpoint:
         if found is None:
             raise ValueError(f"{self.folder} lacks the weight {name} of its config.json: download or save it again")
         if found.kind not in DTYPES:
-            raise NotImplementedError(
-                f"{name} in {self.folder} is stored as {found.kind}: an adapter is written into a checkpoint of "
-                "F32, F16 or BF16 only, not a quantised one"
-            )
+            raise NotImplementedError(f"{name} in {self.folder} is stored as {found.kind}: {_FLOATS}")
         if found.shape != self._expected(which):
             raise ValueError(f"{name} in {self.folder} is {list(found.shape)}, expected {list(self._expected(which))}")
         return found
@@ -145,25 +143,16 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
         huggingface.check_folder(folder)
     config = huggingface.read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
-        raise NotImplementedError(
-            f"{source} is quantised: an adapter is written into a checkpoint of F32, F16 or BF16 only. Name the one "
-            "that it was quantised from"
-        )
+        raise NotImplementedError(f"{source} is quantised: {_FLOATS}. Name the one that it was quantised from")
     architecture = next(iter(config.architectures or ()), "a model of no named architecture")
     files = huggingface.weight_files(folder)
     odd = [file for file in files if Path(file).name != file]
     if odd:
         raise ValueError(f"{folder / INDEX} names {odd[0]}, which is not in the same folder: download or save it again")
-    return Checkpoint(
-        folder=folder,
-        name=source if folder != Path(source) else huggingface.name_of(folder.resolve()),
-        architecture=architecture,
-        layout=layout_of(architecture),
-        shape=Shape.of_config(config),
-        vocab_size=config.vocab_size,
-        files=files,
-        tensors={name: place for file in files for name, place in places(folder, file).items()},
-    )
+    name = source if folder != Path(source) else huggingface.name_of(folder.resolve())
+    tensors = {tensor: place for file in files for tensor, place in places(folder, file).items()}
+    layout, shape = layout_of(architecture), Shape.of_config(config)
+    return Checkpoint(folder, name, architecture, layout, shape, config.vocab_size, files, tensors)
 
 
 def _download(name: str, revision: str | None) -> Path:

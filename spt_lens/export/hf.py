@@ -70,8 +70,6 @@ def export_hf(
     All goes to a hidden folder beside `folder` first, which is removed on an error or an interrupt.
 
     Args:
-        model: a TransformerBridge or HookedTransformer, or an Adapter or its folder.
-        folder: a new or empty one.
         base: the checkpoint that an adapter was made for, as in `load_model`; or that a HookedTransformer was made of,
             if load_model did not make it. A bridge needs none.
         revision: of an adapter's `base`, where it is a hub name.

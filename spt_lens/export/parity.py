@@ -47,9 +47,9 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
     Takes the memory of one more model on the CPU. On the live model's device it takes none: parameters that proved the
     same are put in place of those that were read. Raises RuntimeError if a weight or a logit differs.
     """
-    options: Any = {"attn_implementation": "eager", "local_files_only": True, "output_loading_info": True}
-    own_code = made_by_own_code(meant)
-    again, report = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own_code, **options)
+    options: Any = {"attn_implementation": "eager", "trust_remote_code": made_by_own_code(meant)}
+    options |= {"local_files_only": True, "output_loading_info": True}
+    again, report = AutoModelForCausalLM.from_pretrained(folder, **options)
     odd = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     own, theirs = dict(meant.named_parameters()), dict(again.named_parameters())
     odd += sorted(own.keys() ^ theirs.keys())

@@ -38,15 +38,9 @@ def export(
         for place, here in pieces.items():
             place.edit(temporary, partial(_put, adapter, checkpoint, here))
         _check_written(adapter, checkpoint, pieces, sizes, temporary)
-        description = {
-            "made_from": checkpoint.name,
-            "architecture": checkpoint.architecture,
-            "heads": [str(head) for head in adapter.heads],
-            "projections": adapter.projections,
-            "slices": len(adapter.after),
-            "changed_weights_kept": kept,
-        }
-        write_marker(temporary, description)
+        about = {"made_from": checkpoint.name, "architecture": checkpoint.architecture}
+        slices = {"projections": adapter.projections, "slices": len(adapter.after), "changed_weights_kept": kept}
+        write_marker(temporary, {**about, "heads": [str(head) for head in adapter.heads], **slices})
     return len(adapter.after)
 
 

@@ -65,7 +65,12 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
             file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     template, again = _template(tokenizer), read_tokenizer(folder, trust_remote_code=own_code)
     if template and _template(again) != template:
-        _write_template(folder, template)
+        # As the files that transformers puts before whatever tokenizer_config.json says.
+        shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+        for name, text in template.items():
+            file = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         again = read_tokenizer(folder, trust_remote_code=own_code)
     if not _same_words(again, tokenizer) or (template and _template(again) != template):
         raise ValueError(
@@ -90,12 +95,3 @@ def _template(tokenizer: Any) -> dict[str, str]:
     found = getattr(tokenizer, "chat_template", None) or {}
     named = {"default": found} if isinstance(found, str) else found
     return {name: text.replace("\r\n", "\n") for name, text in named.items()}
-
-
-def _write_template(folder: Path, named: dict[str, str]) -> None:
-    """As the files that transformers puts before whatever tokenizer_config.json says."""
-    shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
-    for name, text in named.items():
-        file = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")

@@ -1,8 +1,5 @@
 """The one module that knows TransformerLens's model classes: `TransformerBridge` (3.9 and 4) and `HookedTransformer`.
 
-A backend gives every class the same face: forward passes with a mask, cached generation, where a head's live weights
-are, and the way from and to a plain Hugging Face model.
-
 The two classes keep weights differently. The bridge runs a Hugging Face model's own parameters, except where q, k and v
 are fused: there it splits them, and the split parameters are the live ones (views of the fused weight in GPT-2 and
 Phi-3 until the model is moved to another dtype; always copies in GPT-NeoX). HookedTransformer has weights of its own,
@@ -36,9 +33,7 @@ class Backend:
     may_drop_out = True
 
     def __init__(self, model: Any, root: nn.Module, architecture: str) -> None:
-        self.model = model
-        self.root = root
-        self.architecture = architecture
+        self.model, self.root, self.architecture = model, root, architecture
         cfg = model.cfg
         self.shape = Shape(cfg.n_layers, cfg.n_heads, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head, cfg.d_model)
 
@@ -62,10 +57,8 @@ class Backend:
         """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason."""
         cfg, length = self.model.cfg, tokens.shape[1]
         if length > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
-            raise ValueError(
-                f"a prompt of {length} tokens is too long: this {self.architecture} has {cfg.n_ctx} positions. Leave "
-                "such prompts out"
-            )
+            why = f"this {self.architecture} has {cfg.n_ctx} positions"
+            raise ValueError(f"a prompt of {length} tokens is too long: {why}. Leave such prompts out")
 
 
 def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,8 +70,7 @@ class BridgeBackend(Backend):
     def __init__(self, model: Any) -> None:
         super().__init__(model, model.original_model, model.cfg.architecture)
         # Not cfg.d_vocab: TransformerLens sets that to the tokenizer's size when the user sets another tokenizer.
-        config: Any = self.root.config
-        self.vocab_size: int = config.get_text_config().vocab_size
+        self.vocab_size: int = model.original_model.config.get_text_config().vocab_size
 
     def forward(self, tokens: Tokens, mask: Mask | None) -> Logits:
         self.check_length(tokens)

@@ -1,8 +1,7 @@
 """HookedTransformer (TransformerLens 3.9): making one of any checkpoint, and the ways back. Used by backends.py alone.
 
-TransformerLens 3.9 makes it of official model names only. Here its own converters are given any checkpoint of an
-architecture that they know. A converter may have been written for another variant, so the result has to be compared
-with the plain model (loading.py does).
+TransformerLens 3.9 makes it of official names only. Here its converters are given any checkpoint of an architecture
+that they know. One may have been written for another variant: loading.py compares the result with the plain model.
 """
 
 import copy
@@ -61,12 +60,12 @@ def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | N
     """
     check_available()
     architecture = type(plain).__name__
+    way_out = "load it as a TransformerBridge"
     if architecture not in LAYOUTS:
         raise NotImplementedError(
-            f"{architecture} is not made into a HookedTransformer here (known: {', '.join(LAYOUTS)}): "
-            "load it as a TransformerBridge, or pass a HookedTransformer of your own"
+            f"{architecture} is not made into a HookedTransformer here (known: {', '.join(LAYOUTS)}): {way_out}, or "
+            "pass a HookedTransformer of your own"
         )
-    way_out = "load it as a TransformerBridge"
     try:
         cfg = _config(plain)
     except NotImplementedError as error:

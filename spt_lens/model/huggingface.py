@@ -70,8 +70,7 @@ def check_folder(folder: Path) -> None:
         check_safetensors(folder / name)
 
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
@@ -107,10 +106,10 @@ def check_safetensors(file: Path) -> None:
         raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error
 
 
-def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
+def read_config(source: str | Path) -> Any:
     """A checkpoint's config. Raises ValueError for one that transformers cannot read without the checkpoint's code."""
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except saving.DAMAGE as error:
         raise ValueError(f"transformers cannot read the config.json of {source}: {_first_line(error)}") from error
 

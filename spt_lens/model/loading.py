@@ -40,8 +40,7 @@ def load_model(
         device: Default: CUDA where there is one, else the CPU.
         model_class: "bridge", or "hooked" for a HookedTransformer, which TransformerLens has up to 3.9; making one
             takes twice the memory for a moment.
-        chat_template: For tokenizers without one (base models): "plain", a Jinja template, or the path of one. See
-            `spt_lens.chat.template.use_chat_template`.
+        chat_template: For tokenizers without one (base models), as `spt_lens.chat.template.use_chat_template` takes it.
         revision: Branch, tag or commit, for hub names.
         trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
 

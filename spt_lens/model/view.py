@@ -30,8 +30,7 @@ class ModelView:
     model: Model
 
     def __init__(self, model: Model | ModelView) -> None:
-        if isinstance(model, ModelView):
-            model = model.model
+        model = model.model if isinstance(model, ModelView) else model
         self.backend = backend_of(model)
         self.architecture: str = self.backend.architecture
         blocks = getattr(model, "blocks", None)
@@ -149,17 +148,16 @@ class ModelView:
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(f"tokens must be [batch, pos] and not empty, got shape {tuple(tokens.shape)}")
         whole_number(max_new_tokens, "max_new_tokens")
-        ends, pad = self.end_tokens, self.pad_token
         step, cache = tokens.to(self.device), None
+        ends = torch.tensor(self.end_tokens, dtype=torch.long, device=step.device)
         done = torch.zeros(len(step), dtype=torch.bool, device=step.device)
         new: list[Tensor] = []
         with self.model.hooks(fwd_hooks=list(hooks)):
             for _ in range(max_new_tokens):
                 logits, cache = self.backend.step(step, cache)
-                best = logits[:, -1].argmax(-1).masked_fill(done, pad)
+                best = logits[:, -1].argmax(-1).masked_fill(done, self.pad_token)
                 new.append(best)
-                if ends:
-                    done |= torch.isin(best, torch.tensor(ends, device=best.device))
+                done |= torch.isin(best, ends)
                 if done.all():
                     break
                 step = best[:, None]

@@ -113,8 +113,7 @@ class Adapter:
             raise ValueError(f"{file}: {odd[0]} holds numbers that are not finite, so it was damaged: tune again")
         with saving.reading(file, "adapter"):
             meta = saving.entry(about, "meta", dict)
-            # meta is free: what stands there under this name may be of somebody else.
-            selection = meta.get("selection")
+            selection = meta.get("selection")  # meta is free: this may be of somebody else
             heads = HeadSet(HeadSet.from_json(about["heads"]).heads, selection if isinstance(selection, dict) else {})
             before, after = (
                 {name.removeprefix(side): value for name, value in tensors.items() if name.startswith(side)}

@@ -15,12 +15,9 @@ from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 class FullFineTuning(Tuner):
     """Trains a copy of the model, in float32 whatever its dtype, and writes it into the model when it is done."""
 
+    method = "full fine-tuning"
     lr: ClassVar[float] = 3e-4
     lrs: ClassVar[tuple[float, ...]] = (1e-5, 2e-5, 3e-5, 1e-4, 3e-4)
-
-    @property
-    def method(self) -> str:
-        return "full fine-tuning"
 
     @contextmanager
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:

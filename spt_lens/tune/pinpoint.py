@@ -18,11 +18,8 @@ class Pinpoint(Tuner):
     """Trains the slices of the chosen heads, in float32 whatever the model's dtype. Random heads are a rival too."""
 
     heads: HeadSet
+    method = "pinpoint tuning"
     lrs: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 5e-4, 1e-3, 3e-3)
-
-    @property
-    def method(self) -> str:
-        return "pinpoint tuning"
 
     def check(self, model: Model) -> None:
         super().check(model)

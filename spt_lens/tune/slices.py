@@ -65,12 +65,6 @@ class SliceMask:
     `masters[i]` is a contiguous float32 copy of `slices[i]`, in master precision also when the model is in bfloat16:
     give these to an optimiser, and call `write_back()` after each of its steps. On leaving, requires_grad and the
     gradients of the model's own parameters are as they were; what was written back stays.
-
-        with SliceMask(model, slices) as mask:
-            optimiser = torch.optim.AdamW(mask.masters)
-            loss(model).backward()
-            optimiser.step()
-            mask.write_back()
     """
 
     def __init__(self, model: Model, slices: Sequence[Slice]):

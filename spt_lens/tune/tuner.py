@@ -1,16 +1,14 @@
 """The one face of all that tunes: pinpoint tuning, full fine-tuning, LoRA, and the rival that you write.
 
-A rival is one file: a frozen dataclass that derives from `Tuner` and has
+A rival is one file (`full.py` is the shortest): a frozen dataclass that derives from `Tuner` and has
 
 - `method`, its name;
 - `setup(view, config)`, a context that yields a `Trainable`: what runs, what is trained, where it is written;
-- `lr`, its default learning rate, and `lrs`, those that a comparison tries: from hardly any change to one that costs
-  abilities;
+- `lr`, its default learning rate, and `lrs`, those that a comparison tries: from hardly any change to lost abilities;
 - `check(model)`, if it needs more than a model that can be tuned: a package, say.
 
-Its fields set one such tuner apart from another: a comparison tells them apart by their repr. The loop, the counting,
-undoing and saving, and putting the model back after an error are done here, alike for all. `full.py` is the shortest
-example.
+A comparison tells tuners apart by their repr, that is, by their fields. The loop, the counting, undoing and saving, and
+putting the model back after an error are done here, alike for all.
 """
 
 import html
@@ -175,9 +173,8 @@ class Tuner(ABC):
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
         history: list[dict[str, float]] = []
-        interrupted = False
         before: list[tuple[Slice, Tensor]] = []
-        began = time.perf_counter()
+        interrupted, began = False, time.perf_counter()
         try:
             with self.setup(view, config) as what:
                 before = [(piece, piece.read()) for piece in what.pieces]

@@ -42,23 +42,16 @@ def run_comparison(
     that is something else; NotImplementedError if the model can't be tuned; ImportError without peft.
     """
     settings, console, out = settings or DemoSettings(), console or Console(), writable_folder(out)
-    read_trials(out / "runs.jsonl")
+    runs = out / "runs.jsonl"
+    read_trials(runs)
     model = load_model(model_name)
     LoRA().check(model)
     _, scores = find(model, settings)
     scores.save(out / "scores.safetensors")
     heads = scores.top_fraction(settings.share)
     console.print(heads.summary(model))
-    comparison = compare(
-        model,
-        heads,
-        Yesman(),
-        config=TuneConfig(steps=settings.steps, kl_weight=kl_weight),
-        keep=ordinary_dialogues() if kl_weight else (),
-        seeds=seeds,
-        out=out / "runs.jsonl",
-        workers=workers,
-    )
+    config, keep = TuneConfig(steps=settings.steps, kl_weight=kl_weight), ordinary_dialogues() if kl_weight else ()
+    comparison = compare(model, heads, Yesman(), config=config, keep=keep, seeds=seeds, out=runs, workers=workers)
     comparison.save(out / "comparison.json")
     for name, table in (("table", comparison.table), ("frontier", comparison.frontier)):
         saving.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))

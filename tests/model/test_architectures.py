@@ -20,6 +20,7 @@ from spt_lens.model import hooked
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
+from spt_lens.support.probes import ASKED
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import head_slices
@@ -34,8 +35,8 @@ FUSED = ["phi3", "gpt2", "neox"]
 CASES = [(name, c) for name in NAMES for c in CLASSES if c == "bridge" or name not in BRIDGE_ONLY]
 DTYPES = [torch.float32, torch.bfloat16]
 HEADS = HeadSet.parse("L0.H1 L1.H2")
-DIALOGUES = Yesman().cases("train", n=4)
-QUICK = TuneConfig(lr=1e-2, steps=2, batch_size=4, warmup_share=0, weight_decay=0.1, projections="qkvo")
+DIALOGUES = ASKED.cases(None, n=4)
+QUICK = TuneConfig(lr=2e-2, steps=2, batch_size=4, warmup_share=0, weight_decay=0.1, projections="qkvo")
 
 each_case = pytest.mark.parametrize(("name", "model_class"), CASES)
 each_class = pytest.mark.parametrize("model_class", CLASSES)
