@@ -212,14 +212,14 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     """
     if has_hooks(view):
         return "carries hooks of yours, which would see suffixes instead of whole prompts"
-    i = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
-    row = rows.rows[i]
+    shortest = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
+    (row,), readout = rows.some([shortest])
     heads = [(layer, head) for layer in sorted({0, view.n_layers // 2}) for head in range(min(2, view.n_heads))]
     at = [at - row.start for at in row.into_at]
     try:
         run = suffix_run(view, torch.tensor([row.into]), row.start)
         z = torch.stack([-3 * run.own[view.z_name(layer)][0, at] for layer in range(view.n_layers)])
-        variants = Variants(view, [row], z, rows.readout([i]), suffix=run)
+        variants = Variants(view, [row], z, readout, suffix=run)
         found = torch.cat([through(run, wave, joining(variants)) for wave in waves(heads, 2)])
     except NotPossible as error:
         return str(error)
@@ -230,11 +230,9 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     expected = torch.cat([_by_hooks(view, row, z, layer, head)[:, row.start :] for layer, head in heads])
     change, off = (expected - run.final).float(), (expected - found[:, 0]).float()
     share = float(off.norm() / change.norm()) if bool(change.any()) else float(off.norm())
-    if share > (0.1 if torch.finfo(view.dtype).eps > 1e-4 else 1e-3):  # nan is no reason: it is looked for later
-        return (
-            f"gives other outputs in the sweep than with plain hooks (by {share:.2g} of the change that patches make)"
-        )
-    return ""
+    wrong = share > (0.1 if torch.finfo(view.dtype).eps > 1e-4 else 1e-3)  # nan is no reason: it is looked for later
+    said = f"gives other outputs in the sweep than with plain hooks (by {share:.2g} of the change that patches make)"
+    return said if wrong else ""
 
 
 def _by_hooks(
@@ -247,10 +245,6 @@ def _by_hooks(
     def keep(module: Any, args: Any, output: Any) -> None:
         kept.append(output[0] if isinstance(output, tuple) else output)
 
-    handle = view.model.blocks[-1].register_forward_hook(keep)
-    try:
-        hook = (view.z_name(layer), patch_heads(batch.row, batch.pos, z[layer], [head]))
-        batch.logits(view, [hook])
-    finally:
-        handle.remove()
+    with view.model.blocks[-1].register_forward_hook(keep):
+        batch.logits(view, [(view.z_name(layer), patch_heads(batch.row, batch.pos, z[layer], [head]))])
     return kept[0]

@@ -68,12 +68,9 @@ class Readout:
     def of(self, logits: Float[Tensor, "*copies batch reads vocab"]) -> Float[Tensor, "*copies batch"]:
         """The number, from all logits at the positions that are read."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # halves lose digits in a difference
-        shape = logits.shape[:-1]
-        if self.whole:
-            ids = self.ids.to(logits.device)[..., None].expand(*shape, 1)
-            return logits.gather(-1, ids).squeeze(-1).sub(logits.logsumexp(-1)).sum(-1)
-        ids = self.ids.to(logits.device)[:, None].expand(*shape, -1)
-        return self.of_tokens(logits.gather(-1, ids))
+        ids = (self.ids[..., None] if self.whole else self.ids[:, None]).to(logits.device)
+        chosen = logits.gather(-1, ids.expand(*logits.shape[:-1], -1))
+        return chosen.squeeze(-1).sub(logits.logsumexp(-1)).sum(-1) if self.whole else self.of_tokens(chosen)
 
     def of_tokens(self, logits: Float[Tensor, "*copies batch 1 k"]) -> Float[Tensor, "*copies batch"]:
         """The same from the logits of `tokens` alone."""
@@ -129,13 +126,9 @@ class Rows:
 
     def some(self, index: Sequence[int]) -> tuple[list[Row], Readout]:
         """Rows of one side and as many reads, and how they are read."""
-        return [self.rows[i] for i in index], self.readout(index)
-
-    def readout(self, index: Sequence[int]) -> Readout:
-        """Of some rows, which must have one side and as many reads."""
         rows = [self.rows[i] for i in index]
         found = self.readouts[rows[0].side][[row.pair for row in rows]]
-        return replace(found, ids=found.ids[:, : rows[0].reads]) if found.whole else found
+        return rows, replace(found, ids=found.ids[:, : rows[0].reads]) if found.whole else found
 
     def by_pair(self, values: Float[Tensor, "n_rows ..."]) -> Float[Tensor, "n_pairs ..."]:
         """The logit difference of each pair: of whole completions, the truthful one's minus the sycophantic one's."""
@@ -147,8 +140,7 @@ class Rows:
     def alike(self, key: Callable[[Row], Any] = lambda row: 0) -> list[list[int]]:
         """Rows that can share a batch: of one side, with as many reads and the same key; the shortest first."""
         groups: dict[Any, list[int]] = {}
-        for i in sorted(range(len(self)), key=lambda i: len(self.rows[i].into)):
-            row = self.rows[i]
+        for i, row in sorted(enumerate(self.rows), key=lambda each: len(each[1].into)):
             groups.setdefault((row.side, row.reads, key(row)), []).append(i)
         return list(groups.values())
 

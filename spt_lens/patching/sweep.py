@@ -117,10 +117,10 @@ def each_part(
         work(part, Variants(view, chosen, z, readout, most, readings.tick, also=also))
 
     if readings.engine == "sweep":
-        readings.each(by_sweep, lambda row: (len(row.into), start(row)))
+        limits.each(rows.alike(lambda row: (len(row.into), start(row))), by_sweep)
     else:
         readings.both_runs()
-        readings.each(by_hooks)
+        limits.each(rows.alike(), by_hooks)
 
 
 def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:

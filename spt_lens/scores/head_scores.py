@@ -12,17 +12,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spt_lens import saving
 from spt_lens.checking import number, one_of, share
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import ScoreComparison
 from spt_lens.scores.described import Described
-from spt_lens.scores.files import load_scores, save_scores
 from spt_lens.scores.metrics import Metric, importance, recovery
 from spt_lens.scores.uncertainty import Uncertainty
 from spt_lens.statistics import By, heads_within, strength
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+TENSORS = ("values", "per_pair", "logit_differences", "base", "target", "verified")
+TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,12 +234,17 @@ class HeadScores(Described, Uncertainty):
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, with the description in its header. Raises OSError when it cannot be written."""
-        save_scores(vars(self), path)
+        tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        saving.save_tensors(path, "scores", tensors, {name: getattr(self, name) for name in (*TEXTS, "meta")})
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
-        return load_scores(path, cls)
+        tensors, about = saving.load_tensors(path, "scores")
+        with saving.reading(path, "scores"):
+            texts = {name: saving.entry(about, name, str) for name in TEXTS if name in about}  # older files lack some
+            found = {name: tensors[name] for name in TENSORS if name in tensors}
+            return cls(**texts, **found, meta=saving.entry(about, "meta", dict))
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {self[head]:+.3f}" for head in self.order()[:3])
