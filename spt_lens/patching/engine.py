@@ -151,11 +151,8 @@ def prepare(
 def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]) -> tuple[str, str]:
     """The engine, and why no faster one; "" if there is none. has: those that the method has.
 
-    "auto" takes the sweep where it gives what plain hooks give on the shortest prompt (a few forward passes of one
-    prompt), else stacked heads, and plain hooks for a model that carries hooks of the user's: those may count on the
-    shape of a batch.
-
-    Raises: ValueError for an engine that the method does not have, or one that does not fit the model.
+    "auto" takes the sweep where it gives what plain hooks give on the shortest prompt, else stacked heads, and plain
+    hooks for a model that carries hooks of the user's. Raises ValueError for an engine that does not fit either.
     """
     one_of(engine, "engine", ("auto", *has))
     plain = "hooks" if has_hooks(view) or "stacked" not in has else "stacked"
@@ -178,14 +175,13 @@ LIBRARIES = ("transformer_lens", "transformers", "torch", "accelerate", "peft") 
 
 
 def has_hooks(view: ModelView) -> bool:
-    """Whether the user has hooks on the model, TransformerLens's or torch's: they may count on whole prompts, or on the
-    shape of a batch. TransformerLens itself hangs permanent ones into a few architectures (OPT).
-    """
+    """Whether the user has hooks on the model: they may count on whole prompts, or on the shape of a batch."""
     points = {id(point): point for point in view.model.hook_dict.values()}
     for point in points.values():
         for handle in (*point.fwd_hooks, *point.bwd_hooks):
             function = handle.hook.hooks_dict_ref().get(handle.hook.id)
             inner = inspect.getclosurevars(function).nonlocals.get("hook") if inspect.isfunction(function) else None
+            # TransformerLens itself hangs permanent ones into a few architectures (OPT).
             if not (handle.is_permanent and _of_a_library(inner)):
                 return True
     return any(
@@ -207,8 +203,7 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     """Why the sweep does not fit a model, as what follows "it"; "" where it fits.
 
     On the shortest prompt, two heads of two layers, set to much more than the negative of what they are, must change
-    the last block's output as they do by plain hooks. Outputs tell more than logits do: in half precision, rounding
-    hides in a single logit what is wrong by far.
+    the last block's output as by plain hooks. In a single logit, half precision hides what is wrong by far.
     """
     if has_hooks(view):
         return "carries hooks of yours, which would see suffixes instead of whole prompts"

@@ -91,10 +91,7 @@ class Readings:
         return self.rows.by_pair(self._patched)
 
     def shares(self) -> tuple[Float[Tensor, "n_kept n_layers n_heads"], list[int], list[int]]:
-        """Each head's share of the gap in the pairs that have one; the numbers of these, and of the others.
-
-        Raises: ValueError if no pair has a gap.
-        """
+        """Each head's share of the gap in pairs that have one; their numbers, and the others'. Raises ValueError."""
         base, target = self.base, self.target
         kept, left_out = usable_pairs(base, target)
         shares = (self.logit_differences - base[:, None, None]) / (target - base)[:, None, None]

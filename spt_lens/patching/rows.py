@@ -187,10 +187,8 @@ def _places(pairs: ContrastPairs, i: int, direction: Direction, positions: Posit
         first = next(differ, len(into) - 1)
         return [both for both in aligned if both[0] >= first or both[0] != both[1]] or [aligned[-1]]
     if len(into) == len(source) or pairs.alignment:
-        other = dict(aligned)
-        found = [_inside(at, len(into), i) for at in positions]
-        missing = [at for at in found if at not in other]
-        if missing:
+        other, found = dict(aligned), [_inside(at, len(into), i) for at in positions]
+        if missing := [at for at in found if at not in other]:
             raise ValueError(f"position {missing[0]} of pair {i} is aligned to none in the other prompt: leave it out")
         return sorted({at: other[at] for at in found}.items())
     # Counted from the start, or from the end, of each prompt.
@@ -209,11 +207,8 @@ def _inside(at: int, length: int, pair: int) -> int:
 def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
     """What can be known to be wrong before any forward pass. Raises: as activation_patching."""
     one_of(direction, "direction", get_args(Direction))
-    if (
-        positions not in ("last", "all")
-        if isinstance(positions, str)
-        else not (isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions))
-    ):
+    numbers = isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions)
+    if not numbers and not (isinstance(positions, str) and positions in ("last", "all")):
         raise ValueError(f"positions={positions!r}: use 'last', 'all' or whole numbers such as [-2, -1], at least one")
     if positions == "all" and not pairs.alignable:
         lengths = [(len(one), len(other)) for one, other in zip(pairs.sycophantic, pairs.truthful, strict=True)]

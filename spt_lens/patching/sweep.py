@@ -4,10 +4,9 @@ A variant is a prompt with something done to it from one layer on, say one head 
 variants of a prompt stand side by side on the position axis, `[batch, variants * length, ...]`, and a method says,
 layer by layer, what hooks do to those that join there.
 
-All heads in one sweep: plain patching runs the whole model once for each head, but a patch leaves all that comes before
-it as it is, along the prompt and up to the head's own layer. So each variant is of the prompt's end alone (suffix.py),
-joins the others at its own layer, and only the answer tokens are unembedded. For T tokens and a suffix of s this takes
-about s / 2T of the work of plain patching, and gives the same numbers.
+All heads in one sweep: a patch leaves all that comes before it as it is, along the prompt and up to the head's layer.
+So each variant is of the prompt's end alone (suffix.py), joins the others at its own layer, and only the answer tokens
+are unembedded: for T tokens and a suffix of s, about s / 2T of the work of plain patching.
 
 Whole prompts stand in where the sweep does not fit: copies of a batch, each with another variant ("stacked"), or one
 forward pass for each ("hooks").
@@ -126,8 +125,7 @@ def each_part(
 def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:
     """Variants in the order of their layers, at most so many of them together."""
     ordered = sorted(variants)
-    for start in range(0, len(ordered), most):
-        yield ordered[start : start + most]
+    return (ordered[start : start + most] for start in range(0, len(ordered), most))
 
 
 def most_variants(run: SuffixRun, batch_size: int) -> int:

@@ -44,11 +44,11 @@ def styled(figure: go.Figure, title: Any, x: Any, y: Any) -> go.Figure:
     )
 
 
+def whiskers(up: Any, down: Any) -> dict[str, Any]:
+    """Error bars that reach so far up and down."""
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
+
+
 def rgb(colour: str) -> tuple[int, ...]:
     """Red, green and blue, 0 to 255, of a colour such as "#0072B2"."""
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def translucent(colour: str, opacity: float) -> str:
-    """A colour such as "#0072B2" as `rgba(...)`."""
-    return f"rgba({','.join(map(str, rgb(colour)))},{opacity})"
