@@ -40,5 +40,4 @@ def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> Attentio
     view = ModelView(model)
     ids = prompt_ids(view.tokenizer, dialogue)
     patterns = head_attention(view, heads, torch.tensor([ids]))
-    tokens = [view.tokenizer.decode([i]) for i in ids]
-    return AttentionView.of(patterns, tokens, [str(head) for head in heads])
+    return AttentionView.of(patterns, [view.tokenizer.decode([i]) for i in ids], list(map(str, heads)))

@@ -95,7 +95,7 @@ class Path(Method):
 
     def check(self, view: ModelView, rows: Rows) -> None:
         check_mlps(view, self.mlps)
-        if not self._receivers(view) and not any(row.arrives for row in rows.rows):
+        if not self._receivers(view) and all(max(row.into_at) < len(row.into) - row.reads for row in rows.rows):
             raise ValueError(
                 "with every other head frozen, only what is written at the positions that are read reaches the logits: "
                 "patch these too (positions='last'), or name receivers"

@@ -56,11 +56,6 @@ class Readout:
         return Readout(self.ids[rows], None if self.sides is None else self.sides[rows], self.whole)
 
     @property
-    def tokens(self) -> Int[Tensor, "batch k"] | None:
-        """The only tokens whose logits count, or None: all of them (they share the probability)."""
-        return None if self.whole else self.ids
-
-    @property
     def reads(self) -> int:
         """At how many positions, the last ones."""
         return self.ids.shape[1] if self.whole else 1
@@ -73,7 +68,7 @@ class Readout:
         return chosen.squeeze(-1).sub(logits.logsumexp(-1)).sum(-1) if self.whole else self.of_tokens(chosen)
 
     def of_tokens(self, logits: Float[Tensor, "*copies batch 1 k"]) -> Float[Tensor, "*copies batch"]:
-        """The same from the logits of `tokens` alone."""
+        """The same from the logits of these tokens alone; a whole completion needs those of all."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))[..., 0, :]
         if self.sides is None:
             return logits[..., 0] - logits[..., 1]
@@ -97,11 +92,6 @@ class Row:
     into_at: tuple[int, ...]
     source_at: tuple[int, ...]
     reads: int
-
-    @property
-    def arrives(self) -> bool:
-        """Whether a position that is read is patched."""
-        return max(self.into_at) >= len(self.into) - self.reads
 
     @property
     def start(self) -> int:

@@ -79,18 +79,16 @@ class SuffixRun:
     def block(
         self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook], alone: bool = False
     ) -> Float[Tensor, "batch variants_length d_model"]:
-        """A block's output for variants that stand side by side, each with the kept positions before it.
-
-        alone: each is a row with nothing before it, which is less work, for hooks that replace what all heads give.
-        """
-        if not alone:
-            return self._block(layer, hidden, hooks)
-        rows = hidden.reshape(-1, self.length, hidden.shape[-1])
-        by_row = [(name, as_rows(function, len(hidden))) for name, function in hooks]
-        return self._block(layer, rows, by_row, alone).view(hidden.shape)
-
-    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+        """A block's output for variants that stand side by side, each with the kept positions before it, or `alone`."""
         raise NotImplementedError
+
+    def alone(
+        self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook]
+    ) -> Float[Tensor, "batch variants_length d_model"]:
+        """The same with nothing before them, which is less work, for hooks that replace what all heads give."""
+        by_row = [(name, as_rows(function, len(hidden))) for name, function in hooks]
+        rows = hidden.reshape(-1, self.length, hidden.shape[-1])
+        return self.block(layer, rows, by_row, alone=True).view(hidden.shape)
 
     def _called(
         self, layer: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], hooks: list[Hook]
@@ -139,7 +137,7 @@ class _BridgeSuffix(SuffixRun):
         if any(keys.shape[2] != self.start for keys in self._keys):
             raise NotPossible("does not keep the keys and values of all positions")
 
-    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+    def block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
         variants = hidden.shape[1] // self.length
         kept = None if alone else KeptCache(self._keys, self._values)
         first = self.start if alone else 0  # of the positions that a mask speaks of
@@ -195,12 +193,11 @@ class _HookedSuffix(SuffixRun):
         self._keys = [entry.past_keys[:, : self.start] for entry in cache.entries]
         self._values = [entry.past_values[:, : self.start] for entry in cache.entries]
 
-    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+    def block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
         if alone:
             return self._called(layer, hidden, (), {}, hooks)
         entry = KeptEntry(self._keys[layer], self._values[layer])
-        variants = hidden.shape[1] // self.length
-        with self._tree_attention(self._blocks[layer].attn, variants):
+        with self._tree_attention(self._blocks[layer].attn, hidden.shape[1] // self.length):
             return self._called(layer, hidden, (), {"past_kv_cache_entry": entry}, hooks)
 
     @contextmanager

@@ -67,7 +67,7 @@ class Variants:
     def run(self, wave: Sequence[Variant], hooks_at: HooksAt, upto: int | None = None, alone: bool = False) -> Tensor:
         """What is read of each variant, `[variants, batch]`.
 
-        upto: hooks are of interest up to this layer; with it, what is given means nothing. alone: as SuffixRun.block.
+        upto: hooks are of interest up to this layer; with it, what is given means nothing. alone: as SuffixRun.alone.
         """
         if self.suffix is not None:
             ends = through(self.suffix, wave, hooks_at, self.tick, upto, alone)
@@ -145,14 +145,14 @@ def through(
     upto: int | None = None,
     alone: bool = False,
 ) -> Float[Tensor, "variants batch length d_model"]:
-    """Takes variants (layer, what) from their own layers to the end, or up to a layer. alone: as SuffixRun.block."""
+    """Takes variants (layer, what) from their own layers to the end, or up to a layer. alone: as SuffixRun.alone."""
     hidden, n = run.resid[0][:, :0], 0
     passes = 3 if torch.is_grad_enabled() else 1  # a backward pass is to come
     for layer in range(wave[0][0], len(run.resid) if upto is None else upto):
         new = [what for at, what in wave if at == layer]
         if new:
             hidden = torch.cat([hidden, run.resid[layer].repeat(1, len(new), 1)], dim=1)
-        hidden = run.block(layer, hidden, hooks_at(layer, new, n), alone)
+        hidden = (run.alone if alone else run.block)(layer, hidden, hooks_at(layer, new, n))
         n += len(new)
         tick(passes * hidden.shape[0] * hidden.shape[1])
     return hidden.view(len(hidden), n, run.length, -1).transpose(0, 1)
@@ -185,8 +185,8 @@ def read(
     """What the last block's outputs come to, at the positions that are read."""
     ends = ends[:, :, -readout.reads :]
     n, batch, reads, d_model = ends.shape
-    if readout.tokens is not None:
-        ids = readout.tokens.to(ends.device).repeat(n, 1)
+    if not readout.whole:
+        ids = readout.ids.to(ends.device).repeat(n, 1)
         return readout.of_tokens(run.logits(ends.reshape(n * batch, d_model), ids).view(n, batch, 1, -1))
     size = max(1, FULL_LOGITS // (batch * reads * run.view.vocab_size))
     logits = (run.logits(piece.reshape(-1, d_model)).view(*piece.shape[:-1], -1) for piece in ends.split(size))

@@ -228,9 +228,8 @@ class HeadScores(Uncertainty):
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
         tensors, about = saving.load_tensors(path, "scores")
         with saving.reading(path, "scores"):
-            found: dict[str, Any] = {
-                name: tensors[name] for name in TENSORS if name in tensors
-            }  # older files lack some
+            # Older files lack some.
+            found: dict[str, Any] = {name: tensors[name] for name in TENSORS if name in tensors}
             found |= {name: saving.entry(about, name, str) for name in TEXTS if name in about}
             return cls(**found, meta=saving.entry(about, "meta", dict))
 

@@ -53,8 +53,7 @@ def frontier_figure(
     of the learning rate that the validation split chose: a black ring. log_x: leaves out costs of zero or less.
     """
     require(table, ("method", "lr", x, y), "frontier figure")
-    if log_x:
-        table = table[table[x] > 0]
+    table = table[table[x] > 0] if log_x else table
     figure = go.Figure()
     for i, (method, runs) in enumerate(table.groupby("method", sort=False)):
         style = {"color": COLOURS[i % len(COLOURS)], "symbol": MARKERS[i % len(MARKERS)]}

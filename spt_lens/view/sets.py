@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -45,16 +44,11 @@ def bars_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: 
     names = list(metrics.values())
     before, chosen = table[table["size"] == 0].iloc[0], table[(table["set"] == "chosen") & (table["size"] > 0)].iloc[0]
     figure.add_bar(x=names, y=[before[metric] for metric in metrics], marker_color=GREY, name="as it is")
-    bars: dict[str, Any] = {
-        "x": names,
-        "y": [chosen[metric] for metric in metrics],
-        "marker_color": COLOURS[0],
-        "name": "chosen",
-    }
+    figure.add_bar(x=names, y=[chosen[metric] for metric in metrics], marker_color=COLOURS[0], name="chosen")
     if {"low", "high", "recovery"} <= set(table):
         ends = (chosen["high"] - chosen["recovery"], chosen["recovery"] - chosen["low"])
-        bars["error_y"] = whiskers(*([end if metric == "recovery" else None for metric in metrics] for end in ends))
-    figure.add_bar(**bars)
+        each = ([end if metric == "recovery" else None for metric in metrics] for end in ends)
+        figure.data[-1].error_y = whiskers(*each)
     random = table[table["set"] == "random"]
     if len(random):
         figure.add_scatter(

@@ -49,11 +49,11 @@ def memory_for_tokens(monkeypatch, tokens: int, error: Exception) -> list[int]:
     seen: list[int] = []
 
     def bounded(block):
-        def run(self, layer, hidden, hooks):
+        def run(self, layer, hidden, hooks, **how):
             seen.append(hidden.shape[0] * hidden.shape[1])
             if seen[-1] > tokens:
                 raise error
-            return block(self, layer, hidden, hooks)
+            return block(self, layer, hidden, hooks, **how)
 
         return run
 
