@@ -10,7 +10,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, both_runs_work, method_named, prepare
 from spt_lens.patching.limits import prompt_bytes
-from spt_lens.patching.rows import Direction, Positions, check_patching, make_rows
+from spt_lens.patching.rows import Direction, Positions, make_rows
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ def cost(
     """
     view = ModelView(model)
     way = method_named(method, arguments)
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
+    rows = make_rows(view, pairs, direction, positions)
     limits, used, reason = prepare(view, rows, way, engine, batch_size, max_memory)
     tokens = sum(len(row.into) for row in rows.rows)
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)

@@ -13,7 +13,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import Activation, patch_each
 from spt_lens.patching.engine import Method, measure
 from spt_lens.patching.readings import Readings, to_scores
-from spt_lens.patching.rows import Row, Rows, check_patching, make_rows
+from spt_lens.patching.rows import Row, Rows, make_rows
 from spt_lens.scores.head_scores import HeadScores
 
 
@@ -68,8 +68,7 @@ def head_knockout(
     """
     view = ModelView(model)
     check_ablation(ablation, mean_over)
-    check_patching(view, pairs, "denoising", "last")
-    rows = make_rows(pairs, "denoising", "last")
+    rows = make_rows(view, pairs)
     everywhere = tuple(replace(row, into_at=tuple(range(len(row.into)))) for row in rows.rows)
     rows, way = replace(rows, rows=everywhere), Knockout(pairs, ablation, mean_over)
     readings, settings = measure(view, rows, way, "auto", batch_size, None, progress, "knocking heads out")

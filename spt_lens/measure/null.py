@@ -14,7 +14,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, measure, method_named
 from spt_lens.patching.limits import find_limits
 from spt_lens.patching.readings import to_scores
-from spt_lens.patching.rows import Direction, Positions, Rows, check_patching, make_rows, named, run_source
+from spt_lens.patching.rows import Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores
 
 
@@ -46,8 +46,7 @@ def random_pairs_null(
     """
     view = ModelView(model)
     way = method_named(method, arguments)
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
+    rows = make_rows(view, pairs, direction, positions)
     way.check(view, rows)
     prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
     partners = _partners(prompts, positions == "last", seed)

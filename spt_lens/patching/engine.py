@@ -31,7 +31,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, progress_bar
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Readings, to_scores
-from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, check_patching, make_rows, named
+from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, make_rows, named
 from spt_lens.patching.suffix import NotPossible, suffix_run
 from spt_lens.patching.sweep import Variants, joining, through, waves
 from spt_lens.scores.head_scores import HeadScores
@@ -99,8 +99,7 @@ def scores_by(
     """What a method gives for some pairs, for its public function, whose arguments these are."""
     view = ModelView(model)
     one_of(metric, "metric", get_args(Metric))
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
+    rows = make_rows(view, pairs, direction, positions)
     readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress)
     scores = to_scores(readings, method.name, direction, named(positions), settings)
     try:

@@ -220,7 +220,7 @@ def path_patching(
 def check_direct(view: ModelView, pairs: ContrastPairs) -> None:
     """Raises ValueError if direct_contribution can't be told of this model: it needs suffixes and hooks on MLPs."""
     check_mlps(view, "frozen")
-    if problem := sweep_problem(view, make_rows(pairs, "denoising", "last")):
+    if problem := sweep_problem(view, make_rows(view, pairs)):
         raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
 
 

@@ -140,8 +140,11 @@ def named(positions: Positions) -> str:
     return positions if isinstance(positions, str) else ",".join(map(str, positions))
 
 
-def make_rows(pairs: ContrastPairs, direction: Direction, positions: Positions) -> Rows:
-    """The rows of a measurement. Raises ValueError as check_patching does."""
+def make_rows(
+    view: ModelView, pairs: ContrastPairs, direction: Direction = "denoising", positions: Positions = "last"
+) -> Rows:
+    """The rows of a measurement. Raises before any forward pass what activation_patching says of pairs and options."""
+    _check(view, pairs, direction, positions)
     sides = (0, 1) if pairs.completion_ids else (0,)
     rows = []
     for i in range(len(pairs)):
@@ -194,8 +197,7 @@ def _inside(at: int, length: int, pair: int) -> int:
     return at % length
 
 
-def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
-    """What can be known to be wrong before any forward pass. Raises: as activation_patching."""
+def _check(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
     one_of(direction, "direction", get_args(Direction))
     numbers = isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions)
     if not numbers and not (isinstance(positions, str) and positions in ("last", "all")):
@@ -209,8 +211,6 @@ def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, 
         )
     view.check_measurable()
     pairs.check(view)
-    for i in range(len(pairs) if not isinstance(positions, str) else 0):
-        _places(pairs, i, direction, positions)
 
 
 @dataclass(frozen=True, eq=False)
