@@ -17,13 +17,9 @@ from spt_lens.patching.rows import Direction, Positions, make_rows
 class Cost:
     """What a measurement takes.
 
-    Attributes:
-        forward_passes: in passes of all the prompts that are patched; a backward pass counts as two. Finding out which
-            engine fits takes a few passes of one prompt more.
-        memory: GiB of activations at most, roughly, beside the weights' `weights` GiB.
-        engine, engine_reason: which one is used, and why no faster one ("" if there is none).
-        batch_size: prompts at once.
-        n_prompts, tokens: the prompts that are patched, and all their tokens.
+    forward_passes: of all the `n_prompts` that are patched, of so many `tokens`; a backward pass counts as two.
+    memory: GiB of activations at most, roughly, beside the weights' `weights` GiB. batch_size: prompts at once.
+    engine, engine_reason: which one is used, and why no faster one ("" if there is none).
     """
 
     forward_passes: float

@@ -106,15 +106,6 @@ class HeadScores(Uncertainty):
             raise KeyError(f"{found} has no score: there are {self.n_layers} layers x {self.n_heads} heads")
         return float(self.values[found])
 
-    def order(self, by: By = "signed") -> HeadSet:
-        """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
-
-        Heads that were only estimated come after all measured ones. Equal scores keep the order of layers and heads.
-        """
-        flat, measured = strength(self.values, by).flatten().tolist(), self.measured.flatten().tolist()
-        ranked = sorted(range(len(flat)), key=lambda i: (not measured[i], -flat[i]))
-        return HeadSet(tuple(Head(*divmod(i, self.n_heads)) for i in ranked))
-
     def top(self, k: int, by: By = "signed") -> HeadSet:
         """The best k heads, best first. Raises ValueError unless k is from 1 to the number of heads."""
         return self.order(by)[: self._k(k)]

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens import statistics
 from spt_lens.checking import whole_number
-from spt_lens.heads import HeadSet
+from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.described import Described
 from spt_lens.statistics import By, Stability
 
 
 class Uncertainty(Described):
-    """The methods of HeadScores that need the scores of each pair. They take the pairs as independent.
+    """The order of HeadScores, and what it can be trusted for, where the pairs are taken as independent.
 
     A `k` is by default 5 % of the heads, at least one.
     """
 
-    if TYPE_CHECKING:
+    def order(self, by: By = "signed") -> HeadSet:
+        """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
 
-        def order(self, by: By = "signed") -> HeadSet: ...
+        Heads that were only estimated come after all measured ones. Equal scores keep the order of layers and heads.
+        """
+        flat, measured = statistics.strength(self.values, by).flatten().tolist(), self.measured.flatten().tolist()
+        ranked = sorted(range(len(flat)), key=lambda i: (not measured[i], -flat[i]))
+        return HeadSet(tuple(Head(*divmod(i, self.values.shape[1])) for i in ranked))
 
     def interval(
         self, confidence: float = 0.95, draws: int = 1000, seed: int = 0
