@@ -105,9 +105,7 @@ def before_after_figure(
             marker_color=COLOURS[i % len(COLOURS)],
             name=escape(name),
         )
-    figure.update_layout(barmode="group")
-    figure.update_yaxes(range=[0, 1.05])
-    return styled(figure, title, "", "share (whiskers: 95 % intervals)")
+    return styled(figure, title, "", "share (whiskers: 95 % intervals)", barmode="group", yaxis_range=[0, 1.05])
 
 
 # Each bar also has its own pattern, for readers who see no colours.
@@ -130,10 +128,8 @@ def attention_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure
     for column, (name, colour, pattern) in _BARS.items():
         marker = {"color": colour, "pattern": {"shape": pattern}}
         figure.add_bar(x=table["span"].map(escape), y=table[column], name=name, marker=marker)
-    figure.update_layout(barmode="group")
-    figure.update_yaxes(range=[0, 1.02])
     small = None if title is None else {"text": escape(title), "font": {"size": 13}}
-    return styled(figure, small, None, "attention from the last position")
+    return styled(figure, small, None, "attention from the last position", barmode="group", yaxis_range=[0, 1.02])
 
 
 def comparison_figure(
@@ -173,5 +169,5 @@ def comparison_figure(
             )
     sides = zip(("one", "other"), names, strict=True)
     across, up = ({"text": f"{side}: {escape(name)}", "font": {"size": 11}} for side, name in sides)
-    styled(figure, {"text": escape(title), "font": {"size": 13}}, across, up)
-    return figure.update_layout(width=620, height=560, margin_l=70, legend_y=-0.16)
+    wide = {"width": 620, "height": 560, "margin_l": 70, "legend_y": -0.16}
+    return styled(figure, {"text": escape(title), "font": {"size": 13}}, across, up, **wide)

@@ -66,6 +66,5 @@ def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], 
     # A recovery is no share of cases: it may be above 1 or below 0.
     values = table[list(metrics)].to_numpy()
     low, high = (values[values == values].min(), values[values == values].max()) if len(metrics) else (0, 1)
-    figure.update_yaxes(range=[min(-0.03, float(low) - 0.03), max(1.03, float(high) + 0.03)])
-    styled(figure, title, x, "share")
-    return figure.update_layout(title_font_size=13)
+    ends = [min(-0.03, float(low) - 0.03), max(1.03, float(high) + 0.03)]
+    return styled(figure, title, x, "share", yaxis_range=ends, title_font_size=13)

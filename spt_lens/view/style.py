@@ -31,9 +31,9 @@ def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
         raise ValueError(f"{what}: the table has no rows")
 
 
-def styled(figure: go.Figure, title: Any, x: Any, y: Any) -> go.Figure:
-    """The figure with the look of all: white, the legend below. Titles are text, or dicts as Plotly takes them."""
-    return figure.update_layout(
+def styled(figure: go.Figure, title: Any, x: Any, y: Any, **more: Any) -> go.Figure:
+    """The figure with the look of all: white, the legend below. Titles and more are as Plotly takes them."""
+    figure.update_layout(
         template="plotly_white",
         title=title,
         xaxis_title=x,
@@ -42,6 +42,7 @@ def styled(figure: go.Figure, title: Any, x: Any, y: Any) -> go.Figure:
         margin={"l": 60, "r": 20, "t": 50 if title else 20, "b": 60},
         height=400,
     )
+    return figure.update_layout(**more)
 
 
 def whiskers(up: Any, down: Any) -> dict[str, Any]:
