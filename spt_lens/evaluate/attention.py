@@ -6,6 +6,7 @@ import torch
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import prompt_ids
+from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import head_attention
 from spt_lens.model.view import Model, ModelView
@@ -19,13 +20,10 @@ def attention_before_after(model: Model, adapter: Adapter, heads: HeadSet, dialo
     The patterns are named "L5.H3 before" and "L5.H3 after". The model may be tuned or untuned, and is left as it was.
     What changes need not come from a head's own weights: tuned heads below it change what it reads.
 
-    adapter: of the tuning (`run.adapter`).
-
     Raises: ValueError as attention_view does, for a model that the adapter does not fit, or one whose weights at the
     adapter's heads are neither those before nor those after the tuning; TypeError for what is no adapter.
     """
-    if not isinstance(adapter, Adapter):
-        raise TypeError(f"expected an Adapter, got {type(adapter).__name__}: give run.adapter")
+    instance(adapter, "adapter", Adapter, "give run.adapter")
     view = ModelView(model)
     heads.check(view)
     ids = prompt_ids(view.tokenizer, dialogue)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,6 +10,7 @@ from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import prompt_ids
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.plain import keeping
 from spt_lens.view.attention import AttentionView
 
 
@@ -25,15 +23,10 @@ def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -
     heads.check(view)
     if tokens.ndim != 2 or len(tokens) != 1:
         raise ValueError(f"attention is of one prompt [1, pos], and the tokens have shape {tuple(tokens.shape)}")
-    patterns: dict[int, Tensor] = {}
-
-    def keep(layer: int, pattern: Float[Tensor, "batch n_heads dest src"], hook: Any) -> None:
-        patterns[layer] = pattern[0].detach()
-
-    hooks = [(view.pattern_name(layer), partial(keep, layer)) for layer in heads.by_layer()]
+    patterns: dict[str, Tensor] = {}
     with torch.no_grad():
-        view.logits(tokens.to(view.device), hooks=hooks)
-    return torch.stack([patterns[head.layer][head.head] for head in heads])
+        view.logits(tokens.to(view.device), hooks=keeping(patterns, map(view.pattern_name, heads.by_layer())))
+    return torch.stack([patterns[view.pattern_name(head.layer)][0, head.head] for head in heads])
 
 
 def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> AttentionView:
@@ -47,5 +40,4 @@ def attention_view(model: Model, heads: HeadSet, dialogue: Dialogue) -> Attentio
     view = ModelView(model)
     ids = prompt_ids(view.tokenizer, dialogue)
     patterns = head_attention(view, heads, torch.tensor([ids]))
-    tokens = [view.tokenizer.decode([i]) for i in ids]
-    return AttentionView.of(patterns, tokens, [str(head) for head in heads])
+    return AttentionView.of(patterns, [view.tokenizer.decode([i]) for i in ids], list(map(str, heads)))

@@ -10,20 +10,16 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, both_runs_work, method_named, prepare
 from spt_lens.patching.limits import prompt_bytes
-from spt_lens.patching.rows import Direction, Positions, check_patching, make_rows
+from spt_lens.patching.rows import Direction, Positions, make_rows
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a measurement takes.
 
-    Attributes:
-        forward_passes: in passes of all the prompts that are patched; a backward pass counts as two. Finding out which
-            engine fits takes a few passes of one prompt more.
-        memory: GiB of activations at most, roughly, beside the weights' `weights` GiB.
-        engine, engine_reason: which one is used, and why no faster one ("" if there is none).
-        batch_size: prompts at once.
-        n_prompts, tokens: the prompts that are patched, and all their tokens.
+    forward_passes: of all the `n_prompts` that are patched, of so many `tokens`; a backward pass counts as two.
+    memory: GiB of activations at most, roughly, beside the weights' `weights` GiB. batch_size: prompts at once.
+    engine, engine_reason: which one is used, and why no faster one ("" if there is none).
     """
 
     forward_passes: float
@@ -68,8 +64,7 @@ def cost(
     """
     view = ModelView(model)
     way = method_named(method, arguments)
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
+    rows = make_rows(view, pairs, direction, positions)
     limits, used, reason = prepare(view, rows, way, engine, batch_size, max_memory)
     tokens = sum(len(row.into) for row in rows.rows)
     longest = max(max(len(row.into), len(row.source)) for row in rows.rows)

@@ -13,7 +13,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import Activation, patch_each
 from spt_lens.patching.engine import Method, measure
 from spt_lens.patching.readings import Readings, to_scores
-from spt_lens.patching.rows import Row, Rows, check_patching, make_rows
+from spt_lens.patching.rows import Row, Rows, make_rows
 from spt_lens.scores.head_scores import HeadScores
 
 
@@ -56,26 +56,19 @@ def head_knockout(
 ) -> HeadScores:
     """How far each head's removal moves the sycophantic run towards the truthful one, every head removed by itself.
 
-    (LD_without_head - LD_sycophantic) / (LD_truthful - LD_sycophantic), in the unit of activation_patching, so that the
-    maps can be compared: 1 means that the truthful reply is back without this head, below zero that the model gives in
-    even more. A positive score: the head carries the giving in. LD and pairs without a gap are as there.
+    (LD_without_head - LD_sycophantic) / (LD_truthful - LD_sycophantic), in the unit of activation_patching: 1 means
+    that the truthful reply is back without this head, below zero that the model gives in even more.
 
     A removed head is set to its mean over all positions of the pairs' prompts, or to zero, at every position of the
-    sycophantic prompt (and of a whole completion behind it); `mean_over` says which prompts. To remove several heads
-    together see `set_knockout`. The model is left as it was, also when it is interrupted.
+    sycophantic prompt (and of a whole completion behind it); `mean_over` says which prompts. Several heads together:
+    `set_knockout`. It takes a forward pass for each head; with fewer pairs than `batch_size`, several heads share one.
 
-    Cost: n_layers * n_heads forward passes of the sycophantic prompts, one for each head, and up to four more: both
-    runs, and the means over one or both kinds of prompts. batch_size: at most so many prompts at once, None for what
-    memory allows; with fewer pairs, several heads share a pass.
-
-    Raises: ValueError for an unknown ablation or mean_over, a batch size below one, ids outside of the vocabulary,
-    logits that are not finite, no pair with a gap, or a model in training mode; TypeError for an unsupported model.
+    Raises: as activation_patching, and ValueError for an unknown ablation or mean_over.
     Source: Chen et al. 2024, section 3.2, knocks heads out in rank order.
     """
     view = ModelView(model)
     check_ablation(ablation, mean_over)
-    check_patching(view, pairs, "denoising", "last")
-    rows = make_rows(pairs, "denoising", "last")
+    rows = make_rows(view, pairs)
     everywhere = tuple(replace(row, into_at=tuple(range(len(row.into)))) for row in rows.rows)
     rows, way = replace(rows, rows=everywhere), Knockout(pairs, ablation, mean_over)
     readings, settings = measure(view, rows, way, "auto", batch_size, None, progress, "knocking heads out")

@@ -21,7 +21,7 @@ from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.measure.sets import Runs, Sizes, both_runs, sets_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import Limits, finish, progress_bar
-from spt_lens.patching.rows import check_patching, make_rows
+from spt_lens.patching.rows import make_rows
 from spt_lens.scores.head_scores import HeadScores
 
 
@@ -58,7 +58,8 @@ def set_knockout(
     view = ModelView(model)
     check_ablation(ablation, mean_over)
     sets = sets_of(view, heads, sizes, n_random, seed)
-    check_patching(view, pairs, "denoising", "last")
+    # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
+    runs = Runs(view, pairs, make_rows(view, pairs))
     limits, means = Limits(batch_size), Limits(min(batch_size, 32))
     if cases and pairs.judge is None:
         raise ValueError("replies to cases need a judge: take pairs of a behaviour, or replace(pairs, judge=...)")
@@ -67,8 +68,6 @@ def set_knockout(
     judge = pairs.judge
     length = 1 if judge is None else judge.max_new_tokens
     prompts = reply_prompts(view, asked, length)
-    # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
-    runs = Runs(view, pairs, make_rows(pairs, "denoising", "last"))
 
     rows = []
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, measure, method_named
 from spt_lens.patching.limits import find_limits
 from spt_lens.patching.readings import to_scores
-from spt_lens.patching.rows import Direction, Positions, Row, Rows, check_patching, make_rows, named, run_source
+from spt_lens.patching.rows import Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores
 
 
@@ -45,10 +46,10 @@ def random_pairs_null(
     """
     view = ModelView(model)
     way = method_named(method, arguments)
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
+    rows = make_rows(view, pairs, direction, positions)
     way.check(view, rows)
-    partners = _partners(pairs, direction, positions == "last", seed)
+    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
+    partners = _partners(prompts, positions == "last", seed)
     kept = sorted(partners)
     place = {pair: i for i, pair in enumerate(kept)}
     real = Rows(
@@ -56,7 +57,6 @@ def random_pairs_null(
         tuple(readout[kept] for readout in rows.readouts),
         len(kept),
     )
-    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
     targets = torch.zeros(len(real), dtype=torch.promote_types(view.dtype, torch.float32))
 
     def read_targets(part: list[int]) -> None:
@@ -64,8 +64,12 @@ def random_pairs_null(
 
     with view.kept(), torch.no_grad():
         find_limits(view, real, batch_size, max_memory).each(real.alike(), read_targets)
-    swapped = tuple(_from(row, prompts[partners[kept[row.pair]]]) for row in real.rows)
-    real = replace(real, rows=swapped, targets=targets)
+    swapped = []
+    for row in real.rows:  # the row's own completion stands behind the other prompt
+        source = (*prompts[partners[kept[row.pair]]], *row.into[len(row.into) - row.reads + 1 :])
+        at = tuple(at + len(source) - len(row.into) for at in row.into_at)
+        swapped.append(replace(row, source=source, source_at=at))
+    real = replace(real, rows=tuple(swapped), targets=targets)
     readings, settings = measure(view, real, way, engine, batch_size, max_memory, progress)
     scores = to_scores(readings, way.name, direction, named(positions), settings | {"seed": seed}, numbers=kept)
     used = [kept[i] for i in scores.meta["pairs_used"]]
@@ -73,9 +77,8 @@ def random_pairs_null(
     return replace(scores, meta={**scores.meta, "pairs_used": used, "left_out": left_out, "null": "random pairs"})
 
 
-def _partners(pairs: ContrastPairs, direction: Direction, any_length: bool, seed: int) -> dict[int, int]:
+def _partners(prompts: Sequence[Sequence[int]], any_length: bool, seed: int) -> dict[int, int]:
     """Another pair for each pair, none twice; pairs whose prompt is as long as no other's have none."""
-    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
     groups: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         groups.setdefault(0 if any_length else len(prompt), []).append(i)
@@ -91,9 +94,3 @@ def _partners(pairs: ContrastPairs, direction: Direction, any_length: bool, seed
             "pairs with prompts of equal length"
         )
     return found
-
-
-def _from(row: Row, prompt: tuple[int, ...]) -> Row:
-    """The row with its values from another prompt of the same kind, the row's own completion behind it."""
-    source = (*prompt, *row.into[len(row.into) - row.reads + 1 :])
-    return replace(row, source=source, source_at=tuple(at + len(source) - len(row.into) for at in row.into_at))

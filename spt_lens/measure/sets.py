@@ -21,7 +21,7 @@ from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.limits import Limits, find_limits, finish, progress_bar
 from spt_lens.patching.plain import patch_heads
-from spt_lens.patching.rows import Batch, Direction, Positions, Rows, check_patching, make_rows, named, run_source
+from spt_lens.patching.rows import Batch, Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import check_finite, recovery, usable_pairs, warn_left_out
 from spt_lens.statistics import interval
@@ -108,8 +108,7 @@ def set_patching(
     if scores is not None:
         check_scores(view, scores)
         _check_alike(scores, direction, named(positions))
-    check_patching(view, pairs, direction, positions)
-    runs = Runs(view, pairs, make_rows(pairs, direction, positions))
+    runs = Runs(view, pairs, make_rows(view, pairs, direction, positions))
     limits = find_limits(view, runs.rows, batch_size, None)
     unpatched = finish(both_runs(runs, limits))
     with progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:

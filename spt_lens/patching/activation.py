@@ -81,5 +81,4 @@ def activation_patching(
     ids outside of the vocabulary, logits that are not finite, no pair with a gap, an engine that does not fit the
     model, or a model in training mode; TypeError for an unsupported model. Source: Chen et al. 2024, section 3.1.
     """
-    how = (direction, positions, metric, engine, batch_size, max_memory, progress)
-    return scores_by(Activation(), model, pairs, *how)
+    return scores_by(Activation(), model, pairs, direction, positions, metric, engine, batch_size, max_memory, progress)

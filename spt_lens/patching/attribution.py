@@ -144,7 +144,7 @@ class Screened(Method):
         return estimates + self.share * Activation().work(view, rows, engine)
 
     def measure(self, readings: Readings) -> None:
-        estimated = readings.fresh()
+        estimated = Readings(readings.view, readings.rows, readings.engine, readings.limits, readings.tick)
         Attribution(self.ig_steps).measure(estimated)
         size = estimated.shares()[0].mean(dim=0).abs().flatten()
         many = max(1, math.floor(self.share * len(size) + 1e-9))

@@ -31,7 +31,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, progress_bar
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Readings, to_scores
-from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, check_patching, make_rows, named
+from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, make_rows, named
 from spt_lens.patching.suffix import NotPossible, suffix_run
 from spt_lens.patching.sweep import Variants, joining, through, waves
 from spt_lens.scores.head_scores import HeadScores
@@ -99,8 +99,7 @@ def scores_by(
     """What a method gives for some pairs, for its public function, whose arguments these are."""
     view = ModelView(model)
     one_of(metric, "metric", get_args(Metric))
-    check_patching(view, pairs, direction, positions)
-    rows = make_rows(pairs, direction, positions)
+    rows = make_rows(view, pairs, direction, positions)
     readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress)
     scores = to_scores(readings, method.name, direction, named(positions), settings)
     try:
@@ -151,11 +150,8 @@ def prepare(
 def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]) -> tuple[str, str]:
     """The engine, and why no faster one; "" if there is none. has: those that the method has.
 
-    "auto" takes the sweep where it gives what plain hooks give on the shortest prompt (a few forward passes of one
-    prompt), else stacked heads, and plain hooks for a model that carries hooks of the user's: those may count on the
-    shape of a batch.
-
-    Raises: ValueError for an engine that the method does not have, or one that does not fit the model.
+    "auto" takes the sweep where it gives what plain hooks give on the shortest prompt, else stacked heads, and plain
+    hooks for a model that carries hooks of the user's. Raises ValueError for an engine that does not fit either.
     """
     one_of(engine, "engine", ("auto", *has))
     plain = "hooks" if has_hooks(view) or "stacked" not in has else "stacked"
@@ -178,14 +174,13 @@ LIBRARIES = ("transformer_lens", "transformers", "torch", "accelerate", "peft") 
 
 
 def has_hooks(view: ModelView) -> bool:
-    """Whether the user has hooks on the model, TransformerLens's or torch's: they may count on whole prompts, or on the
-    shape of a batch. TransformerLens itself hangs permanent ones into a few architectures (OPT).
-    """
+    """Whether the user has hooks on the model: they may count on whole prompts, or on the shape of a batch."""
     points = {id(point): point for point in view.model.hook_dict.values()}
     for point in points.values():
         for handle in (*point.fwd_hooks, *point.bwd_hooks):
             function = handle.hook.hooks_dict_ref().get(handle.hook.id)
             inner = inspect.getclosurevars(function).nonlocals.get("hook") if inspect.isfunction(function) else None
+            # TransformerLens itself hangs permanent ones into a few architectures (OPT).
             if not (handle.is_permanent and _of_a_library(inner)):
                 return True
     return any(
@@ -207,19 +202,18 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     """Why the sweep does not fit a model, as what follows "it"; "" where it fits.
 
     On the shortest prompt, two heads of two layers, set to much more than the negative of what they are, must change
-    the last block's output as they do by plain hooks. Outputs tell more than logits do: in half precision, rounding
-    hides in a single logit what is wrong by far.
+    the last block's output as by plain hooks. In a single logit, half precision hides what is wrong by far.
     """
     if has_hooks(view):
         return "carries hooks of yours, which would see suffixes instead of whole prompts"
-    i = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
-    row = rows.rows[i]
+    shortest = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
+    (row,), readout = rows.some([shortest])
     heads = [(layer, head) for layer in sorted({0, view.n_layers // 2}) for head in range(min(2, view.n_heads))]
     at = [at - row.start for at in row.into_at]
     try:
         run = suffix_run(view, torch.tensor([row.into]), row.start)
         z = torch.stack([-3 * run.own[view.z_name(layer)][0, at] for layer in range(view.n_layers)])
-        variants = Variants(view, [row], z, rows.readout([i]), suffix=run)
+        variants = Variants(view, [row], z, readout, suffix=run)
         found = torch.cat([through(run, wave, joining(variants)) for wave in waves(heads, 2)])
     except NotPossible as error:
         return str(error)
@@ -230,11 +224,9 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     expected = torch.cat([_by_hooks(view, row, z, layer, head)[:, row.start :] for layer, head in heads])
     change, off = (expected - run.final).float(), (expected - found[:, 0]).float()
     share = float(off.norm() / change.norm()) if bool(change.any()) else float(off.norm())
-    if share > (0.1 if torch.finfo(view.dtype).eps > 1e-4 else 1e-3):  # nan is no reason: it is looked for later
-        return (
-            f"gives other outputs in the sweep than with plain hooks (by {share:.2g} of the change that patches make)"
-        )
-    return ""
+    wrong = share > (0.1 if torch.finfo(view.dtype).eps > 1e-4 else 1e-3)  # nan is no reason: it is looked for later
+    said = f"gives other outputs in the sweep than with plain hooks (by {share:.2g} of the change that patches make)"
+    return said if wrong else ""
 
 
 def _by_hooks(
@@ -247,10 +239,6 @@ def _by_hooks(
     def keep(module: Any, args: Any, output: Any) -> None:
         kept.append(output[0] if isinstance(output, tuple) else output)
 
-    handle = view.model.blocks[-1].register_forward_hook(keep)
-    try:
-        hook = (view.z_name(layer), patch_heads(batch.row, batch.pos, z[layer], [head]))
-        batch.logits(view, [hook])
-    finally:
-        handle.remove()
+    with view.model.blocks[-1].register_forward_hook(keep):
+        batch.logits(view, [(view.z_name(layer), patch_heads(batch.row, batch.pos, z[layer], [head]))])
     return kept[0]

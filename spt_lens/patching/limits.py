@@ -42,10 +42,7 @@ MOST = 16  # prompts at once where memory is no limit: larger batches are no fas
 
 @dataclass
 class Limits:
-    """At most `batch_size` prompts, or the memory that they take, go through the model at once.
-
-    Raises: ValueError for a batch size below one.
-    """
+    """At most `batch_size` prompts go through the model at once. Raises ValueError for a batch size below one."""
 
     batch_size: int
 
@@ -108,9 +105,8 @@ class Pace(Limits):
     def took(self, rows: int, seconds: float) -> None:
         """Told of each part: the next may have twice as many rows after a quick one, half as many after a slow one.
 
-        Quick is below `seconds`, not below half of it: a reply takes a time of its own however few there are, and once
-        a busy machine had brought the batch down to one prompt, it would stay there. A part of fewer rows than a batch
-        may have says nothing of larger ones.
+        Quick is below `seconds`, not below half of it, or a batch that a busy machine had brought down to one prompt
+        would stay there. A part of fewer rows than a batch may have says nothing of larger ones.
         """
         if seconds < self.seconds and rows >= self.batch_size:
             self.batch_size = min(2 * self.batch_size, self.most)
@@ -129,18 +125,15 @@ def finish(parts: Generator[Part, None, Result], told: Callable[[Part], Any] = l
 
 def is_out_of_memory(error: BaseException) -> bool:
     """torch raises its own error on accelerators, and a plain RuntimeError on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(said in str(error) for said in ("not enough memory", "can't allocate memory"))
-    )
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "not enough memory" in said or "can't allocate memory" in said
 
 
 def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory: float | None) -> Limits:
     """As many prompts at once as the user says, or as fit: into max_memory, else into half of what is free now.
 
-    max_memory: GiB, of activations (beside the weights).
-
-    Raises: ValueError for a batch size below one, or memory that is not above zero.
+    max_memory: GiB of activations. Raises: ValueError for a batch size below one, or memory that is not above zero.
     """
     if max_memory is not None:
         number(max_memory, "max_memory", above=0)

@@ -95,7 +95,7 @@ class Path(Method):
 
     def check(self, view: ModelView, rows: Rows) -> None:
         check_mlps(view, self.mlps)
-        if not self._receivers(view) and not any(row.arrives for row in rows.rows):
+        if not self._receivers(view) and all(max(row.into_at) < len(row.into) - row.reads for row in rows.rows):
             raise ValueError(
                 "with every other head frozen, only what is written at the positions that are read reaches the logits: "
                 "patch these too (positions='last'), or name receivers"
@@ -220,8 +220,7 @@ def path_patching(
 def check_direct(view: ModelView, pairs: ContrastPairs) -> None:
     """Raises ValueError if direct_contribution can't be told of this model: it needs suffixes and hooks on MLPs."""
     check_mlps(view, "frozen")
-    problem = sweep_problem(view, make_rows(pairs, "denoising", "last"))
-    if problem:
+    if problem := sweep_problem(view, make_rows(view, pairs)):
         raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
 
 

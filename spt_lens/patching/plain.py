@@ -14,15 +14,13 @@ from torch import Tensor
 
 from spt_lens.model.view import Hook
 
-HookFunction = Callable[..., Tensor]
-
 
 def patch_heads(
     row: Int[Tensor, " places"],
     pos: Int[Tensor, " places"],
     source: Float[Tensor, "places n_heads d_head"],
     heads: Sequence[int],
-) -> HookFunction:
+) -> Callable[..., Tensor]:
     """Gives these heads of a layer, together, their values from `source`: source[j] at pos[j] of row[j]."""
     chosen = list(heads)
 
@@ -34,7 +32,7 @@ def patch_heads(
     return patch
 
 
-def ablate_heads(values: Float[Tensor, "n_heads d_head"], heads: Sequence[int]) -> HookFunction:
+def ablate_heads(values: Float[Tensor, "n_heads d_head"], heads: Sequence[int]) -> Callable[..., Tensor]:
     """Sets these heads of a layer to fixed values (their mean, or zero) at every position, so also while generating."""
     chosen = list(heads)
 
@@ -52,7 +50,7 @@ def keeping(into: dict[str, Tensor], names: Iterable[str], start: int = 0) -> li
     def keep(name: str) -> Hook:
         return name, lambda value, hook=None: into.update({name: value[:, start:].detach().clone()})
 
-    return [keep(name) for name in names]
+    return list(map(keep, names))
 
 
 def as_rows(function: Callable[..., Any], batch: int) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,14 +34,6 @@ class Readings:
         dtype = torch.promote_types(view.dtype, torch.float32)
         self._base, self._target = torch.full((2, len(rows)), torch.nan, dtype=dtype)
         self._patched = torch.zeros(len(rows), view.n_layers, view.n_heads, dtype=dtype)
-
-    def fresh(self) -> Readings:
-        """Another measurement of the same rows, with nothing read yet."""
-        return Readings(self.view, self.rows, self.engine, self.limits, self.tick)
-
-    def each(self, run: Callable[[list[int]], None], key: Callable[[Any], Any] = lambda row: 0) -> None:
-        """`run` with the numbers of rows that go at once."""
-        self.limits.each(self.rows.alike(key), run)
 
     def runs(self, part: list[int], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> None:
         """The two runs without any patch. rows.targets, where there are any, take the place of `target`."""
@@ -99,10 +91,7 @@ class Readings:
         return self.rows.by_pair(self._patched)
 
     def shares(self) -> tuple[Float[Tensor, "n_kept n_layers n_heads"], list[int], list[int]]:
-        """Each head's share of the gap in the pairs that have one; the numbers of these, and of the others.
-
-        Raises: ValueError if no pair has a gap.
-        """
+        """Each head's share of the gap in pairs that have one; their numbers, and the others'. Raises ValueError."""
         base, target = self.base, self.target
         kept, left_out = usable_pairs(base, target)
         shares = (self.logit_differences - base[:, None, None]) / (target - base)[:, None, None]

@@ -56,11 +56,6 @@ class Readout:
         return Readout(self.ids[rows], None if self.sides is None else self.sides[rows], self.whole)
 
     @property
-    def tokens(self) -> Int[Tensor, "batch k"] | None:
-        """The only tokens whose logits count, or None: all of them (they share the probability)."""
-        return None if self.whole else self.ids
-
-    @property
     def reads(self) -> int:
         """At how many positions, the last ones."""
         return self.ids.shape[1] if self.whole else 1
@@ -68,15 +63,12 @@ class Readout:
     def of(self, logits: Float[Tensor, "*copies batch reads vocab"]) -> Float[Tensor, "*copies batch"]:
         """The number, from all logits at the positions that are read."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # halves lose digits in a difference
-        shape = logits.shape[:-1]
-        if self.whole:
-            ids = self.ids.to(logits.device)[..., None].expand(*shape, 1)
-            return logits.gather(-1, ids).squeeze(-1).sub(logits.logsumexp(-1)).sum(-1)
-        ids = self.ids.to(logits.device)[:, None].expand(*shape, -1)
-        return self.of_tokens(logits.gather(-1, ids))
+        ids = (self.ids[..., None] if self.whole else self.ids[:, None]).to(logits.device)
+        chosen = logits.gather(-1, ids.expand(*logits.shape[:-1], -1))
+        return chosen.squeeze(-1).sub(logits.logsumexp(-1)).sum(-1) if self.whole else self.of_tokens(chosen)
 
     def of_tokens(self, logits: Float[Tensor, "*copies batch 1 k"]) -> Float[Tensor, "*copies batch"]:
-        """The same from the logits of `tokens` alone."""
+        """The same from the logits of these tokens alone; a whole completion needs those of all."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))[..., 0, :]
         if self.sides is None:
             return logits[..., 0] - logits[..., 1]
@@ -102,11 +94,6 @@ class Row:
     reads: int
 
     @property
-    def arrives(self) -> bool:
-        """Whether a position that is read is patched."""
-        return max(self.into_at) >= len(self.into) - self.reads
-
-    @property
     def start(self) -> int:
         """The first position that is patched or read: nothing before it changes."""
         return min(*self.into_at, len(self.into) - self.reads)
@@ -129,13 +116,9 @@ class Rows:
 
     def some(self, index: Sequence[int]) -> tuple[list[Row], Readout]:
         """Rows of one side and as many reads, and how they are read."""
-        return [self.rows[i] for i in index], self.readout(index)
-
-    def readout(self, index: Sequence[int]) -> Readout:
-        """Of some rows, which must have one side and as many reads."""
         rows = [self.rows[i] for i in index]
         found = self.readouts[rows[0].side][[row.pair for row in rows]]
-        return replace(found, ids=found.ids[:, : rows[0].reads]) if found.whole else found
+        return rows, replace(found, ids=found.ids[:, : rows[0].reads]) if found.whole else found
 
     def by_pair(self, values: Float[Tensor, "n_rows ..."]) -> Float[Tensor, "n_pairs ..."]:
         """The logit difference of each pair: of whole completions, the truthful one's minus the sycophantic one's."""
@@ -147,8 +130,7 @@ class Rows:
     def alike(self, key: Callable[[Row], Any] = lambda row: 0) -> list[list[int]]:
         """Rows that can share a batch: of one side, with as many reads and the same key; the shortest first."""
         groups: dict[Any, list[int]] = {}
-        for i in sorted(range(len(self)), key=lambda i: len(self.rows[i].into)):
-            row = self.rows[i]
+        for i, row in sorted(enumerate(self.rows), key=lambda each: len(each[1].into)):
             groups.setdefault((row.side, row.reads, key(row)), []).append(i)
         return list(groups.values())
 
@@ -158,8 +140,11 @@ def named(positions: Positions) -> str:
     return positions if isinstance(positions, str) else ",".join(map(str, positions))
 
 
-def make_rows(pairs: ContrastPairs, direction: Direction, positions: Positions) -> Rows:
-    """The rows of a measurement. Raises ValueError as check_patching does."""
+def make_rows(
+    view: ModelView, pairs: ContrastPairs, direction: Direction = "denoising", positions: Positions = "last"
+) -> Rows:
+    """The rows of a measurement. Raises before any forward pass what activation_patching says of pairs and options."""
+    _check(view, pairs, direction, positions)
     sides = (0, 1) if pairs.completion_ids else (0,)
     rows = []
     for i in range(len(pairs)):
@@ -195,10 +180,8 @@ def _places(pairs: ContrastPairs, i: int, direction: Direction, positions: Posit
         first = next(differ, len(into) - 1)
         return [both for both in aligned if both[0] >= first or both[0] != both[1]] or [aligned[-1]]
     if len(into) == len(source) or pairs.alignment:
-        other = dict(aligned)
-        found = [_inside(at, len(into), i) for at in positions]
-        missing = [at for at in found if at not in other]
-        if missing:
+        other, found = dict(aligned), [_inside(at, len(into), i) for at in positions]
+        if missing := [at for at in found if at not in other]:
             raise ValueError(f"position {missing[0]} of pair {i} is aligned to none in the other prompt: leave it out")
         return sorted({at: other[at] for at in found}.items())
     # Counted from the start, or from the end, of each prompt.
@@ -214,14 +197,10 @@ def _inside(at: int, length: int, pair: int) -> int:
     return at % length
 
 
-def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
-    """What can be known to be wrong before any forward pass. Raises: as activation_patching."""
+def _check(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
     one_of(direction, "direction", get_args(Direction))
-    if (
-        positions not in ("last", "all")
-        if isinstance(positions, str)
-        else not (isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions))
-    ):
+    numbers = isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions)
+    if not numbers and not (isinstance(positions, str) and positions in ("last", "all")):
         raise ValueError(f"positions={positions!r}: use 'last', 'all' or whole numbers such as [-2, -1], at least one")
     if positions == "all" and not pairs.alignable:
         lengths = [(len(one), len(other)) for one, other in zip(pairs.sycophantic, pairs.truthful, strict=True)]
@@ -232,8 +211,6 @@ def check_patching(view: ModelView, pairs: ContrastPairs, direction: Direction, 
         )
     view.check_measurable()
     pairs.check(view)
-    for i in range(len(pairs) if not isinstance(positions, str) else 0):
-        _places(pairs, i, direction, positions)
 
 
 @dataclass(frozen=True, eq=False)

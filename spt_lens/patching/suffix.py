@@ -39,10 +39,7 @@ class SuffixRun:
         final: `[batch, length, d_model]`: what the last block gave.
         own: by hook point: what passed through it there; of hook_z in every layer, and of those named in `also`.
 
-    Costs one forward pass. Keeps the keys and values of the whole prompts until it is deleted.
-
-    Raises:
-        NotPossible: the model's blocks take something that this code does not know.
+    Costs one forward pass, and keeps the keys and values of the whole prompts. Raises NotPossible.
     """
 
     def __init__(self, view: ModelView, tokens: Int[Tensor, "batch pos"], start: int, also: Sequence[str]) -> None:
@@ -55,10 +52,7 @@ class SuffixRun:
         self._blocks: list[nn.Module] = list(view.model.blocks)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._run([*map(view.z_name, range(view.n_layers)), *also])
-
-    def _run(self, names: Sequence[str]) -> None:
-        last = torch.full((len(self.tokens),), self.tokens.shape[1] - 1)
+        names = [*map(view.z_name, range(view.n_layers)), *also]
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -74,7 +68,7 @@ class SuffixRun:
             for block in self._blocks:
                 stack.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
             stack.callback(self._blocks[-1].register_forward_hook(after).remove)
-            self._forward(keeping(self.own, names, self.start), last)
+            self._forward(keeping(self.own, names, start), torch.full((len(tokens),), tokens.shape[1] - 1))
         if len(self._calls) != len(self._blocks) or len(self.own) != len(names):
             raise NotPossible("does not call every block, with its heads' hook, just once in a forward pass")
 
@@ -85,18 +79,16 @@ class SuffixRun:
     def block(
         self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook], alone: bool = False
     ) -> Float[Tensor, "batch variants_length d_model"]:
-        """A block's output for variants that stand side by side, each with the kept positions before it.
-
-        alone: each is a row with nothing before it, which is less work, for hooks that replace what all heads give.
-        """
-        if not alone:
-            return self._block(layer, hidden, hooks)
-        rows = hidden.reshape(-1, self.length, hidden.shape[-1])
-        by_row = [(name, as_rows(function, len(hidden))) for name, function in hooks]
-        return self._block(layer, rows, by_row, alone).view(hidden.shape)
-
-    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+        """A block's output for variants that stand side by side, each with the kept positions before it, or `alone`."""
         raise NotImplementedError
+
+    def alone(
+        self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook]
+    ) -> Float[Tensor, "batch variants_length d_model"]:
+        """The same with nothing before them, which is less work, for hooks that replace what all heads give."""
+        by_row = [(name, as_rows(function, len(hidden))) for name, function in hooks]
+        rows = hidden.reshape(-1, self.length, hidden.shape[-1])
+        return self.block(layer, rows, by_row, alone=True).view(hidden.shape)
 
     def _called(
         self, layer: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], hooks: list[Hook]
@@ -145,7 +137,7 @@ class _BridgeSuffix(SuffixRun):
         if any(keys.shape[2] != self.start for keys in self._keys):
             raise NotPossible("does not keep the keys and values of all positions")
 
-    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+    def block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
         variants = hidden.shape[1] // self.length
         kept = None if alone else KeptCache(self._keys, self._values)
         first = self.start if alone else 0  # of the positions that a mask speaks of
@@ -197,17 +189,15 @@ class _HookedSuffix(SuffixRun):
             raise NotPossible(f"counts positions by {self.view.model.cfg.positional_embedding_type}")
         cache = new_cache(self.view.model, len(self.tokens))
         with self.view.model.hooks(fwd_hooks=hooks), self.view.unembedded_at(at):
-            mask = torch.ones_like(self.tokens)
-            self.view.model(self.tokens, attention_mask=mask, past_kv_cache=cache)
+            self.view.model(self.tokens, attention_mask=torch.ones_like(self.tokens), past_kv_cache=cache)
         self._keys = [entry.past_keys[:, : self.start] for entry in cache.entries]
         self._values = [entry.past_values[:, : self.start] for entry in cache.entries]
 
-    def _block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
+    def block(self, layer: int, hidden: Tensor, hooks: list[Hook], alone: bool = False) -> Tensor:
         if alone:
             return self._called(layer, hidden, (), {}, hooks)
         entry = KeptEntry(self._keys[layer], self._values[layer])
-        variants = hidden.shape[1] // self.length
-        with self._tree_attention(self._blocks[layer].attn, variants):
+        with self._tree_attention(self._blocks[layer].attn, hidden.shape[1] // self.length):
             return self._called(layer, hidden, (), {"past_kv_cache_entry": entry}, hooks)
 
     @contextmanager
@@ -299,9 +289,7 @@ def only_tokens(unembed: Any, ids: Int[Tensor, "rows k"] | None) -> Iterator[Non
         columns = module.W_U.T[ids.to(rows.device)]  # [rows, k, d_model]
         return torch.einsum("rpd,rkd->rpk", rows, columns.to(rows)) + module.b_U[ids.to(rows.device)][:, None]
 
-    handles = [unembed.register_forward_pre_hook(before), unembed.register_forward_hook(after)]
-    try:
+    with ExitStack() as stack:
+        stack.callback(unembed.register_forward_pre_hook(before).remove)
+        stack.callback(unembed.register_forward_hook(after).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

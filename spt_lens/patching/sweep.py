@@ -4,10 +4,9 @@ A variant is a prompt with something done to it from one layer on, say one head 
 variants of a prompt stand side by side on the position axis, `[batch, variants * length, ...]`, and a method says,
 layer by layer, what hooks do to those that join there.
 
-All heads in one sweep: plain patching runs the whole model once for each head, but a patch leaves all that comes before
-it as it is, along the prompt and up to the head's own layer. So each variant is of the prompt's end alone (suffix.py),
-joins the others at its own layer, and only the answer tokens are unembedded. For T tokens and a suffix of s this takes
-about s / 2T of the work of plain patching, and gives the same numbers.
+All heads in one sweep: a patch leaves all that comes before it as it is, along the prompt and up to the head's layer.
+So each variant is of the prompt's end alone (suffix.py), joins the others at its own layer, and only the answer tokens
+are unembedded: for T tokens and a suffix of s, about s / 2T of the work of plain patching.
 
 Whole prompts stand in where the sweep does not fit: copies of a batch, each with another variant ("stacked"), or one
 forward pass for each ("hooks").
@@ -68,7 +67,7 @@ class Variants:
     def run(self, wave: Sequence[Variant], hooks_at: HooksAt, upto: int | None = None, alone: bool = False) -> Tensor:
         """What is read of each variant, `[variants, batch]`.
 
-        upto: hooks are of interest up to this layer; with it, what is given means nothing. alone: as SuffixRun.block.
+        upto: hooks are of interest up to this layer; with it, what is given means nothing. alone: as SuffixRun.alone.
         """
         if self.suffix is not None:
             ends = through(self.suffix, wave, hooks_at, self.tick, upto, alone)
@@ -117,17 +116,16 @@ def each_part(
         work(part, Variants(view, chosen, z, readout, most, readings.tick, also=also))
 
     if readings.engine == "sweep":
-        readings.each(by_sweep, lambda row: (len(row.into), start(row)))
+        limits.each(rows.alike(lambda row: (len(row.into), start(row))), by_sweep)
     else:
         readings.both_runs()
-        readings.each(by_hooks)
+        limits.each(rows.alike(), by_hooks)
 
 
 def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:
     """Variants in the order of their layers, at most so many of them together."""
     ordered = sorted(variants)
-    for start in range(0, len(ordered), most):
-        yield ordered[start : start + most]
+    return (ordered[start : start + most] for start in range(0, len(ordered), most))
 
 
 def most_variants(run: SuffixRun, batch_size: int) -> int:
@@ -147,14 +145,14 @@ def through(
     upto: int | None = None,
     alone: bool = False,
 ) -> Float[Tensor, "variants batch length d_model"]:
-    """Takes variants (layer, what) from their own layers to the end, or up to a layer. alone: as SuffixRun.block."""
+    """Takes variants (layer, what) from their own layers to the end, or up to a layer. alone: as SuffixRun.alone."""
     hidden, n = run.resid[0][:, :0], 0
     passes = 3 if torch.is_grad_enabled() else 1  # a backward pass is to come
     for layer in range(wave[0][0], len(run.resid) if upto is None else upto):
         new = [what for at, what in wave if at == layer]
         if new:
             hidden = torch.cat([hidden, run.resid[layer].repeat(1, len(new), 1)], dim=1)
-        hidden = run.block(layer, hidden, hooks_at(layer, new, n), alone)
+        hidden = (run.alone if alone else run.block)(layer, hidden, hooks_at(layer, new, n))
         n += len(new)
         tick(passes * hidden.shape[0] * hidden.shape[1])
     return hidden.view(len(hidden), n, run.length, -1).transpose(0, 1)
@@ -187,8 +185,8 @@ def read(
     """What the last block's outputs come to, at the positions that are read."""
     ends = ends[:, :, -readout.reads :]
     n, batch, reads, d_model = ends.shape
-    if readout.tokens is not None:
-        ids = readout.tokens.to(ends.device).repeat(n, 1)
+    if not readout.whole:
+        ids = readout.ids.to(ends.device).repeat(n, 1)
         return readout.of_tokens(run.logits(ends.reshape(n * batch, d_model), ids).view(n, batch, 1, -1))
     size = max(1, FULL_LOGITS // (batch * reads * run.view.vocab_size))
     logits = (run.logits(piece.reshape(-1, d_model)).view(*piece.shape[:-1], -1) for piece in ends.split(size))

@@ -26,7 +26,7 @@ from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, patched_runs, recovery_figures, sets_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import FORM, Pace, finish
-from spt_lens.patching.rows import check_patching, make_rows
+from spt_lens.patching.rows import make_rows
 from spt_lens.picker.layers import flat
 from spt_lens.picker.runner import ModelState
 
@@ -71,12 +71,11 @@ class LiveCheck:
         self.view = ModelView(model)
         whole_number(n_random, "n_random", least=0)
         number(part_seconds, "part_seconds", above=0)
-        check_patching(self.view, pairs, "denoising", "last")
+        self.runs = Runs(self.view, pairs, make_rows(self.view, pairs))
         self.pairs, self.n_random, self.seed = pairs, n_random, seed
         self.dialogues = to_judge(pairs.judge, pairs.dialogues)
         self.reply_length = 1 if pairs.judge is None else pairs.judge.max_new_tokens
         self.prompts = reply_prompts(self.view, self.dialogues, self.reply_length)
-        self.runs = Runs(self.view, pairs, make_rows(pairs, "denoising", "last"))
         self.passes, self.replies = Pace(FIRST, part_seconds, MOST_PASSES), Pace(FIRST, part_seconds, MOST_REPLIES)
         self._kept: _Kept | None = None
 

@@ -100,7 +100,8 @@ class ScoreComparison:
             f"Spearman {self.spearman:.3f}, Pearson {self.pearson:.3f} over {len(self.table)} heads; "
             f"{self.overlap:.0%} of the top {self.k} in common, by size {self.overlap_by_size:.0%}, and "
             f"{self.same_sign:.0%} of either's top by size of the same sign; "
-        ) + (difference if one == other else f"differences mean nothing, of {one} and {other}")
+            f"{difference if one == other else f'differences mean nothing, of {one} and {other}'}"
+        )
 
     def figure(self) -> go.Figure:
         """Both scores of every head as a scatter plot; see `spt_lens.view.curves.comparison_figure`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 METHODS = {
     "activation": "activation patching",
@@ -20,6 +20,9 @@ METHODS = {
 class Described:
     """The methods of HeadScores that tell how it was measured."""
 
+    values: Float[Tensor, "n_layers n_heads"]
+    per_pair: Float[Tensor, "n_pairs n_layers n_heads"]
+    verified: Bool[Tensor, "n_layers n_heads"] | None
     method: str
     direction: str
     positions: str
@@ -28,12 +31,14 @@ class Described:
     engine: str
     metric: str
 
-    if TYPE_CHECKING:
+    @property
+    def n_pairs(self) -> int:
+        return self.per_pair.shape[0]
 
-        @property
-        def n_pairs(self) -> int: ...
-        @property
-        def measured(self) -> Bool[Tensor, "n_layers n_heads"]: ...
+    @property
+    def measured(self) -> Bool[Tensor, "n_layers n_heads"]:
+        """True for heads that `method` measured itself, False for attribution estimates."""
+        return torch.ones_like(self.values, dtype=torch.bool) if self.verified is None else self.verified
 
     @property
     def label(self) -> str:
@@ -46,13 +51,11 @@ class Described:
         """What else tells measurements of one method apart: receivers and MLPs of a path, steps, what knocks out."""
         settings = (self.meta.get("mean_of") or [self.meta])[0].get("settings", {})
         to, steps = settings.get("receivers", "logits"), settings.get("steps", 1)
+        ablation, over = settings.get("ablation", ""), settings.get("mean_over", "both")
         said = {
             f"to {to}": to != "logits",
             "MLPs frozen": settings.get("mlps") == "frozen",
             f"{steps} steps": steps > 1,
-        }
-        ablation, over = settings.get("ablation", ""), settings.get("mean_over", "both")
-        said |= {
             "set to zero": ablation == "zero",
             f"mean of the {over} prompts": ablation == "mean" and over != "both",
         }

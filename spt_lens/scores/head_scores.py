@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spt_lens import saving
 from spt_lens.checking import number, one_of, share
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import ScoreComparison
-from spt_lens.scores.described import Described
-from spt_lens.scores.files import load_scores, save_scores
 from spt_lens.scores.metrics import Metric, importance, recovery
 from spt_lens.scores.uncertainty import Uncertainty
 from spt_lens.statistics import By, heads_within, strength
@@ -24,9 +23,12 @@ from spt_lens.statistics import By, heads_within, strength
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+TENSORS = ("values", "per_pair", "logit_differences", "base", "target", "verified")
+TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadScores(Described, Uncertainty):
+class HeadScores(Uncertainty):
     """How much each head does, by some method. Higher means more of the effect; below zero, against it.
 
     values: the mean over pairs (for recovery: a share of the logit-difference gap). per_pair: the values behind it.
@@ -85,10 +87,6 @@ class HeadScores(Described, Uncertainty):
             raise ValueError("logit_differences need base and target, without which they mean nothing: give all three")
 
     @property
-    def n_pairs(self) -> int:
-        return self.per_pair.shape[0]
-
-    @property
     def n_layers(self) -> int:
         return self.values.shape[0]
 
@@ -103,19 +101,10 @@ class HeadScores(Described, Uncertainty):
 
     def __getitem__(self, head: Head | tuple[int, int] | str) -> float:
         """The score of one head: `scores["L5.H3"]`. Raises KeyError when there is none."""
-        layer, place = Head.parse(head)
+        found = layer, place = Head.parse(head)
         if layer >= self.n_layers or place >= self.n_heads:
-            raise KeyError(f"L{layer}.H{place} has no score: there are {self.n_layers} layers x {self.n_heads} heads")
-        return float(self.values[layer, place])
-
-    def order(self, by: By = "signed") -> HeadSet:
-        """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
-
-        Heads that were only estimated come after all measured ones. Equal scores keep the order of layers and heads.
-        """
-        flat, measured = strength(self.values, by).flatten().tolist(), self.measured.flatten().tolist()
-        ranked = sorted(range(len(flat)), key=lambda i: (not measured[i], -flat[i]))
-        return HeadSet(tuple(Head(*divmod(i, self.n_heads)) for i in ranked))
+            raise KeyError(f"{found} has no score: there are {self.n_layers} layers x {self.n_heads} heads")
+        return float(self.values[found])
 
     def top(self, k: int, by: By = "signed") -> HeadSet:
         """The best k heads, best first. Raises ValueError unless k is from 1 to the number of heads."""
@@ -150,9 +139,7 @@ class HeadScores(Described, Uncertainty):
     def compare(self, other: HeadScores, k: int | None = None) -> ScoreComparison:
         """How far these and others agree: by another method, of another model of the same shape, or on other pairs.
 
-        k: How many heads "top" means; default: 5 % of the heads, at least one.
-
-        Raises: ValueError for different numbers of layers or heads, or a k outside of 1 to the number of heads.
+        k: how many heads "top" means; default: 5 % of them. Raises: ValueError for another shape, or a wrong k.
         """
         if self.values.shape != other.values.shape:
             raise ValueError(
@@ -160,15 +147,10 @@ class HeadScores(Described, Uncertainty):
                 "can't be compared head by head: compare models of one shape"
             )
         k = self._k(k)
-        columns = {
-            "score_one": self.values,
-            "score_other": other.values,
-            "difference": other.values.double() - self.values.double(),
-            "rank_one": self.ranks(),
-            "rank_other": other.ranks(),
-        }
+        columns = {"score_one": self.values, "score_other": other.values}
+        columns |= {"difference": other.values.double() - self.values.double()}
+        table = _table(self.order(), columns | {"rank_one": self.ranks(), "rank_other": other.ranks()})
         largest = self.top(k, "size"), other.top(k, "size")
-        table = _table(self.order(), columns)
         return ScoreComparison(table, (self.label, other.label), (self.metric, other.metric), k, largest)
 
     def as_metric(self, metric: Metric) -> HeadScores:
@@ -202,9 +184,7 @@ class HeadScores(Described, Uncertainty):
         return _table(self.order(by), columns | ({} if self.verified is None else {"verified": self.verified}))
 
     def heatmap(self, chosen: HeadSet | None = None, title: str | None = None) -> go.Figure:
-        """The interactive heatmap, chosen heads outlined; see `spt_lens.view.heatmap.head_heatmap`.
-
-        title: default: what was measured, on which model.
+        """The interactive heatmap, chosen heads outlined. title: default: what was measured, on which model.
 
         Raises: ValueError if a chosen head has no score.
         """
@@ -231,18 +211,24 @@ class HeadScores(Described, Uncertainty):
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, with the description in its header. Raises OSError when it cannot be written."""
-        save_scores(vars(self), path)
+        tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        saving.save_tensors(path, "scores", tensors, {name: getattr(self, name) for name in (*TEXTS, "meta")})
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or a different file."""
-        return load_scores(path, cls)
+        tensors, about = saving.load_tensors(path, "scores")
+        with saving.reading(path, "scores"):
+            # Older files lack some.
+            found: dict[str, Any] = {name: tensors[name] for name in TENSORS if name in tensors}
+            found |= {name: saving.entry(about, name, str) for name in TEXTS if name in about}
+            return cls(**found, meta=saving.entry(about, "meta", dict))
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {self[head]:+.3f}" for head in self.order()[:3])
-        how = ", ".join(filter(None, (self.method, self.direction, f"positions={self.positions}")))
-        how += f", engine={self.engine}" if self.engine else ""
-        how += f", metric={self.metric}" if self.metric != "recovery" else ""
+        engine = f"engine={self.engine}" if self.engine else ""
+        metric = f"metric={self.metric}" if self.metric != "recovery" else ""
+        how = ", ".join(filter(None, (self.method, self.direction, f"positions={self.positions}", engine, metric)))
         estimates = int((~self.measured).sum())
         estimated = f" ({estimates} of these estimated)" if estimates else ""
         return (

@@ -46,9 +46,8 @@ def importance(
     """The relative change of F, positive where the patch moves it in its direction. From logit differences.
 
     F = sigmoid(-LD) is the share of the sycophantic answer among the two (Chen et al. 2024, section 3.1). Denoising is
-    to lower it, -(F_patched - F_base) / F_base, at most 1; noising is to raise it, (F_patched - F_base) / F_base,
-    without a bound where F_base is small. The paper's own number is that without the turned sign: of denoising, the
-    negative of this.
+    to lower it, -(F_patched - F_base) / F_base, at most 1; noising to raise it, without a bound where F_base is small.
+    The paper's own number has no turned sign: of denoising, it is the negative of this.
 
     Raises: ValueError for another direction, or an F of the unpatched run so small that a change of it is noise.
     """

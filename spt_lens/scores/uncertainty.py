@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens import statistics
 from spt_lens.checking import whole_number
-from spt_lens.heads import HeadSet
+from spt_lens.heads import Head, HeadSet
+from spt_lens.scores.described import Described
 from spt_lens.statistics import By, Stability
 
 
-class Uncertainty:
-    """The methods of HeadScores that need the scores of each pair. They take the pairs as independent.
+class Uncertainty(Described):
+    """The order of HeadScores, and what it can be trusted for, where the pairs are taken as independent.
 
     A `k` is by default 5 % of the heads, at least one.
     """
 
-    values: Float[Tensor, "n_layers n_heads"]
-    per_pair: Float[Tensor, "n_pairs n_layers n_heads"]
-    verified: Bool[Tensor, "n_layers n_heads"] | None
+    def order(self, by: By = "signed") -> HeadSet:
+        """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
 
-    if TYPE_CHECKING:
-
-        def order(self, by: By = "signed") -> HeadSet: ...
+        Heads that were only estimated come after all measured ones. Equal scores keep the order of layers and heads.
+        """
+        flat, measured = statistics.strength(self.values, by).flatten().tolist(), self.measured.flatten().tolist()
+        ranked = sorted(range(len(flat)), key=lambda i: (not measured[i], -flat[i]))
+        return HeadSet(tuple(Head(*divmod(i, self.values.shape[1])) for i in ranked))
 
     def interval(
         self, confidence: float = 0.95, draws: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
         """(low, high) of each head's mean, by bootstrap over pairs; too narrow for fewer than about 20 pairs.
 
-        It speaks of the choice of pairs alone, for each head by itself: of an estimate, it is that of the estimate.
-
-        Raises: ValueError for a single pair, a confidence outside of (0, 1), or too few draws for it.
+        Of an estimate, it is that of the estimate. Raises: ValueError for a single pair, a confidence outside of
+        (0, 1), or too few draws for it.
         """
         low, high = statistics.interval(self.per_pair, confidence, draws, seed)
         return low.to(self.values), high.to(self.values)
@@ -69,8 +68,7 @@ class Uncertainty:
         """The measured heads whose interval excludes zero, best first: "signed", from above; "size", on either side.
 
         Each head is judged by itself: of heads that do nothing, about (1 - confidence) / 2 pass by chance ("size":
-        twice that), at 0.95 some 13 of 512. Raise the confidence, with more draws, or use `above_null`. And not zero is
-        not large: with enough pairs most heads of a model pass, since most do a little.
+        twice that). Raise the confidence, with more draws, or use `above_null`; and not zero is not large.
 
         Raises: ValueError as `interval`, or for a wrong `by`.
         """
@@ -83,11 +81,6 @@ class Uncertainty:
         """`above_noise` by intervals that are there already, as `interval` gives them."""
         # Estimates are left out: the interval of an estimate does not say how far the estimate is off.
         return self._where(self.measured & ((low > 0) | ((high < 0) & (by == "size"))), by)
-
-    @property
-    def measured(self) -> Bool[Tensor, "n_layers n_heads"]:
-        """True for heads that `method` measured itself, False for attribution estimates."""
-        return torch.ones_like(self.values, dtype=torch.bool) if self.verified is None else self.verified
 
     def _where(self, mask: Bool[Tensor, "n_layers n_heads"], by: By) -> HeadSet:
         """The heads where the mask is true, best first."""

@@ -12,7 +12,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled
+from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled, whiskers
 
 
 def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figure:
@@ -53,8 +53,7 @@ def frontier_figure(
     of the learning rate that the validation split chose: a black ring. log_x: leaves out costs of zero or less.
     """
     require(table, ("method", "lr", x, y), "frontier figure")
-    if log_x:
-        table = table[table[x] > 0]
+    table = table[table[x] > 0] if log_x else table
     figure = go.Figure()
     for i, (method, runs) in enumerate(table.groupby("method", sort=False)):
         style = {"color": COLOURS[i % len(COLOURS)], "symbol": MARKERS[i % len(MARKERS)]}
@@ -68,16 +67,10 @@ def frontier_figure(
             figure.add_scatter(x=rows[x], y=rows[y], customdata=names, **shared, **look)
         if "chosen" in runs and runs["chosen"].any():
             at = runs.loc[runs["chosen"].astype(bool), [x, y]].median()
-            figure.add_scatter(
-                x=[at[x]],
-                y=[at[y]],
-                mode="markers",
-                marker={"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}},
-                name="chosen on the validation split",
-                legendgroup="chosen",
-                showlegend=not any(trace.legendgroup == "chosen" for trace in figure.data),
-                hoverinfo="skip",
-            )
+            ring = {"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}}
+            named = {"name": "chosen on the validation split", "legendgroup": "chosen", "hoverinfo": "skip"}
+            once = not any(trace.legendgroup == "chosen" for trace in figure.data)
+            figure.add_scatter(x=[at[x]], y=[at[y]], mode="markers", marker=ring, showlegend=once, **named)
     drift = "drift: next-token KL from the untuned model (nats)"
     styled(figure, title, drift if x in ("kl", "drift") else readable(x), readable(y))
     return figure.update_xaxes(type="log") if log_x else figure
@@ -103,20 +96,16 @@ def before_after_figure(
     for i, (name, table) in enumerate(tables.items()):
         if absent := [metric for metric in metrics if metric not in set(table["metric"])]:
             raise ValueError(f"before/after figure: {name} has no metric {', '.join(absent)}")
-        rows, whiskers = table.set_index("metric").loc[list(metrics)], None
-        if {"low", "high"} <= set(rows.columns):
-            up, down = rows["high"] - rows["value"], rows["value"] - rows["low"]
-            whiskers = {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
+        rows = table.set_index("metric").loc[list(metrics)]
+        whole = {"low", "high"} <= set(rows.columns)
         figure.add_bar(
             x=[escape(readable(str(metric))) for metric in metrics],
             y=rows["value"],
-            error_y=whiskers,
+            error_y=whiskers(rows["high"] - rows["value"], rows["value"] - rows["low"]) if whole else None,
             marker_color=COLOURS[i % len(COLOURS)],
             name=escape(name),
         )
-    figure.update_layout(barmode="group")
-    figure.update_yaxes(range=[0, 1.05])
-    return styled(figure, title, "", "share (whiskers: 95 % intervals)")
+    return styled(figure, title, "", "share (whiskers: 95 % intervals)", barmode="group", yaxis_range=[0, 1.05])
 
 
 # Each bar also has its own pattern, for readers who see no colours.
@@ -139,19 +128,14 @@ def attention_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure
     for column, (name, colour, pattern) in _BARS.items():
         marker = {"color": colour, "pattern": {"shape": pattern}}
         figure.add_bar(x=table["span"].map(escape), y=table[column], name=name, marker=marker)
-    figure.update_layout(barmode="group")
-    figure.update_yaxes(range=[0, 1.02])
     small = None if title is None else {"text": escape(title), "font": {"size": 13}}
-    return styled(figure, small, None, "attention from the last position")
+    return styled(figure, small, None, "attention from the last position", barmode="group", yaxis_range=[0, 1.02])
 
 
 def comparison_figure(
     table: pd.DataFrame, k: int, names: tuple[str, str], title: str, diagonal: bool = True
 ) -> go.Figure:
     """A scatter plot: the scores of one measurement across, those of the other up, a point for each head.
-
-    The top k of both, of either alone, and the rest differ in colour and in marker. Hover for the head, both scores and
-    both ranks.
 
     table: a row for each head: `name`, `score_one`, `score_other`, `rank_one`, `rank_other`. names: of the two.
     diagonal: a dotted line where the two are equal.
@@ -185,5 +169,5 @@ def comparison_figure(
             )
     sides = zip(("one", "other"), names, strict=True)
     across, up = ({"text": f"{side}: {escape(name)}", "font": {"size": 11}} for side, name in sides)
-    styled(figure, {"text": escape(title), "font": {"size": 13}}, across, up)
-    return figure.update_layout(width=620, height=560, margin_l=70, legend_y=-0.16)
+    wide = {"width": 620, "height": 560, "margin_l": 70, "legend_y": -0.16}
+    return styled(figure, {"text": escape(title), "font": {"size": 13}}, across, up, **wide)

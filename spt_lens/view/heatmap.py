@@ -1,7 +1,7 @@
 """The map of heads: layers down, heads across, colour for the score.
 
-The scale runs from blue (below zero) over white to red (above), which colour-blind readers can tell apart, and is
-centred on zero. It ends at the 99th percentile of the scores' size, so that one strong head does not pale the others.
+The scale runs from blue (below zero) over white to red (above), which colour-blind readers can tell apart. It ends at
+the 99th percentile of the scores' size, so that one strong head does not pale the others.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def head_heatmap(
     Raises: ValueError if an outlined head has no score.
     """
     n_layers, n_heads = values.shape
-    odd = [str(Head(*head)) for head in outlined if head[0] >= n_layers or head[1] >= n_heads]
-    if odd:
+    if odd := [str(Head(*head)) for head in outlined if head[0] >= n_layers or head[1] >= n_heads]:
         raise ValueError(f"{', '.join(odd)} cannot be outlined: the scores are {n_layers} layers x {n_heads} heads")
     limit = colour_limit(values)
     rows = zip(std.tolist(), ranks.tolist(), notes, strict=True)

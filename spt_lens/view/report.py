@@ -43,8 +43,7 @@ class Section:
 
 def report_html(title: str, text: str, sections: Sequence[Section]) -> str:
     """The whole page as a string (about 6 MB, most of it plotly.js and circuitsvis)."""
-    drawn = any(section.figure is not None for section in sections)
-    plotly = f"<script>{get_plotlyjs()}</script>" if drawn else ""
+    plotly = f"<script>{get_plotlyjs()}</script>" if any(section.figure is not None for section in sections) else ""
     body = "\n".join(_section(section) for section in sections)
     return (
         "<!DOCTYPE html>\n"

@@ -7,20 +7,14 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, GREY, MARKERS, require, styled, translucent
+from spt_lens.view.style import COLOURS, GREY, MARKERS, require, rgb, styled, whiskers
 
 
 def curve_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | None = None) -> go.Figure:
-    """A line for each metric over the size of the chosen sets, and a band from the lowest to the highest random set
-    with their median dashed.
+    """A line for each metric over the size of the chosen sets, and a band of the random sets, their median dashed.
 
-    Args:
-        table: the columns `size`, `set` ("chosen" or "random") and the metrics, as `SetEffect` has them.
-        metrics: the columns to draw, with what they are called.
-        x, title: of the axis and the figure.
-
-    Raises:
-        ValueError: a column is missing or the table is empty.
+    table: the columns `size`, `set` ("chosen" or "random") and the metrics, as `SetEffect` has them. metrics: what
+    these columns are called. Raises: ValueError for a missing column or an empty table.
     """
     require(table, ("size", "set", *metrics), "curve of sets")
     figure = go.Figure()
@@ -30,47 +24,31 @@ def curve_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title:
             draws = random.groupby("size")[metric]
             sizes = list(draws.median().index)
             band = {"x": sizes, "mode": "lines", "legendgroup": metric, "hoverinfo": "skip", "showlegend": False}
-            shade = translucent(colour, 0.15)
+            shade = f"rgba({','.join(map(str, rgb(colour)))},0.15)"
             figure.add_scatter(y=draws.min(), line={"width": 0}, **band)
             figure.add_scatter(y=draws.max(), line={"width": 0}, fill="tonexty", fillcolor=shade, **band)
-            figure.add_scatter(
-                x=sizes,
-                y=draws.median(),
-                mode="lines",
-                line={"dash": "dot", "color": colour, "width": 1.5},
-                legendgroup=metric,
-                name=f"{name}, random heads",
-            )
-        figure.add_scatter(
-            x=chosen["size"],
-            y=chosen[metric],
-            mode="lines+markers",
-            line={"color": colour},
-            marker={"symbol": marker, "size": 8},
-            legendgroup=metric,
-            name=name,
-        )
+            dots = {"mode": "lines", "line": {"dash": "dot", "color": colour, "width": 1.5}, "legendgroup": metric}
+            figure.add_scatter(x=sizes, y=draws.median(), name=f"{name}, random heads", **dots)
+        look = {"mode": "lines+markers", "line": {"color": colour}, "marker": {"symbol": marker, "size": 8}}
+        figure.add_scatter(x=chosen["size"], y=chosen[metric], name=name, legendgroup=metric, **look)
     return _shares(figure, table, metrics, title, x)
 
 
 def bars_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | None = None) -> go.Figure:
     """Bars of each metric for the model as it is and for the chosen set, with a dot for each random set.
 
-    Args and Raises as for curve_figure; with the columns `low` and `high` the recovery has its interval.
+    With the columns `low` and `high` the recovery has its interval. The rest is as in curve_figure.
     """
     require(table, ("size", "set", *metrics), "bars of a set")
     figure = go.Figure()
     names = list(metrics.values())
     before, chosen = table[table["size"] == 0].iloc[0], table[(table["set"] == "chosen") & (table["size"] > 0)].iloc[0]
     figure.add_bar(x=names, y=[before[metric] for metric in metrics], marker_color=GREY, name="as it is")
-    whiskers = None
+    figure.add_bar(x=names, y=[chosen[metric] for metric in metrics], marker_color=COLOURS[0], name="chosen")
     if {"low", "high", "recovery"} <= set(table):
-        up, down = chosen["high"] - chosen["recovery"], chosen["recovery"] - chosen["low"]
-        ends = [[end if metric == "recovery" else None for metric in metrics] for end in (up, down)]
-        whiskers = {"type": "data", "array": ends[0], "arrayminus": ends[1], "thickness": 1.2, "width": 3}
-    figure.add_bar(
-        x=names, y=[chosen[metric] for metric in metrics], error_y=whiskers, marker_color=COLOURS[0], name="chosen"
-    )
+        ends = (chosen["high"] - chosen["recovery"], chosen["recovery"] - chosen["low"])
+        each = ([end if metric == "recovery" else None for metric in metrics] for end in ends)
+        figure.data[-1].error_y = whiskers(*each)
     random = table[table["set"] == "random"]
     if len(random):
         figure.add_scatter(
@@ -88,6 +66,5 @@ def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], 
     # A recovery is no share of cases: it may be above 1 or below 0.
     values = table[list(metrics)].to_numpy()
     low, high = (values[values == values].min(), values[values == values].max()) if len(metrics) else (0, 1)
-    figure.update_yaxes(range=[min(-0.03, float(low) - 0.03), max(1.03, float(high) + 0.03)])
-    styled(figure, title, x, "share")
-    return figure.update_layout(title_font_size=13)
+    ends = [min(-0.03, float(low) - 0.03), max(1.03, float(high) + 0.03)]
+    return styled(figure, title, x, "share", yaxis_range=ends, title_font_size=13)

@@ -31,9 +31,9 @@ def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
         raise ValueError(f"{what}: the table has no rows")
 
 
-def styled(figure: go.Figure, title: Any, x: Any, y: Any) -> go.Figure:
-    """The figure with the look of all: white, the legend below. Titles are text, or dicts as Plotly takes them."""
-    return figure.update_layout(
+def styled(figure: go.Figure, title: Any, x: Any, y: Any, **more: Any) -> go.Figure:
+    """The figure with the look of all: white, the legend below. Titles and more are as Plotly takes them."""
+    figure.update_layout(
         template="plotly_white",
         title=title,
         xaxis_title=x,
@@ -42,13 +42,14 @@ def styled(figure: go.Figure, title: Any, x: Any, y: Any) -> go.Figure:
         margin={"l": 60, "r": 20, "t": 50 if title else 20, "b": 60},
         height=400,
     )
+    return figure.update_layout(**more)
+
+
+def whiskers(up: Any, down: Any) -> dict[str, Any]:
+    """Error bars that reach so far up and down."""
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
 
 
 def rgb(colour: str) -> tuple[int, ...]:
     """Red, green and blue, 0 to 255, of a colour such as "#0072B2"."""
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def translucent(colour: str, opacity: float) -> str:
-    """A colour such as "#0072B2" as `rgba(...)`."""
-    return f"rgba({','.join(map(str, rgb(colour)))},{opacity})"

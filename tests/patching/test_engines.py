@@ -305,8 +305,8 @@ def ring_inside_blocks(bell: Bell, cls, monkeypatch) -> None:
     """When a block's heads have been computed, with all hooks on: in an ordinary run, and in suffixes."""
 
     def wrapped(method):
-        def run(self, layer, hidden, hooks):
-            return method(self, layer, hidden, [*hooks, (self.view.z_name(layer), bell)])
+        def run(self, layer, hidden, hooks, **how):
+            return method(self, layer, hidden, [*hooks, (self.view.z_name(layer), bell)], **how)
 
         return run
 

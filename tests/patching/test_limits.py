@@ -49,11 +49,11 @@ def memory_for_tokens(monkeypatch, tokens: int, error: Exception) -> list[int]:
     seen: list[int] = []
 
     def bounded(block):
-        def run(self, layer, hidden, hooks):
+        def run(self, layer, hidden, hooks, **how):
             seen.append(hidden.shape[0] * hidden.shape[1])
             if seen[-1] > tokens:
                 raise error
-            return block(self, layer, hidden, hooks)
+            return block(self, layer, hidden, hooks, **how)
 
         return run
 
@@ -94,7 +94,7 @@ def test_less_memory_is_fewer_prompts(tiny, monkeypatch):
     # Longer prompts take more, in either run and with their completions.
     monkeypatch.setattr(limits, "free_bytes", lambda device: 16 * one)
     for more in ((9, 30), (30, 9)):
-        rows = make_rows(made(tiny, [*LENGTHS, more]), "denoising", "last")
+        rows = make_rows(view, made(tiny, [*LENGTHS, more]))
         assert find_limits(view, rows, None, None).batch_size < 8
     assert prompt_bytes(view, 200) > 10 * prompt_bytes(view, 20)
 
