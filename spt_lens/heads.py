@@ -170,10 +170,7 @@ class HeadSet:
         return self.parameters(model, projections) / ModelView(model).n_params
 
     def sharing(self, model: Model | ModelView, projections: str = "auto") -> HeadSet:
-        """The unchosen heads that read keys or values which tuning these would move: none without query groups.
-
-        Raises as `parameters`.
-        """
+        """Unchosen heads whose keys or values tuning these moves (only with query groups). Raises as `parameters`."""
         shape = self._fitting(model).shape
         parts = shape.parts(self, projections)
         return HeadSet(tuple(Head(part.layer, head) for part in parts for head in shape.owners(part))) - self

@@ -65,18 +65,22 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
             file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     template, again = _template(tokenizer), read_tokenizer(folder, trust_remote_code=own_code)
     if template and _template(again) != template:
-        # As the files that transformers puts before whatever tokenizer_config.json says.
-        shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
-        for name, text in template.items():
-            file = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+        _write_template(folder, template)
         again = read_tokenizer(folder, trust_remote_code=own_code)
     if not _same_words(again, tokenizer) or (template and _template(again) != template):
         raise ValueError(
             "the tokenizer reads back from its files as another one (other words or another chat template): save "
             "model.tokenizer yourself and see what is lost"
         )
+
+
+def _write_template(folder: Path, named: dict[str, str]) -> None:
+    """As the files that transformers puts before whatever tokenizer_config.json says."""
+    shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+    for name, text in named.items():
+        file = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
 
 def _with_added(plain: Any, live: Any) -> Any:

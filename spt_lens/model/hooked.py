@@ -54,10 +54,7 @@ def check_available() -> None:
 
 
 def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | None = None) -> Any:
-    """A HookedTransformer with the weights of a plain model, unprocessed, in its dtype and on its device.
-
-    Raises NotImplementedError where this TransformerLens has no HookedTransformer, or none of this architecture.
-    """
+    """A HookedTransformer with the weights of a plain model, unprocessed, in its dtype and on its device."""
     check_available()
     architecture = type(plain).__name__
     way_out = "load it as a TransformerBridge"
@@ -195,10 +192,7 @@ def same_up_to_scale(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows
 
 
 def base_model(model: Any, base: str | None) -> PreTrainedModel:
-    """The plain model of the checkpoint that a HookedTransformer was made of, on its device and in its dtype.
-
-    Raises ValueError if it is not known which checkpoint that was.
-    """
+    """The plain model of the checkpoint that a HookedTransformer was made of, on its device and in its dtype."""
     source, revision = getattr(model, "spt_lens_source", None), None
     if base is None and source is not None:
         base, revision = source.name_or_path, source.revision

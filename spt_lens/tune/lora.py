@@ -65,8 +65,7 @@ def lora_tune(
 ) -> Tuned:
     """Tunes low-rank updates of the attention, then merges them. **Changes the model**; `tuned.undo(model)` undoes it.
 
-    `config` defaults to TuneConfig(lr=2e-3). Arguments, interrupts and errors are those of `Tuner.tune`.
-
-    Raises: ImportError without peft; ValueError also for a rank below one.
+    `config` defaults to TuneConfig(lr=2e-3). Arguments, interrupts and errors are those of `Tuner.tune`. Raises:
+    ImportError without peft; ValueError also for a rank below one.
     """
     return LoRA(rank).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)
