@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +48,7 @@ def random_pairs_null(
     rows = make_rows(view, pairs, direction, positions)
     way.check(view, rows)
     prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
-    partners = _partners(prompts, positions == "last", seed)
+    partners = _partners(pairs, direction, positions == "last", seed)
     kept = sorted(partners)
     place = {pair: i for i, pair in enumerate(kept)}
     real = Rows(
@@ -77,8 +76,9 @@ def random_pairs_null(
     return replace(scores, meta={**scores.meta, "pairs_used": used, "left_out": left_out, "null": "random pairs"})
 
 
-def _partners(prompts: Sequence[Sequence[int]], any_length: bool, seed: int) -> dict[int, int]:
+def _partners(pairs: ContrastPairs, direction: Direction, any_length: bool, seed: int) -> dict[int, int]:
     """Another pair for each pair, none twice; pairs whose prompt is as long as no other's have none."""
+    prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
     groups: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         groups.setdefault(0 if any_length else len(prompt), []).append(i)
