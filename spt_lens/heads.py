@@ -227,9 +227,9 @@ class HeadSet:
             raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {str(data)[:80]}')
         return cls(tuple(Head.parse(head) for head in heads), data.get("about") or {})
 
-    def save(self, path: str | Path) -> None:
-        """Writes the selection as a small JSON file. Raises OSError when the file cannot be written."""
-        saving.write_text(path, json.dumps(self.to_json()) + "\n")
+    def save(self, path: str | Path) -> Path:
+        """Writes the selection as a small JSON file, and returns its path. Raises OSError."""
+        return saving.write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> HeadSet:

@@ -173,7 +173,7 @@ def test_json_and_files(tmp_path):
     heads = HeadSet.parse("5.3 6.1")
     assert heads.to_json() == {"heads": ["L5.H3", "L6.H1"]}
     assert HeadSet.from_json(heads.to_json()) == heads
-    heads.save(tmp_path / "heads.json")
+    assert heads.save(tmp_path / "heads.json") == tmp_path / "heads.json"
     assert HeadSet.load(tmp_path / "heads.json") == heads
     with pytest.raises(FileNotFoundError):
         HeadSet.load(tmp_path / "none.json")

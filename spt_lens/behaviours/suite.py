@@ -19,7 +19,7 @@ class Suite:
         (`evaluate/sycophancy.py`).
     groups: other dialogues, by name, of which the share of replies that give in is told: second turns that do not
         oppose the answer ("supported right", ...), questions with and without an opinion. A reply at the end is left
-        out.
+        out. Without right and wrong answers to challenge, a comparison goes by the first group.
     abilities: dialogues with one right last reply, each ability by its name.
     texts: ordinary dialogues without the behaviour, for drift.
     judge: reads the replies. first_tokens: how many a model may take for its own first answer.

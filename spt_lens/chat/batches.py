@@ -66,7 +66,7 @@ Example = tuple[list[int], list[bool]]  # token ids, and True where a token is t
 _WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
 
 
-class Batch:
+class ExampleBatch:
     """`tokens` [batch pos]; `where` [batch pos], True at the positions BEFORE a target; `labels` [n_targets]."""
 
     def __init__(self, tokens: Int[Tensor, "batch pos"], targets: Bool[Tensor, "batch pos"]):
@@ -97,12 +97,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(self, rows: Int[Tensor, " batch"]) -> Batch:
+    def batch(self, rows: Int[Tensor, " batch"]) -> ExampleBatch:
         width = int(self.lengths[rows].max())
         index = rows.to(self.tokens.device)
-        return Batch(self.tokens[index, :width], self.targets[index, :width])
+        return ExampleBatch(self.tokens[index, :width], self.targets[index, :width])
 
-    def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int) -> Iterator[ExampleBatch]:
         """Endless batches of `size` (of all examples, if there are fewer), each epoch in a new order.
 
         What is left over at the end of an epoch is skipped; the next order is another one.
@@ -117,7 +117,7 @@ class Examples:
             for i in torch.randperm(count, generator=generator).tolist():
                 yield self.batch(rows[i])
 
-    def in_order_of_length(self, size: int) -> Iterator[tuple[Int[Tensor, " batch"], Batch]]:
+    def in_order_of_length(self, size: int) -> Iterator[tuple[Int[Tensor, " batch"], ExampleBatch]]:
         """Every example once, with its row numbers."""
         for rows in self.lengths.argsort(stable=True).split(size):
             yield rows, self.batch(rows)

@@ -10,7 +10,7 @@ import re
 from transformers import PreTrainedTokenizerBase
 
 from spt_lens.chat.dialogues import Dialogue, Message
-from spt_lens.chat.template import _text, prompt_ids
+from spt_lens.chat.template import prompt_ids, rendered
 
 TEMPLATE = "template"
 
@@ -36,7 +36,7 @@ def spans(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> dict[str, l
             f"the tokenizer {tokenizer.name_or_path or ''} is a slow one and can't tell which characters a token "
             "covers: load a fast tokenizer (transformers' AutoTokenizer gives one where there is one)"
         )
-    text = _text(tokenizer, dialogue, generation_prompt=True)
+    text = rendered(tokenizer, dialogue, generation_prompt=True)
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     extents = _extents(tokenizer, dialogue, text)
     found: dict[str, list[int]] = {name: [] for name in (*span_names(dialogue), TEMPLATE)}
@@ -64,7 +64,7 @@ def _extents(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, text: str) 
     names = span_names(dialogue)
     marks = [f"contentofturn{i}z" for i in range(len(names))]  # letters and digits, which no template escapes
     marked = tuple(Message(m.role, mark) for m, mark in zip(dialogue.messages, marks, strict=True))
-    shape = _text(tokenizer, Dialogue(marked), generation_prompt=True)
+    shape = rendered(tokenizer, Dialogue(marked), generation_prompt=True)
     for i, mark in enumerate(marks):
         times = shape.count(mark)
         if times != 1:

@@ -44,7 +44,7 @@ def use_chat_template(tokenizer: PreTrainedTokenizerBase, template: str | Path) 
         for reply in _TRIALS:
             trial = dialogue("What is the capital of France?", "It is Paris.", "Are you sure?", reply)
             training_ids(tokenizer, trial)
-            written = _text(tokenizer, trial, generation_prompt=False)
+            written = rendered(tokenizer, trial, generation_prompt=False)
             lost = [message.content for message in trial.messages if message.content not in written]
             if lost:
                 raise ValueError(f"it leaves out the turn {lost[0]!r}")
@@ -62,7 +62,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[i
     chat template or one that refuses the dialogue.
     """
     check_ends(dialogue, "user")
-    return _tokens(tokenizer, _text(tokenizer, dialogue, generation_prompt=True))
+    return _tokens(tokenizer, rendered(tokenizer, dialogue, generation_prompt=True))
 
 
 def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
@@ -75,7 +75,7 @@ def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tupl
     """
     check_ends(dialogue, "assistant")
     prompt = prompt_ids(tokenizer, dialogue.prompt)
-    ids = _tokens(tokenizer, _text(tokenizer, dialogue, generation_prompt=False))
+    ids = _tokens(tokenizer, rendered(tokenizer, dialogue, generation_prompt=False))
     if ids[: len(prompt)] != prompt:
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} renders a dialogue so that its prompt "
@@ -97,8 +97,8 @@ def reply_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[in
     """
     ids, target = training_ids(tokenizer, dialogue)
     start, end = target.index(True), len(ids) - target[::-1].index(True)
-    text = _text(tokenizer, dialogue, generation_prompt=False)
-    prompt = _text(tokenizer, dialogue.prompt, generation_prompt=True)
+    text = rendered(tokenizer, dialogue, generation_prompt=False)
+    prompt = rendered(tokenizer, dialogue.prompt, generation_prompt=True)
     reply = dialogue.reply.strip()
     at = text.find(reply, len(prompt)) if text.startswith(prompt) else text.rfind(reply)
     if at >= 0:  # else the template rewrites replies, and what it adds can't be told from them
@@ -108,7 +108,8 @@ def reply_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[in
     return ids[start:end]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, generation_prompt: bool) -> str:
+def rendered(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, generation_prompt: bool) -> str:
+    """A dialogue as the chat template writes it. Raises ValueError without a template, or for what it refuses."""
     _check_tokenizer(tokenizer)
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(

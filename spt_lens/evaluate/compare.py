@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from spt_lens.checking import whole_number
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import evaluate
-from spt_lens.evaluate.trials import Method, Spec, Trial, append_trial, asked, read_trials
+from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
@@ -42,7 +42,7 @@ SPLITS: tuple[Split, ...] = ("validation", "test")
 
 def default_methods(
     model: Model, heads: HeadSet | Mapping[str, HeadSet], n_random: int = 5, seed: int = 0
-) -> list[Method]:
+) -> list[Contender]:
     """The chosen heads (one method for each selection), full fine-tuning, LoRA of rank 16, and random heads.
 
     The random heads are `n_random` draws matched to the first selection layer by layer, each tuned with one seed.
@@ -52,11 +52,11 @@ def default_methods(
         raise ValueError("no selection of heads to compare: give a HeadSet, or a dict of them by name")
     for selection in chosen.values():
         selection.check(model)
-    methods = [Method(name, Pinpoint(selection)) for name, selection in chosen.items()]
-    methods += [Method("full fine-tuning", FullFineTuning()), Method("LoRA", LoRA())]
+    methods = [Contender(name, Pinpoint(selection)) for name, selection in chosen.items()]
+    methods += [Contender("full fine-tuning", FullFineTuning()), Contender("LoRA", LoRA())]
     first = next(iter(chosen.values()))
     draws = [Pinpoint(first.random_like(model, seed + i)) for i in range(n_random)]
-    return methods + ([Method("random heads", draws, seeds=(0,))] if draws else [])
+    return methods + ([Contender("random heads", draws, seeds=(0,))] if draws else [])
 
 
 def compare(
@@ -66,7 +66,7 @@ def compare(
     *,
     dialogues: Sequence[Dialogue] | None = None,
     config: TuneConfig | None = None,
-    methods: Sequence[Method] | None = None,
+    methods: Sequence[Contender] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     keep: Sequence[Dialogue] = (),
     suites: Mapping[str, Suite] | None = None,
@@ -82,7 +82,7 @@ def compare(
         heads: the chosen ones, or several selections by name, for `default_methods(model, heads)`.
         behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
         config: all settings but the learning rate and the seed; default TuneConfig().
-        methods: in place of the default ones.
+        methods: in place of the default ones: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
         out: a results file (JSON lines). Each trial is added as it ends, and one that is there already, of the same
             model, data and settings, is not done again: an interrupted comparison goes on where it was.
@@ -150,8 +150,10 @@ class Task:
         for name, suite in self.suites.items():
             groups = {**suite.groups, **suite.abilities}
             groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}
-            judge = [type(suite.judge).__name__, suite.judge.max_new_tokens, suite.first_tokens]
-            parts.append([name, judge, {group: _words(dialogues) for group, dialogues in groups.items()}])
+            named = repr(suite.judge) if is_dataclass(suite.judge) else type(suite.judge).__name__
+            judge = [named, suite.judge.max_new_tokens, suite.first_tokens]
+            cases = {group: [_words(dialogues), [d.meta for d in dialogues]] for group, dialogues in groups.items()}
+            parts.append([name, judge, cases])
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import pandas as pd
 import plotly.graph_objects as go
 
+from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.sycophancy import FIGURES
 from spt_lens.evaluate.trials import Trial
 from spt_lens.saving import entry, read_json, reading, save_json
@@ -21,10 +22,9 @@ class Comparison:
     """Trials of every method over learning rates and seeds, on a validation and a test split.
 
     The choice, one rule for every method: of the learning rates whose mean ability on validation is at most
-    `max_ability_loss` below the untuned model's, those within `tie` of the best discernment on validation; of these,
-    the one with the least drift there. (If none keeps its ability: the one that loses least.) Figures are means over a
-    method's trials; a learning rate at which one diverged is taken only if there is no other. The test split has no
-    part in it.
+    `max_ability_loss` below the untuned model's, those within `tie` of the best `goal` on validation; of these, the one
+    with the least drift there. (If none keeps its ability: the one that loses least.) Figures are means over a method's
+    trials; a learning rate at which one diverged is taken only if there is no other. The test split has no part in it.
 
     settings: what the trials had in common, for the record.
     """
@@ -41,6 +41,17 @@ class Comparison:
     @property
     def untuned(self) -> Trial:
         return next(trial for trial in self.trials if not trial.spec.tuner)
+
+    @property
+    def goal(self) -> str:
+        """What methods are compared by: discernment; of suites that challenge right answers alone, confidence.
+
+        Of suites that challenge none: "resists", the share of replies to the suite's first group that don't give in.
+        """
+        found = [evaluation for trial in self.trials for evaluation in trial.evaluations.values()]
+        known = (name for name in ("discernment", "confidence") if any(_has(each, name) for each in found))
+        challenged = any("discernment" in each for each in found)
+        return next(known, "discernment" if challenged or not found else "resists")
 
     @property
     def failed(self) -> tuple[Trial, ...]:
@@ -62,7 +73,7 @@ class Comparison:
         return table
 
     def _rows(self) -> pd.DataFrame:
-        rows = []
+        rows, goal = [], self.goal
         for trial in self.trials:
             for split, evaluation in trial.evaluations.items() if trial.spec.tuner else ():
                 before = self.untuned.evaluations[split]
@@ -70,6 +81,8 @@ class Comparison:
                 row |= {"split": split, "heads": trial.spec.heads, "parameters": trial.parameters}
                 row |= {"share": trial.parameters / self.settings.get("parameters", math.nan), "seconds": trial.seconds}
                 row |= {name: evaluation[name].value for name in METRICS if name in evaluation}
+                if goal == "resists":
+                    row[goal] = 1 - next((evaluation[name].value for name in _groups(evaluation)), math.nan)
                 names = [name for name in evaluation.estimates if name.startswith("ability: ")]
                 losses = {name[9:]: before[name].value - evaluation[name].value for name in names}
                 if losses:
@@ -85,10 +98,11 @@ class Comparison:
         table = self._rows()
         if table.empty:
             return {}
-        wanted = [name for name in ("discernment", "ability_loss", "kl") if name in table]
+        goal = self.goal
+        wanted = [name for name in (goal, "ability_loss", "kl") if name in table]
         # A model without a right first answer, or without finite predictions, has no such figure. It counts as the
         # worst: left out of the mean, the other seeds would speak for it.
-        table = table.fillna({"discernment": 0.0, "kl": math.inf})
+        table = table.fillna({goal: 0.0, "kl": math.inf})
         diverged = {(trial.spec.method, trial.spec.lr) for trial in self.failed}
         means = table[table["split"] == "validation"].groupby(["method", "lr"], sort=False)[wanted].mean()
         chosen = {}
@@ -98,7 +112,7 @@ class Comparison:
             by_lr = by_lr if whole.empty else whole
             loss = by_lr["ability_loss"] if "ability_loss" in by_lr else pd.Series(0.0, by_lr.index)
             kept = by_lr[loss <= max(self.max_ability_loss, loss.min())]
-            near = kept[kept["discernment"] >= kept["discernment"].max() - self.tie]
+            near = kept[kept[goal] >= kept[goal].max() - self.tie]
             # Without figures for drift the smallest learning rate is the gentlest guess.
             chosen[str(method)] = float(near["kl"].idxmin() if "kl" in near else min(near.index))
         return chosen
@@ -135,15 +149,16 @@ class Comparison:
         """One row for each method at its chosen learning rate, on the test split: the values of `intervals`.
 
         Also lr, runs, share of the parameters, and worst_ability_loss: the largest loss of one ability, by the values
-        of `intervals`.
+        of `intervals`. Where the goal is "resists", "gives in: GROUP" of every group.
         """
         values = self.intervals.pivot(index="method", columns="metric", values="value")
         abilities = [name for name in values.columns if str(name).startswith("ability: ")]
+        groups = _groups(self.untuned.evaluations["test"]) if self.goal == "resists" else []
         rows = []
         for method, trials in self._chosen().items():
             row = {"method": method, "lr": trials[0].spec.lr or math.nan, "runs": len(trials)}
             row |= {"share": trials[0].parameters / self.settings.get("parameters", math.nan)}
-            row |= {name: values.loc[method, name] for name in METRICS if name in values.columns}
+            row |= {name: values.loc[method, name] for name in (*groups, *METRICS) if name in values.columns}
             losses = values.loc["untuned", abilities] - values.loc[method, abilities]
             rows.append(row | ({"worst_ability_loss": losses.max()} if abilities else {}))
         return pd.DataFrame(rows)
@@ -151,38 +166,40 @@ class Comparison:
     def within_drift(self, method: str, rival: str, share: float = 0.25, split: str = "test") -> pd.DataFrame:
         """What `method` reaches within a share of the drift that `rival` spends, at each of the rival's learning rates.
 
-        lr, kl and discernment of the rival (means over its trials); budget (share x kl); ours: the best discernment
+        lr, kl and `goal` of the rival (means over its trials); budget (share x kl); ours: the best goal
         among the method's learning rates whose mean drift is within the budget (nan if none is), with our_lr and
         our_kl; difference. Nothing is interpolated. Raises ValueError for an unknown method, or trials without drift.
         """
-        table = self._rows()
+        table, goal = self._rows(), self.goal
         for name in (method, rival):
             if table.empty or name not in set(table["method"]):
                 raise ValueError(f"no trials of a method {name!r}; there are {', '.join(self.choice) or 'none'}")
         if "kl" not in table:
             raise ValueError("these trials measured no drift: give the suites some texts")
-        means = table[table["split"] == split].groupby(["method", "lr"])[["kl", "discernment"]].mean()
-        ours = means.loc[method].dropna(subset="discernment")
+        means = table[table["split"] == split].groupby(["method", "lr"])[["kl", goal]].mean()
+        ours = means.loc[method].dropna(subset=goal)
         rows = []
         for lr, theirs in means.loc[rival].iterrows():
             row: dict[str, Any] = {"lr": lr, **theirs, "budget": share * theirs["kl"]}
             row |= dict.fromkeys(("ours", "our_lr", "our_kl"), math.nan)
             within = ours[ours["kl"] <= row["budget"]]
             if len(within):
-                best = within["discernment"].idxmax()
-                row |= {"ours": within["discernment"][best], "our_lr": best, "our_kl": within["kl"][best]}
-            rows.append(row | {"difference": row["ours"] - row["discernment"]})
+                best = within[goal].idxmax()
+                row |= {"ours": within[goal][best], "our_lr": best, "our_kl": within["kl"][best]}
+            rows.append(row | {"difference": row["ours"] - row[goal]})
         return pd.DataFrame(rows)
 
-    def figure(self, x: str = "kl", y: str = "discernment", split: str = "test") -> go.Figure:
-        """The frontier: y against x over learning rates, for every method; x is "kl" or "ability_loss"."""
+    def figure(self, x: str = "kl", y: str | None = None, split: str = "test") -> go.Figure:
+        """The frontier: y (default: the goal) against x over learning rates; x is "kl" or "ability_loss"."""
         from spt_lens.view.curves import frontier_figure
 
         table = self.frontier
         if table.empty:
             n = len(self.trials) - 1
             raise ValueError(f"there is no frontier to draw: {len(self.failed)} of {n} trials diverged")
-        return frontier_figure(table[table["split"] == split], x=x, y=y, log_x=x == "kl", title=f"{split} split")
+        return frontier_figure(
+            table[table["split"] == split], x=x, y=y or self.goal, log_x=x == "kl", title=f"{split} split"
+        )
 
     def save(self, path: str | Path) -> Path:
         """Writes it as JSON."""
@@ -205,3 +222,11 @@ class Comparison:
         failed = f"<p>{len(self.failed)} trials diverged.</p>" if self.failed else ""
         title = html.escape(f"Test split, at the learning rates chosen on validation. {self.settings or ''}")
         return f"<p>{title}</p>{self.table.to_html(index=False, escape=True, float_format='%.4g', na_rep='')}{failed}"
+
+
+def _has(evaluation: Evaluation, name: str) -> bool:
+    return name in evaluation and not math.isnan(evaluation[name].value)
+
+
+def _groups(evaluation: Evaluation) -> list[str]:
+    return [name for name in evaluation.estimates if name.startswith("gives in: ")]

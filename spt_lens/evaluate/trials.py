@@ -19,7 +19,7 @@ from spt_lens.tune.tuner import Tuner
 
 
 @dataclass(frozen=True)
-class Method:
+class Contender:
     """A tuner, or several draws of one (random heads, say), under a name, with the learning rates to try.
 
     lrs: default: the tuner's own. seeds: of the tuning; default: the comparison's. Raises ValueError for no tuner, or a
@@ -75,7 +75,7 @@ class Spec:
         return hashlib.sha256(json.dumps([fingerprint, self.tuner, self.lr, self.seed]).encode()).hexdigest()[:16]
 
 
-def asked(methods: Sequence[Method], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
+def asked(methods: Sequence[Contender], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
     """All trials of the methods and what tunes in each: nothing in the first one, the untuned model.
 
     Raises ValueError for two methods of one name, or a method without seeds.

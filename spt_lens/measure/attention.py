@@ -34,7 +34,7 @@ REPLY = "reply"
 class AttentionToSpans:
     """Each head's attention from the last position to the spans of the prompt; over all spans it sums to 1.
 
-    spans: the names of `data.spans.spans`, and "reply" where prompts end with tokens that both completions begin with.
+    spans: the names of `chat.spans.spans`, and "reply" where prompts end with tokens that both completions begin with.
     values: `[n_spans, n_layers, n_heads]`, the mean over pairs. per_pair: `[n_pairs, n_spans, n_layers, n_heads]`.
     tokens: `[n_pairs, n_spans]`, how many tokens a span has; a pair's prompt without such a span has 0 tokens in it,
     and no attention. run: which prompts were read.
@@ -135,7 +135,7 @@ def attention_to_spans(
     one forward pass. The model is left as it was.
 
     Raises: ValueError for an unknown run, pairs without the dialogues behind that run, prompts that are not
-    how their dialogues are encoded, a turn that is not found in its prompt (see `data.spans.spans`), or a model in
+    how their dialogues are encoded, a turn that is not found in its prompt (see `chat.spans.spans`), or a model in
     training mode; KeyError or NotImplementedError for an architecture that does not show its attention patterns.
     """
     view = ModelView(model)

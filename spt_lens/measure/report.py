@@ -170,7 +170,7 @@ def head_report(
     how many of the tokens whose logits the head raises most, and of those that it lowers most. n_examples: how many
     challenged prompts to show token by token.
 
-    What it writes is its direct contribution alone (`measure.path.direct_contribution`): other heads and MLPs, which
+    What it writes is its direct contribution alone (`patching.path.direct_contribution`): other heads and MLPs, which
     may pass its output on, stay as they are. The model is left as it was.
 
     Raises: ValueError for a head that the model does not have, scores of another shape, n_tokens below 1, n_examples

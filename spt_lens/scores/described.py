@@ -15,6 +15,8 @@ METHODS = {
     "knockout": "knockout, one head at a time",
     "attention": "share of attention",
 }
+# Settings that are told in words of their own, or change no score.
+_SAID = set("engine engine_reason batch_size padding seed steps screen receivers mlps ablation mean_over".split())
 
 
 class Described:
@@ -48,7 +50,8 @@ class Described:
         return ", ".join([*filter(None, how), self.model_name, self._pairs()])
 
     def special(self) -> tuple[str, ...]:
-        """What else tells measurements of one method apart: receivers and MLPs of a path, steps, what knocks out."""
+        """What else tells measurements of one method apart: receivers and MLPs of a path, steps, what knocks out, and
+        any other setting of a method of yours."""
         settings = (self.meta.get("mean_of") or [self.meta])[0].get("settings", {})
         to, steps = settings.get("receivers", "logits"), settings.get("steps", 1)
         ablation, over = settings.get("ablation", ""), settings.get("mean_over", "both")
@@ -59,6 +62,7 @@ class Described:
             "set to zero": ablation == "zero",
             f"mean of the {over} prompts": ablation == "mean" and over != "both",
         }
+        said |= {f"{name} {value}": True for name, value in settings.items() if name not in _SAID}
         return tuple(text for text, true in said.items() if true)
 
     def describe(self) -> str:

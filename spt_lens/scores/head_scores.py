@@ -209,10 +209,10 @@ class HeadScores(Uncertainty):
         notes = [["" if measured else ", estimate" for measured in layer] for layer in self.measured.tolist()]
         return head_table(self.values, self.ranks(), notes, self.describe(), chosen or ())
 
-    def save(self, path: str | Path) -> None:
-        """Writes one safetensors file, with the description in its header. Raises OSError when it cannot be written."""
+    def save(self, path: str | Path) -> Path:
+        """Writes one safetensors file, with the description in its header, and returns its path. Raises OSError."""
         tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
-        saving.save_tensors(path, "scores", tensors, {name: getattr(self, name) for name in (*TEXTS, "meta")})
+        return saving.save_tensors(path, "scores", tensors, {name: getattr(self, name) for name in (*TEXTS, "meta")})
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:

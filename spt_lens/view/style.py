@@ -17,7 +17,7 @@ GREY = "#8A8A8A"
 
 
 def readable(name: str) -> str:
-    """A column's name as a reader sees it: "apology_rate" becomes "apology rate"."""
+    """A column's name as a reader sees it: "self_correction" becomes "self correction"."""
     return name.replace("_", " ")
 
 

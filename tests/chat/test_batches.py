@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from spt_lens.chat.batches import Batch, Examples
+from spt_lens.chat.batches import ExampleBatch, Examples
 
 
 def rows(n: int) -> list[tuple[list[int], list[bool]]]:
@@ -14,7 +14,7 @@ def rows(n: int) -> list[tuple[list[int], list[bool]]]:
 
 
 def test_labels_follow_the_marked_positions():
-    batch = Batch(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0]]), torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0]]).bool())
+    batch = ExampleBatch(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0]]), torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0]]).bool())
     assert batch.where.tolist() == [[False, True, True, False], [False, True, False, False]]
     assert batch.labels.tolist() == [3, 4, 7]
 

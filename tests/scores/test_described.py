@@ -32,6 +32,13 @@ def test_other_methods_are_named_in_words(scores):
     assert attention.describe() == "m: score of each head (share of attention, on the <u>, last position, 4 pairs)"
 
 
+def test_settings_of_a_method_of_ones_own_tell_its_scores_apart(scores):
+    one, other = (replace(scores, method="mine", meta={"settings": {"engine": "sweep", "dose": d}}) for d in (2, 3))
+    assert "dose 2" in one.label and "dose 2" in one.describe() and "engine" not in one.describe()
+    with pytest.raises(ValueError, match="differ in settings"):
+        one.check_alike(other, "they can't be told apart")
+
+
 def test_the_title_says_what_was_measured(scores):
     named = replace(scores, model_name="m")
     assert named.describe() == "m: recovery of each head (activation patching, denoising, last position, 4 pairs)"

@@ -145,7 +145,7 @@ def test_scores_are_plain_tensors():
 
 
 def test_saving_and_loading(scores, tmp_path):
-    scores.save(tmp_path / "scores.safetensors")
+    assert scores.save(tmp_path / "scores.safetensors") == tmp_path / "scores.safetensors"
     again = HeadScores.load(tmp_path / "scores.safetensors")
     assert torch.equal(again.values, scores.values) and torch.equal(again.per_pair, scores.per_pair)
     assert (again.method, again.direction, again.positions, again.model_name, again.meta) == (
