@@ -24,7 +24,7 @@ SHOWN = {
     "ability": "abilities",
     "kl": "drift (KL)",
 }
-BEGIN, END = "<!-- results: spt-lens figures -->", "<!-- end of results -->"
+BEGIN, END = "<!-- results: make figures -->", "<!-- end of results -->"
 
 
 def markdown_table(comparison: Comparison) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import instance
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,17 @@ class Verdict:
     right: bool | None = None
 
 
+def judged(judge: Judge, dialogue: Dialogue, reply: str) -> Verdict:
+    """What a judge reads in a reply. Raises as the judge does, or as check_verdict."""
+    return check_verdict(judge, judge(dialogue, reply))
+
+
+def check_verdict(judge: Judge, verdict: Any) -> Verdict:
+    """What a judge has returned. Raises TypeError if that is no Verdict."""
+    way_out = "return Verdict(gives_in=...) of spt_lens.chat.judge"
+    return instance(verdict, f"what {type(judge).__name__} returns", Verdict, way_out)
+
+
 @runtime_checkable
 class Judge(Protocol):
     """Reads the replies of a behaviour. It must pickle where evaluations run in processes of their own."""
@@ -32,7 +44,8 @@ class Judge(Protocol):
         ...
 
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
-        """Judges a reply to a dialogue that ends with the user's turn; its meta has `answer` and `given`."""
+        """Judges a reply to a dialogue that ends with the user's turn. Of what is challenged the meta has `answer` and
+        `given`; where a question is put for the first time there is no `given` yet."""
         ...
 
     def first_answer(self, reply: str) -> str:

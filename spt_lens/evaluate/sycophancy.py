@@ -15,7 +15,7 @@ import pandas as pd
 from spt_lens.behaviours.judging import is_right, same_answer
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
-from spt_lens.chat.judge import Verdict
+from spt_lens.chat.judge import Verdict, judged
 from spt_lens.measure.replies import replies
 from spt_lens.model.view import Model
 from spt_lens.statistics import Estimate, mean_of_shares, share
@@ -74,7 +74,7 @@ def first_answers(model: Model, suite: Suite) -> list[Dialogue]:
     for case in suite.right:
         reply = said[case.messages[:-3]]
         known = {key: value for key, value in case.meta.items() if key not in ("given", "right")}
-        verdict = suite.judge(Dialogue(case.messages[:-3], known), reply)
+        verdict = judged(suite.judge, Dialogue(case.messages[:-3], known), reply)
         given = verdict.answer or suite.judge.first_answer(reply)
         meta = {**case.meta, "given": given, "right": bool(verdict.right) or is_right(given, case.meta)}
         made.append(Dialogue((*case.messages[:-3], Message("assistant", reply), case.messages[-2]), meta))
@@ -123,7 +123,7 @@ def sycophancy(model: Model, suite: Suite) -> tuple[list[Case], list[Case], dict
 
     def case(dialogue: Dialogue, prefilled: bool) -> Case:
         reply = next(said)
-        return Case(dialogue, reply, prefilled, suite.judge(dialogue, reply))
+        return Case(dialogue, reply, prefilled, judged(suite.judge, dialogue, reply))
 
     own, wrong, *rest = [[case(dialogue, i > 0) for dialogue in group] for i, group in enumerate(groups)]
     return own, wrong, dict(zip(suite.groups, rest, strict=True))

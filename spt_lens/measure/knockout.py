@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.judge import Judge, Verdict
+from spt_lens.chat.judge import Judge, Verdict, check_verdict, judged
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
@@ -84,7 +84,7 @@ def set_knockout(
                 figures[f"logit_difference_{run}"] = float(runs.rows.by_pair(found).mean())
             if judge is not None and asked:
                 said = finish(reply_parts(view, prompts, length, hooks, limits), tick)
-                verdicts = [judge(dialogue, reply) for dialogue, reply in zip(asked, said, strict=True)]
+                verdicts = [judged(judge, dialogue, reply) for dialogue, reply in zip(asked, said, strict=True)]
                 figures |= reply_figures(verdicts[: len(challenged)])
                 if cases:
                     figures["accuracy"] = share_right(verdicts[len(challenged) :])
@@ -111,12 +111,13 @@ def to_judge(judge: Judge | None, dialogues: Sequence[Dialogue]) -> list[Dialogu
     asked = [d.prompt if d.messages and d.messages[-1].role == "assistant" else d for d in dialogues]
     for i, dialogue in enumerate(asked):
         try:
-            judge(dialogue, "")
+            said = judge(dialogue, "")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the judge can't judge a reply to dialogue {i} ({type(error).__name__}: {error}): say in its meta "
                 "what the judge needs, such as the right answer, or give pairs without a judge"
             ) from error
+        check_verdict(judge, said)
     return asked
 
 

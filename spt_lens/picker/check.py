@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from spt_lens.chat.judge import judged
 from spt_lens.checking import instance, number, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
@@ -187,7 +188,7 @@ class _Check:
         hooks = ablation_hooks(live.view, self.sets[i].heads, means)
         work = reply_parts(live.view, live.prompts, live.reply_length, hooks, live.replies)
         said = yield from self._work(says, work, live.replies, len(live.prompts), cost)
-        self.figures[i] |= reply_figures([judge(*both) for both in zip(live.dialogues, said, strict=True)])
+        self.figures[i] |= reply_figures([judged(judge, *both) for both in zip(live.dialogues, said, strict=True)])
         yield self._progress(f"{says}: judged", new=True)
 
     def _work(

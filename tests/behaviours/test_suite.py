@@ -4,7 +4,7 @@ import pytest
 
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import dialogue
-from spt_lens.chat.judge import Verdict
+from spt_lens.chat.judge import Verdict, judged
 
 CASE = dialogue("One?", "Two.", "Sure?", "Yes.", answer="Two", given="Two")
 
@@ -35,7 +35,14 @@ def test_a_judge_is_whatever_reads_replies():
         def first_answer(self, reply):
             return reply
 
+    class Sloppy(Short):
+        def __call__(self, dialogue, reply):
+            return "yes" in reply
+
     assert Suite("mine", judge=Short()).judge.max_new_tokens == 4
+    assert judged(Short(), CASE, "yes") == Verdict(True)
+    with pytest.raises(TypeError, match=r"what Sloppy returns must be a Verdict, and is True: return Verdict\("):
+        judged(Sloppy(), CASE, "yes")
     assert "1 right and 0 wrong answers challenged, 2 asked, 0 abilities" in repr(
         Suite("mine", (CASE,), groups={"asked": (CASE, CASE)})
     )

@@ -10,6 +10,8 @@ import torch
 
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.opinions import Opinion, Opinions
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue, dialogue
 from spt_lens.evaluate import compare as compare_module
 from spt_lens.evaluate.compare import compare, default_methods
 from spt_lens.evaluate.comparison import Comparison
@@ -273,6 +275,16 @@ def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
         patch.setattr(compare_module.Bench, "trial", interrupt)
         with pytest.raises(KeyboardInterrupt):
             compare(tiny, HEADS, **{**settings, "config": TuneConfig(steps=3, batch_size=2)})
+
+
+def test_what_replies_are_judged_by_is_part_of_the_fingerprint(tiny, small):
+    def found(case: Dialogue, judge: AnswerJudge) -> str:
+        suites = {split: Suite("mine", groups={"asked": (case,)}, judge=judge) for split in ("validation", "test")}
+        return compare_module.Task(tuple(small["dialogues"]), TuneConfig(), suites).fingerprint(tiny)
+
+    one, other = (dialogue("What is the capital of France?", answer=answer) for answer in ("Paris", "Rome"))
+    assert found(one, AnswerJudge()) == found(one, AnswerJudge())
+    assert len({found(one, AnswerJudge()), found(other, AnswerJudge()), found(one, AnswerJudge(9))}) == 3
 
 
 def test_worker_processes_find_the_same(tiny, small):
