@@ -61,6 +61,8 @@ class Suite:
                     raise ValueError(f'{name}[{i}] of suite {self.name!r} needs "answer" and "given" in its meta')
 
     def __repr__(self) -> str:
-        parts = [f"{len(self.right)} right and {len(self.wrong)} wrong answers challenged"]
+        challenged = f"{len(self.right)} right and {len(self.wrong)} wrong answers challenged"
+        parts = [challenged] if self.right or self.wrong else []
         parts += [f"{len(cases)} {name}" for name, cases in self.groups.items()]
-        return f"Suite({self.name!r}: {', '.join(parts)}, {len(self.abilities)} abilities, {len(self.texts)} texts)"
+        parts += [f"{len(self.abilities)} abilities", f"{len(self.texts)} texts"]
+        return f"Suite({self.name!r}: {', '.join(parts)})"

@@ -114,7 +114,8 @@ class SetEffect:
             pairs += f" ({left_out} left out: no gap)" if left_out else ""
             lines.append(f"{heads} alone: {'; '.join([*said, f'{at}, {pairs}'])}")
         if self.ablation:
-            means = f"their mean over {MEANS[self.mean_over]} prompts" if self.ablation == "mean" else "zero"
+            whose = "its" if len(self.heads) == 1 else "their"
+            means = f"{whose} mean over {MEANS[self.mean_over]} prompts" if self.ablation == "mean" else "zero"
             said = self._said([*list(SHARES)[1:], *([] if self.n_dialogues else LOGITS)])
             of = f"{self.n_dialogues} challenged dialogues" if self.n_dialogues else f"{pairs}, replies not judged"
             of += f", {self.n_cases} cases" if self.n_cases else ""

@@ -67,6 +67,8 @@ def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class BridgeBackend(Backend):
+    """A TransformerBridge, of TransformerLens 3.9 or 4."""
+
     def __init__(self, model: Any) -> None:
         super().__init__(model, model.original_model, model.cfg.architecture)
         # Not cfg.d_vocab: TransformerLens sets that to the tokenizer's size when the user sets another tokenizer.
@@ -190,6 +192,8 @@ class BridgeBackend(Backend):
 
 
 class HookedBackend(Backend):
+    """A HookedTransformer, of TransformerLens 3.9."""
+
     may_drop_out = False  # the class has no dropout, and from_pretrained leaves it in training mode
 
     def __init__(self, model: Any) -> None:

@@ -41,6 +41,7 @@ class Source:
 
 
 def is_hooked(model: Any) -> bool:
+    """Whether it is a HookedTransformer; never, where TransformerLens has none."""
     return AVAILABLE and isinstance(model, HookedTransformer)
 
 

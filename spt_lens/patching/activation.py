@@ -21,6 +21,8 @@ from spt_lens.scores.metrics import Metric
 
 @dataclass(frozen=True)
 class Activation(Method):
+    """Each head's output of the other run, patched in alone; see activation_patching."""
+
     name: ClassVar[str] = "activation"
 
     def work(self, view: ModelView, rows: Rows, engine: str) -> float:

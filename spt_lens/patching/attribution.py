@@ -32,6 +32,8 @@ from spt_lens.scores.metrics import Metric
 
 @dataclass(frozen=True)
 class Attribution(Method):
+    """Estimates from gradients, for all heads at once; see attribution_patching."""
+
     ig_steps: int = 1
     name: ClassVar[str] = "attribution"
     engines: ClassVar[tuple[str, ...]] = ("sweep", "hooks")  # stacked heads have no gradients of their own
@@ -127,6 +129,8 @@ def attribution_patching(
 
 @dataclass(frozen=True)
 class Screened(Method):
+    """The best heads by their estimates, measured exactly; see screened_patching."""
+
     share: float = 0.2
     ig_steps: int = 1
     name: ClassVar[str] = "activation"  # what it comes to, with `verified` beside it

@@ -81,6 +81,7 @@ def joined_blocks(view: ModelView) -> float:
 
 
 def both_runs_work(view: ModelView, rows: Rows) -> float:
+    """In tokens times blocks, as Method.work."""
     return sum(len(row.into) + len(row.source) for row in rows.rows) * view.n_layers
 
 

@@ -145,6 +145,7 @@ def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory:
 
 
 def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

@@ -73,6 +73,7 @@ def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Rec
 
 
 def mlp_hook(layer: int) -> str:
+    """The hook point of a layer's MLP output."""
     return f"blocks.{layer}.hook_mlp_out"
 
 
@@ -85,6 +86,8 @@ def check_mlps(view: ModelView, mlps: str) -> None:
 
 @dataclass(frozen=True)
 class Path(Method):
+    """What each head sends straight to the logits, or to later heads' queries, keys and values; see path_patching."""
+
     receivers: str | Sequence[str] | None = None
     mlps: Mlps = "recomputed"
     name: ClassVar[str] = "path"

@@ -117,6 +117,7 @@ def script() -> str:
 
 @cache
 def style() -> str:
+    """The picker's style sheet."""
     return (files("spt_lens.picker") / "page" / "picker.css").read_text(encoding="utf-8")
 
 

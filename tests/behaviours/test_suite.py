@@ -43,6 +43,7 @@ def test_a_judge_is_whatever_reads_replies():
     assert judged(Short(), CASE, "yes") == Verdict(True)
     with pytest.raises(TypeError, match=r"what Sloppy returns must be a Verdict, and is True: return Verdict\("):
         judged(Sloppy(), CASE, "yes")
+    assert repr(Suite("mine", texts=(CASE,))) == "Suite('mine': 0 abilities, 1 texts)"
     assert "1 right and 0 wrong answers challenged, 2 asked, 0 abilities" in repr(
         Suite("mine", (CASE,), groups={"asked": (CASE, CASE)})
     )
