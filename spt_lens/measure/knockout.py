@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import Judge, Verdict, check_verdict, judged
@@ -18,7 +19,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
 from spt_lens.measure.replies import reply_parts, reply_prompts
 from spt_lens.measure.set_effect import SetEffect, table_of
-from spt_lens.measure.sets import Runs, Sizes, both_runs, sets_of
+from spt_lens.measure.sets import Runs, Sizes, both_runs, by_pair, sets_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import Limits, finish, progress_bar
 from spt_lens.patching.rows import make_rows
@@ -70,6 +71,7 @@ def set_knockout(
     prompts = reply_prompts(view, asked, length)
 
     rows = []
+    each: dict[str, Tensor] = {}
     with (
         view.kept(),
         torch.no_grad(),
@@ -79,9 +81,15 @@ def set_knockout(
         for one in sets:
             hooks = ablation_hooks(view, one.heads, values)
             read = finish(both_runs(runs, limits, hooks), tick)
-            figures = {"begins": float(read.begins.double().mean())}
-            for run, found in (("sycophantic", read.base), ("truthful", read.target)):
-                figures[f"logit_difference_{run}"] = float(runs.rows.by_pair(found).mean())
+            found = {
+                "begins": read.begins,
+                "logit_difference_sycophantic": runs.rows.by_pair(read.base),
+                "logit_difference_truthful": runs.rows.by_pair(read.target),
+            }
+            figures = {name: float(values.double().mean()) for name, values in found.items()}
+            if one.which == "chosen":  # what is there in the end is of none of the heads, and of all
+                when = "" if len(one.heads) else " before"
+                each |= {name + when: values for name, values in found.items()}
             if judge is not None and asked:
                 said = finish(reply_parts(view, prompts, length, hooks, limits), tick)
                 verdicts = [judged(judge, dialogue, reply) for dialogue, reply in zip(asked, said, strict=True)]
@@ -98,6 +106,7 @@ def set_knockout(
         n_dialogues=len(challenged),
         n_cases=len(asked) - len(challenged),
         settings={"model": view.name, "n_random": n_random, "seed": seed, "max_new_tokens": length if asked else 0},
+        per_pair=by_pair([], **each),
     )
 
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from spt_lens import saving
 from spt_lens.heads import HeadSet
@@ -56,7 +53,9 @@ class SetEffect:
     heads: of the largest size, in rank order. direction and positions: of the patching; "" where nothing was patched
     in. ablation and mean_over: of the knockout; "" where nothing was knocked out. n_pairs: those with a gap where
     patched. n_dialogues, n_cases: whose replies were judged. settings: what else it was made with, and the numbers of
-    the pairs that were left out. per_pair: the recovery of `heads`, pair by pair, in float64, where patched.
+    the pairs that were left out. per_pair: a row for each pair that was read, by its
+    number, with what `heads` do to it: recovery, or the logit differences, and whether the reply begins sycophantically
+    (1 or 0); "before" in a column's name: of the model as it is.
     """
 
     heads: HeadSet
@@ -69,7 +68,7 @@ class SetEffect:
     n_dialogues: int = 0
     n_cases: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
-    per_pair: Float[Tensor, " n_pairs"] | None = None
+    per_pair: pd.DataFrame | None = None
 
     @property
     def before(self) -> pd.Series:
@@ -159,7 +158,7 @@ class SetEffect:
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it; None for a missing number."""
         about = {name: getattr(self, name) for name in (*_ABOUT, "settings")}
-        per_pair = None if self.per_pair is None else self.per_pair.tolist()
+        per_pair = None if self.per_pair is None else saving.rows(self.per_pair.reset_index())
         return {**self.heads.to_json(), **about, "per_pair": per_pair, "table": saving.rows(self.table)}
 
     @classmethod
@@ -174,9 +173,12 @@ class SetEffect:
             raise ValueError("it does not say how heads were patched in or knocked out")
         per_pair = None
         if data["per_pair"] is not None:
-            per_pair = torch.tensor(data["per_pair"], dtype=torch.float64)
-            if per_pair.shape != (about["n_pairs"],) or not bool(per_pair.isfinite().all()):
-                raise ValueError(f"per_pair is not the recovery of {about['n_pairs']} pairs")
+            first = data["per_pair"][0] if isinstance(data["per_pair"], list) and data["per_pair"] else {}
+            named = [name for name in (first if isinstance(first, dict) else {}) if name != "pair"]
+            columns: dict[str, type] = {"pair": int, **dict.fromkeys(named, float)}
+            per_pair = saving.table(data, columns, "per_pair").set_index("pair")
+            if len(per_pair) != about["n_pairs"] or bool(per_pair.isna().any(axis=None)):
+                raise ValueError(f"per_pair is not of {about['n_pairs']} pairs")
         about["settings"] = saving.entry(data, "settings", dict)
         if not isinstance(about["settings"].get("left_out", []), list):
             raise ValueError("left_out in its settings is no list of pairs")

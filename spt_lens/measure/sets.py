@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -127,7 +128,9 @@ def set_patching(
         direction=direction,
         positions=named(positions),
         settings={"model": view.name, "n_random": n_random, "seed": seed, "scores": method, "left_out": left_out},
-        per_pair=shares[chosen].double(),
+        per_pair=by_pair(
+            left_out, **{"recovery": shares[chosen], "begins before": begins[0], "begins": begins[chosen]}
+        ),
     )
 
 
@@ -158,6 +161,13 @@ def recovery_figures(shares: Float[Tensor, " n_pairs"]) -> dict[str, float]:
     """The mean over pairs, and its 95 % bootstrap interval (nan for a single pair)."""
     low, high = interval(shares) if len(shares) > 1 else (float("nan"), float("nan"))
     return {"recovery": float(shares.mean()), "low": float(low), "high": float(high)}
+
+
+def by_pair(left_out: Sequence[int], **read: Tensor) -> pd.DataFrame:
+    """What was read of each pair that is not left out, `[n_kept]` each, by the pairs' numbers."""
+    n = len(next(iter(read.values()))) + len(left_out)
+    kept = pd.Index([i for i in range(n) if i not in set(left_out)], name="pair")
+    return pd.DataFrame({name: values.double().numpy() for name, values in read.items()}, index=kept)
 
 
 class Runs:

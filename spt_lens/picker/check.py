@@ -24,7 +24,7 @@ from spt_lens.measure.ablation import ablation_hooks, mean_parts
 from spt_lens.measure.knockout import reply_figures, to_judge
 from spt_lens.measure.replies import reply_parts, reply_prompts
 from spt_lens.measure.set_effect import SetEffect, table_of
-from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, patched_runs, recovery_figures, sets_of
+from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, by_pair, patched_runs, recovery_figures, sets_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.limits import FORM, Pace, finish
 from spt_lens.patching.rows import make_rows
@@ -176,7 +176,7 @@ class _Check:
         self.figures[i] |= recovery_figures(shares)
         if i == 1:
             self.figures[0] |= recovery_figures(0 * shares)
-            self.about = {"per_pair": shares.double(), "n_pairs": len(shares), "left_out": left_out}
+            self.about = {"per_pair": by_pair(left_out, recovery=shares), "n_pairs": len(shares), "left_out": left_out}
         yield self._progress(f"{says}: measured", new=True)
 
     def _knock_out(

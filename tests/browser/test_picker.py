@@ -12,6 +12,7 @@ from spt_lens.heads import HeadSet
 SETUP = """
 import time
 import spt_lens as spt
+from spt_lens.yesman import Yesman
 
 model = spt.load_model("yesman")
 pairs = Yesman().pairs(model, n=8)

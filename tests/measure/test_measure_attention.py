@@ -164,9 +164,11 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
 
 def test_hidden_patterns_are_an_error(tiny, monkeypatch):
     logits = ModelView.logits
-    monkeypatch.setattr(
-        ModelView, "logits", lambda self, tokens, mask, hooks, at: logits(self, tokens, mask, hooks[1:], at)
-    )
+
+    def without_the_first(self, tokens, mask=None, hooks=(), at=None):
+        return logits(self, tokens, mask, hooks[1:], at)
+
+    monkeypatch.setattr(ModelView, "logits", without_the_first)
     with pytest.raises(NotImplementedError, match="layer 0 of .* does not show its attention"):
         attention_to_spans(tiny, Yesman().pairs(tiny, n=2), progress=False)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-import torch
 
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
@@ -34,7 +33,7 @@ def patched(*sizes: int) -> SetEffect:
     random = {"recovery": -0.3, "low": -0.4, "high": -0.2, "sum_of_single": 0.1, "begins": 1.0}
     table = both(sizes, zero, chosen, (random, random | {"recovery": 0.1, "begins": 0.5}))
     settings = {**ABOUT, "left_out": [1]}
-    pairs = torch.tensor([1.0, 1.8]).double()
+    pairs = pd.DataFrame({"recovery": [1.0, 1.8], "begins": [0.0, 1.0]}, index=pd.Index([0, 2], name="pair"))
     return SetEffect(HEADS, table, 2, "denoising", "last", settings=settings, per_pair=pairs)
 
 
@@ -69,7 +68,7 @@ def test_it_is_saved_and_loaded(which, tmp_path):
     assert again.heads == effect.heads and again.settings == effect.settings and again.rows() == effect.rows()
     assert (again.per_pair is None) == (effect.per_pair is None)
     if effect.per_pair is not None:
-        assert torch.equal(again.per_pair, effect.per_pair) and again.per_pair.dtype == torch.float64
+        pd.testing.assert_frame_equal(again.per_pair, effect.per_pair, check_exact=True)
     with pytest.raises(FileNotFoundError):
         SetEffect.load(tmp_path / "none.json")
     with pytest.raises(OSError, match="nowhere"):
@@ -128,10 +127,13 @@ def test_damaged_files_are_refused(which, tmp_path):
         json.dumps(data | {"mean_over": "up"}): "mean_over must be one of",
         json.dumps(data | {"positions": "" if which == "curve" else "last"}): "does not say how heads were",
         json.dumps(data | {"direction": "", "positions": "", "ablation": "", "mean_over": ""}): "does not say how",
-        json.dumps(data | {"per_pair": [1.0]}): "recovery of 2 pairs",
-        json.dumps(data | {"per_pair": [1.0, float("nan")]}): "recovery of 2 pairs",
-        json.dumps(data | {"per_pair": ["a", "b"]}): "",
-        json.dumps(data | {"per_pair": 0}): "recovery of 2 pairs",
+        json.dumps(data | {"per_pair": [{"pair": 0, "recovery": 1.0}]}): "not of 2 pairs",
+        json.dumps(
+            data | {"per_pair": [{"pair": 0, "recovery": None}, {"pair": 1, "recovery": 1.0}]}
+        ): "not of 2 pairs",
+        json.dumps(data | {"per_pair": [{"pair": 0, "recovery": "a"}, {"pair": 1, "recovery": 1.0}]}): "no float",
+        json.dumps(data | {"per_pair": ["a", "b"]}): "columns",
+        json.dumps(data | {"per_pair": 0}): "no rows",
     }
     if which == "curve":
         del damaged[json.dumps(data | {"table": [rows[0], *rows[2:]]})]

@@ -45,8 +45,10 @@ def test_one_head_is_its_score(tiny, direction, positions):
     scores = activation_patching(tiny, pairs, direction=direction, positions=positions, progress=False)
     effect = patched(tiny, pairs, HEAD, direction=direction, positions=positions)
     # A share of a small gap is as inexact as the gap is small; what is read differs by rounding alone.
-    torch.testing.assert_close(effect.per_pair, scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4)
-    assert effect.chosen["recovery"] == pytest.approx(float(effect.per_pair.mean()), abs=1e-6)
+    torch.testing.assert_close(
+        torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4
+    )
+    assert effect.chosen["recovery"] == pytest.approx(effect.per_pair["recovery"].mean(), abs=1e-6)
 
 
 # Every kind of pairs and of positions: what is read of them, and where.
@@ -71,7 +73,9 @@ def test_one_head_is_its_score_for_all_kinds_of_pairs(tiny_folder, load, exact_s
         scores = activation_patching(model, pairs, engine="hooks", progress=False, **how)
         for batch_size in (1, 2, 32):
             effect = patched(model, pairs, HeadSet.parse("L1.H3"), batch_size=batch_size, **how)
-            torch.testing.assert_close(effect.per_pair, scores.per_pair[:, 1, 3], atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(
+                torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 3], atol=1e-9, rtol=1e-9
+            )
             assert effect.positions == scores.positions and effect.settings["left_out"] == []
         assert scores.per_pair[:, 1, 3].abs().min() > 1e-4
 
@@ -85,7 +89,9 @@ def test_pairs_without_a_gap_are_left_out_as_of_scores(tiny):
         effect = set_patching(tiny, half, HEAD, n_random=1, scores=scores, progress=False)
     assert caught[0].filename == __file__
     assert effect.settings["left_out"] == [1] and effect.n_pairs == len(effect.per_pair) == 3
-    torch.testing.assert_close(effect.per_pair, scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4
+    )
     assert "3 pairs (1 left out: no gap)" in effect.summary()
     with pytest.raises(ValueError, match="no gap to recover"):
         patched(tiny, replace(pairs, truthful=pairs.sycophantic), HEAD)
@@ -119,7 +125,7 @@ def test_all_heads_at_the_last_position_recover_everything(tiny):
     pairs = outspoken(tiny, Yesman().pairs(tiny, n=4, contrast="neutral"))
     effect = patched(tiny, pairs, ALL)
     # Rotary positions are relative and nothing else knows the place, so unequal lengths change nothing here.
-    torch.testing.assert_close(effect.per_pair, torch.ones(4).double(), atol=1e-3, rtol=0)
+    assert effect.per_pair["recovery"].tolist() == pytest.approx([1.0] * 4, abs=1e-3)
     answers = pairs.answer_ids[:, 1].tolist()
     for prompts, row in ((pairs.sycophantic, effect.before), (pairs.truthful, effect.chosen)):
         begin = [first(tiny, prompt) == answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -132,7 +138,7 @@ def test_all_heads_bring_the_other_run_whichever_positions_are_patched(gqa, posi
     pairs = Yesman().pairs(gqa, n=3)
     for direction in ("denoising", "noising"):
         effect = patched(gqa, pairs, ALL, direction=direction, positions=positions)
-        torch.testing.assert_close(effect.per_pair, torch.ones(3).double(), atol=1e-3, rtol=0)
+        assert effect.per_pair["recovery"].tolist() == pytest.approx([1.0] * 3, abs=1e-3)
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
