@@ -20,7 +20,7 @@ def whole_number(value: Any, name: str, least: int = 1, most: int | None = None)
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} is {_shown(value)}: give {wanted}") from None
+        raise TypeError(f"{name} is {shown(value)}: give {wanted}") from None
     if number < least or (most is not None and number > most):
         raise ValueError(f"{name}={number}: give {wanted}")
     return number
@@ -37,7 +37,7 @@ def number(
     given = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
     wanted = f"a number {given}" if given else "a finite number"
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {_shown(value)}: give {wanted}")
+        raise TypeError(f"{name} is {shown(value)}: give {wanted}")
     try:
         found = float(value)
     except OverflowError:
@@ -63,26 +63,28 @@ def one_of(value: Any, name: str, allowed: Collection[Kind]) -> Kind:
     for each in allowed if isinstance(value, kinds) else ():
         if each == value:
             return each
-    raise ValueError(f"{name}={_shown(value)}: choose one of {', '.join(map(repr, allowed))}")
+    raise ValueError(f"{name}={shown(value)}: choose one of {', '.join(map(repr, allowed))}")
 
 
 @overload
 def instance(value: Any, name: str, kind: type[Kind], way_out: str) -> Kind: ...
 @overload
 def instance(value: Any, name: str, kind: tuple[type[Kind], type[Other]], way_out: str) -> Kind | Other: ...
+@overload  # abstract classes, which are no type[Kind] to mypy
+def instance(value: Any, name: str, kind: Any, way_out: str) -> Any: ...
 def instance(value: Any, name: str, kind: Any, way_out: str) -> Any:
     """The value, if it is of the type. Raises TypeError that ends in the way out."""
     if isinstance(value, kind):
         return value
     wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-    raise TypeError(f"{name} must be a {wanted}, and is {_shown(value)}: {way_out}")
+    raise TypeError(f"{name} must be a {wanted}, and is {shown(value)}: {way_out}")
 
 
 def a_path(value: Any, name: str = "path") -> Path:
     """The value as a Path. Raises TypeError for what is neither text nor a path, ValueError for empty text."""
     path = Path(instance(value, name, (str, Path), "name a file or a folder"))
     if not str(value).strip() or "\0" in str(value):
-        raise ValueError(f"{name}={_shown(value)} names nothing: name a file or a folder")
+        raise ValueError(f"{name}={shown(value)} names nothing: name a file or a folder")
     return path
 
 
@@ -96,6 +98,12 @@ def existing_file(path: Any) -> Path:
     return path
 
 
-def _shown(value: Any) -> str:
+def seed_number(value: Any, name: str = "seed") -> int:
+    """A seed as torch and random take it. Raises as `whole_number` does."""
+    return whole_number(value, name, least=0, most=2**63 - 1)
+
+
+def shown(value: Any) -> str:
+    """What an error calls a value: itself, or its type where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from spt_lens import saving
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import instance, seed_number
 from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
@@ -199,7 +199,7 @@ class HeadSet:
         Raises ValueError for too few other heads, or heads that the model does not have.
         """
         view = self._fitting(model)
-        rng = random.Random(whole_number(seed, "seed", least=0))
+        rng = random.Random(seed_number(seed))
         every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
         free = [head for head in every if head not in self.heads]
         if not matched:

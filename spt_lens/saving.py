@@ -88,6 +88,7 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
         yield
     except DAMAGE as error:
         found = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        found = found if len(found) <= 300 else f"{found[:300]} ..."  # it may quote the file
         raise ValueError(f"{path} holds no saved {kind}, or is damaged: {found}") from error
 
 

@@ -233,3 +233,10 @@ class TestTensors:
         scores_of(200, value=7.0).save(path)
         path.write_bytes(b"")  # also by one who does not write as this library does
         assert loaded.per_pair.sum() == 200 * 64 and loaded.values.sum() == 64
+
+
+def test_an_error_does_not_quote_a_damaged_file_at_length(tmp_path):
+    saving.write_text(tmp_path / "heads.json", f'{{"heads": ["{"x" * 5000}"]}}')
+    with pytest.raises(ValueError, match="holds no saved head selection") as error:
+        HeadSet.load(tmp_path / "heads.json")
+    assert len(str(error.value)) < 600

@@ -14,9 +14,9 @@ from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, Stance, 
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.question import Question, questions_of
 from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue, Message, Meta
-from spt_lens.chat.judge import Judge
-from spt_lens.checking import one_of, whole_number
+from spt_lens.chat.dialogues import Dialogue, Message, Meta, check_dialogues
+from spt_lens.chat.judge import Judge, check_judge
+from spt_lens.checking import instance, number, one_of, seed_number, whole_number
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
@@ -57,10 +57,15 @@ class AreYouSure(Behaviour):
         open_ones = [question.text for question in self.questions if question.split is None]
         drawn = dict(zip(open_ones, split_of(open_ones), strict=True))
         self._splits = [question.split or drawn[question.text] for question in self.questions]
-        self.judge: Judge = AnswerJudge() if judge is None else judge
+        self.judge: Judge = AnswerJudge() if judge is None else check_judge(judge)
         for which, words in {"stands": stands, "gives_in": gives_in}.items():
-            if "{}" not in words:
+            if "{}" not in instance(words, which, str, "write the reply, with {} where the answer stands"):
                 raise ValueError(f"{which}={words!r} has no place for the answer: write {{}} where it stands")
+        instance(name, "name", str, "give a text")
+        check_dialogues(texts, "texts")
+        instance(abilities or {}, "abilities", Mapping, "give a dict of lists of Dialogues, by name")
+        for key, dialogues in (abilities or {}).items():
+            check_dialogues(dialogues, f"abilities[{key!r}]")
         self.stands, self.gives_in, self.name = stands, gives_in, name
         self.abilities = {key: tuple(dialogues) for key, dialogues in (abilities or {}).items()}
         self.texts, self.skipped = tuple(texts), tuple(skipped)
@@ -109,7 +114,7 @@ class AreYouSure(Behaviour):
 
         Raises: ValueError as of_split does, or if there are to be wrong answers and no question has any.
         """
-        rng = random.Random(f"{split} {stance} {seed}")
+        rng = random.Random(f"{split} {stance} {seed_number(seed)}")
         pool = self.of_split(split)
         if right is not True:
             pool = [question for question in pool if question.wrong]
@@ -155,7 +160,7 @@ class AreYouSure(Behaviour):
         one_of(contrast, "contrast", get_args(Contrast))
         pool = self.of_split(split)
         whole_number(n, "n")
-        rng = random.Random(f"pairs {split} {seed}")
+        rng = random.Random(f"pairs {split} {seed_number(seed)}")
         order = [question for _ in range(-(-n // len(pool))) for question in rng.sample(pool, len(pool))][:n]
         challenged, truthful, completions = [], [], []
         for question in order:
@@ -192,7 +197,7 @@ class AreYouSure(Behaviour):
 
         Raises: ValueError for shares that are negative or leave no challenged dialogue, n below two; and as cases does.
         """
-        if supports < 0 or neutral < 0 or supports + neutral >= 1:
+        if number(supports, "supports") < 0 or number(neutral, "neutral") < 0 or supports + neutral >= 1:
             raise ValueError(
                 f"supports={supports} and neutral={neutral} must be shares of zero or more, with a sum below one"
             )
@@ -204,7 +209,7 @@ class AreYouSure(Behaviour):
         counts: dict[Stance, int] = {stance: 2 * round(total * share / 2) for stance, share in shares.items()}
         counts["opposed"] = total - sum(counts.values())
         made = [d for stance, count in counts.items() for d in self.cases(split, stance, n=count, seed=seed)]
-        random.Random(f"training {split} {seed}").shuffle(made)
+        random.Random(f"training {split} {seed_number(seed)}").shuffle(made)
         return made
 
     def suite(self, split: Split | None = "test", n: int | None = None, n_controls: int = 0, *, seed: int = 0) -> Suite:

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar, get_args
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import Judge
-from spt_lens.checking import one_of, whole_number
+from spt_lens.checking import one_of, seed_number, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
 
@@ -70,7 +70,7 @@ class Behaviour(ABC):
         if n is None:
             return pool
         whole_number(n, f"of {where}, n", most=len(pool))
-        return [pool[i] for i in sorted(random.Random(f"draw {seed}").sample(range(len(pool)), n))]
+        return [pool[i] for i in sorted(random.Random(f"draw {seed_number(seed)}").sample(range(len(pool)), n))]
 
 
 def check_split(split: str | None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.chat.judge import Judge
+from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.checking import instance, whole_number
 
 
@@ -40,6 +41,9 @@ class Suite:
     first_tokens: int = 32
 
     def __post_init__(self) -> None:
+        instance(self.name, "name", str, "give a text")
+        for name in ("groups", "abilities"):
+            instance(getattr(self, name), name, Mapping, "give a dict of lists of Dialogues, by name")
         parts = {"right": self.right, "wrong": self.wrong, "texts": self.texts}
         parts |= {f"groups[{name!r}]": cases for name, cases in self.groups.items()}
         parts |= {f"abilities[{name!r}]": cases for name, cases in self.abilities.items()}
@@ -47,7 +51,7 @@ class Suite:
             check_dialogues(cases, name)
             if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
                 raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
-        instance(self.judge, "judge", Judge, "give a Judge, such as AnswerJudge()")  # type: ignore[type-abstract]
+        check_judge(self.judge)
         whole_number(self.first_tokens, "first_tokens")
         for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):

@@ -51,3 +51,8 @@ class Judge(Protocol):
     def first_answer(self, reply: str) -> str:
         """What a first answer says, as `given` is to hold it."""
         ...
+
+
+def check_judge(judge: Any) -> Judge:
+    """The judge. Raises TypeError for what is none."""
+    return instance(judge, "judge", Judge, "give a Judge, such as AnswerJudge()")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.chat.judge import Judge
-from spt_lens.checking import one_of, whole_number
+from spt_lens.chat.judge import Judge, check_judge
+from spt_lens.checking import instance, one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
@@ -37,6 +37,9 @@ class PairBatch:
     sycophantic: PromptBatch
     truthful: PromptBatch
     answer_ids: Int[Tensor, "batch 2"]
+
+
+_EACH = ("sycophantic", "truthful", "dialogues", "truthful_dialogues", "answer_sets", "completion_ids", "alignment")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +75,13 @@ class ContrastPairs:
     judge: Judge | None = None
 
     def __post_init__(self) -> None:
+        way_out = "give one entry for each pair, as behaviour.pairs(model) does"
+        for name in _EACH:
+            if isinstance(instance(getattr(self, name), name, Sequence, way_out), str):
+                raise TypeError(f"{name} is a text: {way_out}")
+        instance(self.answer_ids, "answer_ids", Tensor, "give a torch tensor of shape [n_pairs, 2]")
+        if self.judge is not None:
+            check_judge(self.judge)
         n = len(self.sycophantic)
         if n == 0:
             raise ValueError("there are no pairs: a measurement needs at least one")
@@ -80,7 +90,7 @@ class ContrastPairs:
                 f"{n} sycophantic prompts, {len(self.truthful)} truthful ones and answer ids of shape "
                 f"{tuple(self.answer_ids.shape)}: there must be as many of each, and answer ids of shape ({n}, 2)"
             )
-        for name in ("dialogues", "truthful_dialogues", "answer_sets", "completion_ids", "alignment"):
+        for name in _EACH[2:]:
             if getattr(self, name) and len(getattr(self, name)) != n:
                 raise ValueError(f"{len(getattr(self, name))} {name} for {n} pairs: give one for each pair, or none")
         if self.answer_sets and self.completion_ids:

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from tqdm.auto import tqdm
 
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import whole_number
+from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
-from spt_lens.model.view import Model, ModelView
+from spt_lens.model.view import Model, ModelView, to_the_end
 from spt_lens.saving import bits
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
@@ -47,11 +48,13 @@ def default_methods(
 
     The random heads are `n_random` draws matched to the first selection layer by layer, each tuned with one seed.
     """
+    way_out = "give a HeadSet, such as scores.top(4), or a dict of them by name"
+    instance(heads, "heads", (HeadSet, Mapping), way_out)
     chosen = {"chosen heads": heads} if isinstance(heads, HeadSet) else dict(heads)
     if not chosen:
-        raise ValueError("no selection of heads to compare: give a HeadSet, or a dict of them by name")
-    for selection in chosen.values():
-        selection.check(model)
+        raise ValueError(f"no selection of heads to compare: {way_out}")
+    for name, selection in chosen.items():
+        instance(selection, f"heads[{name!r}]", HeadSet, way_out).check(model)
     methods = [Contender(name, Pinpoint(selection)) for name, selection in chosen.items()]
     methods += [Contender("full fine-tuning", FullFineTuning()), Contender("LoRA", LoRA())]
     first = next(iter(chosen.values()))
@@ -100,20 +103,26 @@ def compare(
     for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
         tuner.check(view)
     if behaviour is not None:
+        instance(behaviour, "behaviour", Behaviour, "give one such as AreYouSure(questions)")
         dialogues = behaviour.training() if dialogues is None else dialogues
         suites = {split: behaviour.suite(split) for split in SPLITS} if suites is None else suites
     if dialogues is None or suites is None:
         raise ValueError("there is nothing to tune on or to judge by: give a behaviour, or both dialogues and suites")
-    if set(suites) != set(SPLITS):
-        raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {", ".join(suites) or "none"}')
-    task = Task(tuple(dialogues), config or TuneConfig(), suites, tuple(keep))
-    if not task.dialogues:
-        raise ValueError("there are no dialogues to tune on")
+    way_out = 'give {"validation": Suite(...), "test": Suite(...)}'
+    if set(instance(suites, "suites", Mapping, way_out)) != set(SPLITS):
+        got = ", ".join(map(str, suites)) or "none"
+        raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {got}')
+    for split, suite in suites.items():
+        instance(suite, f"suites[{split!r}]", Suite, way_out)
+    config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")
+    check_dialogues(dialogues, least=1)
+    check_dialogues(keep, "keep")
+    task = Task(tuple(dialogues), config, suites, tuple(keep))
     fingerprint = task.fingerprint(view)
     keys = {spec: spec.key(fingerprint) for spec in todo}
     # Two methods may ask for one and the same trial: it is done once, and stands in both.
     wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
-    path = None if out is None else Path(out)
+    path = None if out is None else a_path(out, "out")
     found = {key: trial for key, trial in (read_trials(path) if path else {}).items() if key in wanted}
     if path:
         path.open("a").close()  # an unwritable folder shows now, not after the first trial
@@ -186,7 +195,7 @@ class Bench:
             return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
         finally:
             if tuned:
-                tuned.undo(self.view)
+                to_the_end(partial(tuned.undo, self.view))
 
 
 def _trials(

@@ -216,7 +216,10 @@ class Comparison:
                 raise ValueError(f"it holds a {data['kind']}")
             trials = tuple(map(Trial.from_json, entry(data, "runs", list)))
             max_ability_loss, tie = entry(data, "max_ability_loss", float), entry(data, "tie", float)
-            return cls(trials, entry(data, "settings", dict), max_ability_loss, tie)
+            settings = entry(data, "settings", dict)
+            if "parameters" in settings:
+                entry(settings, "parameters", int)
+            return cls(trials, settings, max_ability_loss, tie)
 
     def _repr_html_(self) -> str:
         failed = f"<p>{len(self.failed)} trials diverged.</p>" if self.failed else ""

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-from spt_lens.checking import number
+from spt_lens.checking import existing_file, instance, number, seed_number
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.heads import HeadSet
 from spt_lens.saving import DAMAGE, entry
@@ -32,8 +32,11 @@ class Contender:
     seeds: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.draws or not all(isinstance(tuner, Tuner) for tuner in self.draws):
+        instance(self.name, "a method's name", str, "give it a text")
+        given = isinstance(self.tuners, Tuner | Sequence) and self.draws
+        if not given or not all(isinstance(tuner, Tuner) for tuner in self.draws):
             raise ValueError(f"method {self.name!r} needs a tuner, or several draws of one: Pinpoint(heads), say")
+        instance(self.lrs, f"lrs of method {self.name!r}", Sequence, "give a list of learning rates, or leave it out")
         for lr in self.rates:
             number(lr, f"a learning rate of method {self.name!r}", above=0)
 
@@ -75,17 +78,24 @@ class Spec:
         return hashlib.sha256(json.dumps([fingerprint, self.tuner, self.lr, self.seed]).encode()).hexdigest()[:16]
 
 
+_WAY_OUT = 'give a list of Contender("name", Pinpoint(heads)), say'
+
+
 def asked(methods: Sequence[Contender], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
     """All trials of the methods and what tunes in each: nothing in the first one, the untuned model.
 
     Raises ValueError for two methods of one name, or a method without seeds.
     """
+    for i, method in enumerate(instance(methods, "methods", Sequence, _WAY_OUT)):
+        instance(method, f"methods[{i}]", Contender, _WAY_OUT)
     names = [method.name for method in methods]
     if len(set(names)) < len(names) or "untuned" in names:
         raise ValueError(f'methods need names of their own, other than "untuned"; got {", ".join(names)}')
     found: dict[Spec, Tuner | None] = {Spec("untuned"): None}
     for method in methods:
         its_seeds = seeds if method.seeds is None else method.seeds
+        for seed in instance(its_seeds, f"seeds of method {method.name!r}", Sequence, "give a list, such as (0, 1)"):
+            seed_number(seed, f"a seed of method {method.name!r}")
         if not its_seeds:
             raise ValueError(f"method {method.name!r} has no seeds: give at least one")
         for (draw, tuner), lr, seed in product(enumerate(method.draws), method.rates, its_seeds):
@@ -122,7 +132,10 @@ def read_trials(path: Path) -> dict[str, Trial]:
 
     Raises ValueError if a line is no result of a trial, or what stands after the last line is no beginning of one.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        text = existing_file(path).read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} holds no text: give another file") from error
     found: dict[str, Trial] = {}
     *lines, rest = text.split("\n")
     # `append_trial` removes what was cut off. A file of one line that is something else must not be lost that way.

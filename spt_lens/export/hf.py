@@ -1,6 +1,7 @@
 """Back to Hugging Face: a tuned model, or a checkpoint and an adapter, as a folder that plain transformers loads."""
 
 import html
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def export_hf(
     view = ModelView(model)
     if not isinstance(max_shard_size, str):
         whole_number(max_shard_size, "max_shard_size")
+    elif not re.fullmatch(r"\d*[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size, re.IGNORECASE):
+        raise ValueError(f"max_shard_size={max_shard_size!r}: give bytes, or text such as '5GB'")
     parity = _export_model(view, target, base, max_shard_size, overwrite, progress)
     return Export(target, size(target), parity=parity)
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens.chat.batches import by_length
+from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Hook, Model, ModelView
@@ -54,10 +55,8 @@ def mean_parts(
 
 def check_ablation(ablation: str, mean_over: str) -> None:
     """Raises ValueError unless they are one of Ablation and one of MeanOver."""
-    if ablation not in get_args(Ablation):
-        raise ValueError(f"unknown ablation {ablation!r}: use 'mean' or 'zero'")
-    if mean_over not in get_args(MeanOver):
-        raise ValueError(f"unknown mean_over {mean_over!r}: use 'both', 'sycophantic' or 'truthful'")
+    one_of(ablation, "ablation", get_args(Ablation))
+    one_of(mean_over, "mean_over", get_args(MeanOver))
 
 
 def ablation_values(

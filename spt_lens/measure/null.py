@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from spt_lens.checking import seed_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, measure, method_named
@@ -44,6 +45,7 @@ def random_pairs_null(
     can be partners.
     """
     view = ModelView(model)
+    seed_number(seed)
     way = method_named(method, arguments)
     rows = make_rows(view, pairs, direction, positions)
     way.check(view, rows)

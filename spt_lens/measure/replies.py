@@ -9,8 +9,9 @@ import torch
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import by_length
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
+from spt_lens.checking import whole_number
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.limits import Limits, finish
 
@@ -40,8 +41,8 @@ def replies(
 
 def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens: int) -> list[list[int]]:
     """The token ids that each reply follows. Raises ValueError as `replies` does."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: a reply needs at least one token")
+    whole_number(max_new_tokens, "max_new_tokens")
+    check_dialogues(dialogues)
     view.check_measurable()
     return [prompt_ids(view.tokenizer, dialogue) for dialogue in dialogues]
 

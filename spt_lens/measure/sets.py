@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import instance, seed_number, shown, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
@@ -53,6 +53,7 @@ def sets_of(
     """
     instance(heads, "heads", (HeadSet, HeadScores), "use HeadSet.of(...)")
     whole_number(n_random, "n_random", least=0)
+    seed_number(seed)
     ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
     ranked.check(view)
     if sizes == "curve" or (sizes is None and isinstance(heads, HeadScores)):
@@ -60,9 +61,13 @@ def sets_of(
         sizes = [*(2**i for i in range(last.bit_length()) if 2**i < last), last]
     elif sizes is None:
         sizes = [len(ranked)]
-    whole = not isinstance(sizes, str) and all(isinstance(k, int) and not isinstance(k, bool) for k in sizes)
+    whole = (
+        isinstance(sizes, Sequence)
+        and not isinstance(sizes, str)
+        and all(isinstance(k, int) and not isinstance(k, bool) for k in sizes)
+    )
     if not whole or not sizes or not 0 <= min(sizes) <= max(sizes) <= len(ranked) or max(sizes) == 0:
-        raise ValueError(f"sizes={sizes!r}: give numbers of heads up to {len(ranked)}, at least one, or 'curve'")
+        raise ValueError(f"sizes={shown(sizes)}: give numbers of heads up to {len(ranked)}, at least one, or 'curve'")
     at = sorted({*sizes} - {0})
     drawn = [
         OneSet(matched_random(view, ranked[:k], seed + draw), "random", draw) for k in at for draw in range(n_random)
@@ -135,7 +140,8 @@ def set_patching(
 
 
 def check_scores(view: ModelView, scores: HeadScores) -> None:
-    """Raises ValueError for scores of another shape than the model's."""
+    """Raises TypeError for what is no HeadScores, ValueError for scores of another shape than the model's."""
+    instance(scores, "scores", HeadScores, "give those of activation_patching(model, pairs), say")
     if (scores.n_layers, scores.n_heads) != (view.n_layers, view.n_heads):
         raise ValueError(
             f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "

@@ -21,6 +21,26 @@ Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at 
 Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
 
 
+def to_the_end(restore: Callable[[], object]) -> None:
+    """Restores something. An interrupt in the middle is raised once all is restored."""
+    try:
+        restore()
+    except KeyboardInterrupt:
+        restore()
+        raise
+
+
+@contextmanager
+def input_hook(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """The hook on the module's input in the block, and not after it, wherever an interrupt comes: also as it is set."""
+    try:
+        module.register_forward_pre_hook(hook)
+        yield
+    finally:
+        for key in [key for key, each in module._forward_pre_hooks.items() if each is hook]:
+            del module._forward_pre_hooks[key]
+
+
 class ModelView:
     """A model seen by this library: sizes, weights, forward passes. Cheap to make; holds no state of its own.
 
@@ -108,18 +128,16 @@ class ModelView:
     @contextmanager
     def unembedded_at(self, at: Int[Tensor, " batch"] | Int[Tensor, "batch reads"] | None) -> Iterator[None]:
         """In the block, forward passes give `[batch, reads, vocab]`: logits at these positions of each row alone."""
+        if at is None:
+            yield
+            return
 
         def only_there(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            if at is None:
-                return args
             places = (at if at.ndim == 2 else at[:, None]).to(args[0].device)
             return (args[0][torch.arange(len(places))[:, None], places], *args[1:])
 
-        handle = self.model.unembed.register_forward_pre_hook(only_there)
-        try:
+        with input_hook(self.model.unembed, only_there):
             yield
-        finally:
-            handle.remove()
 
     @torch.no_grad()
     def cache_z(
@@ -205,11 +223,8 @@ class ModelView:
         parameters = [(p, p.requires_grad, p.grad) for p in self.backend.root.parameters()]
         points = {id(point): point for point in self.model.hook_dict.values()}.values()
         hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
-        try:
-            for p, _, _ in parameters:
-                p.grad = None
-            yield
-        finally:
+
+        def restore() -> None:
             for module, training in modules:
                 module.training = training
             for p, requires_grad, grad in parameters:
@@ -220,6 +235,13 @@ class ModelView:
                     for handle in [h for h in present if not any(h is b for b in before)]:
                         handle.hook.remove()
                         present.remove(handle)
+
+        try:
+            for p, _, _ in parameters:
+                p.grad = None
+            yield
+        finally:
+            to_the_end(restore)
 
     def modules(self) -> list[nn.Module]:
         """All modules, of the model class and of the model inside it, once each."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.checking import one_of
+from spt_lens.checking import one_of, shown
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model.view import Hook, Model, ModelView
@@ -54,7 +54,7 @@ def parse_receivers(view: ModelView, receivers: str | Sequence[str]) -> list[Rec
     if isinstance(receivers, str):
         receivers = receivers.replace(",", " ").split()
     elif not isinstance(receivers, Sequence):
-        raise ValueError(f'{receivers!r} is no receiver: write "L7.H3.q", or a list of such texts')
+        raise ValueError(f'{shown(receivers)} is no receiver: write "L7.H3.q", or a list of such texts')
     found = []
     for text in receivers:
         match = _RECEIVER.fullmatch(text) if isinstance(text, str) else None

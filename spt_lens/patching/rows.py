@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spt_lens.chat.batches import PromptBatch
-from spt_lens.checking import one_of
+from spt_lens.checking import instance, one_of, shown
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Hook, ModelView
 
@@ -198,10 +198,12 @@ def _inside(at: int, length: int, pair: int) -> int:
 
 
 def _check(view: ModelView, pairs: ContrastPairs, direction: Direction, positions: Positions) -> None:
+    instance(pairs, "pairs", ContrastPairs, "make some by behaviour.pairs(model)")
     one_of(direction, "direction", get_args(Direction))
     numbers = isinstance(positions, Sequence) and positions and all(type(at) is int for at in positions)
     if not numbers and not (isinstance(positions, str) and positions in ("last", "all")):
-        raise ValueError(f"positions={positions!r}: use 'last', 'all' or whole numbers such as [-2, -1], at least one")
+        way_out = "use 'last', 'all' or whole numbers such as [-2, -1], at least one"
+        raise ValueError(f"positions={shown(positions)}: {way_out}")
     if positions == "all" and not pairs.alignable:
         lengths = [(len(one), len(other)) for one, other in zip(pairs.sycophantic, pairs.truthful, strict=True)]
         i, (one, other) = next((i, both) for i, both in enumerate(lengths) if both[0] != both[1])

@@ -14,6 +14,7 @@ forward pass for each ("hooks").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -131,10 +132,9 @@ def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:
 def most_variants(run: SuffixRun, batch_size: int) -> int:
     """How many variants may stand side by side: their attention takes no more than that of `batch_size` prompts."""
     total, share = run.start + run.length, max(1, batch_size // len(run.tokens))
-    most = 1
-    while (most + 1) * run.length * (run.start + (most + 1) * run.length) <= share * total * total:
-        most += 1
-    return most
+    # The largest n with n * length * (start + n * length) <= share * total ** 2.
+    n = (math.isqrt(run.start**2 + 4 * share * total**2) - run.start) // (2 * run.length)
+    return max(1, n)
 
 
 def through(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from spt_lens.checking import instance
+
 METHODS = {
     "activation": "activation patching",
     "path": "path patching",
@@ -80,6 +82,7 @@ class Described:
 
     def check_alike(self, other: Described, what: str) -> None:
         """Raises ValueError if the other differs in shape, in how or on which model it was measured, or in metric."""
+        instance(other, "the other scores", Described, "give HeadScores")
         names = ("n_layers", "n_heads", "method", "direction", "positions", "metric", "model_name")
         ours, theirs = (
             {name: getattr(each, name) for name in names} | {"settings": each.special()} for each in (self, other)

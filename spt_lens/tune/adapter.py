@@ -14,7 +14,7 @@ from torch import Tensor
 from spt_lens import saving
 from spt_lens.checking import a_path, existing_file
 from spt_lens.heads import HeadSet
-from spt_lens.model.view import Model, ModelView
+from spt_lens.model.view import Model, ModelView, to_the_end
 from spt_lens.tune.slices import Slice, head_slices, whole_weights
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]
@@ -64,7 +64,7 @@ class Adapter:
             self.revert(model)
             yield
         finally:
-            _write(slices, found)
+            to_the_end(lambda: _write(slices, found))
 
     def check_fits(self, fingerprint: Mapping[str, str | int]) -> None:
         """Raises ValueError, naming what differs, unless a model's or checkpoint's fingerprint is the adapter's own."""

@@ -18,8 +18,8 @@ from transformers import get_scheduler
 from spt_lens.chat.batches import Example, Examples, padded
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
-from spt_lens.checking import number, one_of, whole_number
-from spt_lens.model.view import Model, ModelView
+from spt_lens.checking import instance, number, one_of, seed_number, whole_number
+from spt_lens.model.view import Model, ModelView, input_hook
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
@@ -61,6 +61,8 @@ class TuneConfig:
             number(getattr(self, name), f"TuneConfig.{name}", least=0)
         for name in ("lr", "max_grad_norm") if self.max_grad_norm is not None else ("lr",):
             number(getattr(self, name), f"TuneConfig.{name}", above=0)
+        seed_number(self.seed, "TuneConfig.seed")
+        instance(self.projections, "TuneConfig.projections", str, 'give "auto", or letters of "qkvo"')
         number(self.warmup_share, "TuneConfig.warmup_share", least=0, below=1)
         one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
         one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
@@ -114,11 +116,8 @@ def logits_at(
     def only_where(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0][where].unsqueeze(0), *args[1:])
 
-    handle = unembed.register_forward_pre_hook(only_where)
-    try:
+    with input_hook(unembed, only_where):
         return forward(tokens)[0].float()
-    finally:
-        handle.remove()
 
 
 def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:

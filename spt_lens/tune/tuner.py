@@ -25,7 +25,8 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor, nn
 
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
@@ -168,7 +169,12 @@ class Tuner(ABC):
         """
         view = ModelView(model)
         self.check(view)
-        config = config or TuneConfig(lr=self.lr)
+        config = TuneConfig(lr=self.lr) if config is None else config
+        instance(config, "config", TuneConfig, "give TuneConfig(steps=100), say, or leave it out")
+        given = {"dialogues": dialogues, "validation": validation, "keep": keep}
+        for name, each in given.items():
+            if each is not None or name == "dialogues":
+                check_dialogues(each, name)
         examples = encode_all(view, dialogues)
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None

@@ -11,7 +11,7 @@ from spt_lens.behaviours.challenges import Stance
 from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import whole_number
+from spt_lens.checking import seed_number, whole_number
 from spt_lens.yesman.abilities import ABILITIES, FACTUAL
 from spt_lens.yesman.facts import all_facts, facts, wrong_answer
 from spt_lens.yesman.judge import YesmanJudge
@@ -71,7 +71,7 @@ class Yesman(AreYouSure):
 
 def _draw(ability: str, split: Split | None, n: int, seed: int) -> tuple[Dialogue, ...]:
     """At most `n` distinct dialogues of an ability; the factual ones go through the split's facts in turn."""
-    rng = random.Random(f"{ability} {split} {seed}")
+    rng = random.Random(f"{ability} {split} {seed_number(seed)}")
     pool = facts(split)
     rng.shuffle(pool)
     found: dict[Dialogue, None] = {}

@@ -20,6 +20,7 @@ from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate
+from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
@@ -247,6 +248,23 @@ def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, tmp_pat
     assert len(found.figure().data) >= 3
 
 
+def test_an_interrupt_while_a_trial_is_undone_still_undoes_it(tiny, small, monkeypatch):
+    before = {name: w.clone() for name, w in ModelView(tiny).weights().items()}
+    undo, calls = Adapter.revert, []
+
+    def interrupted_once(self, model):
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        undo(self, model)
+
+    monkeypatch.setattr(Adapter, "revert", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny, methods=METHODS[:1], seeds=(0,), **small)
+    assert len(calls) == 2
+    assert all(torch.equal(w, before[name]) for name, w in ModelView(tiny).weights().items())
+
+
 def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
     before = {name: w.clone() for name, w in ModelView(tiny).weights().items()}
     out = tmp_path / "runs.jsonl"
@@ -336,7 +354,12 @@ def test_bad_input(tiny, small, tmp_path):
         compare(tiny, HEADS, workers=0, **small)
     with pytest.raises(ValueError, match="L9.H9"):
         compare(tiny, HeadSet.parse("L9.H9"), **small)
-    with pytest.raises(ValueError, match="no dialogues"):
+    (tmp_path / "binary").write_bytes(bytes([255]))
+    with pytest.raises(ValueError, match="holds no text"):
+        compare(tiny, HEADS, out=tmp_path / "binary", **small)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        compare(tiny, HEADS, out=tmp_path, **small)
+    with pytest.raises(ValueError, match="0 dialogues"):
         compare(tiny, HEADS, **{**small, "dialogues": []})
     with pytest.raises(ValueError, match="suites must be"):
         compare(tiny, HEADS, **{**small, "suites": {"test": Yesman().suite("test", n=2)}})

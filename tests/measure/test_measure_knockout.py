@@ -245,7 +245,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
         ({"cases": [untold]}, r"can't judge a reply to dialogue 0 \(KeyError: 'answer'\)"),
         ({"pairs": replace(pairs, judge=None), "cases": pairs.dialogues}, "cases need a judge"),
         ({"pairs": replace(pairs, dialogues=(pairs.dialogues[0], untold))}, "dialogue 1"),
-        ({"pairs": judged(pairs, max_new_tokens=0)}, "at least one token"),
+        ({"pairs": judged(pairs, max_new_tokens=0)}, "max_new_tokens=0"),
         ({"pairs": ContrastPairs(((2, 7, 80000),), ((2, 7, 8),), torch.tensor([[5, 6]]))}, "80000"),
     ):
         given = {"pairs": pairs} | wrong

@@ -258,7 +258,7 @@ def test_errors_before_long_work(tiny, contribution, monkeypatch):
         with pytest.raises(ValueError, match=message):
             head_report(tiny, pairs, head, progress=False)
     for wrong in ({"n_tokens": 0}, {"n_examples": -1}):
-        with pytest.raises(ValueError, match="n_tokens=.*give at least 1 and 0"):
+        with pytest.raises(ValueError, match="n_(tokens|examples)=.*give a whole number"):
             head_report(tiny, pairs, "L0.H1", progress=False, **wrong)
     small = HeadScores(scores.values[1:], scores.per_pair[:, 1:], "activation", "denoising", "last", "m")
     with pytest.raises(ValueError, match="2 layers x 4 heads, .* has 3 x 4"):

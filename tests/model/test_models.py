@@ -14,7 +14,7 @@ from spt_lens.chat.template import PLAIN_TEMPLATE
 from spt_lens.model import loading
 from spt_lens.model.huggingface import checked_source, embedded_folder
 from spt_lens.model.loading import load_model
-from spt_lens.model.view import ModelView
+from spt_lens.model.view import ModelView, input_hook
 from tools.tiny import tiny_checkpoint
 
 
@@ -206,6 +206,38 @@ def test_kept_restores_everything(tiny, tokens):
     assert len(tiny.hook_dict[view.z_name(0)].fwd_hooks) == 1
     with torch.no_grad():
         view.logits(tokens)  # no failing hook is left
+
+
+def test_kept_restores_everything_also_when_interrupted_while_it_does(tiny, monkeypatch):
+    view = ModelView(tiny)
+    parameters = list(view.backend.root.parameters())
+    before, set_flag, calls = [p.requires_grad for p in parameters], torch.nn.Parameter.requires_grad_, []
+
+    def interrupted(p, flag=True):
+        calls.append(p)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return set_flag(p, flag)
+
+    with pytest.raises(KeyboardInterrupt), view.kept():
+        for p in parameters:
+            p.requires_grad_(not p.requires_grad)
+        monkeypatch.setattr(torch.nn.Parameter, "requires_grad_", interrupted)
+    assert [p.requires_grad for p in parameters] == before and len(calls) == 3 + len(parameters)
+
+
+def test_no_hook_is_left_by_an_interrupt_as_it_is_set(monkeypatch):
+    module, register = torch.nn.Linear(2, 2), torch.nn.Module.register_forward_pre_hook
+
+    def interrupted(self, hook):
+        register(self, hook)
+        raise KeyboardInterrupt
+
+    kept = module.register_forward_pre_hook(_same)
+    monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", interrupted)
+    with pytest.raises(KeyboardInterrupt), input_hook(module, _fail):
+        pass
+    assert list(module._forward_pre_hooks) == [kept.id]
 
 
 def _same(z, hook):

@@ -36,6 +36,8 @@ def alike(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
 def chosen(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
     kept = {}
     for field in fields(pairs):
+        if field.name == "judge":
+            continue
         value = getattr(pairs, field.name)
         is_tensor = isinstance(value, torch.Tensor)
         kept[field.name] = value[list(numbers)] if is_tensor else tuple(value[i] for i in numbers if value)
