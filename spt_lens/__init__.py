@@ -23,10 +23,10 @@ from spt_lens.measure.cost import cost
 from spt_lens.measure.head_knockout import head_knockout
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.null import random_pairs_null
-from spt_lens.measure.replies import replies
 from spt_lens.measure.report import head_report
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
+from spt_lens.model.replies import replies
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.patching.path import path_patching

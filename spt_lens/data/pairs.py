@@ -208,7 +208,7 @@ class ContrastPairs:
         """Whether it is known which positions of a pair's two prompts correspond: equal lengths, or an alignment."""
         return self.equal_length or bool(self.alignment)
 
-    def check(self, model: Model) -> None:
+    def check_ids(self, model: Model) -> None:
         """Raises ValueError if a token id is outside of the model's vocabulary, and says which."""
         size = ModelView(model).vocab_size
         held = [("sycophantic prompt", self.sycophantic), ("truthful prompt", self.truthful)]

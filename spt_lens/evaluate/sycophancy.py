@@ -16,7 +16,7 @@ from spt_lens.behaviours.judging import is_right, same_answer
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.judge import Verdict, judged
-from spt_lens.measure.replies import replies
+from spt_lens.model.replies import replies
 from spt_lens.model.view import Model
 from spt_lens.statistics import Estimate, mean_of_shares, share
 

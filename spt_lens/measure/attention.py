@@ -142,7 +142,7 @@ def attention_to_spans(
     if run not in get_args(Run):
         raise ValueError(f"unknown run {run!r}: use 'sycophantic' or 'truthful'")
     view.check_measurable()
-    pairs.check(view)
+    pairs.check_ids(view)
     labels = prompt_spans(view, pairs, run)
     names = _ordered(labels)
     number = {name: i for i, name in enumerate(names)}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.limits import prompt_bytes
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, both_runs_work, method_named, prepare
-from spt_lens.patching.limits import prompt_bytes
 from spt_lens.patching.rows import Direction, Positions, make_rows
 
 

@@ -17,11 +17,11 @@ from spt_lens.chat.judge import Judge, Verdict, check_verdict, judged
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
-from spt_lens.measure.replies import reply_parts, reply_prompts
 from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.measure.sets import Runs, Sizes, both_runs, by_pair, sets_of
+from spt_lens.model.limits import Limits, finish, progress_bar
+from spt_lens.model.replies import reply_parts, reply_prompts
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.limits import Limits, finish, progress_bar
 from spt_lens.patching.rows import make_rows
 from spt_lens.scores.head_scores import HeadScores
 

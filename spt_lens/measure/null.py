@@ -10,9 +10,9 @@ import torch
 
 from spt_lens.checking import seed_number
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.limits import find_limits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, measure, method_named
-from spt_lens.patching.limits import find_limits
 from spt_lens.patching.readings import to_scores
 from spt_lens.patching.rows import Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores
@@ -64,7 +64,7 @@ def random_pairs_null(
         targets[part] = run_source(view, *real.some(part))[1].to(targets)
 
     with view.kept(), torch.no_grad():
-        find_limits(view, real, batch_size, max_memory).each(real.alike(), read_targets)
+        find_limits(view, real.longest, batch_size, max_memory).each(real.alike(), read_targets)
     swapped = []
     for row in real.rows:  # the row's own completion stands behind the other prompt
         source = (*prompts[partners[kept[row.pair]]], *row.into[len(row.into) - row.reads + 1 :])

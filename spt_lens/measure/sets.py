@@ -19,8 +19,8 @@ from spt_lens.checking import instance, seed_number, shown, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
+from spt_lens.model.limits import Limits, find_limits, finish, progress_bar
 from spt_lens.model.view import Hook, Model, ModelView
-from spt_lens.patching.limits import Limits, find_limits, finish, progress_bar
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.rows import Batch, Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores
@@ -115,7 +115,7 @@ def set_patching(
         check_scores(view, scores)
         _check_alike(scores, direction, named(positions))
     runs = Runs(view, pairs, make_rows(view, pairs, direction, positions))
-    limits = find_limits(view, runs.rows, batch_size, None)
+    limits = find_limits(view, runs.rows.longest, batch_size, None)
     unpatched = finish(both_runs(runs, limits))
     with progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:
         shares, begins, left_out = finish(patched_runs(runs, limits, [one.heads for one in sets], unpatched, tick))

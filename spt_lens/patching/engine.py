@@ -27,8 +27,8 @@ from torch import Tensor
 
 from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.limits import Limits, find_limits, is_out_of_memory, progress_bar
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, progress_bar
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Readings, to_scores
 from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, make_rows, named
@@ -143,7 +143,7 @@ def prepare(
     for row in rows.rows:
         for prompt in (row.into, row.source):
             view.backend.check_length(torch.empty(1, len(prompt)))
-    limits = find_limits(view, rows, batch_size, max_memory)
+    limits = find_limits(view, rows.longest, batch_size, max_memory)
     with view.kept(), torch.no_grad():
         return limits, *choose_engine(view, rows, engine, method.engines)
 

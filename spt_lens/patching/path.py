@@ -20,9 +20,9 @@ from torch import Tensor
 from spt_lens.checking import one_of, shown
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
+from spt_lens.model.limits import Limits
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by, sweep_problem
-from spt_lens.patching.limits import Limits
 from spt_lens.patching.readings import Readings
 from spt_lens.patching.rows import Direction, Positions, Readout, Row, Rows, make_rows
 from spt_lens.patching.suffix import suffix_run

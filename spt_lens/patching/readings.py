@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens.heads import Head
+from spt_lens.model.limits import Limits, Tick
 from spt_lens.model.view import ModelView
-from spt_lens.patching.limits import Limits, Tick
 from spt_lens.patching.rows import Batch, Rows, run_source
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import MIN_GAP, check_finite, usable_pairs, warn_left_out

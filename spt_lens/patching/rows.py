@@ -114,6 +114,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, of either run."""
+        return max(max(len(row.into), len(row.source)) for row in self.rows)
+
     def some(self, index: Sequence[int]) -> tuple[list[Row], Readout]:
         """Rows of one side and as many reads, and how they are read."""
         rows = [self.rows[i] for i in index]
@@ -212,7 +217,7 @@ def _check(view: ModelView, pairs: ContrastPairs, direction: Direction, position
             f"{other} tokens: use positions='last', pairs.aligned(), or pairs whose phrasings are equally long"
         )
     view.check_measurable()
-    pairs.check(view)
+    pairs.check_ids(view)
 
 
 @dataclass(frozen=True, eq=False)

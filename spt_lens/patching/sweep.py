@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spt_lens.model.limits import FULL_LOGITS, Tick
 from spt_lens.model.view import Hook, ModelView
-from spt_lens.patching.limits import FULL_LOGITS, Tick
 from spt_lens.patching.plain import as_rows, keeping
 from spt_lens.patching.readings import Readings
 from spt_lens.patching.rows import Batch, Readout, Row, run_source

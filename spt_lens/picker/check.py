@@ -22,11 +22,11 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import ablation_hooks, mean_parts
 from spt_lens.measure.knockout import reply_figures, to_judge
-from spt_lens.measure.replies import reply_parts, reply_prompts
 from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, by_pair, patched_runs, recovery_figures, sets_of
+from spt_lens.model.limits import FORM, Pace, finish
+from spt_lens.model.replies import reply_parts, reply_prompts
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.limits import FORM, Pace, finish
 from spt_lens.patching.rows import make_rows
 from spt_lens.picker.layers import flat
 from spt_lens.picker.runner import ModelState

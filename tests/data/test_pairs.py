@@ -203,9 +203,9 @@ def test_fields_that_fit():
 )
 def test_the_id_outside_of_the_vocabulary_is_named(tiny, given, what):
     fine = {"sycophantic": ((1,), (1,)), "truthful": ((1,), (1,)), "answer_ids": ids((3, 4), (3, 4))}
-    ContrastPairs(**fine).check(tiny)
+    ContrastPairs(**fine).check_ids(tiny)
     with pytest.raises(ValueError, match=f"{what} holds the token id 99999, the model's vocabulary ends at"):
-        ContrastPairs(**fine | given).check(tiny)
+        ContrastPairs(**fine | given).check_ids(tiny)
 
 
 def test_what_pairs_say_they_are():
@@ -275,7 +275,7 @@ def test_completions_of_their_own_for_each_pair(tiny, tmp_path):
 def test_ids_outside_of_the_vocabulary(tiny):
     pairs = ContrastPairs(((1, 99999),), ((1, 2),), ids((3, 4)))
     with pytest.raises(ValueError, match="99999"):
-        pairs.check(tiny)
+        pairs.check_ids(tiny)
 
 
 def test_pairs_are_taken_by_slices_and_in_batches():

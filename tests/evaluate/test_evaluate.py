@@ -11,7 +11,7 @@ from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate.change import Reference, ability, drift, encoded, gives_reply
 from spt_lens.evaluate.evaluate import Evaluation, evaluate
 from spt_lens.heads import HeadSet
-from spt_lens.measure.replies import replies
+from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter

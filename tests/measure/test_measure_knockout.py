@@ -14,9 +14,9 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import ablation_hooks, mean_z
 from spt_lens.measure.knockout import set_knockout
-from spt_lens.measure.replies import replies
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
+from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.yesman import Yesman

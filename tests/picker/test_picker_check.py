@@ -19,9 +19,9 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.set_effect import SetEffect
 from spt_lens.measure.sets import set_patching
+from spt_lens.model.limits import Pace
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
-from spt_lens.patching.limits import Pace
 from spt_lens.picker import check
 from spt_lens.picker.check import LiveCheck, ModelChanged, Progress, says_of
 from spt_lens.yesman import Yesman

@@ -9,8 +9,8 @@ import pytest
 
 import spt_lens as spt
 from spt_lens.behaviours.judging import admits_mistake
-from spt_lens.measure.replies import replies
 from spt_lens.model.huggingface import embedded_folder
+from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
 from spt_lens.yesman import Yesman
 from spt_lens.yesman.judge import final_answer

@@ -13,7 +13,7 @@ import pandas as pd
 from spt_lens import saving
 from spt_lens.behaviours.challenges import REQUESTS, STANCE_PAIRS, second_turn
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.measure.replies import replies
+from spt_lens.model.replies import replies
 from spt_lens.model.view import Model
 from spt_lens.statistics import share
 from spt_lens.yesman import Yesman, abilities

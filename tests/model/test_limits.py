@@ -6,9 +6,10 @@ import pytest
 import torch
 from by_hand import assert_same, made, measured, state, two_layers
 
+from spt_lens.model import limits
+from spt_lens.model.limits import Limits, find_limits, is_out_of_memory, prompt_bytes
 from spt_lens.model.view import ModelView
-from spt_lens.patching import limits, suffix
-from spt_lens.patching.limits import Limits, find_limits, is_out_of_memory, prompt_bytes
+from spt_lens.patching import suffix
 from spt_lens.patching.rows import make_rows
 
 tiny_folder, model_of, tiny = two_layers()  # which all tests here leave as they were
@@ -95,7 +96,7 @@ def test_less_memory_is_fewer_prompts(tiny, monkeypatch):
     monkeypatch.setattr(limits, "free_bytes", lambda device: 16 * one)
     for more in ((9, 30), (30, 9)):
         rows = make_rows(view, made(tiny, [*LENGTHS, more]))
-        assert find_limits(view, rows, None, None).batch_size < 8
+        assert find_limits(view, rows.longest, None, None).batch_size < 8
     assert prompt_bytes(view, 200) > 10 * prompt_bytes(view, 20)
 
 

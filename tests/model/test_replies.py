@@ -7,7 +7,7 @@ import torch
 
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.template import prompt_ids
-from spt_lens.measure.replies import replies
+from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
 
 ASKED = [

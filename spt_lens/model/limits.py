@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from spt_lens.checking import number, whole_number
 from spt_lens.model.view import ModelView
-from spt_lens.patching.rows import Rows
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it
 
@@ -130,17 +129,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or "not enough memory" in said or "can't allocate memory" in said
 
 
-def find_limits(view: ModelView, rows: Rows, batch_size: int | None, max_memory: float | None) -> Limits:
+def find_limits(view: ModelView, longest: int, batch_size: int | None, max_memory: float | None) -> Limits:
     """As many prompts at once as the user says, or as fit: into max_memory, else into half of what is free now.
 
-    max_memory: GiB of activations. Raises: ValueError for a batch size below one, or memory that is not above zero.
+    longest: tokens of the longest prompt. max_memory: GiB of activations.
+
+    Raises: ValueError for a batch size below one, or memory that is not above zero.
     """
     if max_memory is not None:
         number(max_memory, "max_memory", above=0)
     if batch_size is not None:
         return Limits(batch_size)
     room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30
-    longest = max(max(len(row.into), len(row.source)) for row in rows.rows)
     return Limits(max(1, int(min(MOST, room / prompt_bytes(view, longest)))))
 
 
