@@ -69,14 +69,15 @@ def _check_header(file: BinaryIO, size: int) -> None:
         return struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))[0]
 
     def skip(length: int) -> None:
-        if file.seek(length, 1) > min(size, _LONGEST_HEADER):
-            raise ValueError("its header goes on beyond the end of the file")
+        if file.tell() + length > min(size, _LONGEST_HEADER):
+            raise ValueError("its header goes on beyond its end")
+        file.seek(length, 1)
 
     def text() -> bytes:
         length = take("Q")
-        if length > 2**20:
-            skip(length)  # a tokenizer's description in one piece, or nonsense
-            return b""
+        here = file.tell()
+        skip(length)
+        file.seek(here)
         return file.read(length)
 
     if file.read(4) != b"GGUF":

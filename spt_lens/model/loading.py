@@ -1,5 +1,6 @@
 """Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +13,7 @@ from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
 from spt_lens.model import hooked
 from spt_lens.model.backends import backend_of
-from spt_lens.model.huggingface import checked_source, read_model, read_tokenizer
+from spt_lens.model.huggingface import base_of, checked_source, kept_tokenizer, read_model, read_tokenizer
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).
@@ -75,23 +76,35 @@ def load_model(
     dress(tokenizer)  # before the long part, where it fails
     options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
     plain = read_model(source, **options).to(device).eval()
+    if (base := base_of(source)) is not None:
+        into = "the weights beside it" if base == source else f"the weights of {base}"
+        warnings.warn(
+            f"{source} holds a PEFT adapter: it is merged into {into}, which are measured, tuned and exported as one "
+            "model",
+            stacklevel=3,
+        )
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head
     tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
-    if model_class == "hooked":
-        model = hooked.build(plain, tokenizer, source, revision)
-    else:
-        options |= {"hf_model": plain, "tokenizer": tokenizer, "device": str(device)}
-        try:
-            model = TransformerBridge.boot_transformers(source, **options).eval()
-        except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
-            raise NotImplementedError(
-                f"TransformerLens cannot make a TransformerBridge of {source} ({architecture}; {type(error).__name__}: "
-                f"{error}): try the other model_class, or another version of TransformerLens"
-            ) from error
+    with kept_tokenizer(tokenizer):
+        model = _made(plain, tokenizer, source, model_class, options | {"device": str(device)})
     _check(model, architecture, tokens, expected)
     dress(model.tokenizer)  # TransformerLens reads the tokenizer from its files again
     return model
+
+
+def _made(plain: Any, tokenizer: Any, source: str, model_class: ModelClass, options: dict[str, Any]) -> Any:
+    if model_class == "hooked":
+        return hooked.build(plain, tokenizer, source, options["revision"])
+    architecture = type(plain).__name__
+    options |= {"hf_model": plain, "tokenizer": tokenizer}
+    try:
+        return TransformerBridge.boot_transformers(source, **options).eval()
+    except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
+        raise NotImplementedError(
+            f"TransformerLens cannot make a TransformerBridge of {source} ({architecture}; {type(error).__name__}: "
+            f"{error}): try the other model_class, or another version of TransformerLens"
+        ) from error
 
 
 def _device(device: str | torch.device | None) -> torch.device:
