@@ -6,19 +6,42 @@ apart by what the model would never say.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from spt_lens.chat.batches import PromptBatch
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import instance, one_of, whole_number
-from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.limits import Limits, find_limits
 from spt_lens.model.view import Model, ModelView
 
 Which = Literal["both", "truthful", "sycophantic"]
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """ContrastPairs, as far as what they have their own methods for needs to know of them: see there."""
+
+    @property
+    def sycophantic(self) -> tuple[tuple[int, ...], ...]: ...
+    @property
+    def truthful(self) -> tuple[tuple[int, ...], ...]: ...
+    @property
+    def answer_ids(self) -> Int[Tensor, "n_pairs 2"]: ...
+    @property
+    def answer_sets(self) -> tuple[Any, ...]: ...
+    @property
+    def completion_ids(self) -> tuple[Any, ...]: ...
+    @property
+    def dialogues(self) -> tuple[Dialogue, ...]: ...
+    @property
+    def truthful_dialogues(self) -> tuple[Dialogue, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, which: slice) -> Self: ...
+    def check_ids(self, model: Model) -> None: ...
 
 
 class Answers(NamedTuple):
@@ -27,7 +50,7 @@ class Answers(NamedTuple):
     log_probs: `[n_pairs, 2 runs, 2 answers]`, runs (sycophantic, truthful) as of the prompts, answers (truthful,
         sycophantic) as of `answer_ids`: natural logarithms of the probability of an answer token, of any token of an
         answer set, or of a whole completion, that of all its tokens together. The difference of the two answers is the
-        logit difference that scores read.
+        logit difference that scores read. All in float64.
     lengths: `[n_pairs, 2 answers]`, tokens of each whole completion; 1 for answer tokens and sets.
     sizes: `[n_pairs, 2 runs, 2 answers]`, the largest size of a logit that the answer is read from.
     """
@@ -51,7 +74,7 @@ class Answers(NamedTuple):
 
 
 def answer_mass(
-    view: ModelView | Model, pairs: ContrastPairs, which: Which = "both", n: int | None = None
+    view: ModelView | Model, pairs: Pairs, which: Which = "both", n: int | None = None
 ) -> Float[Tensor, "n_pairs 2"]:
     """How much of the probability the answers hold where the reply begins, 0 to 1; runs: (sycophantic, truthful).
 
@@ -64,61 +87,79 @@ def answer_mass(
     finite, or a model in training mode.
     """
     one_of(which, "which", get_args(Which))
-    instance(pairs, "pairs", ContrastPairs, "make some by behaviour.pairs(model)")
+    instance(pairs, "pairs", Pairs, "make some by behaviour.pairs(model)")
     n = len(pairs) if n is None else whole_number(n, "n", 1, len(pairs))
     return read_answers(ModelView(view), pairs[:n]).mass(which)
 
 
-def read_answers(view: ModelView, pairs: ContrastPairs, limits: Limits | None = None) -> Answers:
+class Reader:
+    """Reads the answers of pairs from logits as they come by, so that a measurement needs no pass of its own for it."""
+
+    def __init__(self, pairs: Pairs, n: int | None = None) -> None:
+        self.pairs = pairs[:n]
+        self._log_probs, self._sizes = torch.zeros(2, len(self.pairs), 2, 2, dtype=torch.float64)
+
+    def note(self, pair: int, run: int, side: int, logits: Float[Tensor, "reads vocab"]) -> None:
+        """Of one prompt: run 0 is the sycophantic one; side: whose completion stands behind it, else 0.
+
+        Pairs beyond the first n are not looked at.
+        """
+        if pair >= len(self.pairs):
+            return
+        wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu()
+        total = wide.logsumexp(-1)
+        for answer, ids in self.reads(pair)[side]:
+            if self.pairs.completion_ids:
+                chosen = wide[torch.arange(len(ids)), list(ids)]
+                self._log_probs[pair, run, answer] = (chosen - total[: len(ids)]).double().sum()
+            else:
+                chosen = wide[0, list(ids)]
+                self._log_probs[pair, run, answer] = chosen.logsumexp(0) - total[0]
+            self._sizes[pair, run, answer] = chosen.abs().max()
+
+    def reads(self, pair: int) -> list[list[tuple[int, tuple[int, ...]]]]:
+        """What is read of a pair's prompt, as (answer, tokens): of completions one by one, of answers both at once."""
+        if self.pairs.completion_ids:
+            return [[(k, tuple(ids))] for k, ids in enumerate(self.pairs.completion_ids[pair])]
+        both = self.pairs.answer_sets[pair] if self.pairs.answer_sets else self.pairs.answer_ids[pair, :, None].tolist()
+        return [[(k, tuple(ids)) for k, ids in enumerate(both)]]
+
+    @property
+    def answers(self) -> Answers:
+        lengths = torch.ones(len(self.pairs), 2, dtype=torch.float64)
+        if self.pairs.completion_ids:
+            lengths = torch.tensor([list(map(len, both)) for both in self.pairs.completion_ids]).double()
+        return Answers(self._log_probs.clone(), lengths, self._sizes.clone())
+
+
+def read_answers(view: ModelView, pairs: Pairs, limits: Limits | None = None) -> Answers:
     """Reads the answers of all pairs in both runs. Raises ValueError as answer_mass does."""
     view.check_measurable()
     pairs.check_ids(view)
-    rows = [  # a prompt, its place in the result, and what is read behind it: (answer, tokens), together or in turn
-        (prompt, (i, run), read)
+    reader = Reader(pairs)
+    rows = [  # a pair, a run, a side, and the prompt with the completion's tokens but the last behind it
+        (i, run, side, (*prompt, *(read[0][1][:-1] if pairs.completion_ids else ())), len(prompt) - 1)
         for i in range(len(pairs))
         for run, prompt in enumerate((pairs.sycophantic[i], pairs.truthful[i]))
-        for read in _reads(pairs, i)
+        for side, read in enumerate(reader.reads(i))
     ]
-    log_probs, sizes = torch.zeros(2, len(pairs), 2, 2, dtype=torch.promote_types(view.dtype, torch.float32))
-    longest = max(len(prompt) + len(read[0][1]) for prompt, _, read in rows)
-    limits = limits or find_limits(view, longest, None, None)
-    whole = bool(pairs.completion_ids)
 
     def run(part: list[int]) -> None:
-        behind = [rows[i][2][0][1][:-1] if whole else () for i in part]
-        batch = PromptBatch.of([(*rows[i][0], *more) for i, more in zip(part, behind, strict=True)])
-        reads = 1 + max(map(len, behind))
-        # Counted from the prompt's end; what is beyond a shorter completion is not looked at.
-        first = batch.last - torch.tensor(list(map(len, behind)))
-        at = torch.minimum(first[:, None] + torch.arange(reads), batch.last[:, None])
+        batch = PromptBatch.of([rows[i][3] for i in part])
+        first = torch.tensor([rows[i][4] for i in part])
+        reads = int((batch.last - first).max()) + 1
+        at = torch.minimum(first[:, None] + torch.arange(reads), batch.last[:, None])  # the rest is not looked at
         with view.kept(), torch.no_grad():
             logits = view.logits(batch.tokens, None, at=at)
-        wide = logits.to(log_probs)
-        if not bool(wide.isfinite().all()):
-            odd = next(rows[i][1][0] for i, row in zip(part, wide, strict=True) if not bool(row.isfinite().all()))
-            raise ValueError(
-                f"pair {odd}: the model's logits are not finite, so nothing can be read: look for overflow (float16: "
-                "use bfloat16 or float32) or broken weights"
-            )
-        for row, i in zip(wide, part, strict=True):
-            _, place, read = rows[i]
-            for answer, ids in read:
-                chosen = row[torch.arange(len(ids)), list(ids)] if whole else row[0, list(ids)]
-                total = row[: len(ids)].logsumexp(-1) if whole else row[0].logsumexp(-1)
-                log_probs[place][answer] = (chosen - total).sum() if whole else chosen.logsumexp(0) - total
-                sizes[place][answer] = chosen.abs().max()
+        for i, row in zip(part, logits, strict=True):
+            pair, which, side = rows[i][:3]
+            if not bool(row.isfinite().all()):
+                raise ValueError(
+                    f"pair {pair}: the model's logits are not finite, so nothing can be read: look for overflow "
+                    "(float16: use bfloat16 or float32) or broken weights"
+                )
+            reader.note(pair, which, side, row)
 
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-    limits.each([order], run)
-    lengths = torch.ones(len(pairs), 2)
-    if whole:
-        lengths = torch.tensor([list(map(len, both)) for both in pairs.completion_ids], dtype=torch.float32)
-    return Answers(log_probs, lengths.to(log_probs), sizes)
-
-
-def _reads(pairs: ContrastPairs, i: int) -> list[list[tuple[int, tuple[int, ...]]]]:
-    """What stands behind a prompt of a pair: each completion by itself, or the answers' tokens, both at once."""
-    if pairs.completion_ids:
-        return [[(k, tuple(ids))] for k, ids in enumerate(pairs.completion_ids[i])]
-    sets = pairs.answer_sets[i] if pairs.answer_sets else [(token,) for token in pairs.answer_ids[i].tolist()]
-    return [[(k, tuple(ids)) for k, ids in enumerate(sets)]]
+    limits = limits or find_limits(view, max(len(row[3]) for row in rows), None, None)
+    limits.each([sorted(range(len(rows)), key=lambda i: len(rows[i][3]))], run)
+    return reader.answers

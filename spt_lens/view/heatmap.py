@@ -44,6 +44,8 @@ def head_heatmap(
 ) -> go.Figure:
     """The interactive heatmap; hovering tells a head's score, std over pairs, rank and note (HTML, by layer and head).
 
+    title: its first line, then smaller ones.
+
     Raises: ValueError if an outlined head has no score.
     """
     n_layers, n_heads = values.shape
@@ -69,7 +71,7 @@ def head_heatmap(
         )
     )
     figure.update_layout(
-        title={"text": escape(title), "font": {"size": 13}},  # small enough that a line fits a notebook's width
+        title={"text": in_lines(title), "font": {"size": 13}},  # small enough that a line fits a notebook's width
         template="plotly_white",
         width=max(420, 190 + 30 * n_heads),
         height=max(260, 150 + 30 * n_layers),
@@ -108,11 +110,17 @@ def head_table(
     first = [Head(*divmod(i, n_heads)) for i in ranks.flatten().argsort()[:5].tolist()]
     best = ", ".join(f"{head} {float(values[head]):+.3f}" for head in first)
     return (
-        f'<div><p>{escape(text)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
+        f'<div><p>{in_lines(text)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
         f"<tr><th></th>{heads}</tr>{''.join(rows)}</table><p>layers down, heads across; "
         f'<span style="color:{SCALE[0][1]}">-{limit:.3g}</span> to '
         f'<span style="color:{SCALE[-1][1]}">+{limit:.3g}</span></p></div>'
     )
+
+
+def in_lines(text: str) -> str:
+    """Text as HTML that plotly's titles take too: lines after the first are smaller."""
+    first, *more = map(escape, text.split("\n"))
+    return first + "".join(f'<br><span style="font-size:11px">{line}</span>' for line in more)
 
 
 def colour(share: float) -> str:
