@@ -32,13 +32,14 @@ def test_the_mass_of_tokens_and_of_sets(tiny):
     free = [t for t in range(6, 40) if t not in pairs.answer_ids]
     more = [((*one, *free[:2]), (*other, free[2])) for one, other in first]
     for answers, sets in ((pairs, first), (replace(pairs, answer_sets=tuple(more)), more)):
-        expected = by_hand(tiny, pairs, sets)
+        expected = by_hand(tiny, pairs, sets).double()
         torch.testing.assert_close(answer_mass(tiny, answers), expected.sum(-1))
         torch.testing.assert_close(answer_mass(tiny, answers, "truthful"), expected[..., 0])
         torch.testing.assert_close(answer_mass(ModelView(tiny), answers, "sycophantic", n=2), expected[:2, :, 1])
         for size in (1, 3, 16):
             found = read_answers(ModelView(tiny), answers, Limits(size))
-            torch.testing.assert_close(found.differences, expected.log()[..., 0] - expected.log()[..., 1])
+            expected_gap = expected.log()[..., 0] - expected.log()[..., 1]
+            torch.testing.assert_close(found.differences.float(), expected_gap.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_of_whole_completions_it_is_the_mean_probability_of_a_token_of_the_likelier_one(tiny):
@@ -51,8 +52,8 @@ def test_of_whole_completions_it_is_the_mean_probability_of_a_token_of_the_likel
             for j, completion in enumerate(ids[i]):
                 said = logits(tiny, [*prompt, *completion[:-1]]).log_softmax(-1)[len(prompt) - 1 :]
                 each = said[torch.arange(len(completion)), list(completion)]
-                torch.testing.assert_close(found.log_probs[i, k, j], each.sum())
-                means.append(each.mean().exp())
+                torch.testing.assert_close(found.log_probs[i, k, j].float(), each.sum(), atol=1e-5, rtol=1e-5)
+                means.append(each.mean().exp().double())
             torch.testing.assert_close(found.mass()[i, k], max(means))
             torch.testing.assert_close(found.mass("sycophantic")[i, k], means[1])
 
@@ -62,7 +63,7 @@ def test_the_size_of_what_is_read(tiny):
     found = read_answers(ModelView(tiny), pairs).sizes
     for i, prompts in enumerate(zip(pairs.sycophantic, pairs.truthful, strict=True)):
         expected = torch.stack([logits(tiny, prompt)[-1][pairs.answer_ids[i]].abs() for prompt in prompts])
-        torch.testing.assert_close(found[i], expected)
+        torch.testing.assert_close(found[i].float(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_bad_input(tiny):
