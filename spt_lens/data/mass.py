@@ -97,7 +97,9 @@ class Reader:
 
     def __init__(self, pairs: Pairs, n: int | None = None) -> None:
         self.pairs = pairs[:n]
-        self._log_probs, self._sizes = torch.zeros(2, len(self.pairs), 2, 2, dtype=torch.float64)
+        # By (pair, run, answer); no tensors, which could not be written in outside of the mode that they were made in.
+        self._log_probs: dict[tuple[int, int, int], float] = {}
+        self._sizes: dict[tuple[int, int, int], float] = {}
 
     def note(self, pair: int, run: int, side: int, logits: Float[Tensor, "reads vocab"]) -> None:
         """Of one prompt: run 0 is the sycophantic one; side: whose completion stands behind it, else 0.
@@ -111,11 +113,12 @@ class Reader:
         for answer, ids in self.reads(pair)[side]:
             if self.pairs.completion_ids:
                 chosen = wide[torch.arange(len(ids)), list(ids)]
-                self._log_probs[pair, run, answer] = (chosen - total[: len(ids)]).double().sum()
+                said = (chosen - total[: len(ids)]).double().sum()
             else:
                 chosen = wide[0, list(ids)]
-                self._log_probs[pair, run, answer] = chosen.logsumexp(0) - total[0]
-            self._sizes[pair, run, answer] = chosen.abs().max()
+                said = chosen.logsumexp(0) - total[0]
+            self._log_probs[pair, run, answer] = float(said)
+            self._sizes[pair, run, answer] = float(chosen.abs().max())
 
     def reads(self, pair: int) -> list[list[tuple[int, tuple[int, ...]]]]:
         """What is read of a pair's prompt, as (answer, tokens): of completions one by one, of answers both at once."""
@@ -126,10 +129,16 @@ class Reader:
 
     @property
     def answers(self) -> Answers:
+        """Of all of these pairs. Raises KeyError for what was not read."""
+        places = [(i, run, answer) for i in range(len(self.pairs)) for run in (0, 1) for answer in (0, 1)]
+        log_probs, sizes = (
+            torch.tensor([read[place] for place in places], dtype=torch.float64).view(-1, 2, 2)
+            for read in (self._log_probs, self._sizes)
+        )
         lengths = torch.ones(len(self.pairs), 2, dtype=torch.float64)
         if self.pairs.completion_ids:
             lengths = torch.tensor([list(map(len, both)) for both in self.pairs.completion_ids]).double()
-        return Answers(self._log_probs.clone(), lengths, self._sizes.clone())
+        return Answers(log_probs, lengths, sizes)
 
 
 def read_answers(view: ModelView, pairs: Pairs, limits: Limits | None = None) -> Answers:
