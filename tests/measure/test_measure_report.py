@@ -308,3 +308,9 @@ def test_what_a_head_writes_is_the_logits_less_those_without_it(tiny):
     for shown in plain.tokens.to_dict("records"):
         assert shown["logit"] == pytest.approx(float(moved[shown["token_id"]]), abs=1e-4)
     assert plain.tokens["token_id"].tolist()[0] == int(moved[: len(tiny.tokenizer)].argmax())
+
+
+def test_what_its_scores_rest_on(made, tmp_path):
+    told = replace(made, rests_on=("activation: <b>hardly said</b>.",))
+    assert HeadReport.load(told.save(tmp_path / "report.json")).rests_on == told.rests_on and made.rests_on == ()
+    assert "activation: &lt;b&gt;hardly said" in told._repr_html_()

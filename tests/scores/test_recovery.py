@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rests import CHECK
 
-from spt_lens.data.check import PairsCheck
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
 from spt_lens.scores.metrics import recovery
-from spt_lens.statistics import Estimate, bootstrap_means, interval
+from spt_lens.statistics import bootstrap_means, interval
 
 
 def of(patched: list[list[float]], base: list[float], target: list[float], direction: str = "denoising") -> HeadScores:
@@ -21,24 +21,6 @@ def of(patched: list[list[float]], base: list[float], target: list[float], direc
     per_pair = recovery(patched.T, base, target).T[:, None].contiguous()
     made = dict(logit_differences=patched[:, None], base=base, target=target)
     return HeadScores(per_pair.mean(0), per_pair, "activation", direction, "last", "tiny", **made)
-
-
-CHECK = PairsCheck(
-    model_name="tiny",
-    reads="first",
-    n_pairs=16,
-    sycophantic=Estimate(6 / 16, 0.18, 0.61, 16),
-    truthful=Estimate(15 / 16, 0.72, 0.99, 16),
-    median_gap=Estimate(0.36, 0.1, 0.6, 16),
-    mean_gap=Estimate(0.43, 0.2, 0.7, 16),
-    n_reversed=2,
-    size_gap=0.36,
-    n_mass=16,
-    mass=(0.024, 0.031),
-    least_mass=0.005,
-    dtype="float32",
-    step=2e-6,
-)
 
 
 def test_the_score_is_the_mean_effect_over_the_mean_gap():
