@@ -75,7 +75,7 @@ class Described:
     def check(self) -> PairsCheck | None:
         """What the scores rest on, as `pairs.check` found it when they were measured; None where nobody looked."""
         found = (self.meta.get("mean_of") or [self.meta])[0].get("check")
-        return None if found is None else PairsCheck.from_json(found)
+        return PairsCheck.from_json(found) if isinstance(found, dict) else None
 
     def titled(self) -> str:
         """`describe`, and in a second line what the scores rest on, where that is known."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
+from textwrap import wrap
 
 import plotly.graph_objects as go
 import torch
@@ -70,12 +71,14 @@ def head_heatmap(
             f"%{{customdata[2]}}<br>rank %{{customdata[1]}} of {values.numel()}<extra></extra>",
         )
     )
+    width = max(420, 190 + 30 * n_heads)
+    title = in_lines(title, width // 6)
     figure.update_layout(
-        title={"text": in_lines(title), "font": {"size": 13}},  # small enough that a line fits a notebook's width
+        title={"text": title, "font": {"size": 13}},  # small enough that a line fits a notebook's width
         template="plotly_white",
-        width=max(420, 190 + 30 * n_heads),
-        height=max(260, 150 + 30 * n_layers),
-        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        width=width,
+        height=max(260, 150 + 30 * n_layers) + (more := 14 * title.count("<br>")),
+        margin={"l": 60, "r": 20, "t": 60 + more, "b": 50},
     )
     figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False, constrain="domain")
     figure.update_yaxes(title="layer", dtick=1, autorange="reversed", showgrid=False, zeroline=False)
@@ -117,10 +120,11 @@ def head_table(
     )
 
 
-def in_lines(text: str) -> str:
-    """Text as HTML that plotly's titles take too: lines after the first are smaller."""
-    first, *more = map(escape, text.split("\n"))
-    return first + "".join(f'<br><span style="font-size:11px">{line}</span>' for line in more)
+def in_lines(text: str, width: int = 1000) -> str:
+    """Text as HTML that plotly's titles take too: lines after the first are smaller, and of at most so many letters."""
+    first, *more = text.split("\n")
+    lines = [escape(part) for line in more for part in wrap(line, width)]
+    return escape(first) + "".join(f'<br><span style="font-size:11px">{line}</span>' for line in lines)
 
 
 def colour(share: float) -> str:
