@@ -26,6 +26,7 @@ from spt_lens.data.answers import (
     first_token_sets,
     prompts_and_answers,
 )
+from spt_lens.data.check import PairsCheck, check_pairs
 from spt_lens.model.view import Model, ModelView
 
 
@@ -223,6 +224,18 @@ class ContrastPairs:
                         f"pair {i}: the {what} holds the token id {max(row)}, the model's vocabulary ends at "
                         f"{size - 1}: make the pairs with this model's tokenizer"
                     )
+
+    def check(self, model: Model, n: int = 32, replies: int = 2) -> PairsCheck:
+        """What scores of these pairs would rest on: is the behaviour there, and does the model say these words?
+
+        Two forward passes for each of the first n pairs (of whole completions four), and `replies` short replies of
+        either run. Every scoring function makes the same check, of all pairs, from what it reads anyway. The check's
+        `warnings` say what is wrong, by the limits in `spt_lens.data.check`, and what would be better.
+
+        Raises: ValueError for n below one, replies below zero, ids outside of the vocabulary, logits that are not
+        finite, or a model in training mode.
+        """
+        return check_pairs(model, self, n, replies)
 
     def batches(self, size: int) -> Iterator[PairBatch]:
         """Batches of at most `size` pairs, every pair in one of them, shortest first, so that little is padded.

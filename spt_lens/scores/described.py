@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens.checking import instance
+from spt_lens.data.check import PairsCheck
 
 METHODS = {
     "activation": "activation patching",
@@ -34,6 +35,9 @@ class Described:
     meta: dict[str, Any]
     engine: str
     metric: str
+    logit_differences: Float[Tensor, "n_pairs n_layers n_heads"] | None
+    base: Float[Tensor, " n_pairs"] | None
+    target: Float[Tensor, " n_pairs"] | None
 
     @property
     def n_pairs(self) -> int:
@@ -66,6 +70,16 @@ class Described:
         }
         said |= {f"{name} {value}": True for name, value in settings.items() if name not in _SAID}
         return tuple(text for text, true in said.items() if true)
+
+    @property
+    def check(self) -> PairsCheck | None:
+        """What the scores rest on, as `pairs.check` found it when they were measured; None where nobody looked."""
+        found = (self.meta.get("mean_of") or [self.meta])[0].get("check")
+        return PairsCheck.from_json(found) if isinstance(found, dict) else None
+
+    def titled(self) -> str:
+        """`describe`, and in a second line what the scores rest on, where that is known."""
+        return "\n".join([self.describe(), *([] if self.check is None else [self.check.line()])])
 
     def describe(self) -> str:
         """What its map shows, in one line."""
