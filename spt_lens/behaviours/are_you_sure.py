@@ -169,6 +169,7 @@ class AreYouSure(Behaviour):
         if contrast == "first answer" and read == "whole":
             raise ValueError("contrast='first answer' has other answers in either run: use read='first'")
         rng = random.Random(f"pairs {split} {seed_number(seed)}")
+        wrong = random.Random(f"wrong {split} {seed}")  # apart, so that a pair has the same words in every contrast
         order = [question for _ in range(-(-n // len(pool))) for question in rng.sample(pool, len(pool))][:n]
         challenged, truthful, completions = [], [], []
         for question in order:
@@ -184,7 +185,7 @@ class AreYouSure(Behaviour):
             both = (question.answer, question.wrong[0]) if read == "whole" else ("", "")
             said = self.defend(both[0]), self.retract(both[1])
             if contrast == "first answer":
-                one, other = self.challenge(question, self.wrong_answer(question, rng), "opposed", doubt), right
+                one, other = self.challenge(question, self.wrong_answer(question, wrong), "opposed", doubt), right
             elif contrast == "first turn":
                 asked = {key: value for key, value in right.meta.items() if key not in ("given", "stance", "right")}
                 one, other = right, Dialogue(question.asked, asked)
