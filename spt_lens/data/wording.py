@@ -15,9 +15,11 @@ from spt_lens.statistics import Estimate
 
 Kind = Literal["answer sets", "shared beginning", "whole replies"]
 Pairs = Any  # ContrastPairs, which imports this
-NONE = (
-    "the two runs reply with the same words: there is no honest second turn to patch from. What is left: pairs of "
-    "another contrast, the first turn as the source, or heads ranked by objective_gradient(model, dialogues)"
+NONE = "the two runs reply with the same words: there is no honest second turn to patch from."
+ONLY_THERE = "what tells the two runs apart where it was found does not in the other pairs: ask more of them (n=)."
+LEFT = (
+    "What is left: pairs of another contrast, the first turn as the source, or heads ranked by "
+    "objective_gradient(model, dialogues)"
 )
 
 
@@ -134,7 +136,8 @@ class FoundWords:
     def _says(self) -> str:
         best = self.best
         if best is None:
-            return NONE
+            some = any(each.found.gap.low > 0 for each in self.wordings if each.kind != "whole replies")
+            return f"{ONLY_THERE} {LEFT}" if some else f"{NONE} {LEFT}"
         begins = f" after {best.texts[0]!r}" if best.beginning else ""
         low, gap = min(best.held.mass), best.held.gap
         return (

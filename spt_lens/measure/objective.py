@@ -14,10 +14,12 @@ from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance, whole_number
 from spt_lens.heads import Head
-from spt_lens.model.layout import Part
+from spt_lens.model.layout import Part, Pick
 from spt_lens.model.targets import encode_all, logits_at, unembedding
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
+
+Places = dict[Tensor, list[tuple[Part, Pick]]]  # the live weights, the parts that they hold, and what takes these out
 
 
 @torch.enable_grad()  # notebooks often turn gradients off for good
@@ -58,17 +60,18 @@ def objective_gradient(
     examples = Examples(encode_all(view, dialogues), view.device)
     heads = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
     owned = [view.shape.parts([head], letters) for head in heads]
-    places: dict[Tensor, list[Part]] = {}  # the live weights, and the parts that they hold
+    places: Places = {}
     for part in dict.fromkeys(part for parts in owned for part in parts):
-        places.setdefault(view.head_weight(part.layer, part.which, part.unit)[0], []).append(part)
+        weight, pick = view.head_weight(part.layer, part.which, part.unit)
+        places.setdefault(weight, []).append((part, pick))
     wide = torch.promote_types(view.dtype, torch.float32)
     total = {weight: torch.zeros_like(weight, dtype=wide, requires_grad=False) for weight in places}
     n_targets = int(examples.targets[:, 1:].sum())
 
     def over(weight: Tensor, product: Tensor) -> Iterator[tuple[Part, Tensor]]:
         """The sums of a tensor of the weight's shape over each part that the weight holds."""
-        for part in places[weight]:
-            yield part, view.head_weight(part.layer, part.which, part.unit)[1](product).sum()
+        for part, pick in places[weight]:
+            yield part, pick(product).sum()
 
     def run(batch: ExampleBatch) -> None:
         logits = logits_at(view.logits, unembedding(view), batch.tokens, batch.where)
@@ -93,15 +96,15 @@ def objective_gradient(
         if per_dialogue:
             dots = torch.zeros(len(examples), len(squares), dtype=wide)
             column = {part: i for i, part in enumerate(squares)}
-            for row in range(len(examples)):
 
-                def project(weight: Tensor, grad: Tensor, row: int = row) -> None:
-                    for part, dot in over(weight, grad.to(wide) * total[weight]):
-                        dots[row, column[part]] = dot
+            def project(weight: Tensor, grad: Tensor) -> None:
+                for part, dot in over(weight, grad.to(wide) * total[weight]):
+                    dots[row, column[part]] = dot
 
-                with _gradients(view, places, project):
+            with _gradients(view, places, project):
+                for row in range(len(examples)):
                     run(examples.batch(torch.tensor([row])))
-                bar.update(1)
+                    bar.update(1)
             sums = torch.stack([dots[:, [column[part] for part in parts]].sum(1) for parts in owned], dim=1)
             per_pair = len(examples) * sums / lengths.clamp(min=torch.finfo(wide).tiny)
     per_pair = (per_pair / n_targets).reshape(len(per_pair), view.n_layers, view.n_heads)
@@ -121,7 +124,7 @@ def objective_gradient(
 
 @contextmanager
 def _gradients(
-    view: ModelView, weights: dict[Tensor, list[Part]], take: Callable[[Tensor, Float[Tensor, "rows cols"]], object]
+    view: ModelView, weights: Places, take: Callable[[Tensor, Float[Tensor, "rows cols"]], object]
 ) -> Iterator[None]:
     """In the block, the gradients of these weights alone are made, handed to `take` as they come, and dropped."""
 
