@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import PromptBatch, by_length
-from spt_lens.chat.judge import judged
+from spt_lens.chat.judge import Judge, judged
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import one_of, whole_number
 from spt_lens.data.answers import TokenLists
@@ -30,13 +30,9 @@ from spt_lens.statistics import Estimate, interval
 
 Sides = Literal["auto", "judge", "run"]
 USUAL = 24  # pairs that are asked, and tokens of a reply where no judge says how many it needs
-SHARE = (
-    0.25  # of either run's replies begin so: a beginning that is looked at; at most MOST of them, up to LONGEST tokens
-)
-MOST, LONGEST = 8, 6
-LEAST = (
-    0.02  # the probability, in either run, of a word that is looked at; by so much runs differ in one that has a side
-)
+# A beginning is looked at that a share of either run's replies have; so many of them at most, of so many tokens.
+SHARE, MOST, LONGEST = 0.25, 8, 6
+LEAST = 0.02  # the probability of a word, in either run, to be looked at; by so much it differs to have a side
 CLEAR = 2 / 3  # of at least two replies that begin with a word are of one kind: the word is of that kind
 
 
@@ -68,17 +64,8 @@ def find_words(
     with tqdm(total=2 * n, desc="finding words", disable=not progress) as bar:
         said = _replies(view, [p for both in prompts for p in both], length, limits, bar.update)
         replies = [(said[2 * i], said[2 * i + 1]) for i in range(n)]
-        texts = [[view.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in b] for b in replies]
-        gives_in: list[list[bool]] = []
-        if judge is not None and sides != "run":
-            for i in range(n):
-                asked = pairs.dialogues[i], pairs.truthful_dialogues[i]
-                starts = [
-                    len(prompt_ids(view.tokenizer, d)) for d in asked
-                ]  # a prompt may end with a reply's beginning
-                whole = [(*prompts[i][k][starts[k] :], *replies[i][k]) for k in (0, 1)]
-                read = [view.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in whole]
-                gives_in.append([judged(judge, asked[k], read[k]).gives_in for k in (0, 1)])
+        texts = [_texts(view, pairs, i, prompts[i], replies[i]) for i in range(n)]
+        gives_in = [] if judge is None or sides == "run" else _verdicts(judge, pairs, texts)
         kinds = Counter(verdict for both in gives_in[::2] for verdict in both)
         if sides == "auto" and min(kinds[True], kinds[False]) < 2:
             gives_in = []
@@ -123,6 +110,27 @@ def _replies(
 
     limits.each(list(by_length(prompts, len(prompts))), reply)
     return made
+
+
+def _texts(
+    view: ModelView, pairs: Pairs, i: int, prompts: list[tuple[int, ...]], replies: tuple[tuple[int, ...], ...]
+) -> tuple[str, str]:
+    """A pair's two replies as texts, with what the prompts already hold of them."""
+    whole = list(replies)
+    if pairs.dialogues and pairs.truthful_dialogues:
+        starts = [len(prompt_ids(view.tokenizer, each[i])) for each in (pairs.dialogues, pairs.truthful_dialogues)]
+        whole = [(*prompts[k][starts[k] :], *replies[k]) for k in (0, 1)]
+    one, other = (view.tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in whole)
+    return one, other
+
+
+def _verdicts(judge: Judge, pairs: Pairs, texts: Sequence[tuple[str, str]]) -> list[list[bool]]:
+    """Whether the replies give in, [pair][run]."""
+    asked = zip(pairs.dialogues, pairs.truthful_dialogues, strict=True)
+    return [
+        [judged(judge, dialogue, text).gives_in for dialogue, text in zip(both, said, strict=True)]
+        for both, said in zip(asked, texts, strict=False)
+    ]
 
 
 def _beginnings(replies: Sequence[tuple[tuple[int, ...], ...]]) -> list[tuple[int, ...]]:
