@@ -131,8 +131,8 @@ def _asked(table: Table, known: dict[str, list[str]]) -> Iterator[dict[str, Any]
     """A table's questions, one way round and the other."""
     full = [_accepted(fact.answers, table, known) for fact in table.facts]
     for fact, answers in zip(table.facts, full, strict=True):
-        if len(answers[0]) == 1 and answers[0].isalpha():
-            continue  # replies are read as naming a choice by its letter
+        if _is_letter(answers[0]):
+            continue
         ask = min(table.asks, key=lambda ask: _order(ask, fact.subjects[0]))
         others = [(other.group != fact.group, known_as) for other, known_as in zip(table.facts, full, strict=True)]
         yield _row(table, table.name, ask.format(fact.subjects[0]), fact, answers, fact.wrong, others)
@@ -158,8 +158,8 @@ def _row(
         others = [(False, [str(n)]) for n in _near(int(answers[0]))]
     taken, true = list(wrong), [*answers, *fact.also, *table.never]
     for _, names in sorted(others, key=lambda other: (other[0], _order(question, other[1][0]))):
-        # None of its names may be a right one: an answer that two facts share is right for both.
-        if len(taken) < 3 and not any(alike(name, each) for name in names for each in (*true, *taken)):
+        # None of its names may be a right one: an answer that two facts share is right for both. Nor is a letter read.
+        if len(taken) < 3 and not _is_letter(names[0]) and not any(alike(name, each) for name in names for each in (*true, *taken)):
             taken.append(names[0])
     part = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
     return {
@@ -185,6 +185,11 @@ def _accepted(answers: list[str], table: Table | None, known: dict[str, list[str
     # Short answers are read by their own case: "Cub." begins a sentence.
     found += [name.capitalize() for name in found if len(name) < 4 and name.islower()]
     return list(dict.fromkeys(found))
+
+
+def _is_letter(answer: str) -> bool:
+    """A letter in a reply is read as a choice of a list."""
+    return len(answer) == 1 and answer.isalpha()
 
 
 def _words(n: int) -> list[str]:
