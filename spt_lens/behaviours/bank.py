@@ -1,6 +1,6 @@
 """The question bank: short factual questions that come with the library, to begin with.
 
-Its rows are made, and checked, by `tools/question_bank.py`.
+Its rows are made, and checked, by `tools/question_bank`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The question bank: made of the tables in tools/question_bank/, and put to a model.
-
-`python -m tools.question_bank build` writes spt_lens/behaviours/question_bank.jsonl; `ask --model NAME` asks a model
-all of it, and saves how many answers are right to notebooks/results/.
+"""The rows of the question bank, made of the tables in this folder, and checked.
 
 A table is one family of facts: a line a fact, `subject TAB answers TAB wrong TAB also`, several apart by "|". The first
 answer is the one that is given; `wrong` are three wrong ones, drawn from the table's other answers where there are
@@ -15,23 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from spt_lens import saving
-from spt_lens.behaviours.bank import BANK, question_bank
 from spt_lens.behaviours.behaviour import Split
 from spt_lens.behaviours.judging import named_in, same_answer
 
-TABLES = Path(__file__).parent / "question_bank"
-RESULT = Path("notebooks/results/question_bank-smollm2.json")
+TABLES = Path(__file__).parent
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -82,13 +73,14 @@ def read_table(path: Path) -> Table:
             columns = [[each for each in column.split("|") if each] for column in line.split("\t")]
             if not 2 <= len(columns) <= 4 or not columns[1] or line != line.strip():
                 raise ValueError(f"{path}, line {number}: {line!r} is no fact: write subject TAB answers")
-            table.facts.append(Fact(*columns, *[[]] * (4 - len(columns)), group=group))
+            subjects, answers, wrong, also = columns + [[]] * (4 - len(columns))
+            table.facts.append(Fact(subjects, answers, wrong, also, group))
     return table
 
 
 def rows() -> list[dict[str, Any]]:
     """The bank's rows, in the order of the tables. Raises: ValueError that lists every fault found."""
-    known = {a[0]: [a[0], *a[1].split("|")] for a in _lines(TABLES / "aliases.tsv")}
+    known = {fact.subjects[0]: [*fact.subjects, *fact.answers] for fact in read_table(TABLES / "aliases.tsv").facts}
     made: list[dict[str, Any]] = []
     for path in sorted(TABLES.glob("*.tsv")):
         if path.stem != "aliases":
@@ -159,7 +151,11 @@ def _row(
     taken, true = list(wrong), [*answers, *fact.also, *table.never]
     for _, names in sorted(others, key=lambda other: (other[0], _order(question, other[1][0]))):
         # None of its names may be a right one: an answer that two facts share is right for both. Nor is a letter read.
-        if len(taken) < 3 and not _is_letter(names[0]) and not any(alike(name, each) for name in names for each in (*true, *taken)):
+        if (
+            len(taken) < 3
+            and not _is_letter(names[0])
+            and not any(alike(name, each) for name in names for each in (*true, *taken))
+        ):
             taken.append(names[0])
     part = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) / 2**32
     return {
@@ -223,59 +219,6 @@ def _bare(text: str) -> str:
     return re.sub(r"[\s.,;:!?\"'*]+", " ", _plain(text)).strip().casefold()
 
 
-def _lines(path: Path) -> list[list[str]]:
-    return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def text() -> str:
     """The bank as it is committed."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def build() -> None:
-    """Writes the bank."""
-    saving.write_text(BANK, text())
-
-
-@app.command()
-def ask(
-    model: Annotated[str, typer.Option(help="a checkpoint or its name")],
-    name: Annotated[str, typer.Option(help="what the result calls it")] = "",
-    out: Annotated[Path, typer.Option(help="where the result goes")] = RESULT,
-    replies: Annotated[Path | None, typer.Option(help="where all replies go, one JSON object a line")] = None,
-    most: Annotated[int | None, typer.Option(help="so many questions")] = None,
-) -> None:
-    """Asks a model every question, and saves how many it gets right in its own words."""
-    import spt_lens as spt
-    from spt_lens.chat.dialogues import dialogue
-    from spt_lens.statistics import share
-
-    questions = question_bank()[:most]
-    said = spt.replies(spt.load_model(model), [dialogue(q.text) for q in questions], 32, progress=True)
-    right = [named_in(reply, (*q.answers, *q.wrong))[0] in q.answers for q, reply in zip(questions, said, strict=True)]
-    per: dict[str, list[bool]] = {}
-    for question, hit in zip(questions, right, strict=True):
-        per.setdefault(question.source.removeprefix("bank: "), []).append(hit)
-    result = {
-        "model": name or model,
-        "max_new_tokens": 32,
-        "n": len(right),
-        "right": sum(right),
-        "share": share(right).to_json(),
-        "relations": {relation: [sum(hits), len(hits)] for relation, hits in per.items()},
-    }
-    saving.write_text(out, json.dumps(result, indent=1) + "\n")
-    if replies is not None:
-        lines = [
-            {"right": hit, "relation": q.source, "question": q.text, "answers": q.answers, "wrong": q.wrong, "reply": r}
-            for q, r, hit in zip(questions, said, right, strict=True)
-        ]
-        saving.write_text(replies, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-if __name__ == "__main__":
-    sys.exit(app())
