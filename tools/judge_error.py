@@ -83,8 +83,11 @@ def kappa(pairs: Sequence[tuple[Any, Any]]) -> float:
 
 
 def agreement(pairs: Sequence[tuple[Any, Any]], groups: Sequence[str]) -> dict[str, Any]:
-    """n, accuracy and kappa with 95 % intervals. Replies about one question are one group: Wilson's interval of the
-    effective number of cases, and the percentiles of draws of whole groups."""
+    """n, accuracy and kappa with 95 % intervals; of yes or no, the share of yes by the labels and by the judge.
+
+    Replies about one question are one group: Wilson's interval of the effective number of cases, and the percentiles of
+    draws of whole groups.
+    """
     by_group: dict[str, list[tuple[Any, Any]]] = {}
     for group, pair in zip(groups, pairs, strict=True):
         by_group.setdefault(group, []).append(pair)
@@ -93,8 +96,10 @@ def agreement(pairs: Sequence[tuple[Any, Any]], groups: Sequence[str]) -> dict[s
         kappa([pair for name in rng.choices(names, k=len(names)) for pair in by_group[name]]) for _ in range(DRAWS)
     )
     hits = share([one == other for one, other in pairs], groups)
+    yes = [sum(each) / len(pairs) for each in zip(*pairs, strict=True)] if isinstance(pairs[0][0], bool) else None
     return {
         "n": len(pairs),
+        "yes": yes,
         "accuracy": [hits.value, hits.low, hits.high],
         "kappa": [kappa(pairs), drawn[round(0.025 * DRAWS)], drawn[round(0.975 * DRAWS) - 1]],
     }
@@ -116,19 +121,23 @@ def measure(rows: Sequence[dict[str, Any]], judge: AnswerJudge | None = None) ->
 
 def table(measured: dict[str, Any], half: str = "report") -> str:
     """The report half as Markdown."""
-    lines = ["| model | question | n | accuracy | kappa |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| model | question | n | yes: labels, judge | accuracy | kappa |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for model, halves in measured.items():
         for name, words in ASKED.items():
             if name in halves[half]:
                 one = halves[half][name]
                 cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*one[key]) for key in ("accuracy", "kappa")]
-                lines.append(f"| {model} | {words} | {one['n']} | {' | '.join(cells)} |")
+                yes = "{:.2f}, {:.2f}".format(*one["yes"]) if one["yes"] else ""
+                lines.append(f"| {model} | {words} | {one['n']} | {yes} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     measured = measure(labelled())
-    saving.save_json(RESULT, KIND, measured)
+    saving.save_json(RESULT, KIND, {"measured": measured})
     put_between(PAGE, BEGIN, END, table(measured))
     print(table(measured))
 

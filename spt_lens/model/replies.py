@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from itertools import takewhile
-from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -40,29 +39,6 @@ def replies(
         return finish(parts, bar.update)
 
 
-class Reply(NamedTuple):
-    """A reply's text. cut: it was not at its end when it had all its tokens."""
-
-    text: str
-    cut: bool
-
-
-def replies_and_cut(
-    model: Model,
-    dialogues: Sequence[Dialogue],
-    max_new_tokens: int = 24,
-    hooks: Sequence[Hook] = (),
-    batch_size: int = 64,
-    progress: bool = False,
-) -> list[Reply]:
-    """As `replies`, with whether each was cut."""
-    view = ModelView(model)
-    rows = reply_prompts(view, dialogues, max_new_tokens)
-    cut = [False] * len(rows)
-    said = finish(reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size), cut), lambda n: None)
-    return [Reply(*each) for each in zip(said, cut, strict=True)]
-
-
 def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens: int) -> list[list[int]]:
     """The token ids that each reply follows. Raises ValueError as `replies` does."""
     whole_number(max_new_tokens, "max_new_tokens")
@@ -72,12 +48,7 @@ def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens
 
 
 def reply_parts(
-    view: ModelView,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    hooks: Sequence[Hook],
-    limits: Limits,
-    cut: list[bool] | None = None,
+    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
 ) -> Generator[int, None, list[str]]:
     """`replies` in parts: yields how many prompts (token ids) each one replied to. The hooks are on in a part alone."""
     made = [""] * len(prompts)
@@ -89,8 +60,6 @@ def reply_parts(
             new = view.generate(tokens, max_new_tokens, hooks=hooks)
         for i, row in zip(part, new.tolist(), strict=True):
             ids = list(takewhile(lambda token: token not in ends, row))
-            if cut is not None:
-                cut[i] = len(ids) == len(row)
             made[i] = view.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     yield from limits.parts(list(by_length(prompts, max(1, len(prompts)))), reply)
