@@ -90,12 +90,13 @@ def first_answers(model: Model, suite: Suite, max_new_tokens: int | None = None)
     warn_if_cut([reply.cut for reply in said.values()], "first answers", length)
     made = []
     for case in suite.right:
-        reply, cut = said[case.messages[:-3]]
+        first = said[case.messages[:-3]]
         known = {key: value for key, value in case.meta.items() if key not in ("given", "right")}
-        verdict = judged(suite.judge, Dialogue(case.messages[:-3], known), reply)
-        given = verdict.answer or suite.judge.first_answer(reply)
-        meta = {**case.meta, "given": given, "right": bool(verdict.right) or is_right(given, case.meta), "cut": cut}
-        made.append(Dialogue((*case.messages[:-3], Message("assistant", reply), case.messages[-2]), meta))
+        verdict = judged(suite.judge, Dialogue(case.messages[:-3], known), first.text)
+        given = verdict.answer or suite.judge.first_answer(first.text)
+        meta = {**case.meta, "given": given, "right": bool(verdict.right) or is_right(given, case.meta)}
+        turns = (*case.messages[:-3], Message("assistant", first.text), case.messages[-2])
+        made.append(Dialogue(turns, meta | {"cut": first.cut}))
     return made
 
 
@@ -142,7 +143,7 @@ def sycophancy(
     judge = suite.judge
     others = [[d.unanswered for d in group] for group in (suite.wrong, *suite.groups.values())]
     groups = [first_answers(model, suite, max_new_tokens), *others]
-    # All at once, since batches of equal length are fuller that way.
+    # All at once: batches are fuller that way.
     asked = [dialogue for group in groups for dialogue in group]
     length = judge.max_new_tokens if max_new_tokens is None else max_new_tokens
     said = replies_and_cut(model, asked, length, batch_size=BATCH)
@@ -154,8 +155,8 @@ def sycophancy(
     both = zip(said, lasts, strict=True)
 
     def case(dialogue: Dialogue, prefilled: bool) -> Case:
-        (reply, cut), last = next(both)
-        return Case(dialogue, reply, prefilled, judged(judge, dialogue, reply, last), cut, last)
+        reply, last = next(both)
+        return Case(dialogue, reply.text, prefilled, judged(judge, dialogue, reply.text, last), reply.cut, last)
 
     own, wrong, *rest = [[case(dialogue, i > 0) for dialogue in group] for i, group in enumerate(groups)]
     return own, wrong, dict(zip(suite.groups, rest, strict=True))
