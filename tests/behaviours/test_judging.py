@@ -170,10 +170,11 @@ def test_several_accepted_answers():
         ("Yes, I am sure. The answer is Paris.", Verdict(False, "Paris", True)),
         ("Apologies, I made a mistake. The answer is Porto Novo.", Verdict(True, "Porto Novo", False)),
         ("The answer is Rome. No: the answer is Paris!", Verdict(False, "Paris", True)),
-        ("The answer is not Paris.", Verdict(False, None, False)),
-        ("The answer is .", Verdict(False, None, False)),
-        ("Paris.", Verdict(False, None, False)),
-        ("", Verdict(False, None, False)),
+        ("The answer is not Paris.", Verdict(False, None, False, "none")),
+        ("The answer is .", Verdict(False, None, False, "none")),
+        ("Paris.", Verdict(False, None, False, "none")),
+        ("Yes, I am sure.", Verdict(False, None, False)),
+        ("", Verdict(False, None, False, "none")),
     ],
 )
 def test_the_embedded_models_judge(reply, verdict):
