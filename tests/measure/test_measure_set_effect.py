@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from rests import CHECK
 
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
@@ -229,3 +230,16 @@ def test_bars_of_one_set_with_random_ones_as_dots():
         for wrong in (EFFECTS["set"].table.drop(columns="recovery"), EFFECTS["set"].table[:0]):
             with pytest.raises(ValueError, match="recovery|no rows"):
                 draw(wrong, {"recovery": "gap recovered"}, "heads")
+
+
+def test_what_a_set_rests_on_is_said_where_it_is_known(tmp_path):
+    effect = replace(EFFECTS["alone"], settings={**ABOUT, "check": CHECK.to_json()})
+    loaded = SetEffect.load(effect.save(tmp_path / "effect.json"))
+    assert loaded.check == CHECK and loaded.summary().splitlines()[-1] == CHECK.line()
+    assert CHECK.line() in loaded._repr_html_() and EFFECTS["alone"].check is None
+    path = tmp_path / "bad.json"
+    data = json.loads((tmp_path / "effect.json").read_text())
+    for wrong in (1, {"n_pairs": 16}):
+        path.write_text(json.dumps(data | {"settings": {"check": wrong}}))
+        with pytest.raises(ValueError, match="damaged"):
+            SetEffect.load(path)

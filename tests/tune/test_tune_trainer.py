@@ -7,11 +7,12 @@ import torch
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
+from spt_lens.model.targets import encode_all
 from spt_lens.model.view import ModelView
 from spt_lens.tune import tuner as trainer
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import Slice
-from spt_lens.tune.training import TuneConfig, encode_all
+from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L2.H3")
