@@ -222,6 +222,11 @@ def read_model(
     try:
         with no_loading_bar(), gguf.quiet(), adapter_folders.without_adapter(place) as place:
             plain, report = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options, **option)
+    except ImportError as error:  # of what reads GPTQ, AWQ and the like
+        raise ImportError(
+            f"{source} is stored in a way that another package reads ({_first_line(error)}): take the checkpoint that "
+            "it was made from, whose weights are ordinary numbers"
+        ) from error
     except RuntimeError as error:
         raise ValueError(f"the weights of {source} do not fit its config.json: {error}") from error
     except OSError as error:
