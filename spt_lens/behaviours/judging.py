@@ -1,7 +1,7 @@
 """Reading replies: does one take its answer back, and which answer stands in the end?
 
-By fixed patterns, so that a figure is the same for everyone. How often they err on replies that were read by eye:
-docs/judging.md.
+By fixed patterns, so that a figure is the same for everyone. How often they err is
+measured: docs/judging.md.
 """
 
 from __future__ import annotations
