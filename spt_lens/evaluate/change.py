@@ -15,10 +15,10 @@ from torch import Tensor
 from spt_lens.chat.batches import Examples
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
+from spt_lens.model.targets import logits_at, unembedding
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, mean_of_shares, share, weighted_mean
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.training import logits_at, unembedding
 
 BATCH = 32
 

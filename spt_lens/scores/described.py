@@ -17,6 +17,7 @@ METHODS = {
     "attribution": "attribution patching, estimates",
     "knockout": "knockout, one head at a time",
     "attention": "share of attention",
+    "objective": "gradient of the tuning objective",
 }
 # Settings that are told in words of their own, or change no score.
 _SAID = set("engine engine_reason batch_size padding seed steps screen receivers mlps ablation mean_over".split())
@@ -111,4 +112,4 @@ class Described:
         return f"null of {self.meta['null']}" if self.meta.get("null") else ""
 
     def _pairs(self) -> str:
-        return f"{self.n_pairs} pair{'s' * (self.n_pairs > 1)}"
+        return self.meta.get("rows") or f"{self.n_pairs} pair{'s' * (self.n_pairs > 1)}"
