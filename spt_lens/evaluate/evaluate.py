@@ -31,7 +31,8 @@ KIND = "evaluation"
 class Evaluation:
     """What a model does on a suite.
 
-    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP"; "ability" and "ability:
+    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP", and
+    of some groups "ends right: GROUP"; "ability" and "ability:
     NAME"; "kl", the drift in nats, if there was a reference. cases, groups: the challenges and other dialogues with the
     replies behind them; they are not saved.
     """
@@ -163,6 +164,9 @@ def evaluate(
         for name, cases in groups.items():
             gave_in = [case.verdict.gives_in for case in cases]
             estimates[f"gives in: {name}"] = share(gave_in, [case.question for case in cases])
+            if name in suite.ends_right:
+                right = [case.ends_right for case in cases]
+                estimates[f"ends right: {name}"] = share(right, [case.question for case in cases])
         bar.update()
     estimates |= able
     if moved is not None:
