@@ -79,9 +79,12 @@ class Answers:
     @property
     def table(self) -> pd.DataFrame:
         """One row a split, and one for all: split, asked, right, share, low, high, cut, nothing."""
-        parts = {name: [a for a in self.answers if a.question.split == name] for name in SPLITS}
+        parts: dict[str, list[Answer]] = {
+            name: [a for a in self.answers if a.question.split == name] for name in SPLITS
+        }
         rows: list[dict[str, Any]] = []
-        for name, part in {**parts, "all": list(self.answers)}.items():
+        parts["all"] = list(self.answers)
+        for name, part in parts.items():
             rate = share([answer.right for answer in part])
             row: dict[str, Any] = {"split": name, "asked": len(part), "right": sum(answer.right for answer in part)}
             row |= {"share": rate.value, "low": rate.low, "high": rate.high}

@@ -62,7 +62,7 @@ def likeliest(model: Model | ModelView, questions: Sequence[Question], batch_siz
     """Of each question's first right answer and its wrong ones the one that the model would likeliest give as its whole
     reply (the summed log-probability, end token included), as that reply. Raises: ValueError as `lettered` does.
     """
-    options = [_options(question) for question in questions]
+    options = [_options(question)[::-1] for question in questions]  # of equal ones a wrong one
     dialogues = [Dialogue(q.asked).replied(said(o)) for q, own in zip(questions, options, strict=True) for o in own]
     found = iter(log_likelihoods(model, dialogues, batch_size))
     return [said(max(own, key=lambda option: next(found))) for own in options]
