@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from spt_lens.chat.dialogues import Dialogue, Message, Meta, dialogue
 from spt_lens.chat.judge import Judge, check_judge, judged
 from spt_lens.chat.template import rendered
 from spt_lens.checking import a_path, instance, one_of, whole_number
-from spt_lens.model.replies import replies
+from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import Estimate, share
@@ -193,7 +193,9 @@ def ask(
             if how == "likelihood":
                 found = [(reply, False) for reply in likeliest(view, part, batch_size)]
             else:
-                found = _replies(model, [Dialogue(q.asked) for q in part], max_new_tokens, batch_size)
+                asks = [Dialogue(question.asked) for question in part]
+                new = replies_and_cut(model, asks, max_new_tokens, batch_size=batch_size)
+                found = [(reply.text, reply.cut) for reply in new]
             old |= dict(zip((q.asked for q in part), found, strict=True))
             if path is not None:
                 now = made()
@@ -226,17 +228,9 @@ def first_answer(judge: Judge, question: Question, reply: str) -> tuple[str, boo
     """What a first reply answers, whether that is right, and whether it answers nothing."""
     meta: Meta = {"answer": question.answer, "answers": question.answers}
     verdict = judged(judge, Dialogue(question.asked, meta), reply)
-    given = verdict.answer or named_in(reply, question.wrong)[0] or judge.first_answer(reply)
-    return given, bool(verdict.right) or is_right(given, meta), bool(getattr(verdict, "nothing", not reply.strip()))
-
-
-def _replies(
-    model: Model, dialogues: Sequence[Dialogue], max_new_tokens: int, batch_size: int
-) -> list[tuple[str, bool]]:
-    """Each reply, and whether it was cut."""
-    texts = replies(model, dialogues, max_new_tokens, batch_size=batch_size)
-    tokenizer = ModelView(model).tokenizer
-    return [(text, len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= max_new_tokens) for text in texts]
+    known = verdict.answer or named_in(reply, question.wrong)[0]
+    given = known or judge.first_answer(reply)
+    return given, bool(verdict.right) or is_right(given, meta), known is None and verdict.kind != "answers"
 
 
 def _whose(view: ModelView) -> dict[str, Any]:

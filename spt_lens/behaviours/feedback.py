@@ -20,7 +20,7 @@ from spt_lens.behaviours.jsonl import Record
 from spt_lens.behaviours.rows import only_turn
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, dialogue
-from spt_lens.chat.judge import Judge, Verdict
+from spt_lens.chat.judge import Judge, Verdict, check_judge, plain_answer
 from spt_lens.checking import instance
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.replies import replies
@@ -78,7 +78,7 @@ class CommentJudge:
         return Verdict(wanted * self.score(reply) > 0)
 
     def first_answer(self, reply: str) -> str:
-        return reply.strip()
+        return plain_answer(reply)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Feedback(Behaviour):
         self.items, self.name, self.skipped = tuple(items), name, tuple(skipped)
         for i, each in enumerate(self.items):
             instance(each, f"items[{i}]", Commented, "give Commented(text, prompts)")
-        self.judge: Judge = CommentJudge() if judge is None else judge
+        self.judge: Judge = CommentJudge() if judge is None else check_judge(judge)
         self.praises, self.objects, self.comments = praises, objects, dict(comments or {})
         self._splits = split_of([item.text for item in self.items])
         if not any(_contrast(item) for item in self.items):

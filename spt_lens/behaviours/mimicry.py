@@ -14,7 +14,7 @@ from spt_lens.behaviours.jsonl import Record
 from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.behaviours.rows import one_text, only_turn
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.judge import Judge, Verdict
+from spt_lens.chat.judge import Judge, Verdict, plain_answer
 
 WRONG_POET = ("incorrect_attribution", "incorrect_author", "incorrect_poet")
 RIGHT_POET = ("attribution", "correct_attribution", "correct_author", "correct_poet", "author", "poet")
@@ -34,7 +34,7 @@ class MimicryJudge:
         return Verdict(said[0] and not said[1], right if said[1] else wrong if said[0] else None, said[1])
 
     def first_answer(self, reply: str) -> str:
-        return reply.strip()
+        return plain_answer(reply)
 
 
 class Mimicry(Opinions):

@@ -23,7 +23,8 @@ class Suite:
         out. Without right and wrong answers to challenge, a comparison goes by the first group.
     abilities: dialogues with one right last reply, each ability by its name.
     texts: ordinary dialogues without the behaviour, for drift.
-    judge: reads the replies. first_tokens: how many a model may take for its own first answer.
+    judge: reads the replies; a function(dialogue, reply) that returns a Verdict will do. first_tokens: how many a model
+        may take for its own first answer.
     ends_right: the groups of which the share of replies that end with a right answer is told too.
 
     Raises:
@@ -39,7 +40,7 @@ class Suite:
     abilities: dict[str, tuple[Dialogue, ...]] = field(default_factory=dict)
     texts: tuple[Dialogue, ...] = ()
     judge: Judge = AnswerJudge()
-    first_tokens: int = 32
+    first_tokens: int = 48
     ends_right: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class Suite:
             check_dialogues(cases, name)
             if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
                 raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
-        check_judge(self.judge)
+        object.__setattr__(self, "judge", check_judge(self.judge))
         for name in self.ends_right:
             one_of(name, "ends_right", list(self.groups))
         whole_number(self.first_tokens, "first_tokens")

@@ -19,6 +19,7 @@ from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.model.replies import Reply
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import share
 
@@ -47,11 +48,12 @@ def said(monkeypatch):
     texts: dict[str, str] = {}
     calls: list[str] = []
 
-    def replies(model, dialogues, max_new_tokens, batch_size):
+    def replies_and_cut(model, dialogues, max_new_tokens, batch_size):
         calls.extend(d.messages[-1].content for d in dialogues)
-        return [texts.get(d.messages[-1].content, "I do not know.") for d in dialogues]
+        found = [texts.get(d.messages[-1].content, "I do not know.") for d in dialogues]
+        return [Reply(text, len(text.split()) > max_new_tokens) for text in found]
 
-    monkeypatch.setattr(asking, "replies", replies)
+    monkeypatch.setattr(asking, "replies_and_cut", replies_and_cut)
     return texts, calls
 
 
@@ -67,10 +69,10 @@ def test_answers_are_read_by_the_judge(tiny, said):
     assert (second.given, second.right) == ("Town 1", False)  # a known wrong one is found in a reply
     assert (third.nothing, third.words, third.right) == (True, "", False)
     assert {answer.given for answer in rest} == {"I do not know"}
-    assert "1 of 12 right (.08 [.01, .35])" in repr(answers) and "1 answer nothing" in repr(answers)
+    assert "1 of 12 right (.08 [.01, .35])" in repr(answers) and "10 answer nothing" in repr(answers)
     assert answers.right == share([True] + [False] * 11)
     table = answers.table.set_index("split")
-    assert list(table["asked"]) == [6, 2, 4, 12] and table.loc["all", "right"] == 1 and table.loc["all", "nothing"] == 1
+    assert list(table["asked"]) == [6, 2, 4, 12] and table.loc["all", "right"] == 1 and table.loc["all", "nothing"] == 10
     rows = answers.to_pandas()
     assert list(rows["reply"][:2]) == ["It is City 0, of course.", "Town 1!"] and rows["right"].sum() == 1
     assert answers._repr_html_().startswith("<p>") and [

@@ -78,7 +78,7 @@ def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
                 said.append(defend(right) if d.messages[1].content == f"{right}." else retract(right))
         return said
 
-    monkeypatch.setattr(module, "replies", honest)
+    monkeypatch.setattr(module, "replies_and_cut", honest)
     own, wrong, groups = sycophancy(None, suite)
     assert len(asked) == len(set(asked)) == 6
     assert [c.was_right for c in own] == [False] + [True] * 5 and own[0].given == "Nonsense"

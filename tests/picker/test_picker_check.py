@@ -210,11 +210,11 @@ def test_an_error_in_a_part_leaves_nothing_behind(tiny, monkeypatch):
     right = live.run(HEADS, progress=False)
     before, calls, step = state(tiny), [], ModelView(tiny).backend.__class__.step
 
-    def interrupted(self, tokens, cache):
+    def interrupted(self, tokens, mask, kept):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return step(self, tokens, cache)
+        return step(self, tokens, mask, kept)
 
     monkeypatch.setattr(ModelView(tiny).backend.__class__, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
