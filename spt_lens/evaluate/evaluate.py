@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.suite import Suite
+from spt_lens.checking import whole_number
 from spt_lens.evaluate.change import Reference, ability, drift
 from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
 from spt_lens.model.view import Model, ModelView
@@ -144,9 +145,11 @@ def evaluate(
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
         ValueError: a suite without cases and abilities, a model in training mode, a tokenizer without a chat template,
-            a reference on other texts.
+            a reference on other texts, max_new_tokens below one.
     """
     view = ModelView(model)
+    if max_new_tokens is not None:
+        whole_number(max_new_tokens, "max_new_tokens")
     if isinstance(suite, Behaviour):
         suite = suite.suite()
     if not isinstance(suite, Suite):
