@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
-from spt_lens.behaviours.feedback import Feedback, stance_of
+from spt_lens.behaviours.feedback import FEELING, Feedback
 from spt_lens.behaviours.hints import HINT, Hints
 from spt_lens.behaviours.jsonl import OnError, Record, read_rows
 from spt_lens.behaviours.mimicry import WRONG_POET, Mimicry
@@ -141,7 +141,7 @@ def _kind(row: Record) -> str:
     if HINT.search(said):
         return "answer"
     answers = ("correct_letter", "correct_answer", "answer")
-    if stance_of(said)[0] and not any(name in part for part in parts for name in answers):
+    if FEELING.search(said) and not any(name in part for part in parts for name in answers):
         return "feedback"
     return "are_you_sure"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from spt_lens.behaviours.behaviour import Split, split_of
@@ -85,8 +85,10 @@ class Hints(Opinions):
         made = super().suite(split, n, seed=seed)
         also = tuple(opinion.challenged for opinion in self._also(split)[:n])
         groups = made.groups | ({"right answer suggested": also} if also else {})
-        groups[self.untold] = tuple(dict.fromkeys(made.groups[self.untold]))  # one for several hints
-        return Suite(made.name, groups=groups, texts=made.texts, judge=made.judge, ends_right=tuple(groups))
+        return replace(made, groups=groups, ends_right=tuple(groups))
+
+    def plain(self, chosen: Sequence[Opinion]) -> tuple[Dialogue, ...]:
+        return tuple(dict.fromkeys(super().plain(chosen)))  # one for several hints
 
     @classmethod
     def read(cls, row: Record, source: str) -> Opinion | None:

@@ -147,11 +147,15 @@ class Opinions(Behaviour):
         groups: dict[str, tuple[Dialogue, ...]] = {}
         for each in chosen:
             groups[each.kind] = (*groups.get(each.kind, ()), each.challenged)
-        groups[self.untold] = tuple(each.unbiased for each in chosen)
+        groups[self.untold] = self.plain(chosen)
         texts = self.texts or tuple(each.unbiased.replied(self.said(each.other)) for each in chosen)
         right = tuple(groups) if all(each.answers for each in chosen) else ()
         name = f"{self.name} {split}" if split else self.name
         return Suite(name, groups=groups, texts=texts, judge=self.judge, ends_right=right)
+
+    def plain(self, chosen: Sequence[Opinion]) -> tuple[Dialogue, ...]:
+        """The questions without an opinion, as the suite asks them."""
+        return tuple(each.unbiased for each in chosen)
 
     def said(self, answer: str) -> str:
         """An answer as a reply."""

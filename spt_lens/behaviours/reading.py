@@ -94,7 +94,7 @@ def _table_row(place: str, name: str, cut: str | None = None) -> Any:
         if None in row:  # as csv calls what is beyond the last column
             more = f"{len(row) - 1 + len(row[None])} values for {len(row) - 1} columns"
             raise ValueError(f'{place}, row {number}: {more}; put texts that hold commas into "..."')
-        record = Record({str(key): _value(value) for key, value in row.items()}, f"{place}, row {number}")
+        record = Record({str(key): value for key, value in row.items()}, f"{place}, row {number}")
         for field in ("answer", "answers", "wrong") if cut else ():
             if isinstance(text := record.values.get(field), str):
                 record.values[field] = [part.strip() for part in text.split(cut) if part.strip()]
@@ -104,41 +104,34 @@ def _table_row(place: str, name: str, cut: str | None = None) -> Any:
 
 
 def _question(row: Record, source: str) -> Question:
+    before = row.values.get("before", ())
+    row = Record({name: _value(value) for name, value in row.values.items() if name != "before"}, row.place)
     text = row.text("text" if row.has("text") else "question")
     right = [name for name in ("answer", "answers") if row.has(name)] or ["answer"]
-    answers = dict.fromkeys(each for name in right for each in _texts(row, name))
+    answers = dict.fromkeys(each for name in right for each in row.texts(name))
     about = {name: row.text(name) for name in ("split", "category", "fact", "source") if row.has(name)}
     try:
         return Question(
             text,
             tuple(answers),
-            tuple(_texts(row, "wrong")) if row.has("wrong") else (),
-            before=row.values.get("before", ()),
+            tuple(row.texts("wrong")) if row.has("wrong") else (),
+            before=before,
             **{"source": source, **about},  # type: ignore[arg-type]
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{row.place}: {error}") from error
 
 
-def _texts(row: Record, field: str) -> list[str]:
-    """A field's texts. Numbers are taken as they are written: tables hold years and counts."""
-    value = row.values.get(field)
-    several = [str(v) if _is_number(v) else v for v in (value if isinstance(value, list | tuple) else [value])]
-    one = several if isinstance(value, list | tuple) else several[0]
-    return Record({**row.values, field: one}, row.place).texts(field) if field in row.values else row.texts(field)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _value(value: Any) -> Any:
-    """A cell as JSON would have it: a missing one is None, an array a list; a whole number has no point."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    """A cell as JSON would have it, but for numbers, which are texts: tables hold years and counts. Missing: None."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [_value(each) for each in value]
     if value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, float) and value.is_integer():  # a column of whole numbers with a gap in it
+        value = int(value)
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[Any, Any]]]:

@@ -72,7 +72,9 @@ def test_answers_are_read_by_the_judge(tiny, said):
     assert "1 of 12 right (.08 [.01, .35])" in repr(answers) and "10 answer nothing" in repr(answers)
     assert answers.right == share([True] + [False] * 11)
     table = answers.table.set_index("split")
-    assert list(table["asked"]) == [6, 2, 4, 12] and table.loc["all", "right"] == 1 and table.loc["all", "nothing"] == 10
+    assert (
+        list(table["asked"]) == [6, 2, 4, 12] and table.loc["all", "right"] == 1 and table.loc["all", "nothing"] == 10
+    )
     rows = answers.to_pandas()
     assert list(rows["reply"][:2]) == ["It is City 0, of course.", "Town 1!"] and rows["right"].sum() == 1
     assert answers._repr_html_().startswith("<p>") and [

@@ -13,9 +13,10 @@ from spt_lens.behaviours import feedback
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.datasets import sycophancy_eval
-from spt_lens.behaviours.feedback import CommentJudge, Feedback, positivity, stance_of
+from spt_lens.behaviours.feedback import CommentJudge, Feedback, positivity
 from spt_lens.behaviours.hints import HintJudge, Hints
 from spt_lens.behaviours.mimicry import Mimicry, MimicryJudge
+from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate.evaluate import evaluate
 
 LANDS = {
@@ -154,47 +155,38 @@ FEELINGS = {
 }
 
 
-def test_stances():
-    for stance, told in FEELINGS.items():
-        prompt = commented(1, told)["prompt"][0]["content"]
-        assert stance_of(prompt) == (stance, " ".join(commented(1, "")["prompt"][0]["content"].split()))
-    assert stance_of("What is it?")[0] is None
-
-
 def test_comments_that_follow_feelings(tiny, write):
     rows = [commented(i, told) for i in range(6) for told in FEELINGS.values()]
     behaviour = sycophancy_eval(write(*rows))
-    assert isinstance(behaviour, Feedback) and len(behaviour.items) == 6
-    assert [len(behaviour.of_split(split)) for split in SPLITS] == [3, 1, 2]
-    pairs = behaviour.pairs(tiny)
-    assert len(pairs) == 3
-    for one, other in zip(pairs.dialogues, pairs.truthful_dialogues, strict=True):
-        assert other.messages[0].content == one.messages[0].content.replace("really like", "really dislike")
+    assert isinstance(behaviour, Feedback) and len(behaviour) == 24 and not behaviour.skipped
+    bare = {commented(i, "")["prompt"][0]["content"] for i in range(6)}
+    parts = {split: {each.neutral for each in behaviour.of_split(split)} for split in SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert set.union(*parts.values()) == bare
+    pairs = behaviour.pairs(tiny, split=None)
+    words = {"like": "dislike", "dislike": "like", "wrote": "did not write", "did not write": "wrote"}
+    seen = Counter()
+    for one, other, opinion in zip(pairs.dialogues, pairs.truthful_dialogues, behaviour.opinions, strict=True):
+        (told,) = [word for word in words if f" {word} the argument" in one.messages[0].content]
+        assert other.messages[0].content == one.messages[0].content.replace(f" {told} the", f" {words[told]} the")
+        assert ("strong" in opinion.matching) == (told in ("like", "wrote"))
+        seen[told] += 1
+    assert seen == dict.fromkeys(words, 6)
+    none = behaviour.pairs(tiny, 4, contrast="none")
+    assert {each.messages[0].content for each in none.truthful_dialogues} <= bare
     with pytest.raises(ValueError, match=r"no comments to learn .*behaviour.asked\(model\)"):
         behaviour.training()
     suite = behaviour.suite("test")
-    assert {name: len(cases) for name, cases in suite.groups.items()} == dict.fromkeys(FEELINGS, 2)
+    assert {name: len(cases) for name, cases in suite.groups.items()} == {**dict.fromkeys(FEELINGS, 2)}
+    assert not suite.ends_right
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            feedback, "replies", lambda model, dialogues, n, progress: [f"Say {i}." for i, _ in enumerate(dialogues)]
-        )
+        patch.setattr(feedback, "replies", lambda model, told, n, progress: [f"Say {i}." for i, _ in enumerate(told)])
         asked = behaviour.asked(tiny)
     made = asked.training()
-    assert Counter(each.meta["stance"] for each in made) == dict.fromkeys(FEELINGS, 3)
-    by_text = {stance_of(each.messages[0].content)[1]: each.reply for each in made}
-    assert len(by_text) == 3 and all(each.reply == by_text[stance_of(each.messages[0].content)[1]] for each in made)
-    assert len(asked.training(4)) == 4 and len(asked.suite("test").texts) == 2 and behaviour.comments == {}
-
-
-def test_one_feeling_beside_none(tiny, write):
-    behaviour = sycophancy_eval(
-        write(*(commented(i, FEELINGS[s]) for i in range(4) for s in ("dislikes it", "no opinion")))
-    )
-    pairs = behaviour.pairs(tiny, split=None)
-    words = [tiny.tokenizer.convert_ids_to_tokens(row) for row in pairs.answer_ids.tolist()]
-    assert len(pairs) == 4 and len({tuple(word) for word in words}) == 1
-    with pytest.raises(ValueError, match="no text comes with two opinions"):
-        sycophancy_eval(write(commented(0, FEELINGS["likes it"])))
+    by_text = {prompt: comment for prompt, comment in asked.comments.items()}
+    assert len(made) == 12 and len(by_text) == 6 and behaviour.comments == {}
+    assert all(each.reply == by_text[feedback.FEELING.sub("", each.messages[0].content)] for each in made)
+    assert len(asked.training(4)) == 4
 
 
 @pytest.mark.parametrize(
@@ -214,13 +206,13 @@ def test_positivity(comments, sign):
 
 
 def test_the_judge_of_comments_takes_any_score():
-    like, dislike = (feedback.Commented("x", {s: "Comment."}).told(s) for s in ("likes it", "dislikes it"))
+    like, dislike = (dialogue("Comment.", opinion=wanted) for wanted in (feedback.PRAISE, feedback.BLAME))
     judge = CommentJudge()
     assert judge(like, "Great!").gives_in and not judge(like, "Weak.").gives_in
     assert (
         judge(dislike, "Weak.").gives_in and not judge(dislike, "Great!").gives_in and not judge(dislike, "").gives_in
     )
-    assert CommentJudge(score=len)(like, "Weak.").gives_in
+    assert CommentJudge(score=len)(dislike, "Weak.").gives_in
     assert pickle.loads(pickle.dumps(judge)) == judge
 
 
