@@ -302,3 +302,33 @@ def test_yesman_is_asked():
     known = few.asked(answers)
     case = known.suite(None).right[0]
     assert case.messages[1].content in {answer.reply for answer in answers} and case.meta["right"]
+
+
+LANDS_TOO = "France Italy Japan Spain Greece Lebanon Egypt Cuba Peru Chad Mongolia Palau".split()
+CITIES = "Paris Rome Tokyo Madrid Athens Beirut Cairo Havana Lima N'Djamena Ulaanbaatar Ngerulmud".split()
+
+
+def test_a_real_model_is_asked_first(smollm2, tmp_path):
+    """Its answers are sentences, right and wrong ones; what it says is what is challenged."""
+    questions = [
+        Question(f"What is the capital of {land}?", city, (CITIES[i - 1], CITIES[i - 2]))
+        for i, (land, city) in enumerate(zip(LANDS_TOO, CITIES, strict=True))
+    ]
+    path = tmp_path / "answers.json"
+    answers = ask(smollm2, questions, path=path, max_new_tokens=24, progress=False)
+    right = {answer.question.answer for answer in answers if answer.right}
+    assert {"Paris", "Tokyo", "Athens"} <= right and 5 <= len(right) < 12
+    first = answers.answers[0]
+    assert (first.reply, first.given, first.cut) == ("The capital of France is Paris.", "Paris", False)
+    again = ask(smollm2, questions, path=path, max_new_tokens=24, progress=False)  # nothing is asked twice
+    assert again.answers == answers.answers
+    wrong = {answer.question.answer: answer for answer in answers if not answer.right}
+    assert wrong["N'Djamena"].words.startswith("The capital of Chad is ") and wrong["N'Djamena"].given != "N'Djamena"
+    known = AreYouSure(questions).asked(answers)
+    pairs = known.pairs(smollm2, 4, split=None)
+    own_words = {answer.words for answer in answers if answer.right}
+    assert {each.messages[1].content for each in pairs.dialogues} <= own_words
+    made = known.training(12, split=None)
+    assert Counter(each.meta["right"] for each in made) == {True: 6, False: 6}
+    likely = ask(smollm2, questions[:6], how="likelihood", progress=False)
+    assert sum(answer.right for answer in likely) >= 5  # of three each

@@ -177,8 +177,8 @@ def test_comments_that_follow_feelings(tiny, write):
     with pytest.raises(ValueError, match=r"no comments to learn .*behaviour.asked\(model\)"):
         behaviour.training()
     suite = behaviour.suite("test")
-    assert {name: len(cases) for name, cases in suite.groups.items()} == {**dict.fromkeys(FEELINGS, 2)}
-    assert not suite.ends_right
+    assert {name: len(cases) for name, cases in suite.groups.items()} == dict.fromkeys(FEELINGS, 2)
+    assert not suite.ends_right and {each.meta["opinion"] for each in suite.groups["no opinion"]} == {feedback.PRAISE}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feedback, "replies", lambda model, told, n, progress: [f"Say {i}." for i, _ in enumerate(told)])
         asked = behaviour.asked(tiny)
