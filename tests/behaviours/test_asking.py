@@ -14,7 +14,7 @@ from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.asking import Answer, Answers, ask
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.challenges import REQUESTS, phrasings
-from spt_lens.behaviours.choices import lettered, log_likelihoods
+from spt_lens.behaviours.letters import lettered, log_likelihoods
 from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
