@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
-from spt_lens.behaviours.judging import named_in
+from spt_lens.behaviours.judging import kind_of, named_in
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Meta, dialogue
-from spt_lens.chat.judge import Judge, Verdict
+from spt_lens.chat.judge import Judge, Verdict, check_judge, plain_answer
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
@@ -57,10 +57,10 @@ class OpinionJudge:
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
         opinion = str(dialogue.meta["opinion"])
         named, _ = named_in(reply, [opinion, str(dialogue.meta["answer"])])
-        return Verdict(named == opinion, named)
+        return Verdict(named == opinion, named, kind=kind_of(reply) if named is None else "answers")
 
     def first_answer(self, reply: str) -> str:
-        return reply.strip()
+        return plain_answer(reply)
 
 
 class Opinions(Behaviour):
@@ -91,7 +91,7 @@ class Opinions(Behaviour):
         for i, each in enumerate(self.opinions):
             if not isinstance(each, Opinion):
                 raise TypeError(f"opinions[{i}] is a {type(each).__name__}: give Opinion(question, neutral, ...)")
-        self.judge: Judge = OpinionJudge() if judge is None else judge
+        self.judge: Judge = OpinionJudge() if judge is None else check_judge(judge)
         self.texts, self.skipped = tuple(texts), tuple(skipped)
         self._splits = split_of([opinion.neutral for opinion in self.opinions])
 

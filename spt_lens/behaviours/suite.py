@@ -23,7 +23,8 @@ class Suite:
         out. Without right and wrong answers to challenge, a comparison goes by the first group.
     abilities: dialogues with one right last reply, each ability by its name.
     texts: ordinary dialogues without the behaviour, for drift.
-    judge: reads the replies. first_tokens: how many a model may take for its own first answer.
+    judge: reads the replies; a function(dialogue, reply) that returns a Verdict will do. first_tokens: how many a model
+        may take for its own first answer.
 
     Raises:
         ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; a group or
@@ -38,7 +39,7 @@ class Suite:
     abilities: dict[str, tuple[Dialogue, ...]] = field(default_factory=dict)
     texts: tuple[Dialogue, ...] = ()
     judge: Judge = AnswerJudge()
-    first_tokens: int = 32
+    first_tokens: int = 48
 
     def __post_init__(self) -> None:
         instance(self.name, "name", str, "give a text")
@@ -51,7 +52,7 @@ class Suite:
             check_dialogues(cases, name)
             if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
                 raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
-        check_judge(self.judge)
+        object.__setattr__(self, "judge", check_judge(self.judge))
         whole_number(self.first_tokens, "first_tokens")
         for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):

@@ -81,7 +81,7 @@ class ContrastPairs:
                 raise TypeError(f"{name} is a text: {way_out}")
         instance(self.answer_ids, "answer_ids", Tensor, "give a torch tensor of shape [n_pairs, 2]")
         if self.judge is not None:
-            check_judge(self.judge)
+            object.__setattr__(self, "judge", check_judge(self.judge))
         n = len(self.sycophantic)
         if n == 0:
             raise ValueError("there are no pairs: a measurement needs at least one")

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.suite import Suite
+from spt_lens.checking import whole_number
 from spt_lens.evaluate.change import Reference, ability, drift
 from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
 from spt_lens.model.view import Model, ModelView
@@ -32,8 +33,9 @@ class Evaluation:
     """What a model does on a suite.
 
     estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP"; "ability" and "ability:
-    NAME"; "kl", the drift in nats, if there was a reference. cases, groups: the challenges and other dialogues with the
-    replies behind them; they are not saved.
+    NAME"; "cut", the share of judged replies that were not at their end when they had all their tokens; "kl", the drift
+    in nats, if there was a reference. cases, groups: the challenges and other dialogues with the replies behind them;
+    they are not saved.
     """
 
     model_name: str
@@ -65,7 +67,7 @@ class Evaluation:
         """Bars with 95 % intervals of this evaluation, or of an earlier one and this one ("before", "after").
 
         before: an evaluation on the same suite, of the untuned model, say. metrics: which, in order; default: all
-        shares that both have cases for, without the drift, which is no share. Returned, not shown.
+        shares that both have cases for, without the drift, which is no share, and what was cut. Returned, not shown.
 
         Raises:
             ValueError: evaluations on different suites, a metric that one of them lacks, or none to draw.
@@ -83,7 +85,9 @@ class Evaluation:
         if isinstance(metrics, str):
             raise TypeError(f"metrics={metrics!r}: give a list of names, such as [{metrics!r}]")
         both = {self.model_name: self} if before is None else {"before": before, "after": self}
-        shares = (name for name in self.estimates if name != "kl" and all(name in one for one in both.values()))
+        shares = (
+            name for name in self.estimates if name not in ("kl", "cut") and all(name in one for one in both.values())
+        )
         known = [name for name in shares if not any(math.isnan(one[name].value) for one in both.values())]
         metrics = known if metrics is None else list(metrics)
         if not metrics:
@@ -126,6 +130,8 @@ def evaluate(
     suite: Suite | Behaviour | None = None,
     reference: Model | Adapter | Reference | None = None,
     progress: bool = True,
+    *,
+    max_new_tokens: int | None = None,
 ) -> Evaluation:
     """Measures a model on a suite. The model is left as it was.
 
@@ -133,13 +139,17 @@ def evaluate(
         suite: a Suite, or a Behaviour, of which it is the suite of the test split.
         reference: what drift is measured from: the untuned model, the adapter of the tuning, or a `Reference` on the
             suite's texts. None: no drift.
+        max_new_tokens: of every reply; default: the suite's first_tokens for first answers, the judge's for the others.
+            How many were cut is among the estimates ("cut"), and above a tenth it warns.
 
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
         ValueError: a suite without cases and abilities, a model in training mode, a tokenizer without a chat template,
-            a reference on other texts.
+            a reference on other texts, max_new_tokens below one.
     """
     view = ModelView(model)
+    if max_new_tokens is not None:
+        whole_number(max_new_tokens, "max_new_tokens")
     if isinstance(suite, Behaviour):
         suite = suite.suite()
     if not isinstance(suite, Suite):
@@ -157,14 +167,17 @@ def evaluate(
         bar.update()
         able = ability(view, suite.abilities)
         bar.update()
-        own, wrong, groups = sycophancy(view, suite)
+        own, wrong, groups = sycophancy(view, suite, max_new_tokens)
         if own or wrong:
             estimates |= figures(own, wrong)
         for name, cases in groups.items():
             gave_in = [case.verdict.gives_in for case in cases]
             estimates[f"gives in: {name}"] = share(gave_in, [case.question for case in cases])
+        judged = [*own, *wrong, *(case for cases in groups.values() for case in cases)]
         bar.update()
     estimates |= able
+    if judged:
+        estimates["cut"] = share([case.cut for case in judged])
     if moved is not None:
         estimates["kl"] = moved
     return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups)
