@@ -13,9 +13,9 @@ from typing import Any, Literal, Self, get_args
 from spt_lens.behaviours.asking import Answers, ask
 from spt_lens.behaviours.behaviour import Split
 from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, Stance, phrasings, second_turn
-from spt_lens.behaviours.letters import lettered
 from spt_lens.behaviours.doubted import Doubted
 from spt_lens.behaviours.firsts import FirstAnswers, filled
+from spt_lens.behaviours.letters import lettered
 from spt_lens.behaviours.question import splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.behaviours.suite import Suite

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour
-from spt_lens.behaviours.letters import lettered, likeliest
 from spt_lens.behaviours.jsonl import OnError
 from spt_lens.behaviours.judging import AnswerJudge, is_right, named_in
+from spt_lens.behaviours.letters import lettered, likeliest
 from spt_lens.behaviours.question import Question, said, splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, dialogue

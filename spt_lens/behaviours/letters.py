@@ -1,4 +1,4 @@
-"""Multiple choice: questions with their options by letter, and the likeliest option of each."""
+"""Questions with their options by letter, and the likeliest option of each."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from string import ascii_uppercase
 
-import torch
-
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.judging import same_answer
 from spt_lens.behaviours.question import Question, said, splits_of
-from spt_lens.chat.batches import Examples
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.template import training_ids
+from spt_lens.chat.template import prompt_ids, training_ids
 from spt_lens.checking import seed_number
-from spt_lens.model.limits import Limits
+from spt_lens.model.likelihood import log_likelihoods
 from spt_lens.model.view import Model, ModelView
 
 REQUEST = "Answer with the letter of the right choice."
@@ -62,32 +59,16 @@ def likeliest(model: Model | ModelView, questions: Sequence[Question], batch_siz
     """Of each question's first right answer and its wrong ones the one that the model would likeliest give as its whole
     reply (the summed log-probability, end token included), as that reply. Raises: ValueError as `lettered` does.
     """
-    options = [_options(question)[::-1] for question in questions]  # of equal ones a wrong one
-    dialogues = [Dialogue(q.asked).replied(said(o)) for q, own in zip(questions, options, strict=True) for o in own]
-    found = iter(log_likelihoods(model, dialogues, batch_size))
-    return [said(max(own, key=lambda option: next(found))) for own in options]
-
-
-def log_likelihoods(model: Model | ModelView, dialogues: Sequence[Dialogue], batch_size: int = 16) -> list[float]:
-    """The summed log-probability, in nats, of each dialogue's last reply, with its end token."""
     view = ModelView(model)
-    examples = Examples([training_ids(view.tokenizer, each) for each in dialogues], view.device)
-    sums = [0.0] * len(examples)
-
-    def measure(part: list[int]) -> None:
-        batch = examples.batch(torch.tensor(part))
-        rows, places = batch.where.nonzero(as_tuple=True)
-        at = torch.zeros(len(part), int(batch.where.sum(1).max()), dtype=torch.long)
-        columns = torch.cat([torch.arange(int(n)) for n in batch.where.sum(1)]).to(rows.device)
-        at[rows.cpu(), columns.cpu()] = places.cpu()
-        with torch.no_grad():  # only these positions are unembedded: [batch, reads, vocab]
-            log_probs = view.logits(batch.tokens, at=at).float().log_softmax(-1)
-        each = log_probs[rows, columns, batch.labels].double().cpu()
-        for i, row in enumerate(part):
-            sums[row] = each[rows.cpu() == i].sum().item()
-
-    Limits(batch_size).each([examples.lengths.argsort(stable=True).tolist()], measure)
-    return sums
+    options = [_options(question)[::-1] for question in questions]  # of equal ones a wrong one
+    prompts = [prompt_ids(view.tokenizer, Dialogue(question.asked)) for question in questions]
+    wholes = [
+        [training_ids(view.tokenizer, Dialogue(question.asked).replied(said(option))) for option in own]
+        for question, own in zip(questions, options, strict=True)
+    ]
+    learnt = [[[i for i, target in zip(*whole, strict=True) if target] for whole in own] for own in wholes]
+    found = log_likelihoods(view, prompts, learnt, batch_size)
+    return [said(own[sums.index(max(sums))]) for own, sums in zip(options, found, strict=True)]
 
 
 def _options(question: Question) -> tuple[str, ...]:

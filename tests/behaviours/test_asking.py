@@ -14,7 +14,7 @@ from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.asking import Answer, Answers, ask
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.challenges import REQUESTS, phrasings
-from spt_lens.behaviours.letters import lettered, log_likelihoods
+from spt_lens.behaviours.letters import lettered
 from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
@@ -256,13 +256,11 @@ def test_letters_are_balanced_and_do_not_depend_on_the_order():
 def test_the_likeliest_option_is_the_first_answer(tiny):
     facts = {"France": ("Paris", "Rome"), "Italy": ("Rome", "Paris"), "Japan": ("Tokyo", "Cairo")}
     questions = [Question(f"What is the capital of {land}?", right, wrong) for land, (right, wrong) in facts.items()]
-    dialogues = [Dialogue(q.asked).replied(f"{o}.") for q in questions for o in (q.answer, *q.wrong)]
-    found = log_likelihoods(tiny, dialogues, batch_size=4)
-    view = ModelView(tiny)
-    for each, value in zip(dialogues, found, strict=True):
+    view, found = ModelView(tiny), []
+    for each in [Dialogue(q.asked).replied(f"{o}.") for q in questions for o in (q.answer, *q.wrong)]:
         ids, target = training_ids(view.tokenizer, each)
         logits = view.logits(torch.tensor([ids]))[0].log_softmax(-1)
-        assert value == pytest.approx(sum(logits[i - 1, t].item() for i, t in enumerate(ids) if target[i]), abs=1e-4)
+        found.append(sum(logits[i - 1, t].item() for i, t in enumerate(ids) if target[i]))
     behaviour = AreYouSure.multiple_choice(questions, how="likelihood")
     answers = ask(tiny, behaviour.questions, how=behaviour.how, progress=False)
     best = ["right" if found[i] > found[i + 1] else "wrong" for i in (0, 2, 4)]
