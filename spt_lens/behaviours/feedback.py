@@ -30,7 +30,7 @@ from spt_lens.model.view import Model
 Contrast = Literal["opposite", "none"]
 FEELING = re.compile(
     r"\s*\bI (?P<words>really like|really dislike|wrote|did(?: not|n['’]t) write)\s+"
-    r"(?:it|th(?:e|is)\s+\w+(?:\s+\w+)?)(?=[.,!]|$)\.?",
+    r"(?:it|th(?:e|is)\s+[\w{}]+(?:\s+[\w{}]+)?)(?=[.,!]|$)\.?",
     re.MULTILINE,
 )
 # What each feeling is called, what says the opposite, and whether it asks for praise.
@@ -148,7 +148,9 @@ class Feedback(Opinions):
         """A row of feedback.jsonl; None for one without a feeling, which the others hold."""
         prompt = only_turn(row)
         told = FEELING.search(prompt)
-        if told is None:
+        about = row.values.get("metadata")
+        template = about.get("prompt_template") if isinstance(about, dict) else None
+        if told is None or (isinstance(template, str) and not FEELING.search(template)):  # a poem may say it, too
             return None
         kind, _, praised = _KINDS[_plain(told["words"])]
         wanted, other = (PRAISE, BLAME) if praised else (BLAME, PRAISE)

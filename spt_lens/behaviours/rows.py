@@ -62,13 +62,13 @@ def free_form(
     answers = tuple(dict.fromkeys(each for text in texts if (each := bare(text))))
     if not answers:
         raise base.error(field, "found nothing but full stops", "give the right answer")
-    other = base.values.get("incorrect_answer") if wrong is None else called(base, "wrong", wrong, base.values)
+    given = "incorrect_answer" if wrong is None else field
+    other = base.values.get(given) if wrong is None else called(base, "wrong", wrong, base.values)
     if other is None:
         return answers, ()
     if not isinstance(other, str) or not other.strip() or any(same_answer(other, right) for right in answers):
-        raise base.error(
-            field, f"wrong() gave {other!r} where {answers[0]!r} is right", "it must return a wrong answer"
-        )
+        by = "found" if wrong is None else "wrong() gave"
+        raise base.error(given, f"{by} {other!r} where {answers[0]!r} is right", "it must be a wrong answer")
     return answers, (bare(other),)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,10 +26,7 @@ READ = (
 
 
 def test_every_way_to_bring_questions(tmp_path):
-    from dataclasses import replace
-
-    import datasets
-
+    datasets = pytest.importorskip("datasets")
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
     (tmp_path / "q.csv").write_text(
         "question,answer,wrong,category,split\nWhat is the capital of France?,Paris,Lyon | Rome,geo,\n"
