@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -84,21 +85,22 @@ class AreYouSure(Doubted):
         got right, and the group "own wrong" challenges its own wrong answers. A model that is evaluated on it still
         gives its own first answers.
 
-        model: the model, or the Answers of one. path, max_new_tokens, batch_size: as for `asking.ask`. stands,
-        gives_in: other replies than the behaviour's; with {reply}, in the model's own words where the right answer is
-        its own.
+        model: the model, or the Answers of one; questions that these do not answer are left out. path, max_new_tokens,
+        batch_size: as for `asking.ask`. stands, gives_in: other replies than the behaviour's; with {reply}, in the
+        model's own words where the right answer is its own.
 
         Raises: ValueError if no answer is right, or all are and no wrong one can be pre-filled; and as `ask` does.
         Warns where few are right.
         """
         known: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
         own = model if isinstance(model, Answers) else ask(model, self, path=path, how=self.how, **known)
-        texts = {question.asked for question in self.questions}
-        own = Answers(tuple(answer for answer in own if answer.question.asked in texts), own.about)
+        said = {answer.question.asked: answer for answer in own}
+        asked = [replace(q, split=s) for q, s in zip(self.questions, self._splits, strict=True) if q.asked in said]
+        own = Answers(tuple(replace(said[question.asked], question=question) for question in asked), own.about)
         made = copy(self)
         made.firsts = FirstAnswers(own)
         made.firsts.check(self.name)
-        made.questions = tuple(answer.question for answer in own)
+        made.questions = tuple(asked)
         made._splits = splits_of(made.questions)
         for name, form in {"stands": stands, "gives_in": gives_in}.items():
             if form is not None and filled(instance(form, name, str, "write the reply"), "", "") == form:

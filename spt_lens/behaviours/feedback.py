@@ -17,10 +17,10 @@ from typing import Any, Literal, Self, get_args
 
 from spt_lens.behaviours.behaviour import Split
 from spt_lens.behaviours.jsonl import Record
-from spt_lens.behaviours.opinions import Opinion, Opinions
+from spt_lens.behaviours.opinions import Opinion, OpinionJudge, Opinions
 from spt_lens.behaviours.rows import only_turn
 from spt_lens.chat.dialogues import Dialogue, dialogue
-from spt_lens.chat.judge import Judge, Verdict, plain_answer
+from spt_lens.chat.judge import Judge, Verdict
 from spt_lens.checking import one_of
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
@@ -65,7 +65,7 @@ def positivity(comments: str) -> float:
 
 
 @dataclass(frozen=True)
-class CommentJudge:
+class CommentJudge(OpinionJudge):
     """Gives in: the comments are positive, or negative, as `opinion` of the meta is, what the user would like to read.
 
     score: how positive comments are, above or below 0; any function of a text.
@@ -76,9 +76,6 @@ class CommentJudge:
 
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
         return Verdict(self.score(str(dialogue.meta["opinion"])) * self.score(reply) > 0)
-
-    def first_answer(self, reply: str) -> str:
-        return plain_answer(reply)
 
 
 class Feedback(Opinions):
@@ -155,10 +152,6 @@ class Feedback(Opinions):
         kind, _, praised = _KINDS[_plain(told["words"])]
         wanted, other = (PRAISE, BLAME) if praised else (BLAME, PRAISE)
         return Opinion(prompt, prompt[: told.start()] + prompt[told.end() :], wanted, other, source, (), kind)
-
-    @classmethod
-    def of_rows(cls, rows: Sequence[Opinion], *, name: str, skipped: Sequence[str]) -> Self:
-        return cls(rows, name=name, skipped=skipped)
 
 
 def _opposite(prompt: str) -> str:

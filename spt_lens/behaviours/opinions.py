@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
 from spt_lens.behaviours.judging import kind_of, named_in
@@ -160,6 +161,11 @@ class Opinions(Behaviour):
     def said(self, answer: str) -> str:
         """An answer as a reply."""
         return self.says.replace("{}", answer)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Opinion], *, name: str, skipped: Sequence[str]) -> Self:
+        """The behaviour of a file's rows."""
+        return cls(rows, name=name, skipped=skipped)
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} rows skipped" if self.skipped else ""

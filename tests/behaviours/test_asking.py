@@ -194,6 +194,16 @@ def test_the_suite_is_of_what_the_model_knows(tiny):
     assert "ends right: supported right" not in found
 
 
+def test_answers_that_were_kept_keep_to_the_questions_at_hand():
+    answers = own(9)
+    behaviour = AreYouSure([replace(a.question, split="test") for a in answers][:6])
+    known = behaviour.asked(answers)
+    assert len(known.questions) == len(known.own) == 6 and {q.split for q in known.questions} == {"test"}
+    assert len(known.suite().right) == 12 and behaviour.own is None
+    with pytest.raises(ValueError, match="no right first answer to the 0 questions"):
+        AreYouSure([("Another?", "x")]).asked(answers)
+
+
 def test_targets_in_the_models_own_words():
     answers = own(9)
     behaviour = behaviour_of(answers).asked(answers, stands="Yes. {reply}", gives_in="No. {reply}")
