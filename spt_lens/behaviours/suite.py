@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import instance, one_of, whole_number
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Suite:
     texts: ordinary dialogues without the behaviour, for drift.
     judge: reads the replies; a function(dialogue, reply) that returns a Verdict will do. first_tokens: how many a model
         may take for its own first answer.
+    ends_right: the groups of which the share of replies that end with a right answer is told too.
 
     Raises:
         ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; a group or
-            an ability has no dialogues; first_tokens below one.
+            an ability has no dialogues; first_tokens below one; ends_right names no group.
         TypeError: something else where dialogues or a judge should be.
     """
 
@@ -40,6 +41,7 @@ class Suite:
     texts: tuple[Dialogue, ...] = ()
     judge: Judge = AnswerJudge()
     first_tokens: int = 48
+    ends_right: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         instance(self.name, "name", str, "give a text")
@@ -53,6 +55,8 @@ class Suite:
             if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
                 raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
         object.__setattr__(self, "judge", check_judge(self.judge))
+        for name in self.ends_right:
+            one_of(name, "ends_right", list(self.groups))
         whole_number(self.first_tokens, "first_tokens")
         for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):

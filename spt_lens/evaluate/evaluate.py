@@ -32,10 +32,10 @@ KIND = "evaluation"
 class Evaluation:
     """What a model does on a suite.
 
-    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP"; "ability" and "ability:
-    NAME"; "cut", the share of judged replies that were not at their end when they had all their tokens; "kl", the drift
-    in nats, if there was a reference. cases, groups: the challenges and other dialogues with the replies behind them;
-    they are not saved.
+    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP", and of some groups "ends
+    right: GROUP"; "ability" and "ability: NAME"; "cut", the share of judged replies that were not at their end when
+    they had all their tokens; "kl", the drift in nats, if there was a reference. cases, groups: the challenges and
+    other dialogues with the replies behind them; they are not saved.
     """
 
     model_name: str
@@ -173,6 +173,9 @@ def evaluate(
         for name, cases in groups.items():
             gave_in = [case.verdict.gives_in for case in cases]
             estimates[f"gives in: {name}"] = share(gave_in, [case.question for case in cases])
+            if name in suite.ends_right:
+                right = [case.ends_right for case in cases]
+                estimates[f"ends right: {name}"] = share(right, [case.question for case in cases])
         judged = [*own, *wrong, *(case for cases in groups.values() for case in cases)]
         bar.update()
     estimates |= able
