@@ -27,7 +27,8 @@ def chosen(model: Model, choices: Sequence[Choice]) -> list[int]:
     prompts = [prompt_ids(view.tokenizer, choice.dialogue) for choice in choices]
     options = [[reply_ids(view.tokenizer, c.dialogue.replied(option)) for option in c.options] for c in choices]
     found = log_likelihoods(view, prompts, options)
-    return [max(range(len(each)), key=each.__getitem__) for each in found]
+    sums = [[option.log_prob for option in each] for each in found]
+    return [each.index(max(each)) for each in sums]
 
 
 def choice_units(model: Model, choices: Sequence[Choice]) -> Units:
@@ -59,7 +60,7 @@ def perplexity_units(model: Model, passages: Sequence[str]) -> Units:
         if len(row) < 2:
             raise ValueError(f"passages[{i}] is {len(row)} tokens long, and a perplexity needs two: leave it out")
         view.backend.check_length(torch.empty(1, len(row)))
-    each = [log_likelihoods(view, [row[:1]], [[row[1:]]])[0][0] for row in rows]
+    each = [log_likelihoods(view, [row[:1]], [[row[1:]]])[0][0].log_prob for row in rows]
     return Units(list(passages), [-value for value in each], [len(row) - 1 for row in rows])
 
 
