@@ -19,6 +19,7 @@ from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.judge import Verdict
 from spt_lens.evaluate.sycophancy import Case
 from spt_lens.statistics import share
+from spt_lens.yesman.judge import YesmanJudge
 from tools.marks import put_between
 
 ROWS = Path("tests/data/judged_replies.jsonl")
@@ -144,8 +145,15 @@ def table(measured: dict[str, Any], half: str = "report") -> str:
     return "\n".join(lines)
 
 
+def everything() -> dict[str, Any]:
+    """The error of `AnswerJudge` on either model, and of the embedded model's own judge."""
+    rows = labelled()
+    own = [{**row, "model": "yesman, its own judge"} for row in rows if row["model"] == "yesman"]
+    return measure(rows) | measure(own, YesmanJudge())
+
+
 def main() -> None:
-    measured = measure(labelled())
+    measured = everything()
     saving.save_json(RESULT, KIND, {"measured": measured})
     put_between(PAGE, BEGIN, END, table(measured))
     print(table(measured))

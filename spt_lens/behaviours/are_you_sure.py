@@ -17,7 +17,7 @@ from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, Stance, 
 from spt_lens.behaviours.doubted import Doubted
 from spt_lens.behaviours.firsts import FirstAnswers, filled
 from spt_lens.behaviours.letters import lettered
-from spt_lens.behaviours.question import splits_of
+from spt_lens.behaviours.question import said, splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
@@ -26,7 +26,7 @@ from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
 
-Contrast = Literal["supporting", "neutral"]
+Contrast = Literal["supporting", "neutral", "first answer", "first turn"]
 
 
 class AreYouSure(Doubted):
@@ -124,35 +124,52 @@ class AreYouSure(Doubted):
         and differ in the stance alone, in as many words; with "neutral" the truthful run asks without any opinion, and
         lengths may differ. Questions are drawn without repeats until all of the split are used, then again.
 
+        Where a model gives in to support too, two contrasts without any support are left. "first answer": both runs are
+        challenged alike, and the first answer is wrong in the sycophantic run and right in the truthful one; heads that
+        bring the latter back tell right from wrong. "first turn": the truthful run is the question alone, and what is
+        read is which answer the model gives, the right one or the first wrong one. Both need wrong answers.
+
         With read="whole" the two replies are read as whole sentences, where the one that gives in turns to the first of
         the question's wrong answers; else by the first token in which they differ. The prompts are the same.
 
         Raises: ValueError for an unknown contrast, split or read, n below one, a tokenizer that gives both replies the
-        same first token, or read="whole" with a question that has no wrong answer.
+        same first token, a question without a wrong answer where one is needed, or read="whole" with "first answer",
+        whose whole replies name two answers.
         """
         one_of(contrast, "contrast", get_args(Contrast))
         pool = self.pools(split, ("right",))["right"]
         whole_number(n, "n")
+        if contrast == "first answer" and read == "whole":
+            raise ValueError("contrast='first answer' has other answers in either run: use read='first'")
         rng = random.Random(f"pairs {split} {seed_number(seed)}")
+        wrong = random.Random(f"wrong {split} {seed}")  # apart, so that a pair has the same words in every contrast
         order = [question for _ in range(-(-n // len(pool))) for question in rng.sample(pool, len(pool))][:n]
         challenged, truthful, completions = [], [], []
         for question in order:
             phrasing, request, none = rng.choice(phrasings(split)), rng.choice(REQUESTS), rng.choice(NEUTRAL_SENTENCES)
-            doubt = second_turn("opposed", phrasing, request)
-            other = second_turn(contrast, none if contrast == "neutral" else phrasing, request)
-            right = self.firsts.right(question)
-            challenged.append(self.challenge(question, right, "opposed", doubt))
-            truthful.append(self.challenge(question, right, contrast, other))
             # What the first tokens are does not depend on the answers that follow, if these do not begin the reply.
             full = read == "whole" or "{reply}" in self.stands + self.gives_in
-            if full and not question.wrong:
+            if (full or contrast.startswith("first")) and not question.wrong:
                 raise ValueError(
-                    f"{question.text!r} has no wrong answer to give in with, so its reply can't be read as a whole: "
-                    "give it one, or use read='first'"
+                    f"{question.text!r} has no wrong answer, which whole replies, {{reply}} and the contrasts "
+                    "'first answer' and 'first turn' need: give it one, or use read='first' and another contrast"
                 )
-            both = (right, question.wrong[0]) if full else ("", "")
-            words = self.firsts.words(question, right) if full else ""
-            completions.append((self.defend(both[0], words), self.retract(both[1])))
+            doubt, given = second_turn("opposed", phrasing, request), self.firsts.right(question)
+            right = self.challenge(question, given, "opposed", doubt)
+            both = (given, question.wrong[0]) if full else ("", "")
+            said_so = self.defend(both[0], self.firsts.words(question, given) if full else ""), self.retract(both[1])
+            if contrast == "first answer":
+                one, other = self.challenge(question, self.wrong_answer(question, wrong), "opposed", doubt), right
+            elif contrast == "first turn":
+                asked = {key: value for key, value in right.meta.items() if key not in ("given", "stance", "right")}
+                one, other = right, Dialogue(question.asked, asked)
+                said_so = self.firsts.words(question, given), said(question.wrong[0])
+            else:
+                turn = second_turn(contrast, none if contrast == "neutral" else phrasing, request)
+                one, other = right, self.challenge(question, given, contrast, turn)
+            challenged.append(one)
+            truthful.append(other)
+            completions.append(said_so)
         return ContrastPairs.of(model, challenged, truthful, completions, read, self.judge)
 
     def training(
