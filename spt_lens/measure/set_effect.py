@@ -55,8 +55,8 @@ class SetEffect:
     in. ablation and mean_over: of the knockout; "" where nothing was knocked out. n_pairs: those that were read.
     n_dialogues, n_cases: whose replies were judged. settings: what else it was made with, and "check", what the pairs'
     check found. per_pair: a row for each pair that was read, by its number, with what `heads` do to it: recovery (its
-    effect over the mean gap), or the logit differences, and whether the reply begins sycophantically
-    (1 or 0); "before" in a column's name: of the model as it is.
+    effect over the mean gap) and logits (the effect), or the logit differences, and whether the reply begins
+    sycophantically (1 or 0); "before" in a column's name: of the model as it is.
     """
 
     heads: HeadSet
@@ -149,7 +149,10 @@ class SetEffect:
             return "", "", ""
         own, random = _text(self.chosen[name]), self.random[name].dropna()
         if name == "recovery" and own and pd.notna(self.chosen["low"]):
-            own += f" [{_text(self.chosen['low'])}, {_text(self.chosen['high'])}]"
+            low, high = self.chosen["low"], self.chosen["high"]
+            holds = ", holds 0" if low <= 0 <= high and self.chosen[name] != 0 else ""
+            own += f" [{_text(low)}, {_text(high)}{holds}]"
+        own += " (more than the gap)" if name == "recovery" and own and self.chosen[name] > 1.005 else ""
         ends = dict.fromkeys(map(_text, (random.min(), random.max()))) if len(random) else []
         return _text(self.before[name]), own, " to ".join(ends)
 

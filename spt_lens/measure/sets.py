@@ -136,7 +136,10 @@ def set_patching(
         direction=direction,
         positions=named(positions),
         settings={"model": view.name, "n_random": n_random, "seed": seed, "scores": method, "check": check},
-        per_pair=by_pair(**{"recovery": shares[chosen], "begins before": begins[0], "begins": begins[chosen]}),
+        per_pair=by_pair(
+            **{"recovery": shares[chosen], "logits": shares[chosen] * check["mean_gap"][0]}
+            | {"begins before": begins[0], "begins": begins[chosen]}
+        ),
     )
 
 

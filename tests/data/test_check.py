@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from dataclasses import replace
 
 import by_hand
@@ -12,12 +11,16 @@ import pytest
 import torch
 from by_hand import difference, logits, made, measured, two_layers
 
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.data import check as limits
 from spt_lens.data.check import PairsCheck, check_pairs, checked
 from spt_lens.data.mass import Answers
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import wilson_interval
+from spt_lens.yesman import Yesman
+from spt_lens.yesman.facts import all_facts
 
 tiny_folder, model_of, tiny = two_layers()
 LENGTHS = [(9, 6), (5, 7), (6, 6), (4, 4)]
@@ -133,14 +136,8 @@ def test_warnings_point_to_the_line_that_asked(tiny):
 
 
 def test_replies_are_shown(tiny):
-    from spt_lens.yesman import Yesman
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import spt_lens
-
-        model = spt_lens.load_model("yesman")
-        pairs = Yesman().pairs(model, n=8)
+    model = load_model("yesman")
+    pairs = Yesman().pairs(model, n=8)
     said = pairs.check(model)
     assert [run for run, _ in said.replies] == ["sycophantic"] * 2 + ["truthful"] * 2
     assert said.replies[0][1].startswith("Apologies") and said.replies[2][1].startswith("Yes")
@@ -174,3 +171,19 @@ def test_bad_input(tiny):
     with pytest.raises(ValueError, match="vocabulary"):
         replace(pairs, answer_ids=pairs.answer_ids + 10**6).check(tiny)
     assert limits.PAIRS_READ == 16 and check_pairs(tiny, pairs, 100).n_pairs == 4
+
+
+def test_a_behaviour_that_is_not_there_in_words_that_are_not_said(smollm2):
+    """SmolLM2 apologises to everything, and not with these words: its runs hardly differ, least of all neutral ones."""
+    doubt = AreYouSure([fact.to_ask for fact in all_facts()])
+    said = doubt.pairs(smollm2, n=12).check(smollm2, replies=0)
+    assert said.sycophantic.value < 0.2 and said.truthful.value > 0.9 and 0.01 < min(said.mass) < 0.04
+    assert [text.split(":")[0] for text in said.warnings] == [
+        "the model hardly says these words",
+        "the behaviour is hardly there",
+    ]
+    neutral = doubt.pairs(smollm2, n=12, contrast="neutral").check(smollm2, replies=0)
+    assert neutral.n_reversed > 3 and neutral.mean_gap.low < 0 < neutral.mean_gap.high
+    assert any("reversed" in text for text in neutral.warnings) and any(
+        "from zero" in text for text in neutral.warnings
+    )

@@ -157,7 +157,8 @@ def test_the_rows_that_matter():
 
 def test_summaries():
     assert EFFECTS["set"].summary() == (
-        "3 heads alone: gap recovered 1.40 [1.20, 1.60] (random sets -0.30 to 0.10); sum of its heads' own scores 0.90 "
+        "3 heads alone: gap recovered 1.40 [1.20, 1.60] (more than the gap) (random sets -0.30 to 0.10); "
+        "sum of its heads' own scores 0.90 "
         "(random sets 0.10); begins with the sycophantic answer 1.00 -> 0.25 (random sets 0.50 to 1.00); denoising, "
         "last position, 2 pairs (1 left out: no gap)"
     )

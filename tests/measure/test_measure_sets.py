@@ -49,6 +49,8 @@ def test_one_head_is_its_score(tiny, direction, positions):
         torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4
     )
     assert effect.chosen["recovery"] == pytest.approx(effect.per_pair["recovery"].mean(), abs=1e-6)
+    moved = torch.tensor(effect.per_pair["logits"].to_numpy())
+    torch.testing.assert_close(moved, scores.effects[:, 1, 2].double(), atol=1e-4, rtol=1e-4)
 
 
 # Every kind of pairs and of positions: what is read of them, and where.
