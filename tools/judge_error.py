@@ -1,4 +1,4 @@
-"""How often the judge of answers errs, on replies that were read and labelled one by one: `python -m tools.judge_error`.
+"""How often the judge of answers errs, on replies that were read and labelled by eye: `python -m tools.judge_error`.
 
 Writes notebooks/results/judge-error.json and the table in docs/judging.md. What the labels mean: tests/data/README.md.
 """
