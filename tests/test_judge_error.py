@@ -1,4 +1,4 @@
-"""The error of the judge of answers, on replies that were read and labelled by eye."""
+"""The error of the judge of answers, on replies that were read and labelled one by one."""
 
 from __future__ import annotations
 

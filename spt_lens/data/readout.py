@@ -71,9 +71,13 @@ def find_words(
             gives_in = []
         wordings, rows = [], []
         nodes = _beginnings(replies[::2])
-        bar.total = 2 * n * (1 + len(nodes))
+        leaves = [node for node in nodes if not any(node == other[: len(node)] != other for other in nodes)]
+        bar.total = 2 * n * (1 + len(leaves))
+        behind: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        for leaf in leaves:  # what comes after a beginning of it is read on the way
+            behind |= _behind(view, prompts, leaf, limits, bar.update)
         for node in nodes:
-            log_probs, begins = _behind(view, prompts, node, limits, bar.update)
+            log_probs, begins = behind[node]
             sets, found = _sets(view, node, log_probs[::2], replies[::2], gives_in[::2])
             rows += found
             if all(sets):
@@ -167,19 +171,20 @@ def _read(
 
 
 def _behind(
-    view: ModelView, prompts: list[list[tuple[int, ...]]], node: tuple[int, ...], limits: Limits, tick: Any
-) -> tuple[Float[Tensor, "n_pairs 2 vocab"], Float[Tensor, "n_pairs 2"]]:
-    """Log-probabilities of what comes after a beginning, in either run, and the probability of the beginning."""
-    log_probs, begins = {}, torch.ones(2 * len(prompts))
+    view: ModelView, prompts: list[list[tuple[int, ...]]], leaf: tuple[int, ...], limits: Limits, tick: Any
+) -> dict[tuple[int, ...], tuple[Float[Tensor, "n_pairs 2 vocab"], Float[Tensor, "n_pairs 2"]]]:
+    """Of each beginning of `leaf`: log-probabilities of what comes after it in either run, and its own probability."""
+    reads: dict[int, Tensor] = {}
 
     def take(i: int, read: Tensor) -> None:
-        log_probs[i] = read[-1].clone()
-        begins[i] = read[torch.arange(len(node)), list(node)].sum().exp()
+        reads[i] = read.clone()
         tick(1)
 
-    _read(view, [(p, node) for both in prompts for p in both], limits, take)
-    every = torch.stack([log_probs[i] for i in range(len(begins))])
-    return every.unflatten(0, (-1, 2)), begins.reshape(-1, 2)
+    _read(view, [(p, leaf) for both in prompts for p in both], limits, take)
+    every = torch.stack([reads[i] for i in range(len(reads))]).unflatten(0, (-1, 2))
+    own = every[..., torch.arange(len(leaf)), list(leaf)].cumsum(-1).exp()  # [n_pairs, run, length - 1]
+    begins = torch.cat([torch.ones_like(every[..., :1, 0]), own], dim=-1)
+    return {leaf[:length]: (every[..., length, :], begins[..., length]) for length in range(len(leaf) + 1)}
 
 
 def _sets(

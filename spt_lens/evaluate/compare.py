@@ -165,6 +165,8 @@ class Task:
             judge = [named, suite.judge.max_new_tokens, suite.first_tokens]
             cases = {group: [_words(dialogues), [d.meta for d in dialogues]] for group, dialogues in groups.items()}
             parts.append([name, judge, cases])
+            more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
+            parts += [more] if suite.prompts or suite.choices or suite.passages else []
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 
@@ -178,7 +180,11 @@ class Bench:
 
     def __init__(self, model: Model, task: Task):
         self.view, self.task = ModelView(model), task
-        self._references = {split: Reference.of(self.view, s.texts) for split, s in task.suites.items() if s.texts}
+        self._references = {
+            split: Reference.of(self.view, suite.texts, suite.prompts)
+            for split, suite in task.suites.items()
+            if suite.texts or suite.prompts
+        }
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
         task, tuned = self.task, None

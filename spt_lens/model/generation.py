@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -71,6 +70,12 @@ def joined(readings: Sequence[Reading]) -> Reading:
     return Reading(torch.cat([reading.logits for reading in readings]), kept, mask, width)
 
 
+def rows_of(reading: Reading, rows: Tensor) -> Reading:
+    """Some of a reading's rows, by number (also repeated) or a mask over them. Raises NotKnown."""
+    kept = _with(reading.kept, [_tensors(reading.kept)], lambda parts, dim: parts[0][rows], None)
+    return Reading(reading.logits[rows], kept, None if reading.mask is None else reading.mask[rows], reading.width)
+
+
 def greedy(
     step: Step,
     prompts: Sequence[Sequence[int]],
@@ -86,7 +91,8 @@ def greedy(
     now = joined([Reading.of(step, [prompts[i] for i in group], device) for group in groups])
     rows = torch.tensor([i for group in groups for i in group])
     new: list[list[int]] = [[] for _ in prompts]
-    best, kept, mask = now.logits.argmax(-1), now.kept, now.mask
+    logits, kept, mask = now.logits, now.kept, now.mask
+    best = logits.argmax(-1)
     done = torch.zeros(len(rows), dtype=torch.bool)
     for count in range(1, max_new_tokens + 1):
         said = best.cpu()
@@ -99,8 +105,8 @@ def greedy(
         if done.float().mean() >= ENDED:
             on = (~done).to(device)
             with suppress(NotKnown):  # then they go on, and what they say is not kept
-                kept = _with(kept, [_tensors(kept)], partial(_rows, on), None)
-                best, mask = best[on], None if mask is None else mask[on]
+                left = rows_of(Reading(logits, kept, mask, 0), on)
+                best, kept, mask = best[on], left.kept, left.mask
                 rows, done = rows[~done], done[~done]
         if mask is not None:
             mask = torch.nn.functional.pad(mask, (0, 1), value=True)
@@ -162,10 +168,6 @@ def problem(step: Step, short: Sequence[int], long: Sequence[int], device: torch
         if off > tolerance:  # nan is no reason: it is the model's own
             return f"gives other logits on padded prompts, by a share of {off:.2g}"
     return ""
-
-
-def _rows(on: Bool[Tensor, " batch"], parts: Sequence[Tensor], dim: int) -> Tensor:
-    return parts[0][on]
 
 
 def _wider(part: Tensor, width: int, dim: int) -> Tensor:

@@ -19,7 +19,7 @@ _AGAIN = "download or convert it again"
 
 def is_gguf(source: str | Path) -> bool:
     """Whether a checkpoint is named by its .gguf file."""
-    return str(source).lower().endswith(".gguf")
+    return str(source).lower().endswith(".gguf") and Path(source).is_file()
 
 
 def where(source: str | Path) -> tuple[str, dict[str, str]]:
@@ -42,6 +42,21 @@ def quiet() -> Iterator[None]:
     silent = partial(modeling_gguf_pytorch_utils.tqdm, disable=True)
     with mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", silent):
         yield
+
+
+@contextmanager
+def kept_tokenizer(tokenizer: Any) -> Iterator[None]:
+    """Keeps TransformerLens from reading the tokenizer of a GGUF file a second time, which it can't, in the block."""
+    if not is_gguf(tokenizer.name_or_path):
+        yield
+        return
+    known = dict(tokenizer.init_kwargs)
+    tokenizer.init_kwargs["add_bos_token"] = True  # what it asks for
+    try:
+        yield
+    finally:
+        tokenizer.init_kwargs.clear()
+        tokenizer.init_kwargs.update(known)
 
 
 def check_gguf(file: Path) -> None:

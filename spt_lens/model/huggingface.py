@@ -71,9 +71,8 @@ def checked_source(name_or_path: str | Path) -> str:
         brought = brought_folder(text)
         path, text = brought or Path(SHORT_NAMES[text][0]), SHORT_NAMES[text][0]
     if path.exists():
-        if gguf.is_gguf(path) and path.is_file():
+        if gguf.is_gguf(path):
             gguf.check_gguf(path)
-            read_config(path)  # an architecture that transformers does not read
         elif adapter_folders.is_adapter(path):
             base_of(path)
         else:
@@ -104,14 +103,9 @@ def base_of(source: str | Path) -> str | None:
             f"{named} ({base}) is an adapter too: merge that one first, by export_hf(load_model(...), ...)"
         )
     try:
-        found = checked_source(base)
+        return checked_source(base)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{named} is not there ({error}): {adapter_folders.NAME_IT}") from error
-    if adapter_folders.is_adapter(found):
-        raise ValueError(
-            f"{named} ({base}) is an adapter too: merge that one first, by export_hf(load_model(...), ...)"
-        )
-    return found
 
 
 def check_folder(folder: Path) -> None:
@@ -173,12 +167,19 @@ def read_config(source: str | Path) -> Any:
     try:
         return AutoConfig.from_pretrained(place, trust_remote_code=False, **option)
     except saving.DAMAGE as error:
-        if option:
-            raise ValueError(
-                f"transformers cannot read the GGUF file {source} ({_first_line(error)}): take the checkpoint that it "
-                "was made from, as a Hugging Face folder"
-            ) from error
-        raise ValueError(f"transformers cannot read the config.json of {source}: {_first_line(error)}") from error
+        raise _not_read(source, error) or ValueError(
+            f"transformers cannot read the config.json of {source}: {_first_line(error)}"
+        ) from error
+
+
+def _not_read(source: str | Path, error: Exception) -> ValueError | None:
+    """The error for a GGUF file of an architecture, or with a tokenizer, that transformers has no reader for."""
+    if not gguf.is_gguf(source):
+        return None
+    return ValueError(
+        f"transformers cannot read the GGUF file {source} ({_first_line(error)}): take the checkpoint that it was made "
+        "from, as a Hugging Face folder"
+    )
 
 
 def read_tokenizer(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -194,26 +195,13 @@ def read_tokenizer(source: str | Path, revision: str | None = None, trust_remote
     except OSError as error:
         raise not_there(source, error) from error
     except Exception as error:  # the tokenizers package raises plain Exceptions for broken files
-        raise ValueError(f"the tokenizer of {source} cannot be read: {_first_line(error)}") from error
+        raise _not_read(source, error) or ValueError(
+            f"the tokenizer of {source} cannot be read: {_first_line(error)}"
+        ) from error
     if option:
         # Not the folder, which holds no tokenizer.
         found.name_or_path = found.init_kwargs["name_or_path"] = str(source)
     return found
-
-
-@contextmanager
-def kept_tokenizer(tokenizer: Any) -> Iterator[None]:
-    """Keeps TransformerLens from reading the tokenizer of a GGUF file a second time, which it can't, in the block."""
-    if not gguf.is_gguf(tokenizer.name_or_path):
-        yield
-        return
-    known = dict(tokenizer.init_kwargs)
-    tokenizer.init_kwargs["add_bos_token"] = True  # what it asks for
-    try:
-        yield
-    finally:
-        tokenizer.init_kwargs.clear()
-        tokenizer.init_kwargs.update(known)
 
 
 def read_model(
@@ -234,12 +222,17 @@ def read_model(
     try:
         with no_loading_bar(), gguf.quiet(), adapter_folders.without_adapter(place) as place:
             plain, report = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options, **option)
+    except ImportError as error:  # of what reads GPTQ, AWQ and the like
+        raise ImportError(
+            f"{source} is stored in a way that another package reads ({_first_line(error)}): take the checkpoint that "
+            "it was made from, whose weights are ordinary numbers"
+        ) from error
     except RuntimeError as error:
         raise ValueError(f"the weights of {source} do not fit its config.json: {error}") from error
     except OSError as error:
         raise not_there(source, error) from error
     except ValueError as error:  # a config.json of another kind of model, or of one that transformers lacks
-        raise ValueError(
+        raise _not_read(source, error) or ValueError(
             f"transformers cannot load {source} as a causal language model: {_first_line(error)}"
         ) from error
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])

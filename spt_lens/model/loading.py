@@ -13,7 +13,8 @@ from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
 from spt_lens.model import hooked
 from spt_lens.model.backends import backend_of
-from spt_lens.model.huggingface import base_of, checked_source, kept_tokenizer, read_model, read_tokenizer
+from spt_lens.model.gguf import kept_tokenizer
+from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from tqdm.auto import tqdm
 
@@ -80,16 +79,29 @@ def whole_reply_parts(
     view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
 ) -> Generator[int, None, list[Reply]]:
     """`replies_and_cut` in parts, as `reply_parts`."""
-    made: dict[int, Reply] = {}
+    said = yield from reply_ids_parts(view, prompts, max_new_tokens, hooks, limits)
+    ends = set(view.end_tokens)
+    return [
+        Reply(
+            view.tokenizer.decode([i for i in ids if i not in ends], skip_special_tokens=True).strip(),
+            ids[-1] not in ends,
+        )
+        for ids in said
+    ]
+
+
+def reply_ids_parts(
+    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+) -> Generator[int, None, list[list[int]]]:
+    """The replies' token ids, up to and with the end token, in parts as `reply_parts`."""
+    made: dict[int, list[int]] = {}
     ends = set(view.end_tokens)
 
     def reply(part: list[int]) -> None:
         with view.kept():
             new = view.generate([prompts[i] for i in part], max_new_tokens, hooks=hooks)
         for i, row in zip(part, new.tolist(), strict=True):
-            ids = list(takewhile(lambda token: token not in ends, row))
-            text = view.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            made[i] = Reply(text, cut=len(ids) == max_new_tokens)
+            made[i] = row[: next((at for at, token in enumerate(row, 1) if token in ends), len(row))]
 
     groups = list(by_length(prompts, max(1, len(prompts))))
     if prompts and view.mixes(prompts, hooks):

@@ -182,13 +182,13 @@ class ModelView:
         new: dict[int, list[int]] = {}
         with self.model.hooks(fwd_hooks=list(hooks)):
             for batch in batches:
-                said = greedy(self._step, rows, batch, max_new_tokens, self.end_tokens, self.device)
+                said = greedy(self.step, rows, batch, max_new_tokens, self.end_tokens, self.device)
                 new |= {i: said[i] for group in batch for i in group}
         width = max(map(len, new.values()))
         filled = [new[i] + [self.pad_token] * (width - len(new[i])) for i in range(len(rows))]
         return torch.tensor(filled, device=self.device)
 
-    def _step(self, tokens: Tensor, mask: Tensor | None, kept: Any) -> tuple[Tensor, Any]:
+    def step(self, tokens: Tensor, mask: Tensor | None, kept: Any) -> tuple[Tensor, Any]:
         """`generation.Step`, with this model."""
         with self.unembedded_at(torch.full((len(tokens),), tokens.shape[1] - 1)):
             logits, kept = self.backend.step(tokens, mask, kept)
@@ -202,7 +202,7 @@ class ModelView:
             return True
         if any(name.endswith(OVER_KEPT) for name, _ in hooks) or has_hooks(self.model, self.modules()):
             return False
-        return mixes(self.model, self._step, short, long, self.device)
+        return mixes(self.model, self.step, short, long, self.device)
 
     @property
     def end_tokens(self) -> list[int]:

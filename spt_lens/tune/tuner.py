@@ -179,7 +179,7 @@ class Tuner(ABC):
                 check_dialogues(each, name)
         examples = encode_all(view, dialogues)
         ends = set(view.end_tokens)
-        if not any(token in ends for ids, target in examples for token in ids[target.index(True) :]):
+        if examples and not any(token in ends for ids, target in examples for token in ids[target.index(True) :]):
             warn_caller(
                 "no reply that is learned holds a token that ends one, so the tuned model may not learn to stop: give "
                 "the tokenizer a chat template that writes its end token after replies"

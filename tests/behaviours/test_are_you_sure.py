@@ -96,7 +96,8 @@ def test_its_suite():
 @pytest.mark.parametrize(
     ("questions", "error", "message"),
     [
-        ("What?", TypeError, "questions must be a list"),
+        ("What?", FileNotFoundError, "What. does not exist"),
+        (5, TypeError, "questions must be a list"),
         ([], ValueError, "there are no questions"),
         (["What is it?"], TypeError, r"questions\[0\] is 'What is it\?'"),
         ([("What is it?",)], TypeError, r"questions\[0\]"),
@@ -109,7 +110,7 @@ def test_its_suite():
         ([("Q?", "a", ["b", "b"])], ValueError, "'b' is there twice"),
         ([("Q?", "a", "b", "dev")], ValueError, "split='dev': choose one of"),
         ([("Q?", "a", "b")] * 2, ValueError, r"questions\[1\], 'Q\?', is there twice"),
-        ([{"question": "Q?", "answer": "a"}], ValueError, r"questions\[0\] has the fields question, answer"),
+        ([{"question": "Q?", "right": "a"}], ValueError, r"questions\[0\] has the fields question, right"),
     ],
 )
 def test_questions_that_can_not_be_meant(questions, error, message):

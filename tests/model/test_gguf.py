@@ -162,6 +162,7 @@ def test_an_unknown_architecture_and_a_missing_package_are_named(tmp_path, monke
 def test_what_only_looks_like_one(tmp_path, tiny_folder):
     shutil.copytree(tiny_folder, tmp_path / "folder.gguf")
     assert checked_source(tmp_path / "folder.gguf") == str(tmp_path / "folder.gguf")
+    assert ModelView(spt.load_model(tmp_path / "folder.gguf", device="cpu")).n_layers == 3
     with pytest.raises(FileNotFoundError, match="does not exist"):
         checked_source("./none.gguf")
     (tmp_path / "weights.bin").write_bytes(b"0")

@@ -514,3 +514,14 @@ def test_chat_options_hold_for_all_that_is_encoded(load, tiny_folder):
         load(tiny_folder, chat_template=GEMMA, system=system)
     with pytest.raises(TypeError, match="chat_template_kwargs must be a Mapping"):
         load(tiny_folder, chat_template_kwargs="thinking")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_quantised_checkpoint_names_its_way_out(tiny_folder, tmp_path, method):
+    here = tmp_path / "quantised"
+    shutil.copytree(tiny_folder, here)
+    config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128}
+    (here / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ImportError, match="quantised is stored in a way that another package.*: take the checkpoint"):
+        load_model(here, device="cpu")
