@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from spt_lens.checking import whole_number
 from spt_lens.model.view import Model, ModelView
@@ -56,7 +57,8 @@ def lm_eval(
         if isinstance(model, str | Path):
             from lm_eval.models.huggingface import HFLM
 
-            served: Any = HFLM(pretrained=str(model), batch_size=batch_size, trust_remote_code=False)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            served: Any = HFLM(str(model), batch_size=batch_size, device=device, trust_remote_code=False)
         else:
             from spt_lens.evaluate.served import Served
 
@@ -127,8 +129,8 @@ def inspect_eval(
         max_new_tokens: of a reply, where the task does not say. Replies are greedy.
         options: others of inspect_ai.eval, such as model_roles={"grader": ...}.
 
-    `inspect_model(model)` is the same model for code of your own that takes one of inspect_ai's. An exported folder
-    runs under TransformerLens's own provider too: inspect_ai.eval(task, model="tl_bridge/FOLDER").
+    `inspect_model(model)` is the same model for code of your own that takes one of inspect_ai's. TransformerLens's own
+    provider `tl_bridge` loads a folder by itself, one reply at a time, and with transformers 5 fails on chat templates.
 
     Raises: ImportError without inspect_ai; RuntimeError if a task fails, with what it said.
     """
