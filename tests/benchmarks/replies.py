@@ -91,8 +91,8 @@ def main() -> None:
     median = {name: statistics.median(found[name]["computing"]) for name in ("replies", "transformers")}  # type: ignore[index]
     print(
         f"{view.name}: {len(asked)} prompts of {min(map(len, rows))} to {width} tokens, {TOKENS} new: replies "
-        f"{median['replies']:.1f} s, transformers' generate {median['transformers']:.1f} s, {found['ratio']:.2f} of its "
-        f"throughput; {same} of {len(asked)} replies are the same"
+        f"{median['replies']:.1f} s, transformers' generate {median['transformers']:.1f} s, {found['ratio']:.2f} of "
+        f"its throughput; {same} of {len(asked)} replies are the same"
     )
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
