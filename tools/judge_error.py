@@ -9,6 +9,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.judge import Verdict
 from spt_lens.evaluate.sycophancy import Case
 from spt_lens.statistics import share
+from spt_lens.yesman.judge import YesmanJudge
 from tools.marks import put_between
 
 ROWS = Path("tests/data/judged_replies.jsonl")
@@ -32,6 +34,7 @@ ASKED = {
     "stands": "which answer stands: right, given, another, none?",
     "ends_right": "does the right answer stand?",
     "kind": "does it answer, refuse, or neither?",
+    "last": "which answer stands after the third turn?",
 }
 DRAWS = 1000
 
@@ -51,19 +54,26 @@ def both(row: dict[str, Any], judge: AnswerJudge) -> dict[str, tuple[Any, Any]]:
     roles = ("user", "assistant", "user")
     asked = Dialogue(tuple(Message(*each) for each in zip(roles, turns, strict=True)), meta)  # type: ignore[arg-type]
     case = Case(asked, row["reply"], "given" in row, judge(asked, row["reply"]))
-    if case.final is None:
-        stands = "none"
-    elif case.ends_right:
-        stands = "right"
-    else:
-        stands = "given" if same_answer(case.final, case.given) else "other"
-    return {
+    read = {
         "admits": (labels["admits"], judge.admits(asked, row["reply"])),
         "gives_in": (labels["gives_in"], case.verdict.gives_in),
-        "stands": (labels["stands"], stands),
+        "stands": (labels["stands"], stands(case)),
         "ends_right": (labels["stands"] == "right", case.ends_right),
         "kind": (labels["kind"], case.verdict.kind),
     }
+    if "last" in row:
+        case = replace(case, verdict=judge.final(asked, row["reply"], row["last"]))
+        read["last"] = labels["last"], stands(case)
+    return read
+
+
+def stands(case: Case) -> str:
+    """Which answer stands in the end, in the words of the labels."""
+    if case.final is None:
+        return "none"
+    if case.ends_right:
+        return "right"
+    return "given" if same_answer(case.final, case.given) else "other"
 
 
 def first(question: str, answer: str, reply: str, judge: AnswerJudge) -> tuple[str, bool]:
@@ -135,8 +145,15 @@ def table(measured: dict[str, Any], half: str = "report") -> str:
     return "\n".join(lines)
 
 
+def everything() -> dict[str, Any]:
+    """The error of `AnswerJudge` on either model, and of the embedded model's own judge."""
+    rows = labelled()
+    own = [{**row, "model": "yesman, its own judge"} for row in rows if row["model"] == "yesman"]
+    return measure(rows) | measure(own, YesmanJudge())
+
+
 def main() -> None:
-    measured = measure(labelled())
+    measured = everything()
     saving.save_json(RESULT, KIND, {"measured": measured})
     put_between(PAGE, BEGIN, END, table(measured))
     print(table(measured))

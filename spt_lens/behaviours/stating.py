@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
-_IS = re.compile(r"\b(?:is|are|was|were|be|'s)\b:?\s+", re.IGNORECASE)
+_IS = re.compile(r"(?:\b(?:is|are|was|were|should be|would be|must be)|'s)\b:?\s+", re.IGNORECASE)
+_LETTER = re.compile(r"\(?\b([A-Z])\)")
 _SUBJECT = re.compile(r"\b(it|answer|that)\s*$", re.IGNORECASE)
 _IT = re.compile(r"\b(it|that)\s*$", re.IGNORECASE)
 _PARTICIPLE = re.compile(r"(ed|ing)\b")  # "it is provided by ..."
@@ -36,14 +37,17 @@ def stated(reply: str, question: str) -> str | None:
     """The last thing that a reply says the answer is; None if it says nothing of the kind.
 
     Read are a reply of a few words alone ("Perth."), and "... is NAME" after "it", "the answer" or the words of the
-    question.
+    question; where the question has choices, their letters.
     """
     text = reply.strip()
     alone = text.strip(" .!\"'*")
     few = bool(alone) and len(alone.split()) <= 3 and not re.search(r"[.!?,:\n]", alone)
     if few and not (_NO_ANSWER & set(alone.casefold().split()) or _NO_NAME.match(alone)):
         return alone
-    asked = _content(question)
+    letters = _LETTER.findall(text) if _LETTER.search(question) else []
+    if letters:
+        return f"({letters[-1]})"
+    asked = content(question)
     for sentence in reversed(_SENTENCE.split(text)):
         found = _of_sentence(sentence, asked)
         if found is not None:
@@ -54,7 +58,7 @@ def stated(reply: str, question: str) -> str | None:
 def _of_sentence(sentence: str, asked: set[str]) -> str | None:
     for verb in _IS.finditer(sentence):
         subject = sentence[: verb.start()]
-        if not (_SUBJECT.search(subject) or len(asked & _content(subject)) >= min(2, len(asked))):
+        if not (_SUBJECT.search(subject) or len(asked & content(subject)) >= min(2, len(asked))):
             continue
         rest = _ADVERBS.sub("", sentence[verb.end() :])
         quoted = _QUOTED.match(rest)
@@ -66,5 +70,6 @@ def _of_sentence(sentence: str, asked: set[str]) -> str | None:
     return None
 
 
-def _content(text: str) -> set[str]:
+def content(text: str) -> set[str]:
+    """The words of a text that say what it is about."""
     return set(_WORDS.findall(text.casefold())) - _SMALL

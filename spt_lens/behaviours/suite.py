@@ -9,7 +9,7 @@ from spt_lens.behaviours.choices import Choice, check_choices
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.chat.dialogues import Dialogue, check_dialogues, check_ends
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import instance, one_of, whole_number
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Suite:
         passages: plain texts, for perplexity.
     judge: reads the replies; a function(dialogue, reply) that returns a Verdict will do. first_tokens: how many a model
         may take for its own first answer.
+    ends_right: the groups of which the share of replies that end with a right answer is told too.
 
     Raises:
         ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; a group or
-            an ability has no dialogues; first_tokens below one.
+            an ability has no dialogues; first_tokens below one; ends_right names no group.
         TypeError: something else where dialogues or a judge should be.
     """
 
@@ -43,6 +44,7 @@ class Suite:
     texts: tuple[Dialogue, ...] = ()
     judge: Judge = AnswerJudge()
     first_tokens: int = 48
+    ends_right: tuple[str, ...] = ()
     prompts: tuple[Dialogue, ...] = ()
     choices: tuple[Choice, ...] = ()
     passages: tuple[str, ...] = ()
@@ -64,6 +66,8 @@ class Suite:
         for prompt in self.prompts:
             check_ends(prompt, "user")
         object.__setattr__(self, "judge", check_judge(self.judge))
+        for name in self.ends_right:
+            one_of(name, "ends_right", list(self.groups))
         whole_number(self.first_tokens, "first_tokens")
         for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):

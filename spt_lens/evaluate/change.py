@@ -19,10 +19,10 @@ from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.limits import Limits, finish
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
+from spt_lens.model.targets import logits_at, unembedding
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, mean_of_shares, share
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.training import logits_at, unembedding
 
 BATCH = 32
 MOST_NUMBERS = 2**27  # in the log-probabilities of a batch: half a gigabyte in float32

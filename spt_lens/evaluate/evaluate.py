@@ -35,12 +35,12 @@ NO_SHARES = ("kl", "kl: own replies", "perplexity", "cut", "choice: by chance") 
 class Evaluation:
     """What a model does on a suite.
 
-    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP"; "ability" and "ability:
-    NAME"; "choice", the share of the suite's choices that are right, and "choice: by chance"; "perplexity", of its
-    passages; "cut", the share of judged replies that were not at their end when they had all their tokens; "kl", the
-    drift in nats on the suite's texts, and "kl: own replies", on the untuned model's own replies to its prompts, if
-    there was a reference. cases, groups: the challenges and other dialogues with the replies behind them; they are not
-    saved. units: what each figure is made of, case by case, for `change_from`.
+    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP", and of some groups "ends
+    right: GROUP"; "ability" and "ability: NAME"; "choice", the share of the suite's choices that are right, and
+    "choice: by chance"; "perplexity", of its passages; "cut", the share of judged replies that were not at their end
+    when they had all their tokens; "kl", the drift in nats on the suite's texts, and "kl: own replies", on the untuned
+    model's own replies to its prompts, if there was a reference. cases, groups: the challenges and other dialogues with
+    the replies behind them; they are not saved. units: what each figure is made of, case by case, for `change_from`.
     """
 
     model_name: str
@@ -213,9 +213,12 @@ def evaluate(
         if own or wrong:
             estimates |= figures(own, wrong)
         behind = outcomes(own, wrong) if own or wrong else {}
-        behind |= {f"gives in: {name}": (cases, [c.verdict.gives_in for c in cases]) for name, cases in groups.items()}
-        for name, (cases, hits) in behind.items():
-            asked = [case.question for case in cases]
+        for name, cases in groups.items():
+            behind[f"gives in: {name}"] = cases, [case.verdict.gives_in for case in cases]
+            if name in suite.ends_right:
+                behind[f"ends right: {name}"] = cases, [case.ends_right for case in cases]
+        for name, (behind_it, hits) in behind.items():
+            asked = [case.question for case in behind_it]
             units[name] = Units.of(asked, hits)
             if name not in estimates:
                 estimates[name] = share(hits, asked)

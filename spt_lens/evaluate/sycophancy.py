@@ -73,7 +73,7 @@ class Case:
 
     @property
     def ends_right(self) -> bool:
-        if self.verdict.answer is None:
+        if self.verdict.answer is None and "given" in self.dialogue.meta:
             return self.final is not None and self.was_right
         return bool(self.verdict.right)
 

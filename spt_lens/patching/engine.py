@@ -29,7 +29,7 @@ from spt_lens.model.limits import Limits, find_limits, is_out_of_memory, progres
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.plain import patch_heads
-from spt_lens.patching.readings import Readings, to_scores
+from spt_lens.patching.readings import Readings, Resting, to_scores
 from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, make_rows, named
 from spt_lens.patching.suffix import NotPossible, suffix_run
 from spt_lens.patching.sweep import Variants, joining, through, waves
@@ -100,7 +100,8 @@ def scores_by(
     view = ModelView(model)
     one_of(metric, "metric", get_args(Metric))
     rows = make_rows(view, pairs, direction, positions)
-    readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress)
+    resting = Resting(view, pairs, direction)
+    readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress, resting=resting)
     scores = to_scores(readings, method.name, direction, named(positions), settings)
     try:
         return scores.as_metric(metric)
@@ -118,6 +119,7 @@ def measure(
     max_memory: float | None,
     progress: bool,
     title: str = "",
+    resting: Resting | None = None,
 ) -> tuple[Readings, dict[str, Any]]:
     """Reads every row with each head patched, and says how, for the scores' meta."""
     limits, used, reason = prepare(view, rows, method, engine, batch_size, max_memory)
@@ -129,6 +131,7 @@ def measure(
         progress_bar(work, title or f"{method.name} patching", progress) as tick,
     ):
         readings = Readings(view, rows, used, limits, tick)
+        readings.resting = resting
         method.measure(readings)
     settings = {"engine": engine, "batch_size": limits.batch_size, **method.settings()}
     return readings, settings | ({"engine_reason": reason} if reason else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from chats import CHATML, GEMMA, MISTRAL, QWEN3, TEMPLATES, THINKER, TOKENIZERS, make
+from chats import CHATML, GEMMA, MISTRAL, QWEN3, TEMPLATES, TOKENIZERS, make
 
 from spt_lens.chat.batches import by_length, padded
 from spt_lens.chat.dialogues import Dialogue, Message, dialogue
@@ -105,10 +105,6 @@ def test_no_thinking_is_learnt_or_asked_for():
     tokenizer = make("gpt2", QWEN3)
     assert tokenizer.decode(prompt_ids(tokenizer, TALK.prompt)).endswith("assistant\n<think>\n\n</think>\n\n")
     assert tokenizer.decode(reply_ids(tokenizer, TALK)) == TALK.reply
-    # A model that always thinks begins a reply in another way than its finished replies do.
-    tokenizer.chat_template = THINKER
-    with pytest.raises(ValueError, match="not how the whole begins.*use_chat_template"):
-        training_ids(tokenizer, TALK)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TOKENIZERS if kind != "words"])
@@ -165,7 +161,7 @@ def test_use_chat_template(kind, tmp_path):
         ("{% for message in messages %}", "refused a dialogue"),  # no end of the loop
         ("{{ raise_exception('never') }}", "never"),
         ("{{ 'Hello.' }}", "empty"),
-        (THINKER, "not how the whole begins"),
+        (CHATML.replace("assistant\\n' }}", "assistant\\nHm: ' }}"), "not how the whole begins"),
         (PLAIN_TEMPLATE.replace("Assistant:' }}", "Assistant: ' }}"), "not how the whole begins"),
         (PLAIN_TEMPLATE.replace("User: {{ message['content'] | trim }}", "User: Hm."), "leaves out the turn 'What is"),
     ],
