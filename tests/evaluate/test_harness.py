@@ -197,3 +197,10 @@ def test_what_inspect_ai_cannot_do_is_said(tiny):
     task.config = GenerateConfig(temperature=0.7)
     with pytest.raises(RuntimeError, match="replies are greedy here"):
         inspect_eval(tiny, task, max_new_tokens=4)
+
+
+def test_without_the_extra_the_way_out_is_said(tiny, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for run in (lambda: lm_eval(tiny, "any"), lambda: inspect_eval(tiny, "any")):
+        with pytest.raises(ImportError, match=r"is not installed: pip install 'spt-lens\[eval\]'"):
+            run()
