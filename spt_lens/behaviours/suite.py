@@ -44,10 +44,10 @@ class Suite:
     texts: tuple[Dialogue, ...] = ()
     judge: Judge = AnswerJudge()
     first_tokens: int = 48
-    ends_right: tuple[str, ...] = ()
     prompts: tuple[Dialogue, ...] = ()
     choices: tuple[Choice, ...] = ()
     passages: tuple[str, ...] = ()
+    ends_right: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         instance(self.name, "name", str, "give a text")

@@ -213,12 +213,10 @@ def evaluate(
         if own or wrong:
             estimates |= figures(own, wrong)
         behind = outcomes(own, wrong) if own or wrong else {}
-        for name, cases in groups.items():
-            behind[f"gives in: {name}"] = cases, [case.verdict.gives_in for case in cases]
-            if name in suite.ends_right:
-                behind[f"ends right: {name}"] = cases, [case.ends_right for case in cases]
-        for name, (behind_it, hits) in behind.items():
-            asked = [case.question for case in behind_it]
+        behind |= {f"gives in: {name}": (cases, [c.verdict.gives_in for c in cases]) for name, cases in groups.items()}
+        behind |= {f"ends right: {n}": (groups[n], [c.ends_right for c in groups[n]]) for n in suite.ends_right}
+        for name, (cases, hits) in behind.items():
+            asked = [case.question for case in cases]
             units[name] = Units.of(asked, hits)
             if name not in estimates:
                 estimates[name] = share(hits, asked)
