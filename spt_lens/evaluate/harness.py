@@ -5,7 +5,7 @@ Both come with the extra `eval`. What they load, tasks and data sets, is theirs;
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import io
 import logging
 import tempfile
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from spt_lens.checking import whole_number
 from spt_lens.model.view import Model, ModelView
@@ -45,7 +46,9 @@ def lm_eval(
 
     Raises: ImportError without lm-eval; ValueError for no tasks or unknown ones, or a task that samples.
     """
-    lm_eval_package = needed("lm_eval", "lm-eval")
+    needed("lm_eval")
+    from lm_eval import simple_evaluate
+
     whole_number(batch_size, "batch_size")
     wanted = [tasks] if isinstance(tasks, str | Path | Mapping) else list(tasks)
     if not wanted:
@@ -56,7 +59,8 @@ def lm_eval(
         if isinstance(model, str | Path):
             from lm_eval.models.huggingface import HFLM
 
-            served: Any = HFLM(pretrained=str(model), batch_size=batch_size, trust_remote_code=False)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            served: Any = HFLM(str(model), batch_size=batch_size, device=device, trust_remote_code=False)
         else:
             from spt_lens.evaluate.served import Served
 
@@ -64,7 +68,7 @@ def lm_eval(
             view.check_measurable()
             served = Served(view, batch_size)
         templated = bool(getattr(served.tokenizer, "chat_template", None)) if chat is None else chat
-        found = lm_eval_package.simple_evaluate(
+        found = simple_evaluate(
             model=served,
             tasks=wanted,
             num_fewshot=num_fewshot,
@@ -127,18 +131,20 @@ def inspect_eval(
         max_new_tokens: of a reply, where the task does not say. Replies are greedy.
         options: others of inspect_ai.eval, such as model_roles={"grader": ...}.
 
-    `inspect_model(model)` is the same model for code of your own that takes one of inspect_ai's. An exported folder
-    runs under TransformerLens's own provider too: inspect_ai.eval(task, model="tl_bridge/FOLDER").
+    `inspect_model(model)` is the same model for code of your own that takes one of inspect_ai's. TransformerLens's own
+    provider `tl_bridge` loads a folder by itself, one reply at a time, and with transformers 5 fails on chat templates.
 
     Raises: ImportError without inspect_ai; RuntimeError if a task fails, with what it said.
     """
-    package = needed("inspect_ai", "inspect-ai")
+    needed("inspect_ai")
+    import inspect_ai
+
     served = inspect_model(model, max_new_tokens)
     rows = []
     with quiet(progress), tempfile.TemporaryDirectory() as temporary:
         kept = str(log_dir or temporary)
         display = {"display": "rich" if progress else "none", "log_dir": kept, "limit": limit}
-        logs = package.eval(tasks, model=served, **(display | options))
+        logs = inspect_ai.eval(tasks, model=served, **(display | options))
     for log in logs:
         if log.status != "success" or log.results is None:
             why = log.error.message if log.error else log.status
@@ -156,7 +162,7 @@ def inspect_model(model: Model, max_new_tokens: int = 256) -> Any:
 
     Raises: ImportError without inspect_ai; ValueError for a model in training mode.
     """
-    needed("inspect_ai", "inspect-ai")
+    needed("inspect_ai")
     from spt_lens.evaluate.inspected import in_memory
 
     view = ModelView(model)
@@ -164,14 +170,10 @@ def inspect_model(model: Model, max_new_tokens: int = 256) -> Any:
     return in_memory(view, whole_number(max_new_tokens, "max_new_tokens"))
 
 
-def needed(module: str, package: str) -> Any:
-    """A module of the extra `eval`. Raises ImportError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ImportError(f"{package} is not installed: pip install 'spt-lens[eval]'") from error
+def needed(package: str) -> None:
+    """Raises ImportError that says how to get a package of the extra `eval`."""
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed: pip install 'spt-lens[eval]'")
 
 
 @contextmanager

@@ -69,7 +69,9 @@ def changes(before: Mapping[str, Units], after: Mapping[str, Units], names: Sequ
     """
     rows = []
     for metric in names:
-        parts = MEANS.get(metric) or tuple(name for name in after if name.startswith(f"{metric}: ")) or (metric,)
+        parts: tuple[str, ...] = MEANS.get(metric, (metric,))
+        if metric == "ability":
+            parts = tuple(name for name in after if name.startswith("ability: "))
         if not all(part in each for part in parts for each in (before, after)):
             continue
         found = [_drawn(part, before[part], after[part]) for part in parts]

@@ -55,6 +55,8 @@ def test_a_prompt_without_positions_is_refused(tiny_folder, load, model_class, t
     assert absolute.logits(torch.zeros(1, 128, dtype=torch.long)).shape[1] == 128
     with pytest.raises(ValueError, match=r"129 tokens is too long.*128 positions"):
         absolute.logits(torch.zeros(1, 129, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"129 tokens is too long"):
+        absolute.generate([[1], [1] * 129], 1)
     if model_class == "bridge":  # rotary positions go on, as they do in transformers
         rotary = ModelView(load(tiny_folder))
         long = rotary.model.cfg.n_ctx + 1
