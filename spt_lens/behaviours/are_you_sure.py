@@ -17,7 +17,7 @@ from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, Stance, 
 from spt_lens.behaviours.doubted import Doubted
 from spt_lens.behaviours.firsts import FirstAnswers, filled
 from spt_lens.behaviours.letters import lettered
-from spt_lens.behaviours.question import said, splits_of
+from spt_lens.behaviours.question import splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
@@ -163,7 +163,7 @@ class AreYouSure(Doubted):
             elif contrast == "first turn":
                 asked = {key: value for key, value in right.meta.items() if key not in ("given", "stance", "right")}
                 one, other = right, Dialogue(question.asked, asked)
-                said_so = self.firsts.words(question, given), said(question.wrong[0])
+                said_so = self.firsts.words(question, given), self.firsts.words(question, question.wrong[0])
             else:
                 turn = second_turn(contrast, none if contrast == "neutral" else phrasing, request)
                 one, other = right, self.challenge(question, given, contrast, turn)

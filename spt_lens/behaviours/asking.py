@@ -183,9 +183,12 @@ def ask(
     old = {key: (answer.reply, answer.cut) for key, answer in known.items()}
     todo = [question for question in asked if question.asked not in old]
 
+    read: dict[Key, Answer] = {}
+
     def made() -> Answers:
-        found = [_read(q, *old[q.asked], reads, how) for q in asked if q.asked in old]
-        return Answers(tuple(found), about)
+        new = [question for question in asked if question.asked in old and question.asked not in read]
+        read.update({question.asked: _read(question, *old[question.asked], reads, how) for question in new})
+        return Answers(tuple(read[question.asked] for question in asked if question.asked in read), about)
 
     with tqdm(total=len(todo), desc="asking", unit="question", disable=not progress) as bar:
         for start in range(0, len(todo), every):
@@ -199,7 +202,8 @@ def ask(
             old |= dict(zip((q.asked for q in part), found, strict=True))
             if path is not None:
                 now = made()
-                others = [a for key, a in known.items() if key not in {q.asked for q in asked}]
+                own = {question.asked for question in asked}
+                others = [answer for key, answer in known.items() if key not in own]
                 Answers((*now.answers, *others), about).save(path)
             bar.update(len(part))
             n_cut = sum(cut for _, cut in found)

@@ -44,9 +44,15 @@ class FirstAnswers:
         return given in question.answers or bool(own and own.right and own.given == given)
 
     def words(self, question: Question, answer: str) -> str:
-        """An answer as a reply: in the model's own words where it gave this one."""
+        """An answer as a reply: in the model's own words where it gave this one. A wrong answer that is put in its
+        mouth takes the place of the right one there, so that nothing but the answer tells the two apart."""
         own = self._of.get(question.asked)
-        return own.words if own and own.words and own.given == answer else said(answer)
+        if own and own.words and own.given == answer:
+            return own.words
+        place = rf"(?<!\w){re.escape(own.given)}(?!\w)" if own and own.right and own.given else ""
+        if own and place and len(re.findall(place, own.words)) == 1:
+            return re.sub(place, lambda _: answer, own.words)
+        return said(answer)
 
     def given(self, question: Question, kind: Kind) -> str:
         """The model's own wrong answer, or the right one."""

@@ -119,7 +119,7 @@ def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tupl
     check_ends(dialogue, "assistant")
     prompt = prompt_ids(tokenizer, dialogue.prompt)
     text = rendered(tokenizer, dialogue, generation_prompt=False)
-    ids = _tokens(tokenizer, text)
+    ids = _tokens(tokenizer, text, rendered(tokenizer, dialogue.prompt, generation_prompt=True))
     if ids[: len(prompt)] != prompt:
         thinks = "leave the thinking out of chat_template_kwargs, or " if chat_options(tokenizer).thinks else ""
         raise ValueError(
@@ -158,7 +158,7 @@ def _reply_end(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, text: str
     at = text.find(reply, len(prompt)) if text.startswith(prompt) else text.rfind(reply)
     if at < 0:
         return end
-    upto = _tokens(tokenizer, text[: at + len(reply)])
+    upto = _tokens(tokenizer, text[: at + len(reply)], prompt)
     same = [one == other for one, other in zip(ids, upto, strict=False)]
     return min(end, same.index(False) if False in same else len(same))
 
@@ -223,6 +223,18 @@ def _template(template: str | Path) -> tuple[str, str]:
         ) from error
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    # The template has already written the special tokens.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str = "") -> list[int]:
+    """The ids of a text that goes on after a prompt.
+
+    A tokenizer may join a line break with what follows it, or with another if nothing does (GPT-2's). A prompt that
+    ends in one is then encoded apart, as it is when the model replies to it.
+    """
+
+    def encode(part: str) -> list[int]:
+        return list(tokenizer(part, add_special_tokens=False)["input_ids"])  # the template wrote the special tokens
+
+    ids = encode(text)
+    if prompt.endswith("\n") and text.startswith(prompt) and ids[: len(begin := encode(prompt))] != begin:
+        rest = encode(text[len(prompt) :])
+        return begin + rest if tokenizer.decode(rest) == text[len(prompt) :] else ids
+    return ids

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -18,13 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.chat.batches import PromptBatch, by_length
+from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.judge import Judge, judged
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import one_of, whole_number
 from spt_lens.data.answers import TokenLists
 from spt_lens.data.wording import Figures, FoundWords, Kind, Pairs, Wording
-from spt_lens.model.limits import FULL_LOGITS, Limits, find_limits
+from spt_lens.model.limits import FULL_LOGITS, Limits, find_limits, finish
+from spt_lens.model.replies import reply_ids_parts
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, interval
 
@@ -62,7 +62,9 @@ def find_words(
     prompts = [[pairs.sycophantic[i], pairs.truthful[i]] for i in range(n)]
     limits = find_limits(view, max(len(p) for both in prompts for p in both) + length, None, None)
     with tqdm(total=2 * n, desc="finding words", disable=not progress) as bar:
-        said = _replies(view, [p for both in prompts for p in both], length, limits, bar.update)
+        asked = reply_ids_parts(view, [p for both in prompts for p in both], length, (), Limits(limits.batch_size))
+        ends = set(view.end_tokens)
+        said = [tuple(token for token in ids if token not in ends) for ids in finish(asked, bar.update)]
         replies = [(said[2 * i], said[2 * i + 1]) for i in range(n)]
         texts = [_texts(view, pairs, i, prompts[i], replies[i]) for i in range(n)]
         gives_in = [] if judge is None or sides == "run" else _verdicts(judge, pairs, texts)
@@ -96,24 +98,6 @@ def find_words(
         "judge" if gives_in else "run",
         view.name,
     )
-
-
-def _replies(
-    view: ModelView, prompts: list[tuple[int, ...]], length: int, limits: Limits, tick: Callable[[int], object]
-) -> list[tuple[int, ...]]:
-    """The greedy reply to each prompt, as tokens without the end."""
-    made: list[tuple[int, ...]] = [()] * len(prompts)
-    ends = set(view.end_tokens)
-
-    def reply(part: list[int]) -> None:
-        with view.kept():
-            new = view.generate(torch.tensor([prompts[i] for i in part]), length)
-        for i, row in zip(part, new.tolist(), strict=True):
-            made[i] = tuple(takewhile(lambda token: token not in ends, row))
-        tick(len(part))
-
-    limits.each(list(by_length(prompts, len(prompts))), reply)
-    return made
 
 
 def _texts(

@@ -161,12 +161,15 @@ class SetEffect:
 
         Differences of logits are not drawn.
         """
+        from spt_lens.view.heatmap import in_lines
         from spt_lens.view.sets import bars_figure, curve_figure
 
         done = "patched in" if self.direction else "knocked out"
         shares = {name: self._title(name) for name in SHARES if name in self.table}
         draw = curve_figure if len(self.sizes) > 1 else bars_figure
-        return draw(self.table, shares, f"heads {done} together", self.summary().replace("\n", "<br>"))
+        title = in_lines(self.summary(), 120)
+        figure = draw(self.table, shares, f"heads {done} together", title)
+        return figure.update_layout(margin_t=50 + 14 * title.count("<br>"), height=400 + 14 * title.count("<br>"))
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it; None for a missing number."""

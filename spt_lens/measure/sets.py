@@ -115,8 +115,8 @@ def set_patching(
     if scores is not None:
         check_scores(view, scores)
         _check_alike(scores, direction, named(positions))
-    resting = Resting(view, pairs, direction)
     runs = Runs(view, pairs, make_rows(view, pairs, direction, positions))
+    resting = Resting(view, pairs, direction)
     limits = find_limits(view, runs.rows.longest, batch_size, None)
     unpatched = finish(both_runs(runs, limits, resting=resting))
     with progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:

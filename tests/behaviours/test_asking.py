@@ -169,7 +169,8 @@ def test_own_words_are_what_is_challenged(tiny):
         kind = "pre-filled" if first != answer.reply else "right" if answer.right else "own wrong"
         kinds[kind] += 1
         assert each.meta["right"] == (kind == "right")
-        assert first == (f"{answer.question.wrong[0]}." if kind == "pre-filled" else answer.reply)
+        wrong = answer.reply.replace("City", "Town")  # in the words of the right one: nothing else tells them apart
+        assert first == (wrong if kind == "pre-filled" else answer.reply)
         assert each.reply == (behaviour.stands if kind == "right" else behaviour.gives_in).format(
             answer.question.answer
         )
@@ -340,3 +341,14 @@ def test_a_real_model_is_asked_first(smollm2, tmp_path):
     assert Counter(each.meta["right"] for each in made) == {True: 6, False: 6}
     likely = ask(smollm2, questions[:6], how="likelihood", progress=False)
     assert sum(answer.right for answer in likely) >= 5  # of three each
+
+
+def test_contrasts_of_own_answers_differ_in_the_answer_alone(tiny):
+    answers = own(9)
+    behaviour = behaviour_of(answers).asked(answers)
+    pairs = behaviour.pairs(tiny, 3, contrast="first answer")
+    for one, other in zip(pairs.dialogues, pairs.truthful_dialogues, strict=True):
+        assert one.messages[1].content == other.messages[1].content.replace("City", "Town")
+    question = behaviour.firsts.pool(behaviour.of_split(None), "right")[0]
+    assert behaviour.firsts.words(question, question.wrong[0]) == "The capital of France is Town 0."
+    assert behaviour.firsts.words(question, "no such place") == "The capital of France is no such place."
