@@ -16,7 +16,7 @@ JOBS ?= 2
 # The real model that some tests run on; without a network: make test SMOLLM2=
 SMOLLM2 := models/smollm2/config.json
 
-.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support
+.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make smollm2         bring SmolLM2-135M-Instruct into models/smollm2: 93 MB to download, 540 MB on the disk"
 	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
+	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the README's table and pictures, from notebooks/results/"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
@@ -110,3 +111,6 @@ support: $(VENV)/.dev-installed $(TL39)/.installed
 	$(BIN)/python -m tools.readme_support notebooks/results/support-4.3.json
 	PYTHONPATH=$(TL39) $(BIN)/python -m tools.readme_support notebooks/results/support-3.9.json
 	$(BIN)/python -m tools.readme_support
+
+real-model: $(VENV)/.dev-installed $(SMOLLM2)
+	$(BIN)/python -m tools.real_model
