@@ -81,7 +81,7 @@ class PairsCheck:
                 held = f"a mean probability of {_percent(mass)} a token in the {run} run (median)"
             found.append(
                 f"the model hardly says these words: the answers have {held}. Look at what it says, and read that: use "
-                "pairs.readout(model), or pairs.with_answers(model, ...)"
+                "pairs.with_words(pairs.find_words(model)), or pairs.with_answers(model, ...)"
             )
         gap = f"{_signed(self.mean_gap.value)} {self.unit}, 95 % interval {_ends(self.mean_gap)}"
         if self.swapped:
@@ -100,7 +100,7 @@ class PairsCheck:
             if self.n_pairs > 1 and self.mean_gap.low <= 0 <= self.mean_gap.high:
                 found.append(
                     f"the mean gap can't be told from zero ({gap}), so neither can a share of it: measure more pairs, "
-                    "take another contrast, or read scores.effects"
+                    "take another contrast, rank heads by objective_gradient, or read scores.effects"
                 )
             if self.n_reversed > MOST_REVERSED * self.n_pairs:
                 found.append(

@@ -71,33 +71,36 @@ def find_words(
         kinds = Counter(verdict for both in gives_in[::2] for verdict in both)
         if sides == "auto" and min(kinds[True], kinds[False]) < 2:
             gives_in = []
-        wordings, rows = [], []
         nodes = _beginnings(replies[::2])
         leaves = [node for node in nodes if not any(node == other[: len(node)] != other for other in nodes)]
         bar.total = 2 * n * (1 + len(leaves))
         behind: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         for leaf in leaves:  # what comes after a beginning of it is read on the way
             behind |= _behind(view, prompts, leaf, limits, bar.update)
-        for node in nodes:
-            log_probs, begins = behind[node]
-            sets, found = _sets(view, node, log_probs[::2], replies[::2], gives_in[::2])
-            rows += found
-            if all(sets):
-                found_in, held_in = (_figures(log_probs[k::2], begins[k::2], sets) for k in (0, 1))
-                shown = [" ".join(repr(view.tokenizer.decode([t])) for t in each[:5]) for each in sets]
-                shown = [s + " ..." * (len(each) > 5) for s, each in zip(shown, sets, strict=True)]
-                kind: Kind = "shared beginning" if node else "answer sets"
-                named = (view.tokenizer.decode(list(node)), *shown)
-                wordings.append(Wording(kind, named, found_in, held_in, node, sets))
-        wordings += _whole(view, prompts, replies, gives_in, limits)
-    asked_of = pairs.dialogues[:n] or [None] * n
-    return FoundWords(
-        tuple(wordings),
-        pd.DataFrame(rows),
-        tuple((d, *both) for d, both in zip(asked_of, texts, strict=True)),
-        "judge" if gives_in else "run",
-        view.name,
-    )
+
+        def by(gives_in: list[list[bool]]) -> FoundWords:
+            wordings, rows = [], []
+            for node in nodes:
+                log_probs, begins = behind[node]
+                sets, found = _sets(view, node, log_probs[::2], replies[::2], gives_in[::2])
+                rows += found
+                if all(sets):
+                    found_in, held_in = (_figures(log_probs[k::2], begins[k::2], sets) for k in (0, 1))
+                    shown = [" ".join(repr(view.tokenizer.decode([t])) for t in each[:5]) for each in sets]
+                    shown = [s + " ..." * (len(each) > 5) for s, each in zip(shown, sets, strict=True)]
+                    kind: Kind = "shared beginning" if node else "answer sets"
+                    named = (view.tokenizer.decode(list(node)), *shown)
+                    wordings.append(Wording(kind, named, found_in, held_in, node, sets))
+            wordings += _whole(view, prompts, replies, gives_in, limits)
+            asked_of = zip(pairs.dialogues[:n] or [None] * n, texts, strict=True)
+            said = tuple((dialogue, *both) for dialogue, both in asked_of)
+            return FoundWords(tuple(wordings), pd.DataFrame(rows), said, "judge" if gives_in else "run", view.name)
+
+        found = by(gives_in)
+        if sides == "auto" and gives_in and found.best is None:
+            by_run = by([])  # words may tell the runs apart, whatever a judge makes of whole replies
+            return found if by_run.best is None else by_run
+        return found
 
 
 def _texts(

@@ -264,7 +264,7 @@ class HeadScores(Uncertainty):
         estimated = f" ({estimates} of these estimated)" if estimates else ""
         return (
             f"HeadScores({how}, {self.model_name}: {self.n_layers} layers x {self.n_heads} heads{estimated}, "
-            f"{self.n_pairs} pairs; best {best})"
+            f"{self._pairs()}; best {best})"
         )
 
     def _repr_html_(self) -> str:

@@ -84,7 +84,7 @@ def test_all_is_well(tiny):
 @pytest.mark.parametrize(
     ("sycophantic", "truthful", "more", "expected"),
     [
-        ([-1.0] * 8, [1.0] * 8, {"mass": 0.09}, "hardly says these words: .* 9 % .*pairs.readout"),
+        ([-1.0] * 8, [1.0] * 8, {"mass": 0.09}, "hardly says these words: .* 9 % .*pairs.find_words"),
         ([1.0] * 5 + [-1.0] * 3, [2.0] * 8, {}, "hardly there: .* only 3 of 8 pairs"),
         ([-1.0] * 8, [1.0, -3.5] * 4, {}, "can't be told from zero .*scores.effects"),
         ([-1.0] * 8, [2.0] * 5 + [-1.5] * 3, {}, "reversed in 3 of 8 pairs"),

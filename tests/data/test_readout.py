@@ -152,6 +152,18 @@ def test_the_judge_decides_which_words_give_in(said, tiny):
     assert never.by == "run"
 
 
+def test_where_the_judges_words_are_alike_in_both_runs_the_runs_decide(said, tiny):
+    def table(i, run):
+        flips = (i // 2) % 2
+        by_judge = {"Yes": (0.5, 0.3)[flips], "Apologies": (0.3, 0.5)[flips]}
+        return by_judge | {"I": (0.05, 0.12)[run] + wobble(i) / 4, "No": (0.12, 0.05)[run]}
+
+    pairs = replace(said(table), judge=Says("Yes"))
+    assert pairs.find_words(tiny, sides="judge", progress=False).best is None
+    found = pairs.find_words(tiny, progress=False)
+    assert found.by == "run" and found.best is not None and found.best.texts == ("", "'I'", "'No'")
+
+
 def test_it_says_when_no_words_tell_the_runs_apart(said, tiny):
     pairs = said(lambda i, run: {"Apologies": 0.7 + wobble(i + run), "Yes": 0.2})
     found = pairs.find_words(tiny, progress=False)
