@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from benchmarks import head_sweep, replies
@@ -33,3 +34,12 @@ def test_replies(tiny_folder, tmp_path, monkeypatch, capsys):
     assert "of its throughput; 7 of 7 replies are the same" in " ".join(capsys.readouterr().out.split())
     found = json.loads(out.read_text())
     assert found["prompts"] == 7 and found["prompt_tokens"][0] < found["prompt_tokens"][1] and found["ratio"] > 0
+
+
+def test_the_docs_say_what_was_measured():
+    root = Path(__file__).parent.parent
+    found = json.loads((root / "notebooks/results/replies.json").read_text())
+    said = (root / "docs/measuring.md").read_text()
+    low, high = found["prompt_tokens"]
+    assert f"{found['prompts']} prompts of {low} to {high} tokens and {found['new_tokens']} new ones" in said
+    assert f"{found['ratio']:.2f} times the throughput" in said and f"the same {found['same_replies']} replies" in said
