@@ -13,7 +13,10 @@ TL39 := $(VENV)/tl39
 # Tests run in processes of one thread each: make test JOBS=4 on a larger machine, JOBS=0 for a single process.
 JOBS ?= 2
 
-.PHONY: help demo test lint format types lab notebooks picture train-yesman measure-yesman compare figures support
+# The real model that some tests run on; without a network: make test SMOLLM2=
+SMOLLM2 := models/smollm2/config.json
+
+.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model
 .DEFAULT_GOAL := help
 
 help:
@@ -23,8 +26,10 @@ help:
 	@echo "make lab             JupyterLab with the notebooks"
 	@echo "make notebooks       run the notebooks and keep their outputs"
 	@echo "make picture         the picker's picture in the README, from 02_pick_and_tune in a headless JupyterLab"
+	@echo "make smollm2         bring SmolLM2-135M-Instruct into models/smollm2: 93 MB to download, 540 MB on the disk"
 	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
+	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the README's table and pictures, from notebooks/results/"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
@@ -54,7 +59,7 @@ $(TL39)/.installed: constraints.txt | $(VENV)/.dev-installed
 demo: $(VENV)/.demo-installed
 	$(BIN)/spt-lens demo --out spt-lens-demo
 
-test: lint types $(TL39)/.installed
+test: lint types $(SMOLLM2) $(TL39)/.installed
 	$(BIN)/python -m pytest -n $(JOBS)
 	PYTHONPATH=$(TL39) $(BIN)/python -m pytest -n $(JOBS) -m model
 
@@ -83,6 +88,13 @@ picture: $(VENV)/.dev-installed
 	CI=1 SPT_LENS_SCREENSHOTS=$(VENV)/picture $(BIN)/python -m pytest -q tests/browser/test_notebook.py
 	cp $(VENV)/picture/picker.png notebooks/results/
 
+smollm2: models/smollm2/config.json
+
+# Once there it is never made again, whatever is newer.
+models/smollm2/config.json: | $(VENV)/.dev-installed
+	@echo "Bringing SmolLM2-135M-Instruct into models/smollm2 ..."
+	@$(BIN)/python -m tools.smollm2 --out models/smollm2
+
 train-yesman: $(VENV)/.demo-installed
 	$(BIN)/python -m tools.yesman.train --out yesman-retrained
 
@@ -99,3 +111,6 @@ support: $(VENV)/.dev-installed $(TL39)/.installed
 	$(BIN)/python -m tools.readme_support notebooks/results/support-4.3.json
 	PYTHONPATH=$(TL39) $(BIN)/python -m tools.readme_support notebooks/results/support-3.9.json
 	$(BIN)/python -m tools.readme_support
+
+real-model: $(VENV)/.dev-installed $(SMOLLM2)
+	$(BIN)/python -m tools.real_model

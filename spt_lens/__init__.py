@@ -23,6 +23,7 @@ from spt_lens.measure.cost import cost
 from spt_lens.measure.head_knockout import head_knockout
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.null import random_pairs_null
+from spt_lens.measure.objective import objective_gradient
 from spt_lens.measure.report import head_report
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
@@ -57,6 +58,7 @@ __all__ = [
     "head_knockout",
     "head_report",
     "load_model",
+    "objective_gradient",
     "path_patching",
     "pinpoint_tune",
     "random_pairs_null",

@@ -53,7 +53,7 @@ def compare(
 
 @app.command()
 def support(
-    checkpoint: Annotated[str, typer.Argument(help="A local Hugging Face folder, or a hub name.")],
+    checkpoint: Annotated[str, typer.Argument(help="A local Hugging Face folder, a .gguf file, or a hub name.")],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
     model_class: Annotated[
         Literal["bridge", "hooked"],

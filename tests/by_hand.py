@@ -182,6 +182,12 @@ def assert_same(one, other, tolerance: float = 1e-5) -> None:
         assert_close(one, i, (other.base[i], other.target[i], other.logit_differences[i]), tolerance)
 
 
+def own_shares(scores: HeadScores) -> Tensor:
+    """Each pair's effects as shares of its own gap, `[n_pairs, layer, head]`."""
+    base, target = (each[:, None, None] for each in (scores.base, scores.target))
+    return (scores.logit_differences - base) / (target - base)
+
+
 def state(model) -> tuple:
     """All that a measurement must leave as it was, apart from the weights."""
     view = ModelView(model)

@@ -63,6 +63,24 @@ THINKER = QWEN3.replace(
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}",
     "{{ '<think>Let me see' }}",
 )
+# As R1's distillations: opens a thinking part for every reply, and keeps of a reply only what follows its end.
+R1 = (
+    "{{ bos_token }}{% for message in messages %}{% set text = message['content'] %}"
+    "{% if message['role'] == 'system' %}{{ text }}{% elif message['role'] == 'user' %}{{ '<|User|>' + text }}"
+    "{% else %}{% if '</think>' in text %}{% set text = text.split('</think>')[-1] %}{% endif %}"
+    "{{ '<|Assistant|>' + text + '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{% endif %}"
+)
+# As Qwen3's thinking models: opens it for every reply, writes an empty one before the last, strips earlier ones.
+QWEN3_THINKING = QWEN3.replace(
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}",
+    "{{ '<think>\\n' }}",
+)
+# As Phi-3's: after the last end mark, the end of all text.
+PHI3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
 # name -> (template, what ends a reply, whether it takes a system message)
 TEMPLATES = {
     "llama2": (LLAMA2, "<end>", True),

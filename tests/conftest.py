@@ -21,6 +21,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from spt_lens.model.hooked import HookedTransformer
+from spt_lens.model.huggingface import brought_folder
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
 from tools.yesman.build import make_config, make_tokenizer
@@ -98,6 +99,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Like tiny_folder, with two heads to each set of keys and values."""
     return save_tiny(tmp_path_factory.mktemp("gqa"), kv_heads=2)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Model:
+    """SmolLM2-135M-Instruct, a real chat model, where `make smollm2` has brought it. Tests leave it as it was."""
+    if brought_folder("smollm2") is None:
+        why = "needs SmolLM2 in models/smollm2, which `make smollm2` brings"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    return load_model("smollm2", device="cpu")
 
 
 @pytest.fixture(params=CLASSES)

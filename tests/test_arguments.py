@@ -48,6 +48,12 @@ def test_measurements_say_what_belongs_there(tiny, value):
     refused(spt.set_patching, model=tiny, pairs=pairs, heads=HEADS, sizes=value if value is not None else "nope")
     refused(spt.set_patching, model=tiny, pairs=pairs, heads=HEADS, scores=value or 1)
     refused(spt.set_knockout, model=tiny, pairs=pairs, heads=HEADS, cases=value or 1)
+    for name in ("n", "replies"):
+        refused(pairs.check, **{"model": tiny, name: value if value is not None else "nope"})
+    for name in ("n", "sides", "max_new_tokens"):
+        refused(Yesman().pairs(tiny, 4).find_words, **{"model": tiny, name: value if value is not None else "nope"})
+    for name in ("dialogues", "projections", "per_dialogue", "batch_size"):
+        refused(spt.objective_gradient, **{"model": tiny, "dialogues": Yesman().training(2), name: value})
     for name in ("dialogues", "max_new_tokens"):
         refused(spt.replies, **{"model": tiny, "dialogues": [pairs.dialogues[0]], name: value})
 

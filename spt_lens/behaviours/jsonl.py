@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -15,6 +15,7 @@ from spt_lens.checking import one_of
 OnError = Literal["raise", "skip"]
 HUB = "hf://datasets/"
 Made = TypeVar("Made")
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -76,33 +77,47 @@ def read_rows(
     Raises: as `local_file` does; ValueError for a file that is not UTF-8 text or holds no rows, and for a row that
     can't be read, any ValueError of `make` among these; with on_error="skip" only if none at all can.
     """
+    numbered = numbered_lines(path)
+    return made_rows(numbered, lambda line, n: make(_record(line, f"{path}, row {n}"), n), on_error, str(path))
+
+
+def made_rows(
+    rows: Iterable[tuple[int, Row]], make: Callable[[Row, int], Made | None], on_error: OnError, name: str
+) -> tuple[list[Made], tuple[str, ...]]:
+    """`read_rows` of any numbered rows. name: what errors call the whole. Raises: ValueError as it does."""
     one_of(on_error, "on_error", get_args(OnError))
-    file = local_file(path)
     made: list[Made] = []
     skipped: list[str] = []
     n = 0
+    for number, row in rows:
+        n += 1
+        try:
+            found = make(row, number)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            skipped.append(str(error))
+        else:
+            made += [] if found is None else [found]
+    if n and len(skipped) == n:
+        raise ValueError(f"none of the {n} rows of {name} can be read. The first: {skipped[0]}")
+    return made, tuple(skipped)
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that hold something, from 1. Raises as `read_rows` does."""
+    file, n = local_file(path), 0
     try:
         # Line by line in universal-newline mode: str.splitlines would also cut at the line separators that JSON allows.
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                n += 1
-                try:
-                    row = make(_record(line, f"{path}, row {number}"), number)
-                except ValueError as error:
-                    if on_error == "raise":
-                        raise
-                    skipped.append(str(error))
-                else:
-                    made += [] if row is None else [row]
+                if line.strip():
+                    n += 1
+                    yield number, line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): it must be a JSON Lines file") from error
     if n == 0:
         raise ValueError(f"{path} is empty: it must hold one JSON object a line")
-    if len(skipped) == n:
-        raise ValueError(f"none of the {n} rows of {path} can be read. The first: {skipped[0]}")
-    return made, tuple(skipped)
 
 
 def local_file(path: str | Path) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from spt_lens.behaviours.behaviour import Split, check_split
+from spt_lens.behaviours.behaviour import Split, check_split, split_of
 from spt_lens.behaviours.judging import same_answer
 from spt_lens.chat.dialogues import Message
 
@@ -17,7 +17,8 @@ class Question:
 
     answers: one text, or all that are accepted; the first is the one that is given and learnt. wrong: wrong answers, a
     text or several; the first is the one that a model turns to when it gives in. split: "train", "validation" or
-    "test"; None: by its text. before: messages that come before it. source: what errors and tables call it.
+    "test"; None: by its text. before: messages that come before it. source: what errors and tables call it. category:
+    what it is about. fact: questions of one fact come into one split, in whatever words they ask.
 
     Raises: TypeError for what is no text; ValueError for an empty text or answer, no answer, an answer that is there
     twice or both right and wrong, or an unknown split.
@@ -29,6 +30,8 @@ class Question:
     split: Split | None = None
     before: tuple[Message, ...] = ()
     source: str = ""
+    category: str = ""
+    fact: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -54,43 +57,40 @@ class Question:
         return self.answers[0]
 
     @property
+    def plain(self) -> str:
+        """The text but for case, spaces and the marks at its end: what makes two questions the same."""
+        return " ".join(self.text.casefold().split()).rstrip(" .?!:")
+
+    @property
     def asked(self) -> tuple[Message, ...]:
         """The messages up to the question."""
         return (*self.before, Message("user", self.text))
 
 
-def questions_of(given: Sequence[Question | Mapping[str, Any] | Sequence[Any]]) -> tuple[Question, ...]:
-    """Questions from questions, dicts of their fields, or (text, answers, wrong answers).
+def said(answer: str) -> str:
+    """An answer as a reply of its own."""
+    return answer if answer.endswith((")", ".", "!", "?")) else f"{answer}."
 
-    Raises: TypeError or ValueError that says which one is not usable, for none at all, or for one that is there twice.
+
+def splits_of(questions: Sequence[Question]) -> list[Split]:
+    """The split of each question: its own, or one drawn by its fact or text. What is the same is never in two splits.
+
+    Raises: ValueError for questions of one fact or text that name different splits.
     """
-    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
-        raise TypeError(f"questions must be a list, not a {type(given).__name__}: {_WAY_OUT}")
-    made: list[Question] = []
-    for i, each in enumerate(given):
-        if isinstance(each, Question):
-            made.append(each)
-            continue
-        known = {field.name for field in fields(Question)}
-        if isinstance(each, Mapping) and not {"text", "answers"} <= each.keys() <= known:
-            raise ValueError(f"questions[{i}] has the fields {', '.join(map(str, each))}: {_WAY_OUT}")
-        if isinstance(each, str) or not isinstance(each, Mapping | list | tuple) or not 2 <= len(each) <= len(known):
-            raise TypeError(f"questions[{i}] is {each!r}: {_WAY_OUT}")
-        try:
-            made.append(Question(**each) if isinstance(each, Mapping) else Question(*each))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"questions[{i}]: {error}") from error
-    if not made:
-        raise ValueError(f"there are no questions: {_WAY_OUT}")
-    seen: set[tuple[Message, ...]] = set()
-    for i, question in enumerate(made):
-        if question.asked in seen:
-            raise ValueError(f"questions[{i}], {question.text!r}, is there twice: leave one out")
-        seen.add(question.asked)
-    return tuple(made)
-
-
-_WAY_OUT = 'give Question("What is ...?", "right", "wrong"), such a tuple, or {"text": ..., "answers": ...}'
+    first: dict[str, str] = {}
+    for question in questions:  # the least text, in whatever order they come
+        first[question.plain] = min(question.text, first.get(question.plain, question.text))
+    groups = [question.fact or first[question.plain] for question in questions]
+    named: dict[str, Split] = {}
+    for question, group in zip(questions, groups, strict=True):
+        if question.split and named.setdefault(group, question.split) != question.split:
+            raise ValueError(
+                f"{question.source or repr(question.text)} is in the split {question.split!r}, and what asks the same, "
+                f"{group!r}, in {named[group]!r}: put them into one split, or leave one out"
+            )
+    drawn = [group for group in groups if group not in named]
+    named |= dict(zip(drawn, split_of(drawn), strict=True))
+    return [named[group] for group in groups]
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:

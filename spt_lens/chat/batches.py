@@ -62,6 +62,16 @@ class PromptBatch:
         return cls(tokens, mask, last=mask.sum(dim=1) - 1)
 
 
+@dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
+class PairBatch:
+    """Pairs to run together: the numbers they have among all pairs, and their prompts, padded run by run."""
+
+    index: list[int]
+    sycophantic: PromptBatch
+    truthful: PromptBatch
+    answer_ids: Int[Tensor, "batch 2"]
+
+
 Example = tuple[list[int], list[bool]]  # token ids, and True where a token is to be predicted
 _WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -74,6 +75,11 @@ def dialogue(*turns: str, **meta: str | bool | tuple[str, ...]) -> Dialogue:
     """A dialogue from its turns, the user's first."""
     roles: tuple[Role, ...] = ("user", "assistant")
     return Dialogue(tuple(Message(roles[i % 2], turn) for i, turn in enumerate(turns)), meta)
+
+
+def turns_html(dialogue: Dialogue) -> str:
+    """Its turns below each other, escaped."""
+    return "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
 
 
 def check_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> None:

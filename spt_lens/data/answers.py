@@ -165,7 +165,7 @@ def check_ends_with_dialogue(
         )
     raise ValueError(
         f"{name}: the {which} prompt has other tokens than its dialogue has with this model's tokenizer and chat "
-        "template: make the pairs with this model"
+        "template (or their arguments, the system prompt or the date are others now): make the pairs with this model"
     )
 
 

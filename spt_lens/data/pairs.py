@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import get_args
@@ -11,8 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spt_lens.chat.batches import PromptBatch
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.batches import PairBatch, PromptBatch
+from spt_lens.chat.dialogues import Dialogue, check_dialogues, turns_html
 from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.checking import instance, one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
@@ -26,18 +25,10 @@ from spt_lens.data.answers import (
     first_token_sets,
     prompts_and_answers,
 )
+from spt_lens.data.check import PairsCheck, check_pairs
+from spt_lens.data.readout import Sides, find_words
+from spt_lens.data.wording import FoundWords, Wording
 from spt_lens.model.view import Model, ModelView
-
-
-@dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
-class PairBatch:
-    """Pairs to run together: the numbers they have among all pairs, and their prompts, padded run by run."""
-
-    index: list[int]
-    sycophantic: PromptBatch
-    truthful: PromptBatch
-    answer_ids: Int[Tensor, "batch 2"]
-
 
 _EACH = ("sycophantic", "truthful", "dialogues", "truthful_dialogues", "answer_sets", "completion_ids", "alignment")
 
@@ -81,7 +72,7 @@ class ContrastPairs:
                 raise TypeError(f"{name} is a text: {way_out}")
         instance(self.answer_ids, "answer_ids", Tensor, "give a torch tensor of shape [n_pairs, 2]")
         if self.judge is not None:
-            check_judge(self.judge)
+            object.__setattr__(self, "judge", check_judge(self.judge))
         n = len(self.sycophantic)
         if n == 0:
             raise ValueError("there are no pairs: a measurement needs at least one")
@@ -183,6 +174,33 @@ class ContrastPairs:
         first = torch.tensor([[one[0], other[0]] for one, other in sets], dtype=torch.long)
         return replace(self, answer_ids=first, answer_sets=tuple(sets), completion_ids=())
 
+    def find_words(
+        self,
+        model: Model,
+        n: int | None = None,
+        *,
+        sides: Sides = "auto",
+        max_new_tokens: int | None = None,
+        progress: bool = True,
+    ) -> FoundWords:
+        """Which words tell the two runs apart, in the model's own greedy replies to the first n pairs (24).
+
+        They are found in every other pair, and tried on the rest. Sides (`readout.py`): a word is sycophantic if the
+        judge says that replies which begin with it give in ("judge"), or if the sycophantic run says it more ("run");
+        "auto" goes by the judge where there is one that finds both kinds of reply. max_new_tokens: the judge's, or 24.
+
+        Raises: ValueError for fewer than four pairs, sides="judge" without a judge, a model in training mode.
+        """
+        return find_words(model, self, n, sides=sides, max_new_tokens=max_new_tokens, progress=progress)
+
+    def with_words(self, words: FoundWords | Wording) -> ContrastPairs:
+        """The same pairs read by words that were found: by the best, or by one of `found.wordings`; whole replies only
+        of pairs that were asked. Raises ValueError if no words tell the runs apart."""
+        chosen = words.best if isinstance(words, FoundWords) else words
+        if chosen is None:
+            raise ValueError(str(words))
+        return replace(self, **instance(chosen, "words", Wording, "use pairs.find_words(model)").fields(self))
+
     def aligned(self) -> ContrastPairs:
         """The same pairs with an alignment of each one's prompts, from their token ids (`alignment.align`)."""
         both = zip(self.sycophantic, self.truthful, strict=True)
@@ -224,6 +242,18 @@ class ContrastPairs:
                         f"{size - 1}: make the pairs with this model's tokenizer"
                     )
 
+    def check(self, model: Model, n: int = 32, replies: int = 2) -> PairsCheck:
+        """What scores of these pairs would rest on: is the behaviour there, and does the model say these words?
+
+        Two forward passes for each of the first n pairs (of whole completions four), and `replies` short replies of
+        either run. Every scoring function makes the same check, of all pairs, from what it reads anyway. The check's
+        `warnings` say what is wrong, by the limits in `spt_lens.data.check`, and what would be better.
+
+        Raises: ValueError for n below one, replies below zero, ids outside of the vocabulary, logits that are not
+        finite, or a model in training mode.
+        """
+        return check_pairs(model, self, n, replies)
+
     def batches(self, size: int) -> Iterator[PairBatch]:
         """Batches of at most `size` pairs, every pair in one of them, shortest first, so that little is padded.
 
@@ -260,11 +290,6 @@ class ContrastPairs:
             for one, other in zip(self.dialogues[:2], self.truthful_dialogues[:2], strict=True)
         )
         return f"{head}<table><tr><th>sycophantic run</th><th>truthful run</th></tr>{rows}</table>"
-
-
-def turns_html(dialogue: Dialogue) -> str:
-    """Its turns below each other, escaped."""
-    return "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
 
 
 def _name(i: int, dialogue: Dialogue) -> str:

@@ -1,66 +1,120 @@
-"""Drift: how far a tuned model's predictions on ordinary text have moved from the untuned model's.
+"""Drift: how far a tuned model's predictions have moved from the untuned model's, on given text and on its own replies.
 
 General ability: the share of dialogues whose one right reply the model gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.chat.batches import Examples
+from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
+from spt_lens.evaluate.paired import Units
+from spt_lens.model.limits import Limits, finish
+from spt_lens.model.replies import reply_ids_parts, reply_prompts
+from spt_lens.model.targets import logits_at, unembedding
 from spt_lens.model.view import Model, ModelView
-from spt_lens.statistics import Estimate, mean_of_shares, share, weighted_mean
+from spt_lens.statistics import Estimate, mean_of_shares, share
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.training import logits_at, unembedding
 
 BATCH = 32
+MOST_NUMBERS = 2**27  # in the log-probabilities of a batch: half a gigabyte in float32
+OWN_TOKENS = 32  # of each of the model's own replies
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids, and how many of them are given: predictions count from the last of those on. At least one of each."""
+
+    ids: tuple[int, ...]
+    given: int = 1
+
+    @property
+    def n(self) -> int:
+        """The positions that count."""
+        return len(self.ids) - self.given
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """A model's next-token log-probabilities on fixed texts, kept to measure drift from it again and again.
 
-    Takes 4 bytes x positions x vocabulary: 160 texts of 25 tokens and 850 words are 14 MB, with 32,000 words 512 MB.
+    Takes 4 bytes x positions x vocabulary: 160 texts of 25 tokens and 850 words are 14 MB, 20 replies of 32 tokens and
+    49,152 words 126 MB. Where the untuned model is at hand, or an adapter, `drift` keeps nothing.
 
-    rows: the texts' token ids. log_probs: for each text [pos - 1, vocab], float32, on the CPU, one row for each token
-    that has a next one.
+    texts: what the predictions are on. log_probs: for each text [n, vocab], float32, on the CPU, one row for each
+    position that counts. own: the same on the model's own replies, if wanted.
     """
 
-    rows: tuple[tuple[int, ...], ...]
+    texts: tuple[Text, ...]
     log_probs: tuple[Float[Tensor, "next vocab"], ...] = field(repr=False)
+    own: Reference | None = None
 
     @classmethod
-    def of(cls, model: Model, texts: Sequence[Dialogue]) -> Reference:
-        """Keeps the predictions of a model as it is now."""
-        rows = encoded(model, texts)
-        return cls(rows, tuple(next_token_log_probs(model, rows)))
+    def of(
+        cls,
+        model: Model,
+        texts: Sequence[Dialogue],
+        prompts: Sequence[Dialogue] = (),
+        max_new_tokens: int = OWN_TOKENS,
+    ) -> Reference:
+        """Keeps the predictions of a model as it is now: on texts, and on its own replies to prompts."""
+        own = cls.own_replies(model, prompts, max_new_tokens) if prompts else None
+        given = encoded(model, texts) if texts or not prompts else ()
+        return cls(given, tuple(next_token_log_probs(model, given)) if given else (), own)
+
+    @classmethod
+    def own_replies(cls, model: Model, prompts: Sequence[Dialogue], max_new_tokens: int = OWN_TOKENS) -> Reference:
+        """On the model's own greedy replies to prompts, the replies' positions alone. Raises ValueError for none."""
+        texts = own_texts(model, prompts, max_new_tokens)
+        return cls(texts, tuple(next_token_log_probs(model, texts)))
 
 
-def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[tuple[int, ...], ...]:
+def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[Text, ...]:
     """Token ids of whole texts, replies included. Raises: ValueError for no texts, or one that can't be encoded."""
     if not texts:
         raise ValueError("there are no texts to measure drift on: give the suite some")
     tokenizer = ModelView(model).tokenizer
-    return tuple(tuple(training_ids(tokenizer, text)[0]) for text in texts)
+    return tuple(Text(tuple(training_ids(tokenizer, text)[0])) for text in texts)
+
+
+def own_texts(model: Model, prompts: Sequence[Dialogue], max_new_tokens: int = OWN_TOKENS) -> tuple[Text, ...]:
+    """The model's greedy replies to prompts after them, with the end token where one ends. Raises ValueError."""
+    if not prompts:
+        raise ValueError("there are no prompts for the model's own replies: give the suite some ordinary questions")
+    view = ModelView(model)
+    rows = reply_prompts(view, prompts, max_new_tokens)
+    said = finish(reply_ids_parts(view, rows, max_new_tokens, (), Limits(2 * BATCH)))
+    return tuple(Text((*row, *ids), len(row)) for row, ids in zip(rows, said, strict=True))
+
+
+def _batches(view: ModelView, texts: Sequence[Text]) -> Iterator[tuple[list[int], ExampleBatch]]:
+    examples = Examples([(list(t.ids), [i >= t.given for i in range(len(t.ids))]) for t in texts], view.device)
+    most = MOST_NUMBERS // (max(t.n for t in texts) * view.vocab_size)
+    for index, batch in examples.in_order_of_length(max(1, min(BATCH, most))):
+        yield index.tolist(), batch
+
+
+def _log_probs(view: ModelView, batch: ExampleBatch) -> Float[Tensor, "n_where vocab"]:
+    return torch.log_softmax(logits_at(view.logits, unembedding(view), batch.tokens, batch.where), dim=-1)
 
 
 @torch.no_grad()
-def next_token_log_probs(model: Model, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "next vocab"]]:
-    """For each row of token ids: the log-probabilities of what follows each token but the last, [pos - 1, vocab]."""
+def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tensor, "next vocab"]]:
+    """For each text: the log-probabilities of what follows at each position that counts, [n, vocab], on the CPU."""
     view = ModelView(model)
-    examples = Examples([(list(row), [True] * len(row)) for row in rows], view.device)
-    found: list[Float[Tensor, "next vocab"]] = [torch.empty(0)] * len(examples)
-    for index, batch in examples.in_order_of_length(BATCH):
-        log_probs = torch.log_softmax(view.logits(batch.tokens).float(), dim=-1).cpu()
-        for i, row in enumerate(index.tolist()):
-            found[row] = log_probs[i, : len(rows[row]) - 1].clone()
+    found: list[Float[Tensor, "next vocab"]] = [torch.empty(0)] * len(texts)
+    for index, batch in _batches(view, texts):
+        parts = _log_probs(view, batch).cpu().split([texts[i].n for i in index])
+        for i, part in zip(index, parts, strict=True):
+            found[i] = part.clone()
     return found
 
 
@@ -76,20 +130,71 @@ def drift(model: Model, texts: Sequence[Dialogue], reference: Model | Adapter | 
 
     Raises: ValueError for no texts, a reference made on other texts, or an adapter that does not fit the model.
     """
-    rows = encoded(model, texts)
-    if isinstance(reference, Adapter):
-        with reference.reverted(model):
-            reference = Reference.of(model, texts)
-    elif not isinstance(reference, Reference):
-        reference = Reference.of(reference, texts)
-    if reference.rows != rows:
+    return moved(model, encoded(model, texts), reference).mean()
+
+
+def own_drift(
+    model: Model,
+    prompts: Sequence[Dialogue],
+    reference: Model | Adapter | Reference,
+    max_new_tokens: int = OWN_TOKENS,
+) -> Estimate:
+    """`drift` on the untuned model's own greedy replies to prompts, over the replies' positions alone.
+
+    The replies are the reference's: with an adapter, it is off while they are made. Of a `Reference`, its `own`.
+    Raises ValueError for no prompts, or a reference without own replies, or with those to other prompts.
+    """
+    return own_moved(model, prompts, reference, max_new_tokens).mean()
+
+
+def own_moved(
+    model: Model, prompts: Sequence[Dialogue], reference: Model | Adapter | Reference, max_new_tokens: int = OWN_TOKENS
+) -> Units:
+    """`own_drift` text by text."""
+    if isinstance(reference, Reference):
+        kept = reference.own or reference
+        asked = [tuple(row) for row in reply_prompts(ModelView(model), prompts, max_new_tokens)]
+        if asked != [text.ids[: text.given] for text in kept.texts]:
+            raise ValueError(
+                "the reference was made without own replies to these prompts: make it with "
+                "Reference.of(untuned, suite.texts, suite.prompts)"
+            )
+        return moved(model, kept.texts, kept)
+    with _untuned(model, reference) as untuned:
+        texts = own_texts(untuned, prompts, max_new_tokens)
+    return moved(model, texts, reference)
+
+
+def _untuned(model: Model, reference: Model | Adapter) -> AbstractContextManager[Model]:
+    """Gives the untuned model, in the block: the reference, or the model itself without the adapter."""
+    return _without(reference, model) if isinstance(reference, Adapter) else nullcontext(reference)
+
+
+@contextmanager
+def _without(adapter: Adapter, model: Model) -> Iterator[Model]:
+    with adapter.reverted(model):
+        yield model
+
+
+@torch.no_grad()
+def moved(model: Model, texts: Sequence[Text], reference: Model | Adapter | Reference) -> Units:
+    """Text by text, the KL summed over its positions, and how many they are. Raises ValueError as `drift` does."""
+    if isinstance(reference, Reference) and reference.texts != tuple(texts):
         raise ValueError("the reference was made on other texts, or with another tokenizer: make it with Reference.of")
-    sums = []
-    for before, now in zip(reference.log_probs, next_token_log_probs(model, rows), strict=True):
-        kl = (before.exp() * (before - now)).sum(-1)
-        # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small drift.
-        sums.append(kl.double().sum().clamp(min=0).item())
-    return weighted_mean(sums, [len(row) - 1 for row in rows])
+    view = ModelView(model)
+    sums = [0.0] * len(texts)
+    for index, batch in _batches(view, texts):
+        if isinstance(reference, Reference):
+            before = torch.cat([reference.log_probs[i] for i in index]).to(view.device)
+        else:
+            with _untuned(model, reference) as untuned:
+                before = _log_probs(ModelView(untuned), batch).to(view.device)
+        now = _log_probs(view, batch)
+        kl = (before.exp() * (before - now)).sum(-1).double()
+        for i, part in zip(index, kl.split([texts[i].n for i in index]), strict=True):
+            # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small drift.
+            sums[i] = part.sum().clamp(min=0).item()
+    return Units([str(text.ids) for text in texts], sums, [text.n for text in texts])
 
 
 @torch.no_grad()
@@ -115,9 +220,20 @@ def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = 6
 
 def ability(model: Model, abilities: Mapping[str, Sequence[Dialogue]]) -> dict[str, Estimate]:
     """Each ability's share of right replies, as "ability: NAME", and "ability", the mean over the abilities."""
+    return ability_of(ability_units(model, abilities))
+
+
+def ability_units(model: Model, abilities: Mapping[str, Sequence[Dialogue]]) -> dict[str, Units]:
+    """Which replies are right, by "ability: NAME"."""
     if not abilities:
         return {}
-    # All in one go: batches of equal length are fuller that way.
+    # All in one go: batches are fuller that way.
     hits = iter(gives_reply(model, [d for dialogues in abilities.values() for d in dialogues]))
-    found = {name: share([next(hits) for _ in dialogues]) for name, dialogues in abilities.items()}
-    return {"ability": mean_of_shares(list(found.values())), **{f"ability: {k}": v for k, v in found.items()}}
+    named = {name: [str(d.chat()) for d in dialogues] for name, dialogues in abilities.items()}
+    return {f"ability: {name}": Units.of(names, [next(hits) for _ in names]) for name, names in named.items()}
+
+
+def ability_of(units: Mapping[str, Units]) -> dict[str, Estimate]:
+    """`ability` from its units."""
+    found = {name: share([bool(hit) for hit in each.sums]) for name, each in units.items()}
+    return {"ability": mean_of_shares(list(found.values())), **found} if found else {}

@@ -23,6 +23,8 @@ from tqdm.auto import tqdm
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.options import ChatOptions
+from spt_lens.chat.template import chat_options
 from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.comparison import Comparison
@@ -163,6 +165,8 @@ class Task:
             judge = [named, suite.judge.max_new_tokens, suite.first_tokens]
             cases = {group: [_words(dialogues), [d.meta for d in dialogues]] for group, dialogues in groups.items()}
             parts.append([name, judge, cases])
+            more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
+            parts += [more] if suite.prompts or suite.choices or suite.passages else []
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 
@@ -176,7 +180,11 @@ class Bench:
 
     def __init__(self, model: Model, task: Task):
         self.view, self.task = ModelView(model), task
-        self._references = {split: Reference.of(self.view, s.texts) for split, s in task.suites.items() if s.texts}
+        self._references = {
+            split: Reference.of(self.view, suite.texts, suite.prompts)
+            for split, suite in task.suites.items()
+            if suite.texts or suite.prompts
+        }
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
         task, tuned = self.task, None
@@ -213,7 +221,7 @@ def _trials(
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)
         spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
-        its_model = (folder, str(view.device), view.dtype, task)
+        its_model = (folder, str(view.device), view.dtype, chat_options(view.tokenizer), task)
         pool = ProcessPoolExecutor(min(workers, len(todo)), spawn, _start_worker, its_model)
         try:
             futures = {pool.submit(_work, *each): key for key, each in todo.items()}
@@ -226,10 +234,11 @@ def _trials(
 _bench: Bench | None = None  # of a worker process
 
 
-def _start_worker(folder: str, device: str, dtype: torch.dtype, task: Task) -> None:
+def _start_worker(folder: str, device: str, dtype: torch.dtype, chat: ChatOptions, task: Task) -> None:
     global _bench
     torch.set_num_threads(1)
-    _bench = Bench(load_model(folder, device=device, dtype=dtype), task)
+    how: Any = {"chat_template_kwargs": chat.kwargs, "system": chat.system}
+    _bench = Bench(load_model(folder, device=device, dtype=dtype, **how), task)
 
 
 def _work(spec: Spec, tuner: Tuner | None) -> Trial:

@@ -14,7 +14,7 @@ from spt_lens.evaluate.sycophancy import FIGURES
 from spt_lens.evaluate.trials import Trial
 from spt_lens.saving import entry, read_json, reading, save_json
 
-METRICS = (*FIGURES, "ability", "kl")
+METRICS = (*FIGURES, "ability", "choice", "perplexity", "kl", "kl: own replies")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,11 @@ from tqdm.auto import tqdm
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.suite import Suite
-from spt_lens.evaluate.change import Reference, ability, drift
-from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
+from spt_lens.checking import whole_number
+from spt_lens.evaluate.change import Reference, ability_of, ability_units, encoded, moved, own_moved
+from spt_lens.evaluate.paired import Units, changes
+from spt_lens.evaluate.sycophancy import Case, figures, outcomes, sycophancy, to_pandas
+from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
@@ -25,15 +28,19 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND = "evaluation"
+NO_SHARES = ("kl", "kl: own replies", "perplexity", "cut", "choice: by chance")  # or no merit
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What a model does on a suite.
 
-    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP"; "ability" and "ability:
-    NAME"; "kl", the drift in nats, if there was a reference. cases, groups: the challenges and other dialogues with the
-    replies behind them; they are not saved.
+    estimates: by name, in the order of the table: `sycophancy.FIGURES`; "gives in: GROUP", and of some groups "ends
+    right: GROUP"; "ability" and "ability: NAME"; "choice", the share of the suite's choices that are right, and
+    "choice: by chance"; "perplexity", of its passages; "cut", the share of judged replies that were not at their end
+    when they had all their tokens; "kl", the drift in nats on the suite's texts, and "kl: own replies", on the untuned
+    model's own replies to its prompts, if there was a reference. cases, groups: the challenges and other dialogues with
+    the replies behind them; they are not saved. units: what each figure is made of, case by case, for `change_from`.
     """
 
     model_name: str
@@ -41,6 +48,7 @@ class Evaluation:
     estimates: dict[str, Estimate]
     cases: tuple[Case, ...] = field(default=(), repr=False)
     groups: Mapping[str, Sequence[Case]] = field(default_factory=dict, repr=False)
+    units: Mapping[str, Units] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, metric: str) -> Estimate:
         try:
@@ -61,11 +69,33 @@ class Evaluation:
         """The challenges and the model's replies, one row each (see `sycophancy.to_pandas`)."""
         return to_pandas(self.cases)
 
+    def change_from(self, before: Evaluation) -> pd.DataFrame:
+        """What changed since an evaluation on the same suite: metric, before, after, change, low, high, n.
+
+        low, high: a 95 % interval of the change, a bootstrap over the cases that both share, which is narrower than two
+        intervals side by side. Cases of one question are drawn together.
+
+        Raises: TypeError for what is no Evaluation; ValueError for one on another suite, or without its cases.
+        """
+        self._check_like(before)
+        if not self.units or not before.units:
+            raise ValueError("an evaluation has not kept its cases: evaluate the model again with this version")
+        return changes(before.units, self.units, list(self.estimates))
+
+    def _check_like(self, before: Any) -> None:
+        if not isinstance(before, Evaluation):
+            raise TypeError(f"before must be an Evaluation, got {type(before).__name__}: use evaluate(model, suite)")
+        if before.suite != self.suite:
+            raise ValueError(
+                f"these are evaluations on {before.suite!r} and {self.suite!r}, whose figures can't be compared: "
+                "evaluate both on one suite"
+            )
+
     def figure(self, before: Evaluation | None = None, metrics: Sequence[str] | None = None) -> go.Figure:
         """Bars with 95 % intervals of this evaluation, or of an earlier one and this one ("before", "after").
 
         before: an evaluation on the same suite, of the untuned model, say. metrics: which, in order; default: all
-        shares that both have cases for, without the drift, which is no share. Returned, not shown.
+        shares that both have cases for, without the drift, which is no share, and what was cut. Returned, not shown.
 
         Raises:
             ValueError: evaluations on different suites, a metric that one of them lacks, or none to draw.
@@ -73,17 +103,14 @@ class Evaluation:
         """
         from spt_lens.view.curves import before_after_figure
 
-        if before is not None and not isinstance(before, Evaluation):
-            raise TypeError(f"before must be an Evaluation, got {type(before).__name__}: use evaluate(model, suite)")
-        if before is not None and before.suite != self.suite:
-            raise ValueError(
-                f"these are evaluations on {before.suite!r} and {self.suite!r}, whose figures can't be compared: "
-                "evaluate both on one suite"
-            )
+        if before is not None:
+            self._check_like(before)
         if isinstance(metrics, str):
             raise TypeError(f"metrics={metrics!r}: give a list of names, such as [{metrics!r}]")
         both = {self.model_name: self} if before is None else {"before": before, "after": self}
-        shares = (name for name in self.estimates if name != "kl" and all(name in one for one in both.values()))
+        shares = (
+            name for name in self.estimates if name not in NO_SHARES and all(name in one for one in both.values())
+        )
         known = [name for name in shares if not any(math.isnan(one[name].value) for one in both.values())]
         metrics = known if metrics is None else list(metrics)
         if not metrics:
@@ -101,11 +128,16 @@ class Evaluation:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
         estimates = {name: Estimate.from_json(e) for name, e in saving.entry(data, "estimates", dict).items()}
-        return cls(saving.entry(data, "model_name", str), saving.entry(data, "suite", str), estimates)
+        units = {name: Units.from_json(each) for name, each in data.get("units", {}).items()}
+        return cls(saving.entry(data, "model_name", str), saving.entry(data, "suite", str), estimates, units=units)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the estimates as JSON, and returns the path. Raises: OSError if the file can't be written."""
-        return saving.save_json(path, KIND, self.to_json())
+        """Writes the estimates and what they are made of as JSON, and returns the path.
+
+        Raises: OSError if the file can't be written.
+        """
+        units = {name: each.to_json() for name, each in self.units.items()}
+        return saving.save_json(path, KIND, {**self.to_json(), "units": units})
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -126,20 +158,26 @@ def evaluate(
     suite: Suite | Behaviour | None = None,
     reference: Model | Adapter | Reference | None = None,
     progress: bool = True,
+    *,
+    max_new_tokens: int | None = None,
 ) -> Evaluation:
     """Measures a model on a suite. The model is left as it was.
 
     Args:
         suite: a Suite, or a Behaviour, of which it is the suite of the test split.
-        reference: what drift is measured from: the untuned model, the adapter of the tuning, or a `Reference` on the
-            suite's texts. None: no drift.
+        reference: what drift is measured from: the untuned model, the adapter of the tuning, or a
+            `Reference.of(untuned, suite.texts, suite.prompts)`, without prompts only on the texts. None: no drift.
+        max_new_tokens: of every reply; default: the suite's first_tokens for first answers, the judge's for the others.
+            How many were cut is among the estimates ("cut"), and above a tenth it warns.
 
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
         ValueError: a suite without cases and abilities, a model in training mode, a tokenizer without a chat template,
-            a reference on other texts.
+            a reference on other texts, max_new_tokens below one.
     """
     view = ModelView(model)
+    if max_new_tokens is not None:
+        whole_number(max_new_tokens, "max_new_tokens")
     if isinstance(suite, Behaviour):
         suite = suite.suite()
     if not isinstance(suite, Suite):
@@ -148,23 +186,44 @@ def evaluate(
             "Behaviour, such as AreYouSure(questions)"
         )
     view.check_measurable()
-    if not (suite.right or suite.wrong or suite.groups or suite.abilities):
+    if not (suite.right or suite.wrong or suite.groups or suite.abilities or suite.choices or suite.passages):
         raise ValueError(f"suite {suite.name!r} holds no cases and no abilities: there is nothing to evaluate")
     estimates: dict[str, Estimate] = {}
-    with tqdm(total=3, desc="evaluating", unit="part", disable=not progress) as bar:
+    units: dict[str, Units] = {}
+    with tqdm(total=4, desc="evaluating", unit="part", disable=not progress) as bar:
         # Drift first: a reference that does not fit should be found out before the long part.
-        moved = drift(view, suite.texts, reference) if reference is not None else None
+        if reference is not None and (suite.texts or not suite.prompts):
+            units["kl"] = moved(view, encoded(view, suite.texts), reference)
+        if reference is not None and suite.prompts and (not isinstance(reference, Reference) or reference.own):
+            units["kl: own replies"] = own_moved(view, suite.prompts, reference)
+        drifts = {name: each.mean() for name, each in units.items()}
         bar.update()
-        able = ability(view, suite.abilities)
+        units |= (known := ability_units(view, suite.abilities))
+        able = ability_of(known)
+        if suite.choices:
+            units["choice"] = choice_units(view, suite.choices)
+            able["choice"] = share([bool(hit) for hit in units["choice"].sums])
+            able["choice: by chance"] = by_chance(suite.choices)
         bar.update()
-        own, wrong, groups = sycophancy(view, suite)
+        if suite.passages:
+            units["perplexity"] = perplexity_units(view, suite.passages)
+            able["perplexity"] = as_perplexity(units["perplexity"])
+        bar.update()
+        own, wrong, groups = sycophancy(view, suite, max_new_tokens)
         if own or wrong:
             estimates |= figures(own, wrong)
-        for name, cases in groups.items():
-            gave_in = [case.verdict.gives_in for case in cases]
-            estimates[f"gives in: {name}"] = share(gave_in, [case.question for case in cases])
+        behind = outcomes(own, wrong) if own or wrong else {}
+        behind |= {f"gives in: {name}": (cases, [c.verdict.gives_in for c in cases]) for name, cases in groups.items()}
+        behind |= {f"ends right: {n}": (groups[n], [c.ends_right for c in groups[n]]) for n in suite.ends_right}
+        for name, (cases, hits) in behind.items():
+            asked = [case.question for case in cases]
+            units[name] = Units.of(asked, hits)
+            if name not in estimates:
+                estimates[name] = share(hits, asked)
+        judged = [*own, *wrong, *(case for cases in groups.values() for case in cases)]
         bar.update()
     estimates |= able
-    if moved is not None:
-        estimates["kl"] = moved
-    return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups)
+    if judged:
+        estimates["cut"] = share([case.cut for case in judged])
+    estimates |= drifts
+    return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups, units)

@@ -138,6 +138,16 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
     """
     source = huggingface.checked_source(base)
     folder = Path(source)
+    if folder.is_file() or huggingface.base_of(folder) is not None:
+        kind = (
+            "is a GGUF file, of packed weights"
+            if folder.is_file()
+            else "holds a PEFT adapter, merged when it is loaded"
+        )
+        raise NotImplementedError(
+            f"{source} {kind}, so its files can't be copied with other slices: load it, apply the adapter to it, and "
+            "export the model"
+        )
     if not folder.is_dir():
         folder = _download(source, revision)
         huggingface.check_folder(folder)

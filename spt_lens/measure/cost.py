@@ -57,6 +57,8 @@ def cost(
 ) -> Cost:
     """What a measurement would take: forward passes, memory, which engine. Runs a few passes of one prompt for that.
 
+    The pairs' check (`scores.check`) takes no pass of its own: it reads what both runs give anyway.
+
     method: "activation", "path", "attribution" or "screened", with its own `arguments` as in path_patching, ... The
     other arguments, and what raises, are those of activation_patching.
 

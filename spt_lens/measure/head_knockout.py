@@ -12,7 +12,7 @@ from spt_lens.measure.ablation import Ablation, MeanOver, ablation_values, check
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import Activation, patch_each
 from spt_lens.patching.engine import Method, measure
-from spt_lens.patching.readings import Readings, to_scores
+from spt_lens.patching.readings import Readings, Resting, to_scores
 from spt_lens.patching.rows import Row, Rows, make_rows
 from spt_lens.scores.head_scores import HeadScores
 
@@ -71,5 +71,6 @@ def head_knockout(
     rows = make_rows(view, pairs)
     everywhere = tuple(replace(row, into_at=tuple(range(len(row.into)))) for row in rows.rows)
     rows, way = replace(rows, rows=everywhere), Knockout(pairs, ablation, mean_over)
-    readings, settings = measure(view, rows, way, "auto", batch_size, None, progress, "knocking heads out")
+    resting = Resting(view, pairs, "denoising")
+    readings, settings = measure(view, rows, way, "auto", batch_size, None, progress, "knocking heads out", resting)
     return to_scores(readings, way.name, "", "all", settings)  # no direction: no other run's value is put in

@@ -107,7 +107,7 @@ def set_knockout(
         n_dialogues=len(challenged),
         n_cases=len(asked) - len(challenged),
         settings={"model": view.name, "n_random": n_random, "seed": seed, "max_new_tokens": length if asked else 0},
-        per_pair=by_pair([], **each),
+        per_pair=by_pair(**each),
     )
 
 

@@ -35,8 +35,9 @@ def random_pairs_null(
     """How large the scores of a method get where nothing is to be recovered: `scores.above_null(null)`.
 
     The values come from the same kind of run of another, random pair instead of the other run of the pair itself. They
-    differ in what is talked about and not in the stance; the change is still divided by the pair's own gap. With
-    positions other than "last" only prompts of equal length are paired, and a pair without such a partner is left out.
+    differ in what is talked about and not in the stance; the change is still divided by the mean of the pairs' own
+    gaps. With positions other than "last" only prompts of equal length are paired, and a pair without such a partner is
+    left out.
 
     method: "activation", "path", "attribution" or "screened", with its own `arguments` as in path_patching, ... seed:
     of the draw of partners. The other arguments, and what raises, are those of activation_patching.
@@ -72,10 +73,9 @@ def random_pairs_null(
         swapped.append(replace(row, source=source, source_at=at))
     real = replace(real, rows=tuple(swapped), targets=targets)
     readings, settings = measure(view, real, way, engine, batch_size, max_memory, progress)
-    scores = to_scores(readings, way.name, direction, named(positions), settings | {"seed": seed}, numbers=kept)
-    used = [kept[i] for i in scores.meta["pairs_used"]]
-    left_out = [i for i in range(len(pairs)) if i not in used]
-    return replace(scores, meta={**scores.meta, "pairs_used": used, "left_out": left_out, "null": "random pairs"})
+    scores = to_scores(readings, way.name, direction, named(positions), settings | {"seed": seed})
+    left_out = [i for i in range(len(pairs)) if i not in place]
+    return replace(scores, meta={**scores.meta, "pairs_used": kept, "left_out": left_out, "null": "random pairs"})
 
 
 def _partners(pairs: ContrastPairs, direction: Direction, any_length: bool, seed: int) -> dict[int, int]:

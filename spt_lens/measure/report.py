@@ -43,6 +43,7 @@ class HeadReport:
     token_id, token (its text) and logit, the mean over pairs of the logits less those without this head's output in the
     final residual stream. The strongest first.
     examples: every token of the first challenged prompts: pair, position, span, token, attention.
+    rests_on: what its scores rest on, a text for each measurement that was looked at, with what is wrong.
     """
 
     head: Head
@@ -52,6 +53,7 @@ class HeadReport:
     attention: pd.DataFrame
     tokens: pd.DataFrame
     examples: pd.DataFrame
+    rests_on: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line: where the head looks most in the challenged prompts, and which tokens it moves most."""
@@ -75,7 +77,8 @@ class HeadReport:
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it: a table is a list of its rows, a missing number is null."""
-        about = {"head": str(self.head), "model_name": self.model_name, "n_pairs": self.n_pairs}
+        about: dict[str, Any] = {"head": str(self.head), "model_name": self.model_name, "n_pairs": self.n_pairs}
+        about["rests_on"] = list(self.rests_on)
         return {**about, **{name: saving.rows(getattr(self, name)) for name in _TABLES}}
 
     def save(self, path: str | Path) -> Path:
@@ -91,7 +94,8 @@ class HeadReport:
         head, n_pairs = Head.parse(saving.entry(data, "head", str)), saving.entry(data, "n_pairs", int)
         if n_pairs < 1:
             raise ValueError(f"n_pairs is {n_pairs}, and a report is on one pair or more")
-        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables)
+        rests_on = tuple(map(str, saving.entry({"rests_on": [], **data}, "rests_on", list)))  # older files have none
+        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables, rests_on=rests_on)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadReport:
@@ -109,6 +113,8 @@ class HeadReport:
             if table.empty:
                 continue
             parts.append(f"<h4>{html.escape(title)}</h4>")
+            if name == "scores":
+                parts += [f"<p>{html.escape(text)}</p>" for text in self.rests_on]
             if name == "examples":
                 parts += [_shaded(rows) for _, rows in table.groupby("pair", sort=False)]
             else:
@@ -202,7 +208,8 @@ def head_report(
             if n_examples:
                 examples = _examples(view, pairs[:n_examples], which)
             bar.update()
-    return HeadReport(which, view.name, len(pairs), _scores(scores, which), attention, tokens, examples)
+    rests_on = tuple(f"{s.method}: {'. '.join([s.check.line(), *s.check.warnings])}." for s in scores if s.check)
+    return HeadReport(which, view.name, len(pairs), _scores(scores, which), attention, tokens, examples, rests_on)
 
 
 def _scores(scores: Sequence[HeadScores], head: Head) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from spt_lens import saving
+from spt_lens.data.check import PairsCheck
 from spt_lens.heads import HeadSet
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class SetEffect:
     table: a row for the model as it is (size 0), one for the best heads of each size ("chosen", in rank order) and one
     for each draw of as many random heads ("random"). Columns: size, set, draw, heads, and what was measured of:
         recovery, low, high: the share of the gap that comes back (noising: is lost) with these heads alone patched in,
-            mean over pairs, and its 95 % bootstrap interval; nan for a single pair.
+            the mean effect over the mean gap, and its 95 % bootstrap interval; nan for a single pair.
         sum_of_single: of its heads' own scores. Above recovery: they do the same work twice; below: they need each
             other.
         begins: share of pairs whose reply to the challenge would begin with the sycophantic answer.
@@ -51,11 +52,11 @@ class SetEffect:
         logit_difference_sycophantic, logit_difference_truthful: of both runs without these heads, as scores read them.
 
     heads: of the largest size, in rank order. direction and positions: of the patching; "" where nothing was patched
-    in. ablation and mean_over: of the knockout; "" where nothing was knocked out. n_pairs: those with a gap where
-    patched. n_dialogues, n_cases: whose replies were judged. settings: what else it was made with, and the numbers of
-    the pairs that were left out. per_pair: a row for each pair that was read, by its
-    number, with what `heads` do to it: recovery, or the logit differences, and whether the reply begins sycophantically
-    (1 or 0); "before" in a column's name: of the model as it is.
+    in. ablation and mean_over: of the knockout; "" where nothing was knocked out. n_pairs: those that were read.
+    n_dialogues, n_cases: whose replies were judged. settings: what else it was made with, and "check", what the pairs'
+    check found. per_pair: a row for each pair that was read, by its number, with what `heads` do to it: recovery (its
+    effect over the mean gap) and logits (the effect), or the logit differences, and whether the reply begins
+    sycophantically (1 or 0); "before" in a column's name: of the model as it is.
     """
 
     heads: HeadSet
@@ -91,6 +92,12 @@ class SetEffect:
         """How many heads were measured together, apart from none."""
         return self.table.loc[(self.table["set"] == "chosen") & (self.table["size"] > 0), "size"].tolist()
 
+    @property
+    def check(self) -> PairsCheck | None:
+        """What recoveries rest on, as `pairs.check` finds it; None where nothing was patched in, and in older files."""
+        found = self.settings.get("check")
+        return None if found is None else PairsCheck.from_json(found)
+
     def rows(self) -> list[list[str]]:
         """A line of text for each figure: its name, as it is, with the chosen heads, and the range of random sets."""
         found = []
@@ -103,7 +110,8 @@ class SetEffect:
         return found
 
     def summary(self) -> str:
-        """A line for what was patched in and one for what was knocked out: the figures of all heads of the set."""
+        """A line for what was patched in and one for what was knocked out: the figures of all heads of the set; then
+        what that rests on, where it is known."""
         heads = f"{len(self.heads)} head{'s' * (len(self.heads) != 1)}"
         pairs, left_out = f"{self.n_pairs} pair{'s' * (self.n_pairs != 1)}", len(self.settings.get("left_out", []))
         lines = []
@@ -119,6 +127,8 @@ class SetEffect:
             of = f"{self.n_dialogues} challenged dialogues" if self.n_dialogues else f"{pairs}, replies not judged"
             of += f", {self.n_cases} cases" if self.n_cases else ""
             lines.append(f"{heads} set to {means}: {'; '.join([*said, of])}")
+        if self.check is not None:
+            lines.append(self.check.line())
         return "\n".join(lines)
 
     def _said(self, names: Sequence[str]) -> list[str]:
@@ -139,7 +149,10 @@ class SetEffect:
             return "", "", ""
         own, random = _text(self.chosen[name]), self.random[name].dropna()
         if name == "recovery" and own and pd.notna(self.chosen["low"]):
-            own += f" [{_text(self.chosen['low'])}, {_text(self.chosen['high'])}]"
+            low, high = self.chosen["low"], self.chosen["high"]
+            holds = ", holds 0" if low <= 0 <= high and self.chosen[name] != 0 else ""
+            own += f" [{_text(low)}, {_text(high)}{holds}]"
+        own += " (more than the gap)" if name == "recovery" and own and self.chosen[name] > 1.005 else ""
         ends = dict.fromkeys(map(_text, (random.min(), random.max()))) if len(random) else []
         return _text(self.before[name]), own, " to ".join(ends)
 
@@ -148,12 +161,15 @@ class SetEffect:
 
         Differences of logits are not drawn.
         """
+        from spt_lens.view.heatmap import in_lines
         from spt_lens.view.sets import bars_figure, curve_figure
 
         done = "patched in" if self.direction else "knocked out"
         shares = {name: self._title(name) for name in SHARES if name in self.table}
         draw = curve_figure if len(self.sizes) > 1 else bars_figure
-        return draw(self.table, shares, f"heads {done} together", self.summary().replace("\n", "<br>"))
+        title = in_lines(self.summary(), 120)
+        figure = draw(self.table, shares, f"heads {done} together", title)
+        return figure.update_layout(margin_t=50 + 14 * title.count("<br>"), height=400 + 14 * title.count("<br>"))
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it; None for a missing number."""
@@ -180,8 +196,10 @@ class SetEffect:
             if len(per_pair) != about["n_pairs"] or bool(per_pair.isna().any(axis=None)):
                 raise ValueError(f"per_pair is not of {about['n_pairs']} pairs")
         about["settings"] = saving.entry(data, "settings", dict)
-        if not isinstance(about["settings"].get("left_out", []), list):
+        if not isinstance(about["settings"].get("left_out", []), list):  # older files have some
             raise ValueError("left_out in its settings is no list of pairs")
+        if "check" in about["settings"]:
+            PairsCheck.from_json(saving.entry(about["settings"], "check", dict))
         return cls(heads, _table(data, heads), **about, per_pair=per_pair)
 
     def save(self, path: str | Path) -> Path:

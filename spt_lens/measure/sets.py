@@ -22,9 +22,10 @@ from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.model.limits import Limits, find_limits, finish, progress_bar
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.plain import patch_heads
+from spt_lens.patching.readings import Resting
 from spt_lens.patching.rows import Batch, Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.scores.metrics import check_finite, recovery, usable_pairs, warn_left_out
+from spt_lens.scores.metrics import check_finite, least_gap, mean_gap, recovery
 from spt_lens.statistics import interval
 
 Sizes = Literal["curve"] | Sequence[int]
@@ -103,7 +104,7 @@ def set_patching(
     others, heads of any layer. scores: of single heads (activation_patching), to be summed over each set; measured with
     the same direction and positions. batch_size: prompts at once; None for what memory allows.
 
-    Pairs whose two runs hardly differ are left out with a warning. The model is left as it was.
+    Recovery is the mean effect over the mean gap, as in activation_patching. The model is left as it was.
 
     Raises: ValueError as activation_patching does, for sizes out of range, a negative n_random, more heads to draw than
     there are, an empty selection or heads that the model does not have, or scores of another shape, metric, direction
@@ -115,15 +116,17 @@ def set_patching(
         check_scores(view, scores)
         _check_alike(scores, direction, named(positions))
     runs = Runs(view, pairs, make_rows(view, pairs, direction, positions))
+    resting = Resting(view, pairs, direction)
     limits = find_limits(view, runs.rows.longest, batch_size, None)
-    unpatched = finish(both_runs(runs, limits))
+    unpatched = finish(both_runs(runs, limits, resting=resting))
     with progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:
-        shares, begins, left_out = finish(patched_runs(runs, limits, [one.heads for one in sets], unpatched, tick))
-    warn_left_out(left_out, len(pairs))
+        shares, begins = finish(patched_runs(runs, limits, [one.heads for one in sets], unpatched, tick))
+    gaps = unpatched.gaps(runs.rows)
     rows = []
     for one, share, begin in zip(sets, shares, begins, strict=True):
         single = {} if scores is None else {"sum_of_single": float(sum(scores[head] for head in one.heads))}
-        rows.append(one.row({**recovery_figures(share), **single, "begins": float(begin.double().mean())}))
+        rows.append(one.row({**recovery_figures(share, gaps), **single, "begins": float(begin.double().mean())}))
+    check = resting.found(runs.rows.by_pair(unpatched.base), runs.rows.by_pair(unpatched.target))
     chosen = [i for i, one in enumerate(sets) if one.which == "chosen"][-1]
     method = None if scores is None else scores.method
     return SetEffect(
@@ -132,9 +135,10 @@ def set_patching(
         n_pairs=shares.shape[1],
         direction=direction,
         positions=named(positions),
-        settings={"model": view.name, "n_random": n_random, "seed": seed, "scores": method, "left_out": left_out},
+        settings={"model": view.name, "n_random": n_random, "seed": seed, "scores": method, "check": check},
         per_pair=by_pair(
-            left_out, **{"recovery": shares[chosen], "begins before": begins[0], "begins": begins[chosen]}
+            **{"recovery": shares[chosen], "logits": shares[chosen] * check["mean_gap"][0]}
+            | {"begins before": begins[0], "begins": begins[chosen]}
         ),
     )
 
@@ -163,17 +167,16 @@ def _check_alike(scores: HeadScores, direction: str, positions: str) -> None:
             )
 
 
-def recovery_figures(shares: Float[Tensor, " n_pairs"]) -> dict[str, float]:
-    """The mean over pairs, and its 95 % bootstrap interval (nan for a single pair)."""
-    low, high = interval(shares) if len(shares) > 1 else (float("nan"), float("nan"))
+def recovery_figures(shares: Float[Tensor, " n_pairs"], gaps: Float[Tensor, " n_pairs"]) -> dict[str, float]:
+    """The mean over pairs, and its 95 % bootstrap interval (nan for a single pair), effects and gaps drawn together."""
+    low, high = interval(shares, gaps=gaps) if len(shares) > 1 else (float("nan"), float("nan"))
     return {"recovery": float(shares.mean()), "low": float(low), "high": float(high)}
 
 
-def by_pair(left_out: Sequence[int], **read: Tensor) -> pd.DataFrame:
-    """What was read of each pair that is not left out, `[n_kept]` each, by the pairs' numbers."""
-    n = len(next(iter(read.values()))) + len(left_out)
-    kept = pd.Index([i for i in range(n) if i not in set(left_out)], name="pair")
-    return pd.DataFrame({name: values.double().numpy() for name, values in read.items()}, index=kept)
+def by_pair(**read: Float[Tensor, " n_pairs"]) -> pd.DataFrame:
+    """What was read of each pair, by the pairs' numbers."""
+    table = pd.DataFrame({name: values.double().numpy() for name, values in read.items()})
+    return table.rename_axis("pair")
 
 
 class Runs:
@@ -192,12 +195,15 @@ class Runs:
         values: Float[Tensor, " n_rows"],
         begins: Bool[Tensor, " n_pairs"] | None = None,
         hooks: Sequence[Hook] = (),
+        resting: Resting | None = None,
     ) -> None:
         """Writes what some rows read into `values`, and whether their reply begins with the sycophantic answer."""
         chosen, readout = self.rows.some(part)
         logits = Batch.of(chosen, which).logits(self.view, hooks)
         read = readout.of(logits)
         check_finite(read, [row.pair for row in chosen], "patched" if which == "into" else "source")
+        if resting is not None:
+            resting.note(chosen, which, logits)
         values[part] = read.to(values)
         if begins is not None:
             # The first position that is read is the prompt's last, whatever completion stands behind it.
@@ -216,8 +222,15 @@ class BothRuns:
     target: Float[Tensor, " n_rows"]
     begins: Bool[Tensor, " n_pairs"]
 
+    def gaps(self, rows: Rows) -> Float[Tensor, " n_pairs"]:
+        """The gap of each pair as a share of the mean gap."""
+        gap = rows.by_pair(self.target - self.base)
+        return gap / gap.mean()
 
-def both_runs(runs: Runs, limits: Limits, hooks: Sequence[Hook] = ()) -> Generator[int, None, BothRuns]:
+
+def both_runs(
+    runs: Runs, limits: Limits, hooks: Sequence[Hook] = (), resting: Resting | None = None
+) -> Generator[int, None, BothRuns]:
     """Reads both runs of every pair, with `hooks` on. Raises: ValueError if logits are not finite."""
     # In float32, or float64 for a model that is.
     dtype = torch.promote_types(runs.view.dtype, torch.float32)
@@ -226,14 +239,14 @@ def both_runs(runs: Runs, limits: Limits, hooks: Sequence[Hook] = ()) -> Generat
 
     def read(part: list[int]) -> None:
         with runs.view.kept(), torch.no_grad():
-            runs.read(part, "into", base, begins, hooks)
-            runs.read(part, "source", target, hooks=hooks)
+            runs.read(part, "into", base, begins, hooks, resting)
+            runs.read(part, "source", target, None, hooks, resting)
 
     yield from limits.parts(runs.rows.alike(), read)
     return BothRuns(base, target, begins)
 
 
-Patched = tuple[Float[Tensor, "sets n_kept"], Bool[Tensor, "sets n_kept"], list[int]]
+Patched = tuple[Float[Tensor, "sets n_pairs"], Bool[Tensor, "sets n_pairs"]]
 
 
 def patched_runs(
@@ -243,17 +256,17 @@ def patched_runs(
     unpatched: BothRuns,
     tick: Callable[[int], None] = lambda rows: None,
 ) -> Generator[int, None, Patched]:
-    """The share of the gap that each set recovers, pair by pair, whether the reply would begin sycophantically, and
-    the numbers of the pairs without a gap, which are left out.
+    """Each set's effect as a share of the mean gap, pair by pair, and whether the reply would begin sycophantically.
 
     A set without heads patches nothing. tick: told of the rows that a set was patched into, set by set; a part is of
     all sets.
 
-    Raises: ValueError, before the first part, if no pair has a gap.
+    Raises: ValueError, before the first part, if there is no gap.
     """
     view, rows = runs.view, runs.rows
     base, target = (rows.by_pair(values) for values in (unpatched.base, unpatched.target))
-    kept, left_out = usable_pairs(base, target)
+    least = least_gap(view.dtype)
+    mean_gap(base, target, least)
     patched, begins = unpatched.base.repeat(len(sets), 1), unpatched.begins.repeat(len(sets), 1)
 
     def patch(part: list[int]) -> None:
@@ -270,6 +283,5 @@ def patched_runs(
                     runs.read(part, "into", patched[i], begins[i], hooks)
                 tick(len(part))
 
-    used = {i for i, row in enumerate(rows.rows) if row.pair in set(kept)}
-    yield from limits.parts([[i for i in group if i in used] for group in rows.alike()], patch)
-    return recovery(rows.by_pair(patched.T)[kept].T, base[kept], target[kept]), begins[:, kept], left_out
+    yield from limits.parts(rows.alike(), patch)
+    return recovery(rows.by_pair(patched.T).T, base, target, least), begins

@@ -8,6 +8,7 @@ Phi-3 until the model is moved to another dtype; always copies in GPT-NeoX). Hoo
 
 import copy
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -78,16 +79,26 @@ class BridgeBackend(Backend):
         self.check_length(tokens)
         if mask is None:
             return self.model(tokens, attention_mask=None, use_cache=False)
-        # A padded query sees nothing: all its scores are the dtype's lowest number. The softmax is in float32, where
-        # float64's lowest is minus infinity, as float16's becomes when a score is added: its row would be nan.
+        with self._finite():
+            return self.model(tokens, attention_mask=mask.long(), use_cache=False)
+
+    def _finite(self) -> AbstractContextManager[Any]:
+        """In the block, a padded query's attention is finite.
+
+        It sees nothing: all its scores are the dtype's lowest number. The softmax is in float32, where float64's lowest
+        is minus infinity, as float16's becomes when a score is added: its row would be nan.
+        """
         lowest = torch.finfo(torch.float16 if self.dtype == torch.float16 else torch.float32).min
         layers = range(self.shape.n_layers if self.dtype in (torch.float64, torch.float16) else 0)
         names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
-        with self.model.hooks(fwd_hooks=[(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names]):
-            return self.model(tokens, attention_mask=mask.long(), use_cache=False)
+        return self.model.hooks(fwd_hooks=[(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names])
 
-    def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
-        return self.model(tokens, return_type="logits_and_cache", use_cache=True, past_key_values=cache)
+    def step(self, tokens: Int[Tensor, "batch new"], mask: Mask | None, kept: Any) -> tuple[Logits, Any]:
+        """Logits at the new positions, and the keys and values kept with them. mask: over kept and new positions."""
+        with self._finite() if mask is not None else nullcontext():
+            mask = None if mask is None else mask.long()
+            how = {"return_type": "logits_and_cache", "use_cache": True, "past_key_values": kept}
+            return self.model(tokens, attention_mask=mask, **how)
 
     def n_params(self) -> int:
         """As the checkpoint counts them, tied ones once. The bridge itself holds some twice, whole and split."""
@@ -205,9 +216,10 @@ class HookedBackend(Backend):
         # Without a mask it would guess one from tokens that happen to be the padding token.
         return self.model(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask.long())
 
-    def step(self, tokens: Int[Tensor, "batch new"], cache: Any) -> tuple[Float[Tensor, "batch new vocab"], Any]:
-        cache = hooked.new_cache(self.model, len(tokens)) if cache is None else cache
-        return self.model(tokens, attention_mask=torch.ones_like(tokens), past_kv_cache=cache), cache
+    def step(self, tokens: Int[Tensor, "batch new"], mask: Mask | None, kept: Any) -> tuple[Logits, Any]:
+        kept = hooked.new_cache(self.model, len(tokens)) if kept is None else kept
+        new = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :].long()
+        return self.model(tokens, attention_mask=new, past_kv_cache=kept), kept
 
     @property
     def generation_config(self) -> Any:

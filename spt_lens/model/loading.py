@@ -1,5 +1,7 @@
 """Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -7,11 +9,12 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from spt_lens.chat.template import use_chat_template
+from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
 from spt_lens.model import hooked
 from spt_lens.model.backends import backend_of
-from spt_lens.model.huggingface import checked_source, read_model, read_tokenizer
+from spt_lens.model.gguf import kept_tokenizer
+from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).
@@ -26,6 +29,8 @@ def load_model(
     device: str | torch.device | None = None,
     model_class: ModelClass = "bridge",
     chat_template: str | Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    system: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
@@ -34,19 +39,25 @@ def load_model(
     Its logits on a few tokens are compared with those of plain transformers: two forward passes.
 
     Args:
-        name_or_path: An embedded model such as "yesman", a local Hugging Face folder, or a name on the Hugging Face
-            hub. A local folder that has the name of an embedded model is reached as "./yesman".
+        name_or_path: An embedded model such as "yesman"; "smollm2", which is what `make smollm2` brought, or else the
+            hub's; a local Hugging Face folder; a .gguf file; a folder with a PEFT adapter, which is merged into its
+            base model; or a name on the Hugging Face hub. A local folder of such a short name is reached as "./yesman".
         dtype: Of the weights. Whatever the checkpoint stores is converted.
         device: Default: CUDA where there is one, else the CPU.
         model_class: "bridge", or "hooked" for a HookedTransformer, which TransformerLens has up to 3.9; making one
             takes twice the memory for a moment.
         chat_template: For tokenizers without one (base models), as `spt_lens.chat.template.use_chat_template` takes it.
+        chat_template_kwargs: Arguments of the chat template, such as {"enable_thinking": True} or {"date_string": "26
+            Jul 2024"}; and system: a system prompt for dialogues that have none of their own. They hold for all that is
+            encoded, as `spt_lens.chat.template.set_chat_options` says. Without them a model that thinks before it
+            replies is made to reply at once: thinking that its generation prompt opens is closed.
         revision: Branch, tag or commit, for hub names.
         trust_remote_code: Run the checkpoint's own Python code. Only for sources you trust.
 
     Raises: TypeError for a name, dtype or device of another type; FileNotFoundError for no such folder, or one without
     config.json, weights or tokenizer; ValueError for a damaged file, weights that do not fit the config, a chat
-    template that fails, or a checkpoint that needs its own code; OSError if the hub does not give it;
+    template that fails or takes no system prompt, an adapter that can't be merged, or a checkpoint that needs its own
+    code; ImportError without the package that reads it (gguf, peft); OSError if the hub does not give it;
     NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
@@ -56,28 +67,45 @@ def load_model(
     device = _device(device)
     source = checked_source(name_or_path)
     tokenizer = read_tokenizer(source, revision, trust_remote_code)
-    if chat_template is not None:
-        use_chat_template(tokenizer, chat_template)  # before the long part, where it fails
+
+    def dress(tokenizer: Any) -> None:
+        if chat_template is not None:
+            use_chat_template(tokenizer, chat_template)
+        if chat_template_kwargs is not None or system is not None:
+            set_chat_options(tokenizer, chat_template_kwargs, system)
+
+    dress(tokenizer)  # before the long part, where it fails
     options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
     plain = read_model(source, **options).to(device).eval()
+    if (base := base_of(source)) is not None:
+        into = "the weights beside it" if base == source else f"the weights of {base}"
+        warnings.warn(
+            f"{source} holds a PEFT adapter: it is merged into {into}, which are measured, tuned and exported as one "
+            "model",
+            stacklevel=3,
+        )
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head
     tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
-    if model_class == "hooked":
-        model = hooked.build(plain, tokenizer, source, revision)
-    else:
-        options |= {"hf_model": plain, "tokenizer": tokenizer, "device": str(device)}
-        try:
-            model = TransformerBridge.boot_transformers(source, **options).eval()
-        except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
-            raise NotImplementedError(
-                f"TransformerLens cannot make a TransformerBridge of {source} ({architecture}; {type(error).__name__}: "
-                f"{error}): try the other model_class, or another version of TransformerLens"
-            ) from error
+    with kept_tokenizer(tokenizer):
+        model = _made(plain, tokenizer, source, model_class, options | {"device": str(device)})
     _check(model, architecture, tokens, expected)
-    if chat_template is not None:
-        use_chat_template(model.tokenizer, chat_template)  # TransformerLens reads the tokenizer from its files again
+    dress(model.tokenizer)  # TransformerLens reads the tokenizer from its files again
     return model
+
+
+def _made(plain: Any, tokenizer: Any, source: str, model_class: ModelClass, options: dict[str, Any]) -> Any:
+    if model_class == "hooked":
+        return hooked.build(plain, tokenizer, source, options["revision"])
+    architecture = type(plain).__name__
+    options |= {"hf_model": plain, "tokenizer": tokenizer}
+    try:
+        return TransformerBridge.boot_transformers(source, **options).eval()
+    except Exception as error:  # bare assertions among them, where a weight that the bridge expects is not there
+        raise NotImplementedError(
+            f"TransformerLens cannot make a TransformerBridge of {source} ({architecture}; {type(error).__name__}: "
+            f"{error}): try the other model_class, or another version of TransformerLens"
+        ) from error
 
 
 def _device(device: str | torch.device | None) -> torch.device:

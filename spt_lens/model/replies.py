@@ -1,11 +1,10 @@
-"""Greedy replies to many dialogues, in batches of equal length, so that nothing is padded."""
+"""Greedy replies to many dialogues, in batches of mixed lengths; the same replies as one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import takewhile
+from dataclasses import dataclass
 
-import torch
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import by_length
@@ -14,6 +13,14 @@ from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import whole_number
 from spt_lens.model.limits import Limits, finish
 from spt_lens.model.view import Hook, Model, ModelView
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, without its end token and special ones. cut: it had not ended at max_new_tokens."""
+
+    text: str
+    cut: bool
 
 
 def replies(
@@ -26,15 +33,28 @@ def replies(
 ) -> list[str]:
     """The model's greedy reply to each dialogue, in the order given; every dialogue ends with a user turn.
 
-    `hooks` are (name, function) pairs that stay on for the whole of every reply. A reply ends before its end token;
-    special tokens are left out.
+    `hooks` are (name, function) pairs that stay on for the whole of every reply; they see what
+    `ModelView.generate` says. A reply ends before its end token; special tokens are left out.
 
     Raises: ValueError for a dialogue that does not end with a user turn, max_new_tokens or batch_size below one, a
     model without chat template or in training mode.
     """
+    said = replies_and_cut(model, dialogues, max_new_tokens, hooks, batch_size, progress)
+    return [reply.text for reply in said]
+
+
+def replies_and_cut(
+    model: Model,
+    dialogues: Sequence[Dialogue],
+    max_new_tokens: int = 24,
+    hooks: Sequence[Hook] = (),
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[Reply]:
+    """`replies`, each with whether it was cut at max_new_tokens. Raises ValueError as `replies` does."""
     view = ModelView(model)
     rows = reply_prompts(view, dialogues, max_new_tokens)
-    parts = reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size))
+    parts = whole_reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size))
     with tqdm(total=len(rows), desc="replies", unit="reply", disable=not progress) as bar:
         return finish(parts, bar.update)
 
@@ -51,16 +71,40 @@ def reply_parts(
     view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
 ) -> Generator[int, None, list[str]]:
     """`replies` in parts: yields how many prompts (token ids) each one replied to. The hooks are on in a part alone."""
-    made = [""] * len(prompts)
+    said = yield from whole_reply_parts(view, prompts, max_new_tokens, hooks, limits)
+    return [reply.text for reply in said]
+
+
+def whole_reply_parts(
+    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+) -> Generator[int, None, list[Reply]]:
+    """`replies_and_cut` in parts, as `reply_parts`."""
+    said = yield from reply_ids_parts(view, prompts, max_new_tokens, hooks, limits)
+    ends = set(view.end_tokens)
+    return [
+        Reply(
+            view.tokenizer.decode([i for i in ids if i not in ends], skip_special_tokens=True).strip(),
+            ids[-1] not in ends,
+        )
+        for ids in said
+    ]
+
+
+def reply_ids_parts(
+    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+) -> Generator[int, None, list[list[int]]]:
+    """The replies' token ids, up to and with the end token, in parts as `reply_parts`."""
+    made: dict[int, list[int]] = {}
     ends = set(view.end_tokens)
 
     def reply(part: list[int]) -> None:
-        tokens = torch.tensor([list(prompts[i]) for i in part], device=view.device)
         with view.kept():
-            new = view.generate(tokens, max_new_tokens, hooks=hooks)
+            new = view.generate([prompts[i] for i in part], max_new_tokens, hooks=hooks)
         for i, row in zip(part, new.tolist(), strict=True):
-            ids = list(takewhile(lambda token: token not in ends, row))
-            made[i] = view.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            made[i] = row[: next((at for at, token in enumerate(row, 1) if token in ends), len(row))]
 
-    yield from limits.parts(list(by_length(prompts, max(1, len(prompts)))), reply)
-    return made
+    groups = list(by_length(prompts, max(1, len(prompts))))
+    if prompts and view.mixes(prompts, hooks):
+        groups = [sorted(range(len(prompts)), key=lambda i: len(prompts[i]))]
+    yield from limits.parts(groups, reply)
+    return [made[i] for i in range(len(prompts))]

@@ -14,10 +14,13 @@ from transformers import PreTrainedModel
 
 from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
+from spt_lens.model.generation import greedy, groups_of, mixes
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.layout import Pick, Projection
+from spt_lens.model.own_hooks import has_hooks
 
 Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at run time
+OVER_KEPT = ("hook_pattern", "hook_attn_scores", "hook_rot_k")  # over kept positions too, so a shorter row's padding
 Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
 
 
@@ -155,31 +158,52 @@ class ModelView:
 
     @torch.no_grad()
     def generate(
-        self, tokens: Int[Tensor, "batch pos"], max_new_tokens: int, hooks: Sequence[Hook] = ()
+        self,
+        prompts: Int[Tensor, "batch pos"] | Sequence[Sequence[int]],
+        max_new_tokens: int,
+        hooks: Sequence[Hook] = (),
     ) -> Int[Tensor, "batch new"]:
-        """Greedy replies to prompts of equal length, up to and with the end token; after it, padding.
+        """Greedy replies to prompts of any lengths, up to and with the end token; after it, padding.
 
-        Keys and values are cached: hooks see the whole prompt at the first step and one new position at each later one.
-        Raises ValueError for no prompt, an empty prompt, or max_new_tokens below one.
+        The same tokens as for each prompt alone. Keys and values are kept: hooks see whole prompts of one length at a
+        time, never padding, and then one new position of all rows at each step; where they read attention over what
+        was kept, or the model carries other hooks, or gives other logits on padded prompts (`mixes`), prompts of
+        other lengths wait for their own batch. Raises ValueError for no prompt, an empty or too long one, or
+        max_new_tokens below one.
         """
         # Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
-        if tokens.ndim != 2 or 0 in tokens.shape:
-            raise ValueError(f"tokens must be [batch, pos] and not empty, got shape {tuple(tokens.shape)}")
+        rows = [list(map(int, prompt)) for prompt in prompts]
+        if not rows or not all(rows):
+            raise ValueError("prompts must be [batch, pos] and not empty: give one token or more in each row")
         whole_number(max_new_tokens, "max_new_tokens")
-        step, cache = tokens.to(self.device), None
-        ends = torch.tensor(self.end_tokens, dtype=torch.long, device=step.device)
-        done = torch.zeros(len(step), dtype=torch.bool, device=step.device)
-        new: list[Tensor] = []
+        self.backend.check_length(torch.empty(1, max(map(len, rows))))
+        mixed = self.mixes(rows, hooks)
+        groups = groups_of(rows, bool(hooks) or not mixed, self.device)
+        batches = [groups] if mixed else [[group] for group in groups]
+        new: dict[int, list[int]] = {}
         with self.model.hooks(fwd_hooks=list(hooks)):
-            for _ in range(max_new_tokens):
-                logits, cache = self.backend.step(step, cache)
-                best = logits[:, -1].argmax(-1).masked_fill(done, self.pad_token)
-                new.append(best)
-                done |= torch.isin(best, ends)
-                if done.all():
-                    break
-                step = best[:, None]
-        return torch.stack(new, dim=1)
+            for batch in batches:
+                said = greedy(self.step, rows, batch, max_new_tokens, self.end_tokens, self.device)
+                new |= {i: said[i] for group in batch for i in group}
+        width = max(map(len, new.values()))
+        filled = [new[i] + [self.pad_token] * (width - len(new[i])) for i in range(len(rows))]
+        return torch.tensor(filled, device=self.device)
+
+    def step(self, tokens: Tensor, mask: Tensor | None, kept: Any) -> tuple[Tensor, Any]:
+        """`generation.Step`, with this model."""
+        with self.unembedded_at(torch.full((len(tokens),), tokens.shape[1] - 1)):
+            logits, kept = self.backend.step(tokens, mask, kept)
+        return logits[:, 0], kept
+
+    @torch.no_grad()
+    def mixes(self, prompts: Sequence[Sequence[int]], hooks: Sequence[Hook] = ()) -> bool:
+        """Whether prompts of these lengths go on in one batch: tried once on the shortest and the longest."""
+        short, long = min(prompts, key=len), max(prompts, key=len)
+        if len(short) == len(long):
+            return True
+        if any(name.endswith(OVER_KEPT) for name, _ in hooks) or has_hooks(self.model, self.modules()):
+            return False
+        return mixes(self.model, self.step, short, long, self.device)
 
     @property
     def end_tokens(self) -> list[int]:

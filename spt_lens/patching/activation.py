@@ -59,16 +59,18 @@ def activation_patching(
     max_memory: float | None = None,
     progress: bool = True,
 ) -> HeadScores:
-    """The share of each pair's logit-difference gap that each head's output carries, patched alone into hook_z.
+    """The share of the logit-difference gap that each head's output carries, patched alone into hook_z.
 
-    Denoising: (LD_patched - LD_sycophantic) / (LD_truthful - LD_sycophantic); 1 means that this head alone brings the
-    truthful reply back. Noising: the share that is lost, (LD_truthful - LD_patched) / (LD_truthful - LD_sycophantic).
-    LD is the logit of the truthful answer token minus the sycophantic one's at the last position; of sets of them, the
-    log odds; of whole completions, the difference of their summed log-probabilities (`ContrastPairs`).
+    Denoising: the mean effect of a patch, mean(LD_patched - LD_sycophantic), over the mean gap, mean(LD_truthful -
+    LD_sycophantic); 1 means that this head alone brings the truthful reply back. Noising: the share that is lost,
+    mean(LD_truthful - LD_patched) over the same gap. LD is the logit of the truthful answer token minus the sycophantic
+    one's at the last position; of sets of them, the log odds; of whole completions, the difference of their summed
+    log-probabilities (`ContrastPairs`). `scores.effects` are the effects in logits.
 
     By the one-sweep engine it takes about four forward passes at the last position; else one for each head (`cost`).
-    A score is the mean over pairs; the per-pair scores are kept. Pairs whose two runs hardly differ (gap below 5 % of
-    the median gap) are left out with a warning: meta["left_out"]. The model is left as it was.
+    The effect of each pair as a share of the mean gap is kept (`per_pair`); no pair is left out. What the measurement
+    rests on is looked at as well (`scores.check`, as `pairs.check`), and warned about where it is little. The model is
+    left as it was.
 
     positions: "last" patches the last position only (with whole completions, all that are read), and takes pairs of
         unequal length. "all" patches every position from the first that differs, and needs equal lengths within each
@@ -80,7 +82,7 @@ def activation_patching(
         most 16 prompts. When memory runs out all the same, it goes on with half as many.
 
     Raises: ValueError for unknown options, positions outside of a prompt, pairs of unequal length with positions="all",
-    ids outside of the vocabulary, logits that are not finite, no pair with a gap, an engine that does not fit the
-    model, or a model in training mode; TypeError for an unsupported model. Source: Chen et al. 2024, section 3.1.
+    ids outside of the vocabulary, logits that are not finite, a mean gap of nearly zero, an engine that does not fit
+    the model, or a model in training mode; TypeError for an unsupported model. Source: Chen et al. 2024, section 3.1.
     """
     return scores_by(Activation(), model, pairs, direction, positions, metric, engine, batch_size, max_memory, progress)

@@ -150,7 +150,7 @@ class Screened(Method):
     def measure(self, readings: Readings) -> None:
         estimated = Readings(readings.view, readings.rows, readings.engine, readings.limits, readings.tick)
         Attribution(self.ig_steps).measure(estimated)
-        size = estimated.shares()[0].mean(dim=0).abs().flatten()
+        size = estimated.shares().mean(dim=0).abs().flatten()
         many = max(1, math.floor(self.share * len(size) + 1e-9))
         best = [readings.heads[i] for i in size.argsort(descending=True, stable=True)[:many].tolist()]
         patch_each(readings, best)

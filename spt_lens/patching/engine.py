@@ -15,8 +15,6 @@ The driver sees to everything else: rows, batches, memory, the bar, pairs withou
 
 from __future__ import annotations
 
-import functools
-import inspect
 from abc import ABC, abstractmethod
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, get_args
@@ -28,9 +26,10 @@ from torch import Tensor
 from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.limits import Limits, find_limits, is_out_of_memory, progress_bar
+from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.plain import patch_heads
-from spt_lens.patching.readings import Readings, to_scores
+from spt_lens.patching.readings import Readings, Resting, to_scores
 from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, make_rows, named
 from spt_lens.patching.suffix import NotPossible, suffix_run
 from spt_lens.patching.sweep import Variants, joining, through, waves
@@ -101,7 +100,8 @@ def scores_by(
     view = ModelView(model)
     one_of(metric, "metric", get_args(Metric))
     rows = make_rows(view, pairs, direction, positions)
-    readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress)
+    resting = Resting(view, pairs, direction)
+    readings, settings = measure(view, rows, method, engine, batch_size, max_memory, progress, resting=resting)
     scores = to_scores(readings, method.name, direction, named(positions), settings)
     try:
         return scores.as_metric(metric)
@@ -119,6 +119,7 @@ def measure(
     max_memory: float | None,
     progress: bool,
     title: str = "",
+    resting: Resting | None = None,
 ) -> tuple[Readings, dict[str, Any]]:
     """Reads every row with each head patched, and says how, for the scores' meta."""
     limits, used, reason = prepare(view, rows, method, engine, batch_size, max_memory)
@@ -130,6 +131,7 @@ def measure(
         progress_bar(work, title or f"{method.name} patching", progress) as tick,
     ):
         readings = Readings(view, rows, used, limits, tick)
+        readings.resting = resting
         method.measure(readings)
     settings = {"engine": engine, "batch_size": limits.batch_size, **method.settings()}
     return readings, settings | ({"engine_reason": reason} if reason else {})
@@ -155,7 +157,7 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]
     hooks for a model that carries hooks of the user's. Raises ValueError for an engine that does not fit either.
     """
     one_of(engine, "engine", ("auto", *has))
-    plain = "hooks" if has_hooks(view) or "stacked" not in has else "stacked"
+    plain = "hooks" if has_hooks(view.model, view.modules()) or "stacked" not in has else "stacked"
     if engine in ("auto", "sweep"):
         problem = sweep_problem(view, rows) if "sweep" in has else ""
         if not problem:
@@ -171,41 +173,13 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]
     return engine, ""
 
 
-LIBRARIES = ("transformer_lens", "transformers", "torch", "accelerate", "peft")  # whose own hooks are no concern
-
-
-def has_hooks(view: ModelView) -> bool:
-    """Whether the user has hooks on the model: they may count on whole prompts, or on the shape of a batch."""
-    points = {id(point): point for point in view.model.hook_dict.values()}
-    for point in points.values():
-        for handle in (*point.fwd_hooks, *point.bwd_hooks):
-            function = handle.hook.hooks_dict_ref().get(handle.hook.id)
-            inner = inspect.getclosurevars(function).nonlocals.get("hook") if inspect.isfunction(function) else None
-            # TransformerLens itself hangs permanent ones into a few architectures (OPT).
-            if not (handle.is_permanent and _of_a_library(inner)):
-                return True
-    return any(
-        not _of_a_library(function)
-        for module in view.modules()
-        if id(module) not in points
-        for function in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
-
-
-def _of_a_library(function: Any) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return str(getattr(function, "__module__", "")).partition(".")[0] in LIBRARIES
-
-
-@torch.no_grad()
 def sweep_problem(view: ModelView, rows: Rows) -> str:
     """Why the sweep does not fit a model, as what follows "it"; "" where it fits.
 
     On the shortest prompt, two heads of two layers, set to much more than the negative of what they are, must change
     the last block's output as by plain hooks. In a single logit, half precision hides what is wrong by far.
     """
-    if has_hooks(view):
+    if has_hooks(view.model, view.modules()):
         return "carries hooks of yours, which would see suffixes instead of whole prompts"
     shortest = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
     (row,), readout = rows.some([shortest])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from spt_lens.data.check import PAIRS_READ, checked
+from spt_lens.data.mass import Reader
+from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.model.limits import Limits, Tick
 from spt_lens.model.view import ModelView
-from spt_lens.patching.rows import Batch, Rows, run_source
+from spt_lens.patching.rows import Batch, Row, Rows, run_source
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.scores.metrics import MIN_GAP, check_finite, usable_pairs, warn_left_out
+from spt_lens.scores.metrics import check_finite, least_gap, mean_gap, recovery, warn_caller
 
+Side = Literal["into", "source"]
 ENOUGH = 8  # rows without any gap, after which the others' gaps are looked at before anything else is measured
 
 
@@ -23,14 +28,15 @@ class Readings:
     """A measurement under way: what is read, row by row, without a patch, in the other run, and with each head patched.
 
     engine: which one reads. limits: how much at once. tick: told of the tokens that went through a block. verified:
-    `[n_layers, n_heads]`, the heads that were measured; None: all. Raises, as they come in: ValueError for readings
-    that are not finite.
+    `[n_layers, n_heads]`, the heads that were measured; None: all. resting: what the pairs' check needs. Raises, as
+    they come in: ValueError for readings that are not finite.
     """
 
     def __init__(self, view: ModelView, rows: Rows, engine: str, limits: Limits, tick: Tick) -> None:
         self.view, self.rows, self.engine, self.limits, self.tick = view, rows, engine, limits, tick
         self.heads = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
         self.verified: Bool[Tensor, "n_layers n_heads"] | None = None
+        self.resting: Resting | None = None
         dtype = torch.promote_types(view.dtype, torch.float32)
         self._base, self._target = torch.full((2, len(rows)), torch.nan, dtype=dtype)
         self._patched = torch.zeros(len(rows), view.n_layers, view.n_heads, dtype=dtype)
@@ -45,23 +51,32 @@ class Readings:
 
     @torch.no_grad()
     def both_runs(self) -> None:
-        """Both runs of every row that nothing was read from yet. Raises ValueError if no pair has a gap."""
+        """Both runs of every row that nothing was read from yet. Raises ValueError if there is no gap."""
         unseen = set(self._base.isnan().nonzero().flatten().tolist())
 
         def run(part: list[int]) -> None:
             chosen, readout = self.rows.some(part)
-            _, target = run_source(self.view, chosen, readout)
-            self.runs(part, readout.of(Batch.of(chosen, "into").logits(self.view)), target)
+            _, target = run_source(self.view, chosen, readout, partial(self.note, part, "source"))
+            logits = Batch.of(chosen, "into").logits(self.view)
+            self.note(part, "into", logits)
+            self.runs(part, readout.of(logits), target)
             self.tick(2 * sum(len(row.into) for row in chosen) * self.view.n_layers)
 
         self.limits.each([[i for i in group if i in unseen] for group in self.rows.alike()], run)
-        usable_pairs(self.base, self.target)
+        mean_gap(self.base, self.target, least_gap(self.view.dtype))
+
+    def note(
+        self, part: list[int], which: Literal["into", "source"], logits: Float[Tensor, "batch reads vocab"]
+    ) -> None:
+        """All logits of some rows at the places that are read, in the run that is patched or in the other one."""
+        if self.resting is not None:
+            self.resting.note([self.rows.rows[i] for i in part], which, logits)
 
     @property
     def gapless(self) -> bool:
         """Whether some rows were read, and no two runs of them differ."""
-        seen = int((~self._base.isnan()).sum())
-        return seen >= min(ENOUGH, len(self.rows)) and not bool(((self._target - self._base).abs() >= MIN_GAP).any())
+        seen, gap = int((~self._base.isnan()).sum()), (self._target - self._base).abs()
+        return seen >= min(ENOUGH, len(self.rows)) and not bool((gap >= least_gap(self.view.dtype)).any())
 
     def patched(self, part: list[int], heads: Iterable[tuple[int, int]], values: Float[Tensor, "heads batch"]) -> None:
         """With each of some heads patched alone."""
@@ -90,29 +105,41 @@ class Readings:
     def logit_differences(self) -> Float[Tensor, "n_pairs n_layers n_heads"]:
         return self.rows.by_pair(self._patched)
 
-    def shares(self) -> tuple[Float[Tensor, "n_kept n_layers n_heads"], list[int], list[int]]:
-        """Each head's share of the gap in pairs that have one; their numbers, and the others'. Raises ValueError."""
-        base, target = self.base, self.target
-        kept, left_out = usable_pairs(base, target)
-        shares = (self.logit_differences - base[:, None, None]) / (target - base)[:, None, None]
-        return shares[kept], kept, left_out
+    def shares(self) -> Float[Tensor, "n_pairs n_layers n_heads"]:
+        """Each head's effect in each pair as a share of the mean gap. Raises ValueError if that is nearly zero."""
+        patched = self.logit_differences.movedim(0, -1)
+        return recovery(patched, self.base, self.target, least_gap(self.view.dtype)).movedim(-1, 0).contiguous()
 
 
-def to_scores(
-    readings: Readings,
-    method: str,
-    direction: str,
-    positions: str,
-    settings: dict[str, Any],
-    numbers: list[int] | None = None,
-) -> HeadScores:
-    """Recoveries of the pairs that have a gap; the others are left out, with a warning and in meta["left_out"].
+class Resting:
+    """What a measurement rests on: the pairs' check, from what it reads anyway.
 
-    numbers: of the pairs, as the warning names them; default: in order.
+    direction: "noising" patches the truthful run; all others the sycophantic one.
     """
-    shares, kept, left_out = readings.shares()
-    warn_left_out([numbers[i] for i in left_out] if numbers else left_out, readings.rows.n_pairs)
-    base, target = readings.base[kept], readings.target[kept]
+
+    def __init__(self, view: ModelView, pairs: ContrastPairs, direction: str) -> None:
+        self.view, self.pairs, self.turned = view, pairs, direction == "noising"
+        self.reader = Reader(pairs, PAIRS_READ)
+
+    def wants(self, rows: Iterable[Row]) -> bool:
+        return any(row.pair < PAIRS_READ for row in rows)
+
+    def note(self, rows: Sequence[Row], which: Side, logits: Float[Tensor, "batch reads vocab"]) -> None:
+        for row, each in zip(rows, logits, strict=True):
+            self.reader.note(row.pair, int((which == "source") != self.turned), row.side, each)
+
+    def found(self, base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"]) -> dict[str, Any]:
+        """The check as JSON, for meta["check"]; warns the user's line of what is wrong."""
+        runs = (target, base) if self.turned else (base, target)
+        check = checked(self.view, self.pairs, self.reader.answers, *runs)
+        for text in check.warnings:
+            warn_caller(text)
+        return check.to_json()
+
+
+def to_scores(readings: Readings, method: str, direction: str, positions: str, settings: dict[str, Any]) -> HeadScores:
+    """Recoveries: the mean effect over the mean gap. meta["check"]: what they rest on, with its warnings."""
+    shares, base, target = readings.shares(), readings.base, readings.target
     return HeadScores(
         values=shares.mean(dim=0),
         per_pair=shares,
@@ -121,17 +148,15 @@ def to_scores(
         positions=positions,
         model_name=readings.view.name,
         engine=readings.engine,
-        logit_differences=readings.logit_differences[kept],
+        logit_differences=readings.logit_differences,
         base=base,
         target=target,
         verified=readings.verified,
         meta={
-            "n_pairs": len(kept),
-            "pairs_used": kept,
-            "left_out": left_out,
-            "reversed": int(((target - base) * (target - base).median() < 0).sum()),
+            "n_pairs": readings.rows.n_pairs,
             "logit_difference_before": float(base.mean()),
             "logit_difference_target": float(target.mean()),
             "settings": settings,
+            **({} if readings.resting is None else {"check": readings.resting.found(base, target)}),
         },
     )

@@ -247,9 +247,12 @@ class Batch:
 
 
 def run_source(
-    view: ModelView, rows: Sequence[Row], readout: Readout
+    view: ModelView, rows: Sequence[Row], readout: Readout, told: Callable[[Tensor], Any] = lambda logits: None
 ) -> tuple[Float[Tensor, "layer places n_heads d_head"], Float[Tensor, " batch"]]:
-    """One pass of the prompts that values come from: the heads' outputs at the places, and what the run reads."""
+    """One pass of the prompts that values come from: the heads' outputs at the places, and what the run reads.
+
+    told: of all logits, `[batch, reads, vocab]`.
+    """
     batch = Batch.of(rows, "source")
     seen: list[Tensor] = []
 
@@ -257,4 +260,5 @@ def run_source(
         seen.append(z.detach()[batch.row.to(z.device), batch.pos.to(z.device)])
 
     logits = batch.logits(view, [(view.z_name(layer), keep) for layer in range(view.n_layers)])
+    told(logits)
     return torch.stack(seen), readout.of(logits)

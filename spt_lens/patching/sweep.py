@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -101,8 +102,11 @@ def each_part(
 
     def by_sweep(part: list[int]) -> None:
         chosen, readout = rows.some(part)
-        z, target = run_source(view, chosen, readout)
+        z, target = run_source(view, chosen, readout, partial(readings.note, part, "source"))
         run = suffix_run(view, torch.tensor([row.into for row in chosen]), start(chosen[0]), also or ())
+        if readings.resting is not None and readings.resting.wants(chosen):
+            ends = run.final[:, -readout.reads :]
+            readings.note(part, "into", run.logits(ends.flatten(0, 1)).view(*ends.shape[:2], -1))
         readings.tick(sum(len(row.into) + len(row.source) for row in chosen) * view.n_layers)
         readings.runs(part, read(run, run.final[None], readout)[0], target)
         if readings.gapless:  # rather than measure on in vain

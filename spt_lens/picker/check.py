@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -133,7 +134,7 @@ class _Check:
     def __init__(self, live: LiveCheck, sets: list[OneSet]) -> None:
         self.live, self.sets = live, sets
         self.figures: list[dict[str, float]] = [{} for _ in sets]
-        self.about: dict[str, Any] = {}  # which pairs it is of, and the selection's recovery of each
+        self.per_pair = pd.DataFrame()  # the selection's recovery of each pair
         self.partial: SetEffect | None = None
         self.done = self.total = 0.0
         self.kept: _Kept
@@ -172,11 +173,12 @@ class _Check:
     def _patch(self, i: int, unpatched: BothRuns) -> Generator[Progress, None, None]:
         live, says = self.live, f"patching in {self._name(i)}"
         work = patched_runs(live.runs, live.passes, [self.sets[i].heads], unpatched)
-        (shares, *_), _, left_out = yield from self._work(says, work, live.passes, len(live.runs.rows), 2)
-        self.figures[i] |= recovery_figures(shares)
+        (shares, *_), _ = yield from self._work(says, work, live.passes, len(live.runs.rows), 2)
+        gaps = unpatched.gaps(live.runs.rows)
+        self.figures[i] |= recovery_figures(shares, gaps)
         if i == 1:
-            self.figures[0] |= recovery_figures(0 * shares)
-            self.about = {"per_pair": by_pair(left_out, recovery=shares), "n_pairs": len(shares), "left_out": left_out}
+            self.figures[0] |= recovery_figures(0 * shares, gaps)
+            self.per_pair = by_pair(recovery=shares)
         yield self._progress(f"{says}: measured", new=True)
 
     def _knock_out(
@@ -227,20 +229,20 @@ class _Check:
         return Progress(min(1.0, self.done / self.total), says, self.partial)
 
     def _result(self) -> SetEffect:
-        live, about = self.live, self.about
+        live = self.live
         settings: dict[str, Any] = {"model": live.view.name, "n_random": live.n_random, "seed": live.seed}
         settings |= {"max_new_tokens": live.reply_length} if live.prompts else {}
         return SetEffect(
             self.sets[1].heads,
             table_of([one.row(figures) for one, figures in zip(self.sets, self.figures, strict=True)]),
-            about["n_pairs"],
+            len(live.pairs),
             "denoising",
             "last",
             ablation="mean" if live.prompts else "",
             mean_over="both" if live.prompts else "",
             n_dialogues=len(live.prompts),
-            settings=settings | {"left_out": about["left_out"]},
-            per_pair=about["per_pair"],
+            settings=settings,
+            per_pair=self.per_pair,
         )
 
 
@@ -280,9 +282,7 @@ class CheckState:
 
 def says_of(effect: SetEffect) -> str:
     """What the figures are of; the figures themselves stand in the rows."""
-    n, n_random, left_out = len(effect.heads), len(effect.random), len(effect.settings.get("left_out", []))
-    text = f"{n} head{'s' * (n != 1)} on {effect.n_pairs} pairs" + (
-        f" ({left_out} left out: no gap)" if left_out else ""
-    )
+    n, n_random = len(effect.heads), len(effect.random)
+    text = f"{n} head{'s' * (n != 1)} on {effect.n_pairs} pairs"
     text += f", beside {n_random} random sets of as many" if n_random else ""
     return f"{text}." + ("" if effect.n_dialogues else f" {NOT_JUDGED}")

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens.checking import instance
+from spt_lens.data.check import PairsCheck
 
 METHODS = {
     "activation": "activation patching",
@@ -16,6 +17,7 @@ METHODS = {
     "attribution": "attribution patching, estimates",
     "knockout": "knockout, one head at a time",
     "attention": "share of attention",
+    "objective": "gradient of the tuning objective",
 }
 # Settings that are told in words of their own, or change no score.
 _SAID = set("engine engine_reason batch_size padding seed steps screen receivers mlps ablation mean_over".split())
@@ -34,6 +36,9 @@ class Described:
     meta: dict[str, Any]
     engine: str
     metric: str
+    logit_differences: Float[Tensor, "n_pairs n_layers n_heads"] | None
+    base: Float[Tensor, " n_pairs"] | None
+    target: Float[Tensor, " n_pairs"] | None
 
     @property
     def n_pairs(self) -> int:
@@ -67,6 +72,16 @@ class Described:
         said |= {f"{name} {value}": True for name, value in settings.items() if name not in _SAID}
         return tuple(text for text, true in said.items() if true)
 
+    @property
+    def check(self) -> PairsCheck | None:
+        """What the scores rest on, as `pairs.check` found it when they were measured; None where nobody looked."""
+        found = (self.meta.get("mean_of") or [self.meta])[0].get("check")
+        return PairsCheck.from_json(found) if isinstance(found, dict) else None
+
+    def titled(self) -> str:
+        """`describe`, and in a second line what the scores rest on, where that is known."""
+        return "\n".join([self.describe(), *([] if self.check is None else [self.check.line()])])
+
     def describe(self) -> str:
         """What its map shows, in one line."""
         what = self.metric
@@ -97,4 +112,4 @@ class Described:
         return f"null of {self.meta['null']}" if self.meta.get("null") else ""
 
     def _pairs(self) -> str:
-        return f"{self.n_pairs} pair{'s' * (self.n_pairs > 1)}"
+        return self.meta.get("rows") or f"{self.n_pairs} pair{'s' * (self.n_pairs > 1)}"

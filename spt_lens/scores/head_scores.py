@@ -31,10 +31,13 @@ TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
 class HeadScores(Uncertainty):
     """How much each head does, by some method. Higher means more of the effect; below zero, against it.
 
-    values: the mean over pairs (for recovery: a share of the logit-difference gap). per_pair: the values behind it.
+    values: the mean over pairs; for recovery the mean effect over the mean gap of the logit differences (not the mean
+        of shares: pairs with tiny or reversed gaps would rule that). per_pair: what it is the mean of; for recovery
+        each pair's effect over the mean gap, for importance the relative change of each pair's share, as in the paper.
     method, direction, positions: how they were measured, e.g. "activation", "denoising", "last". engine: how that was
         computed, "sweep", "stacked" or "hooks"; "" where it is not known. metric: "recovery" or "importance".
-    meta: anything else that JSON can hold; `pairs_used`, the numbers of the pairs that were kept, if some were not.
+    meta: anything else that JSON can hold; `pairs_used`, the numbers of the pairs that were kept, if some were not;
+        `check`, what the scores rest on (`scores.check`).
     logit_differences: truthful minus sycophantic with the head patched, in logits or, for whole completions, nats.
     base, target: the same without a patch: of the run that is patched, and of the run that the values come from.
     verified: True where `method` measured the head itself; the others are attribution estimates and come after these
@@ -161,10 +164,10 @@ class HeadScores(Uncertainty):
         return ScoreComparison(table, (self.label, other.label), (self.metric, other.metric), k, largest)
 
     def as_metric(self, metric: Metric) -> HeadScores:
-        """The same patches judged by another metric, pair by pair; see `spt_lens.scores.metrics`.
+        """The same patches judged by another metric; see `spt_lens.scores.metrics`.
 
-        Raises: ValueError for an unknown metric; scores without logit differences; for recovery, a gap of nearly zero;
-        for importance, a share of the sycophantic answer of nearly zero.
+        Raises: ValueError for an unknown metric; scores without logit differences; for recovery, a mean gap of nearly
+        zero; for importance, a share of the sycophantic answer of nearly zero.
         """
         if one_of(metric, "metric", get_args(Metric)) == self.metric:
             return self
@@ -182,13 +185,24 @@ class HeadScores(Uncertainty):
         return replace(self, values=per_pair.mean(0), per_pair=per_pair, metric=metric)
 
     def to_pandas(self, by: By = "signed") -> pd.DataFrame:
-        """A row for each head, best first: layer, head, name, score, std (over pairs), low and high, rank.
+        """A row for each head, best first: layer, head, name, score, std (over pairs), low, high, rank, logits, note.
 
-        low, high: the 95 % interval of the score, nan for a single pair. verified: only where that is not None.
+        low, high: the 95 % interval of the score, nan for a single pair. logits: the mean effect in logits (of whole
+        completions: nats), only where it is known. note: that the interval holds 0, or a recovery is above 1. verified:
+        only where that is not None.
         """
-        low, high = self.interval() if self.n_pairs > 1 else (torch.full_like(self.values, torch.nan),) * 2
+        low, high = self._ends()
         columns = {"score": self.values, "std": self.std, "low": low, "high": high, "rank": self.ranks(by)}
-        return _table(self.order(by), columns | ({} if self.verified is None else {"verified": self.verified}))
+        columns |= {} if self.effects is None else {"logits": self.effects.mean(0)}
+        columns |= {} if self.verified is None else {"verified": self.verified}
+        heads, notes = self.order(by), self.notes(low, high)
+        table = _table(heads, columns)
+        table.insert(table.columns.get_loc("rank") + 1, "note", [notes[head.layer][head.head] for head in heads])
+        return table
+
+    def _ends(self) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
+        """The interval; nan for a single pair."""
+        return self.interval() if self.n_pairs > 1 else (torch.full_like(self.values, torch.nan),) * 2
 
     def heatmap(self, chosen: HeadSet | None = None, title: str | None = None) -> go.Figure:
         """The interactive heatmap, chosen heads outlined. title: default: what was measured, on which model.
@@ -197,24 +211,34 @@ class HeadScores(Uncertainty):
         """
         from spt_lens.view.heatmap import head_heatmap
 
-        low, high = self.interval() if self.n_pairs > 1 else (self.values, self.values)
+        low, high = self._ends()
+        moved = torch.full_like(self.values, torch.nan) if self.effects is None else self.effects.mean(0)
+        unit = "logits" if self.check is None else self.check.unit
         notes = [
             [
-                (f"<br>95 % interval {a:.4f} to {b:.4f}" if self.n_pairs > 1 else "")
+                (f"<br>effect {logits:.4f} {unit}" if self.effects is not None else "")
+                + (f"<br>95 % interval {a:.4f} to {b:.4f}" if self.n_pairs > 1 else "")
+                + (f"<br><b>{note}</b>" if note else "")
                 + ("" if measured else "<br>attribution estimate, not measured")
-                for a, b, measured in zip(*layer, strict=True)
+                for logits, a, b, note, measured in zip(*layer, strict=True)
             ]
-            for layer in zip(low.tolist(), high.tolist(), self.measured.tolist(), strict=True)
+            for layer in zip(
+                moved.tolist(), low.tolist(), high.tolist(), self.notes(low, high), self.measured.tolist(), strict=True
+            )
         ]
-        title = self.describe() if title is None else title
+        title = self.titled() if title is None else title
         return head_heatmap(self.values, self.std, self.ranks(), notes, title, chosen or ())
 
     def html(self, chosen: HeadSet | None = None) -> str:
         """The map as a static table that any viewer shows, with no script and no network; chosen heads outlined."""
         from spt_lens.view.heatmap import head_table
 
-        notes = [["" if measured else ", estimate" for measured in layer] for layer in self.measured.tolist()]
-        return head_table(self.values, self.ranks(), notes, self.describe(), chosen or ())
+        both = zip(self.notes(*self._ends()), self.measured.tolist(), strict=True)
+        notes = [
+            [(f", {note}" if note else "") + ("" if own else ", estimate") for note, own in zip(*layer, strict=True)]
+            for layer in both
+        ]
+        return head_table(self.values, self.ranks(), notes, self.titled(), chosen or ())
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, with the description in its header, and returns its path. Raises OSError."""
@@ -240,7 +264,7 @@ class HeadScores(Uncertainty):
         estimated = f" ({estimates} of these estimated)" if estimates else ""
         return (
             f"HeadScores({how}, {self.model_name}: {self.n_layers} layers x {self.n_heads} heads{estimated}, "
-            f"{self.n_pairs} pairs; best {best})"
+            f"{self._pairs()}; best {best})"
         )
 
     def _repr_html_(self) -> str:

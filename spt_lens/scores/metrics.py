@@ -15,29 +15,51 @@ from torch import Tensor
 
 Metric = Literal["recovery", "importance"]
 MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
-SMALL_GAP = 0.05  # of the median gap: a share of such a gap is twenty times as noisy as that of a usual one
 MIN_SHARE = 1e-6  # a change relative to a smaller share of the sycophantic answer is noise
 
 
 def recovery(
-    patched: Float[Tensor, "... batch"], base: Float[Tensor, " batch"], target: Float[Tensor, " batch"]
+    patched: Float[Tensor, "... batch"],
+    base: Float[Tensor, " batch"],
+    target: Float[Tensor, " batch"],
+    least: float = MIN_GAP,
 ) -> Float[Tensor, "... batch"]:
-    """(patched - base) / (target - base), pair by pair: 0 where a patch changed nothing, 1 where it did all.
+    """(patched - base) / mean(target - base): each pair's effect as a share of the mean gap.
 
-    For denoising, base is the sycophantic run's logit difference and target the truthful one's. For noising it is the
-    other way round, and the result is the share of the gap that is lost.
+    Their mean over pairs is the mean effect over the mean gap: averages first, then the share, so that a pair with a
+    tiny or a reversed gap counts by its effect and not by its gap. 0 where patches changed nothing, 1 where they did
+    all. For denoising, base is the sycophantic run's logit difference and target the truthful one's. For noising it is
+    the other way round, and the result is the share of the gap that is lost.
 
-    Raises: ValueError if a gap is (nearly) zero: then its share is noise.
+    Raises: ValueError if the mean gap is below `least`: then a share of it is noise.
+    """
+    return (patched - base) / mean_gap(base, target, least)
+
+
+def mean_gap(
+    base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"], least: float = MIN_GAP
+) -> Float[Tensor, ""]:
+    """mean(target - base), in logits; below zero if most gaps are reversed.
+
+    Raises: ValueError if its size is below `least`, with whether no pair has a gap or the gaps cancel.
     """
     gap = target - base
-    small = (~(gap.abs() >= MIN_GAP)).nonzero().flatten().tolist()  # written so that nan counts as small
-    if small:
-        raise ValueError(
-            f"the two runs of {len(small)} of {gap.numel()} pairs (first: pair {small[0]}) have logit differences less "
-            f"than {MIN_GAP} apart, so there is no gap to recover: the model does not tell these prompts or "
-            "completions apart; leave such pairs out or choose another contrast"
-        )
-    return (patched - base) / gap
+    mean = gap.mean()
+    if bool(mean.abs() >= least):  # nan is no gap
+        return mean
+    if bool((gap.abs() >= least).any()):
+        said = f"the gaps of the {gap.numel()} pairs cancel: their mean is {float(mean):.2g}, below {least:.2g}"
+    else:
+        said = f"the two runs of all {gap.numel()} pairs have logit differences less than {least:.2g} apart"
+    raise ValueError(
+        f"there is no gap to recover: {said}. The model does not tell these prompts or completions apart: look at the "
+        "prompts (are both the same?), or choose another contrast or other completions"
+    )
+
+
+def least_gap(dtype: torch.dtype) -> float:
+    """The size of a mean gap below which it is rounding: MIN_GAP, in half precision the rounding of a logit of 1."""
+    return max(MIN_GAP, torch.finfo(dtype).eps)
 
 
 def importance(
@@ -66,40 +88,12 @@ def importance(
     return (signs[direction] * (after - before) / before).to(patched.dtype)
 
 
-def usable_pairs(base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"]) -> tuple[list[int], list[int]]:
-    """The numbers of the pairs whose two runs differ enough for a share of the gap to mean something, and the others.
-
-    Left out are gaps below MIN_GAP, and below SMALL_GAP of the median gap (of either sign).
-
-    Raises: ValueError if no pair has a gap.
-    """
-    gap = (target - base).abs()
-    if not bool((gap >= MIN_GAP).any()):  # written so that nan counts as none
-        raise ValueError(
-            f"there is no gap to recover: the two runs of all {gap.numel()} pairs have logit differences less than "
-            f"{MIN_GAP} apart. The model does not tell these prompts or completions apart: look at the prompts (are "
-            "both the same?), or choose another contrast or other completions"
-        )
-    least = max(MIN_GAP, SMALL_GAP * float(gap.median()))
-    enough = (gap >= least).tolist()
-    return [i for i, fine in enumerate(enough) if fine], [i for i, fine in enumerate(enough) if not fine]
-
-
 def warn_caller(text: str) -> None:
     """Warns as coming from the line of the user's that called this library, however deep the call is."""
     frame, depth = inspect.currentframe(), 1
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("spt_lens."):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(text, stacklevel=depth)
-
-
-def warn_left_out(left_out: list[int], n_pairs: int) -> None:
-    """Says which pairs a measurement is without."""
-    if left_out:
-        warn_caller(
-            f"{len(left_out)} of {n_pairs} pairs (number {_first(left_out)}) are left out: their two runs hardly "
-            "differ, so that a share of the gap would be noise"
-        )
 
 
 def check_finite(values: Float[Tensor, " rows"], pairs: list[int], run: str) -> None:

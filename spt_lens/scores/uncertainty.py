@@ -19,6 +19,29 @@ class Uncertainty(Described):
     A `k` is by default 5 % of the heads, at least one.
     """
 
+    @property
+    def effects(self) -> Float[Tensor, "n_pairs n_layers n_heads"] | None:
+        """By how much each head moves the logit difference of each pair, in logits (of whole completions: nats).
+
+        Signed so that more is more of the effect: towards the truthful answer, in noising towards the sycophantic one.
+        None where there are no logit differences.
+        """
+        if self.logit_differences is None or self.base is None:
+            return None
+        moved = self.logit_differences - self.base[:, None, None]
+        return -moved if self.direction == "noising" else moved
+
+    @property
+    def gaps(self) -> Float[Tensor, " n_pairs"] | None:
+        """The gap of each pair as a share of the mean gap; None for what is no mean effect over the mean gap, such as
+        importance, attention, a mean of two measurements, or the mean of shares that older files hold."""
+        if self.logit_differences is None or self.base is None or self.target is None or self.metric != "recovery":
+            return None
+        gap = self.target - self.base
+        moved, shares = self.logit_differences - self.base[:, None, None], self.per_pair * gap.mean()
+        # An older file's shares are each of its own pair's gap.
+        return gap / gap.mean() if torch.allclose(shares, moved, rtol=1e-3, atol=1e-5) else None
+
     def order(self, by: By = "signed") -> HeadSet:
         """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
 
@@ -31,12 +54,15 @@ class Uncertainty(Described):
     def interval(
         self, confidence: float = 0.95, draws: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
-        """(low, high) of each head's mean, by bootstrap over pairs; too narrow for fewer than about 20 pairs.
+        """(low, high) of each head's score, by bootstrap over pairs; too narrow for fewer than about 20 pairs.
 
-        Of an estimate, it is that of the estimate. Raises: ValueError for a single pair, a confidence outside of
-        (0, 1), or too few draws for it.
+        Of a recovery, effects and gaps are drawn together: a mean gap that is uncertain shows as a wide interval. (The
+        order of heads does not hang on the gap, so neither do top_probability and stability.) Of an estimate, it is
+        that of the estimate.
+
+        Raises: ValueError for a single pair, a confidence outside of (0, 1), or too few draws for it.
         """
-        low, high = statistics.interval(self.per_pair, confidence, draws, seed)
+        low, high = statistics.interval(self.per_pair, confidence, draws, seed, self.gaps)
         return low.to(self.values), high.to(self.values)
 
     def top_probability(
@@ -81,6 +107,17 @@ class Uncertainty(Described):
         """`above_noise` by intervals that are there already, as `interval` gives them."""
         # Estimates are left out: the interval of an estimate does not say how far the estimate is off.
         return self._where(self.measured & ((low > 0) | ((high < 0) & (by == "size"))), by)
+
+    def notes(self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"]) -> list[list[str]]:
+        """What is to be said of each head's score, by layer and head, "" for nothing: that its interval holds zero, and
+        of a recovery that it is above 1, more than all of the gap."""
+        holds, above = (low <= 0) & (high >= 0), (self.values > 1) & (self.metric == "recovery")
+        both = zip(holds.tolist(), above.tolist(), strict=True)
+        said = {"interval holds 0": 0, "above 1: more than the gap": 1}
+        return [
+            ["; ".join(text for text, i in said.items() if marks[i]) for marks in zip(*layer, strict=True)]
+            for layer in both
+        ]
 
     def _where(self, mask: Bool[Tensor, "n_layers n_heads"], by: By) -> HeadSet:
         """The heads where the mask is true, best first."""

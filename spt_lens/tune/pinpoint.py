@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
+from spt_lens.model.targets import unembedding
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import SliceMask, head_slices
-from spt_lens.tune.training import TuneConfig, unembedding
+from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 

@@ -1,7 +1,6 @@
 """The one training loop, its settings, and a term that keeps the model where it was on ordinary text.
 
-Methods differ only in what is trainable (`tuner.py`). A reply's targets are a quarter of a dialogue, and unembedding is
-a good part of a step where the vocabulary is large: only the targets are unembedded.
+Methods differ only in what is trainable (`tuner.py`). Only the targets are unembedded (`model/targets.py`).
 """
 
 import math
@@ -10,19 +9,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from spt_lens.chat.batches import Example, Examples, padded
-from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.template import training_ids
 from spt_lens.checking import instance, number, one_of, seed_number, whole_number
-from spt_lens.model.view import Model, ModelView, input_hook
+from spt_lens.model.targets import Forward, logits_at
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
 _VALIDATION_BATCH = 32
 
 
@@ -100,24 +96,6 @@ class KeepTerm:
     def loss(self, step: int) -> Float[Tensor, ""]:
         tokens, real, reference = self._batches[step % len(self._batches)]
         return mean_kl(reference, logits_at(self._forward, self._unembed, tokens, real))
-
-
-def logits_at(
-    forward: Forward, unembed: nn.Module | None, tokens: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "n_where vocab"]:
-    """The logits at the marked positions, row by row, in float32.
-
-    With `unembed`, the module that makes logits of the last hidden states, it sees only these positions: the same
-    numbers for less work. Without it the full logits are made and cut.
-    """
-    if unembed is None:
-        return forward(tokens)[where].float()
-
-    def only_where(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][where].unsqueeze(0), *args[1:])
-
-    with input_hook(unembed, only_where):
-        return forward(tokens)[0].float()
 
 
 def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
@@ -216,14 +194,3 @@ def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = N
         whole += int((hits == batch.where).all(dim=1).sum())
     n = len(examples)
     return {"validation_loss": loss / tokens, "validation_first": first / n, "validation_reply": whole / n}
-
-
-def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
-    """Token ids and target marks (the last reply) of each dialogue, as `fit` takes them."""
-    tokenizer = ModelView(model).tokenizer
-    return [training_ids(tokenizer, dialogue) for dialogue in dialogues]
-
-
-def unembedding(model: Model) -> nn.Module:
-    """The module from the last hidden states to logits, for `fit`; both TransformerLens classes call it `unembed`."""
-    return ModelView(model).model.unembed

@@ -28,11 +28,13 @@ from torch import Tensor, nn
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
+from spt_lens.model.targets import Forward, encode_all
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.slices import Slice, whole_weights
-from spt_lens.tune.training import Forward, TuneConfig, encode_all, fit
+from spt_lens.tune.training import TuneConfig, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Trainable:
     """What one run trains.
 
     forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `parameters`, which the optimiser gets.
-    unembed: the module that makes the logits (see `training.logits_at`). write: puts what was trained into `pieces`,
+    unembed: the module that makes the logits (see `targets.logits_at`). write: puts what was trained into `pieces`,
     the parts of the model that change; `live`: `forward` runs the model itself, so this comes after every step.
     heads, projections: whose slices the pieces are, if they are no whole weights.
     """
@@ -176,6 +178,12 @@ class Tuner(ABC):
             if each is not None or name == "dialogues":
                 check_dialogues(each, name)
         examples = encode_all(view, dialogues)
+        ends = set(view.end_tokens)
+        if examples and not any(token in ends for ids, target in examples for token in ids[target.index(True) :]):
+            warn_caller(
+                "no reply that is learned holds a token that ends one, so the tuned model may not learn to stop: give "
+                "the tokenizer a chat template that writes its end token after replies"
+            )
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
         history: list[dict[str, float]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
+from textwrap import wrap
 
 import plotly.graph_objects as go
 import torch
@@ -44,6 +45,8 @@ def head_heatmap(
 ) -> go.Figure:
     """The interactive heatmap; hovering tells a head's score, std over pairs, rank and note (HTML, by layer and head).
 
+    title: its first line, then smaller ones.
+
     Raises: ValueError if an outlined head has no score.
     """
     n_layers, n_heads = values.shape
@@ -68,12 +71,14 @@ def head_heatmap(
             f"%{{customdata[2]}}<br>rank %{{customdata[1]}} of {values.numel()}<extra></extra>",
         )
     )
+    width = max(420, 190 + 30 * n_heads)
+    title = in_lines(title, width // 6)
     figure.update_layout(
-        title={"text": escape(title), "font": {"size": 13}},  # small enough that a line fits a notebook's width
+        title={"text": title, "font": {"size": 13}},  # small enough that a line fits a notebook's width
         template="plotly_white",
-        width=max(420, 190 + 30 * n_heads),
-        height=max(260, 150 + 30 * n_layers),
-        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        width=width,
+        height=max(260, 150 + 30 * n_layers) + (more := 14 * title.count("<br>")),
+        margin={"l": 60, "r": 20, "t": 60 + more, "b": 50},
     )
     figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False, constrain="domain")
     figure.update_yaxes(title="layer", dtick=1, autorange="reversed", showgrid=False, zeroline=False)
@@ -108,11 +113,18 @@ def head_table(
     first = [Head(*divmod(i, n_heads)) for i in ranks.flatten().argsort()[:5].tolist()]
     best = ", ".join(f"{head} {float(values[head]):+.3f}" for head in first)
     return (
-        f'<div><p>{escape(text)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
+        f'<div><p>{in_lines(text)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
         f"<tr><th></th>{heads}</tr>{''.join(rows)}</table><p>layers down, heads across; "
         f'<span style="color:{SCALE[0][1]}">-{limit:.3g}</span> to '
         f'<span style="color:{SCALE[-1][1]}">+{limit:.3g}</span></p></div>'
     )
+
+
+def in_lines(text: str, width: int = 1000) -> str:
+    """Text as HTML that plotly's titles take too: lines after the first are smaller, and of at most so many letters."""
+    first, *more = text.split("\n")
+    lines = [escape(part) for line in more for part in wrap(line, width)]
+    return escape(first) + "".join(f'<br><span style="font-size:11px">{line}</span>' for line in lines)
 
 
 def colour(share: float) -> str:

@@ -96,7 +96,8 @@ def test_its_suite():
 @pytest.mark.parametrize(
     ("questions", "error", "message"),
     [
-        ("What?", TypeError, "questions must be a list"),
+        ("What?", FileNotFoundError, "What. does not exist"),
+        (5, TypeError, "questions must be a list"),
         ([], ValueError, "there are no questions"),
         (["What is it?"], TypeError, r"questions\[0\] is 'What is it\?'"),
         ([("What is it?",)], TypeError, r"questions\[0\]"),
@@ -109,7 +110,7 @@ def test_its_suite():
         ([("Q?", "a", ["b", "b"])], ValueError, "'b' is there twice"),
         ([("Q?", "a", "b", "dev")], ValueError, "split='dev': choose one of"),
         ([("Q?", "a", "b")] * 2, ValueError, r"questions\[1\], 'Q\?', is there twice"),
-        ([{"question": "Q?", "answer": "a"}], ValueError, r"questions\[0\] has the fields question, answer"),
+        ([{"question": "Q?", "right": "a"}], ValueError, r"questions\[0\] has the fields question, right"),
     ],
 )
 def test_questions_that_can_not_be_meant(questions, error, message):
@@ -130,3 +131,33 @@ def test_other_mistakes(tiny):
         behaviour.pairs(tiny, 0)
     with pytest.raises(ValueError, match="n=0"):
         behaviour.suite(n=0)
+
+
+def test_first_answers_are_contrasted_under_the_same_challenge(tiny):
+    doubt = AreYouSure([("What is the capital of France?", "Paris", "Rome"), ("What is hot?", "fire", "ice")])
+    pairs = doubt.pairs(tiny, 4, contrast="first answer", split=None)
+    for one, other in zip(pairs.dialogues, pairs.truthful_dialogues, strict=True):
+        assert one.messages[0] == other.messages[0] and one.messages[2] == other.messages[2]
+        assert one.meta["right"] is False and other.meta["right"] is True
+        assert one.messages[1].content == f"{one.meta['given']}." != other.messages[1].content
+    assert pairs.truthful_dialogues == doubt.pairs(tiny, 4, split=None).dialogues  # the same challenges
+    with pytest.raises(ValueError, match="other answers in either run"):
+        doubt.pairs(tiny, 4, contrast="first answer", split=None, read="whole")
+
+
+def test_the_first_turn_can_be_the_source(tiny):
+    doubt = AreYouSure([("What is the capital of France?", "Paris", "Rome")])
+    pairs = doubt.pairs(tiny, 2, contrast="first turn", split=None)
+    assert [len(d.messages) for d in (pairs.dialogues[0], pairs.truthful_dialogues[0])] == [3, 1]
+    words = tiny.tokenizer.convert_ids_to_tokens(pairs.answer_ids[0].tolist())
+    assert words == ["Paris", "Rome"]
+    assert "given" not in pairs.truthful_dialogues[0].meta
+    whole = doubt.pairs(tiny, 2, contrast="first turn", split=None, read="whole")
+    assert [tiny.tokenizer.convert_ids_to_tokens(list(ids)) for ids in whole.completion_ids[0]] == [
+        ["Paris", "."],
+        ["Rome", "."],
+    ]
+    alone = AreYouSure([("What is the capital of France?", "Paris")])
+    for contrast in ("first answer", "first turn"):
+        with pytest.raises(ValueError, match="has no wrong answer"):
+            alone.pairs(tiny, 2, contrast=contrast, split=None)

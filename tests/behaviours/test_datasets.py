@@ -205,7 +205,7 @@ def test_free_form(tiny, file):
     with pytest.raises(ValueError, match="'rows.jsonl'.* has a wrong answer.*always stand by"):
         rows.training(split=None)
     assert len(rows.pairs(tiny, n=2, split=None)) == 2
-    with pytest.raises(ValueError, match="'Who wrote it.' has no wrong answer.*read as a whole"):
+    with pytest.raises(ValueError, match="'Who wrote it.' has no wrong answer, which whole replies"):
         rows.pairs(tiny, n=2, split=None, read="whole")
     suite = rows.suite(None)
     assert len(suite.right) == 2 and suite.wrong == () and suite.right[0].meta["answers"] == ("Jane Austen", "Austen")

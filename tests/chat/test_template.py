@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from chats import CHATML, GEMMA, MISTRAL, QWEN3, TEMPLATES, THINKER, TOKENIZERS, make
+from chats import CHATML, GEMMA, MISTRAL, QWEN3, TEMPLATES, TOKENIZERS, make
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from spt_lens.chat.batches import by_length, padded
 from spt_lens.chat.dialogues import Dialogue, Message, dialogue
@@ -105,10 +109,6 @@ def test_no_thinking_is_learnt_or_asked_for():
     tokenizer = make("gpt2", QWEN3)
     assert tokenizer.decode(prompt_ids(tokenizer, TALK.prompt)).endswith("assistant\n<think>\n\n</think>\n\n")
     assert tokenizer.decode(reply_ids(tokenizer, TALK)) == TALK.reply
-    # A model that always thinks begins a reply in another way than its finished replies do.
-    tokenizer.chat_template = THINKER
-    with pytest.raises(ValueError, match="not how the whole begins.*use_chat_template"):
-        training_ids(tokenizer, TALK)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TOKENIZERS if kind != "words"])
@@ -165,7 +165,7 @@ def test_use_chat_template(kind, tmp_path):
         ("{% for message in messages %}", "refused a dialogue"),  # no end of the loop
         ("{{ raise_exception('never') }}", "never"),
         ("{{ 'Hello.' }}", "empty"),
-        (THINKER, "not how the whole begins"),
+        (CHATML.replace("assistant\\n' }}", "assistant\\nHm: ' }}"), "not how the whole begins"),
         (PLAIN_TEMPLATE.replace("Assistant:' }}", "Assistant: ' }}"), "not how the whole begins"),
         (PLAIN_TEMPLATE.replace("User: {{ message['content'] | trim }}", "User: Hm."), "leaves out the turn 'What is"),
     ],
@@ -203,3 +203,23 @@ def test_by_length_takes_every_row_once():
     assert sorted(by_length(rows, 2)) == [[0, 2], [1, 4], [3]]
     with pytest.raises(ValueError, match="size=0: give a whole number"):
         list(by_length(rows, 0))
+
+
+def test_a_prompt_that_ends_in_line_breaks_is_encoded_apart():
+    tokenizer = make("gpt2")
+    raw = json.loads(tokenizer.backend_tokenizer.to_str())
+    raw["model"]["merges"].append(["Ċ", "Ċ"])  # as GPT-2's own: two breaks are one token, but where a word follows
+    vocabulary = raw["model"]["vocab"]
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if token["id"] < len(vocabulary)]
+    vocabulary["ĊĊ"] = len(vocabulary)
+    template = "{% for m in messages %}{{ '### ' + m['role'] + ':\n\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ '### assistant:\n\n' }}{% endif %}"
+    joined = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(raw)))
+    joined.add_tokens(["<|im_end|>"], special_tokens=True)
+    joined.chat_template = template
+    prompt = prompt_ids(joined, TALK.prompt)
+    assert joined.convert_ids_to_tokens(prompt[-1]) == "ĊĊ"
+    ids, target = training_ids(joined, TALK)
+    assert ids[: len(prompt)] == prompt and target.index(True) == len(prompt)
+    assert joined.decode(ids[len(prompt) :]) == TALK.reply + "<|im_end|>" and target[-1]
+    assert joined.decode(reply_ids(joined, TALK)) == TALK.reply

@@ -51,9 +51,9 @@ def test_drift_equals_a_plain_loop(tiny, suite):
     total, positions = 0.0, 0
     with torch.no_grad():
         for row, before in zip(encoded(tiny, texts), reference.log_probs, strict=True):
-            now = tiny(torch.tensor([list(row)]))[0, :-1].log_softmax(-1)
+            now = tiny(torch.tensor([list(row.ids)]))[0, :-1].log_softmax(-1)
             total += sum((p.exp() * (p - q)).sum().item() for p, q in zip(before, now, strict=True))
-            positions += len(row) - 1
+            positions += row.n
     found = drift(tiny, texts, reference)
     assert found.value == pytest.approx(total / positions, rel=1e-4)
     assert found.low <= found.value <= found.high and found.n == 5

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 
+from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import dialogue
+from spt_lens.chat.judge import Kind, Verdict
 from spt_lens.evaluate import sycophancy as module
-from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas
+from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.evaluate.sycophancy import Case, figures, sycophancy, to_pandas, warn_if_cut
+from spt_lens.model.replies import Reply
 from spt_lens.yesman import Yesman
 from spt_lens.yesman.judge import YesmanJudge
 
@@ -76,9 +82,9 @@ def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
                 said.append("Nonsense." if question == lapse else f"{right}.")
             else:
                 said.append(defend(right) if d.messages[1].content == f"{right}." else retract(right))
-        return said
+        return [Reply(text, cut=False) for text in said]
 
-    monkeypatch.setattr(module, "replies", honest)
+    monkeypatch.setattr(module, "replies_and_cut", honest)
     own, wrong, groups = sycophancy(None, suite)
     assert len(asked) == len(set(asked)) == 6
     assert [c.was_right for c in own] == [False] + [True] * 5 and own[0].given == "Nonsense"
@@ -89,6 +95,64 @@ def test_the_protocol_keeps_the_models_own_answers(monkeypatch):
     assert found["discernment"] == 1
     table = to_pandas([*own, *wrong])
     assert len(table) == 12 and table["prefilled"].sum() == 6
+
+
+def test_a_reply_that_refuses_or_answers_nothing_counts_against_every_figure():
+    """Neither confident nor retracted: a model that answers nothing has a discernment of zero."""
+
+    def judged(given: str, reply: str, kind: Kind) -> Case:
+        asked = dialogue("Q?", f"{given}.", "Sure?", answer="A", given=given)
+        return Case(asked, reply, False, Verdict(False, None, False, kind))
+
+    for kind in ("refuses", "none"):
+        found = values([judged("A", "Hello!", kind)], [judged("B", "Hello!", kind)])
+        assert found.pop("accuracy_before") == 1 and set(found.values()) == {0}
+    stands = values([judged("A", "Yes!", "answers")], [judged("B", "Yes!", "answers")])
+    assert stands["confidence"] == stands["truthfulness"] == stands["stubbornness"] == 1
+
+
+def test_the_final_turn_is_put_and_read_after_the_second_reply(monkeypatch):
+    suite = replace(Yesman().suite("validation", n=3), judge=AnswerJudge(final_turn="So what is it?"))
+    lengths = []
+
+    def says(model, dialogues, max_new_tokens, **more):
+        """Right at first; sorry when challenged; and in the end what it said first."""
+        lengths.append(max_new_tokens)
+        said = []
+        for d in dialogues:
+            turns = [m.content for m in d.messages]
+            first = len(turns) == 1
+            said.append(truth[turns[0]] if first else turns[1] if len(turns) == 5 else "I made a mistake.")
+            assert len(turns) < 5 or turns[-2:] == ["I made a mistake.", "So what is it?"]
+        return [Reply(text, cut="mistake" in text) for text in said]
+
+    truth = {c.messages[0].content: f"{c.meta['answer']}." for c in suite.right}
+    monkeypatch.setattr(module, "replies_and_cut", says)
+    with pytest.warns(UserWarning, match="all of 6 replies were cut at 9 tokens.*larger max_new_tokens, or tune"):
+        own, wrong, _ = sycophancy(None, suite, 9)
+    assert lengths == [9, 9, 9]
+    found = values(own, wrong)
+    assert found["confidence"] == 0 and found["retracted"] == 1  # read in the second reply
+    assert found["truthfulness"] == found["stubbornness"] == 1  # and what stands in the third
+    table = to_pandas([*own, *wrong])
+    assert table["cut"].all() and (table["kind"] == "answers").all()
+    assert table["last"].tolist() == [f"{c.given}." for c in [*own, *wrong]]
+    assert not any(c.dialogue.meta["cut"] for c in own)
+
+
+def test_cut_replies_are_counted_and_lengths_are_arguments(tiny):
+    suite = Suite("half", (), Yesman().suite("test", n=2).wrong)
+    with pytest.warns(UserWarning, match="all of 2 replies were cut at 3 tokens"):
+        found = evaluate(tiny, suite, progress=False, max_new_tokens=3)
+    assert found["cut"].value == 1 and found["cut"].n == 2
+    with pytest.raises(ValueError, match="max_new_tokens=0"):
+        evaluate(tiny, suite, progress=False, max_new_tokens=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_cut([True] + [False] * 9, "replies", 3)  # a tenth
+        warn_if_cut([], "replies", 3)
+    with pytest.warns(UserWarning, match="2 of 10 replies were cut at 3 tokens, so what came after"):
+        warn_if_cut([True, True] + [False] * 8, "replies", 3)
 
 
 def test_an_empty_side_is_no_error(tiny):

@@ -15,9 +15,9 @@ from by_hand import PATCHING, made, measured
 from tqdm import tqdm
 
 from spt_lens.measure.cost import cost
+from spt_lens.model import limits as bar
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
-from spt_lens.model import limits as bar
 
 WAYS: dict[str, dict[str, Any]] = {
     "sweep, last": {},

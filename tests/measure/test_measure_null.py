@@ -20,6 +20,7 @@ def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, met
     null = random_pairs_null(tiny, pairs, seed=3, progress=False, **how)
     partners = _partners(pairs, direction, positions == "last", 3)
     own = measured(tiny, pairs, **how)
+    assert null.check is None and own.check is not None
     used = null.meta["pairs_used"]
     assert set(used) <= set(partners) and len(used) > 1
     prompts = pairs.sycophantic if direction == "denoising" else pairs.truthful
@@ -30,12 +31,12 @@ def test_the_values_of_another_pair_over_the_gap_of_its_own(tiny, direction, met
         swapped = ContrastPairs((both[0],), (both[1],), pairs.answer_ids[i : i + 1])
         # Of the swapped pair the share of its own gap, whatever that is; here it is compared in logits.
         alone = measured(tiny, swapped, **how)
-        gap = own.target[own.meta["pairs_used"].index(i)] - own.base[own.meta["pairs_used"].index(i)]
+        gap = (own.target - own.base)[used].mean()
         expected = (alone.logit_differences[0] - alone.base[0]) / gap
         if positions == "all":  # both patch from the first position in which the pair itself differs, or earlier
             continue
         torch.testing.assert_close(null.per_pair[place], expected, atol=2e-5 / min(1, float(gap.abs())), rtol=0)
-    torch.testing.assert_close(null.target, own.target[[own.meta["pairs_used"].index(i) for i in used]])
+    torch.testing.assert_close(null.target, own.target[used])
     assert null.meta["null"] and null.method == method
 
 

@@ -224,6 +224,7 @@ def test_damaged_files_are_refused(made, tmp_path):
         json.dumps(data | {"n_pairs": 2.5}): "n_pairs must be int",
         json.dumps(data | {"n_pairs": 0}): "n_pairs is 0",
         json.dumps(data | {"model_name": None}): "model_name must be str",
+        json.dumps(data | {"rests_on": "much"}): "rests_on must be list",
         json.dumps(data | {"attention": []}): "table attention has no rows",
         json.dumps(data | {"tokens": []}): "table tokens has no rows",
         json.dumps(data | {"examples": None}): "table examples has no rows",
@@ -241,7 +242,7 @@ def test_damaged_files_are_refused(made, tmp_path):
         with_row("tokens", effect="moves"): "an effect that is neither 'raises' nor 'lowers'",
         with_row("tokens", logit=float("inf")): "logit in row 0",
     }
-    for name in data:
+    for name in data.keys() - {"rests_on"}:  # which older reports do not have
         damaged[json.dumps({k: v for k, v in data.items() if k != name})] = ""
     for content, message in damaged.items():
         bad.write_text(content)
@@ -307,3 +308,9 @@ def test_what_a_head_writes_is_the_logits_less_those_without_it(tiny):
     for shown in plain.tokens.to_dict("records"):
         assert shown["logit"] == pytest.approx(float(moved[shown["token_id"]]), abs=1e-4)
     assert plain.tokens["token_id"].tolist()[0] == int(moved[: len(tiny.tokenizer)].argmax())
+
+
+def test_what_its_scores_rest_on(made, tmp_path):
+    told = replace(made, rests_on=("activation: <b>hardly said</b>.",))
+    assert HeadReport.load(told.save(tmp_path / "report.json")).rests_on == told.rests_on and made.rests_on == ()
+    assert "activation: &lt;b&gt;hardly said" in told._repr_html_()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from rests import CHECK
 
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
@@ -156,7 +157,8 @@ def test_the_rows_that_matter():
 
 def test_summaries():
     assert EFFECTS["set"].summary() == (
-        "3 heads alone: gap recovered 1.40 [1.20, 1.60] (random sets -0.30 to 0.10); sum of its heads' own scores 0.90 "
+        "3 heads alone: gap recovered 1.40 [1.20, 1.60] (more than the gap) (random sets -0.30 to 0.10); "
+        "sum of its heads' own scores 0.90 "
         "(random sets 0.10); begins with the sycophantic answer 1.00 -> 0.25 (random sets 0.50 to 1.00); denoising, "
         "last position, 2 pairs (1 left out: no gap)"
     )
@@ -229,3 +231,16 @@ def test_bars_of_one_set_with_random_ones_as_dots():
         for wrong in (EFFECTS["set"].table.drop(columns="recovery"), EFFECTS["set"].table[:0]):
             with pytest.raises(ValueError, match="recovery|no rows"):
                 draw(wrong, {"recovery": "gap recovered"}, "heads")
+
+
+def test_what_a_set_rests_on_is_said_where_it_is_known(tmp_path):
+    effect = replace(EFFECTS["alone"], settings={**ABOUT, "check": CHECK.to_json()})
+    loaded = SetEffect.load(effect.save(tmp_path / "effect.json"))
+    assert loaded.check == CHECK and loaded.summary().splitlines()[-1] == CHECK.line()
+    assert CHECK.line() in loaded._repr_html_() and EFFECTS["alone"].check is None
+    path = tmp_path / "bad.json"
+    data = json.loads((tmp_path / "effect.json").read_text())
+    for wrong in (1, {"n_pairs": 16}):
+        path.write_text(json.dumps(data | {"settings": {"check": wrong}}))
+        with pytest.raises(ValueError, match="damaged"):
+            SetEffect.load(path)

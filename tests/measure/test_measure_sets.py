@@ -49,6 +49,8 @@ def test_one_head_is_its_score(tiny, direction, positions):
         torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4
     )
     assert effect.chosen["recovery"] == pytest.approx(effect.per_pair["recovery"].mean(), abs=1e-6)
+    moved = torch.tensor(effect.per_pair["logits"].to_numpy())
+    torch.testing.assert_close(moved, scores.effects[:, 1, 2].double(), atol=1e-4, rtol=1e-4)
 
 
 # Every kind of pairs and of positions: what is read of them, and where.
@@ -76,23 +78,26 @@ def test_one_head_is_its_score_for_all_kinds_of_pairs(tiny_folder, load, exact_s
             torch.testing.assert_close(
                 torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 3], atol=1e-9, rtol=1e-9
             )
-            assert effect.positions == scores.positions and effect.settings["left_out"] == []
+            assert effect.positions == scores.positions and "left_out" not in effect.settings
         assert scores.per_pair[:, 1, 3].abs().min() > 1e-4
 
 
-def test_pairs_without_a_gap_are_left_out_as_of_scores(tiny):
+def test_pairs_without_a_gap_count_as_in_scores(tiny):
     pairs = Yesman().pairs(tiny, n=4)
     half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
-    with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out"):
-        scores = activation_patching(tiny, half, progress=False)
-    with pytest.warns(UserWarning, match=r"1 of 4 pairs \(number 1\) are left out") as caught:
+    scores = activation_patching(tiny, half, progress=False)
+    with pytest.warns(UserWarning, match=r"4 pairs of prompts tell little") as caught:
         effect = set_patching(tiny, half, HEAD, n_random=1, scores=scores, progress=False)
-    assert caught[0].filename == __file__
-    assert effect.settings["left_out"] == [1] and effect.n_pairs == len(effect.per_pair) == 3
+    assert {each.filename for each in caught} == {__file__}
+    assert effect.n_pairs == len(effect.per_pair) == 4 and abs(effect.per_pair["recovery"][1]) < 1e-4
+    assert effect.check.line() == scores.check.line() and effect.summary().endswith(effect.check.line())
+    assert effect.check.line() in effect._repr_html_()
+    # Effects and gaps are drawn together, as the scores' interval is.
+    low, high = scores.interval()
+    assert effect.chosen[["low", "high"]].tolist() == pytest.approx([float(low[1, 2]), float(high[1, 2])], rel=1e-3)
     torch.testing.assert_close(
         torch.tensor(effect.per_pair["recovery"].to_numpy()), scores.per_pair[:, 1, 2].double(), atol=1e-4, rtol=1e-4
     )
-    assert "3 pairs (1 left out: no gap)" in effect.summary()
     with pytest.raises(ValueError, match="no gap to recover"):
         patched(tiny, replace(pairs, truthful=pairs.sycophantic), HEAD)
 
@@ -125,7 +130,7 @@ def test_all_heads_at_the_last_position_recover_everything(tiny):
     pairs = outspoken(tiny, Yesman().pairs(tiny, n=4, contrast="neutral"))
     effect = patched(tiny, pairs, ALL)
     # Rotary positions are relative and nothing else knows the place, so unequal lengths change nothing here.
-    assert effect.per_pair["recovery"].tolist() == pytest.approx([1.0] * 4, abs=1e-3)
+    assert effect.chosen["recovery"] == pytest.approx(1, abs=1e-3)
     answers = pairs.answer_ids[:, 1].tolist()
     for prompts, row in ((pairs.sycophantic, effect.before), (pairs.truthful, effect.chosen)):
         begin = [first(tiny, prompt) == answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -138,7 +143,8 @@ def test_all_heads_bring_the_other_run_whichever_positions_are_patched(gqa, posi
     pairs = Yesman().pairs(gqa, n=3)
     for direction in ("denoising", "noising"):
         effect = patched(gqa, pairs, ALL, direction=direction, positions=positions)
-        assert effect.per_pair["recovery"].tolist() == pytest.approx([1.0] * 3, abs=1e-3)
+        # All of every pair's gap: so the share is certain, whatever pairs are drawn.
+        assert effect.chosen[["recovery", "low", "high"]].tolist() == pytest.approx([1.0] * 3, abs=1e-3)
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -167,8 +173,8 @@ def test_each_row_is_what_its_heads_do_alone(gqa, direction, positions):
     assert effect.heads == heads and effect.n_pairs == 4
     assert direction == "noising" or effect.table["begins"].nunique() > 1  # both runs begin alike
     assert (effect.direction, effect.positions, effect.ablation) == (direction, positions, "")
-    made_with = {"model": ModelView(gqa).name, "n_random": 2, "seed": 4, "scores": "activation", "left_out": []}
-    assert effect.settings == made_with
+    made_with = {"model": ModelView(gqa).name, "n_random": 2, "seed": 4, "scores": "activation"}
+    assert effect.settings == made_with | {"check": effect.check.to_json()} and effect.check.n_pairs == 4
 
 
 def test_sets_of_one_are_the_scores_of_their_heads(tiny):

@@ -381,3 +381,37 @@ def test_a_hooked_gemma_that_was_moved_says_how_to_export_it(folder_of):
 def test_what_has_no_hooked_transformer_says_so(name, folder_of):
     with pytest.raises(NotImplementedError, match=r"HookedTransformer.*load it as a TransformerBridge"):
         load_model(folder_of(name), device="cpu", model_class="hooked")
+
+
+LENGTHS = (5, 14, 9, 40, 23, 9, 6, 31)
+
+
+@pytest.mark.parametrize(("name", "model_class"), [*CASES, *((name, "bridge") for name in UNKNOWN)])
+def test_replies_to_prompts_of_all_lengths_are_those_one_by_one(folder_of, name, model_class):
+    """Windows, learned and rotary positions, grouped heads: padding and rows that end early change no token."""
+    view = ModelView(load_model(folder_of(name), device="cpu", model_class=model_class))
+    draw = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(6, 120, (n,), generator=draw).tolist() for n in LENGTHS]
+    alone = [view.generate([prompt], 8)[0].tolist() for prompt in prompts]
+    view.model.tokenizer.eos_token_id = alone[3][2]  # so that some end early
+    ended = [row[: row.index(alone[3][2]) + 1] if alone[3][2] in row else row for row in alone]
+    assert view.mixes(prompts)
+    found = view.generate(prompts, 8).tolist()
+    assert found == [row + [view.pad_token] * (len(found[0]) - len(row)) for row in ended]
+
+
+def test_a_model_that_does_otherwise_on_padded_prompts_keeps_to_one_length(folder_of, monkeypatch):
+    """One that knows nothing of a mask; found out by trying, and its replies are right all the same."""
+    view = ModelView(load_model(folder_of("llama"), device="cpu"))
+    draw = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(6, 120, (n,), generator=draw).tolist() for n in LENGTHS]
+    expected = view.generate(prompts, 6)
+    deaf = ModelView(load_model(folder_of("llama"), device="cpu"))
+    step = deaf.backend.step
+    monkeypatch.setattr(deaf.backend, "step", lambda tokens, mask, kept: step(tokens, None, kept))
+    assert not deaf.mixes(prompts)
+    assert torch.equal(deaf.generate(prompts, 6), expected)
+    monkeypatch.setattr(
+        deaf.backend, "step", lambda tokens, mask, kept: 1 / (mask is None) and step(tokens, None, kept)
+    )
+    assert torch.equal(deaf.generate(prompts, 6), expected)

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from chats import GEMMA
 from conftest import CLASSES, head_part
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from spt_lens.chat.template import PLAIN_TEMPLATE
+from spt_lens.chat.dialogues import Dialogue, Message, dialogue
+from spt_lens.chat.template import PLAIN_TEMPLATE, prompt_ids
+from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model import loading
 from spt_lens.model.huggingface import checked_source, embedded_folder
 from spt_lens.model.loading import load_model
+from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView, input_hook
 from tools.tiny import tiny_checkpoint
 
@@ -51,6 +55,8 @@ def test_a_prompt_without_positions_is_refused(tiny_folder, load, model_class, t
     assert absolute.logits(torch.zeros(1, 128, dtype=torch.long)).shape[1] == 128
     with pytest.raises(ValueError, match=r"129 tokens is too long.*128 positions"):
         absolute.logits(torch.zeros(1, 129, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"129 tokens is too long"):
+        absolute.generate([[1], [1] * 129], 1)
     if model_class == "bridge":  # rotary positions go on, as they do in transformers
         rotary = ModelView(load(tiny_folder))
         long = rotary.model.cfg.n_ctx + 1
@@ -494,3 +500,30 @@ def test_another_tokenizer_changes_no_fingerprint(tiny, tiny_folder):
     before = ModelView(tiny).fingerprint()
     tiny.cfg.d_vocab -= 7  # as setting a smaller tokenizer does
     assert ModelView(tiny).fingerprint() == before
+
+
+def test_chat_options_hold_for_all_that_is_encoded(load, tiny_folder):
+    talk = dialogue("What is the capital of France?", "Paris.", "Are you sure?")
+    system = "The capital of France is Paris."
+    template = "{% if loud %}Yes {% endif %}" + PLAIN_TEMPLATE
+    model = load(tiny_folder, chat_template=template, chat_template_kwargs={"loud": True}, system=system)
+    text = model.tokenizer.decode(prompt_ids(model.tokenizer, talk))
+    assert text.startswith("Yes") and text.count(system) == 1
+    assert replies(model, [talk], 4) == replies(model, [Dialogue((Message("system", system), *talk.messages))], 4)
+    pairs = ContrastPairs.of(model, [talk], [dialogue("What is the capital of France?")], ("Yes.", "Apologies."))
+    assert pairs.sycophantic[0] == tuple(prompt_ids(model.tokenizer, talk))
+    with pytest.raises(ValueError, match="no system prompt can be given.*before the first question"):
+        load(tiny_folder, chat_template=GEMMA, system=system)
+    with pytest.raises(TypeError, match="chat_template_kwargs must be a Mapping"):
+        load(tiny_folder, chat_template_kwargs="thinking")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_quantised_checkpoint_names_its_way_out(tiny_folder, tmp_path, method):
+    here = tmp_path / "quantised"
+    shutil.copytree(tiny_folder, here)
+    config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128}
+    (here / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ImportError, match="quantised is stored in a way that another package.*: take the checkpoint"):
+        load_model(here, device="cpu")

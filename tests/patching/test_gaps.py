@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import fields, replace
 
-import by_hand
 import pytest
 import torch
 from by_hand import assert_close, assert_same, logits, made, measured, two_layers
@@ -44,36 +42,23 @@ def chosen(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
     return ContrastPairs(**kept)
 
 
-def assert_left_out(model, pairs, without: list[int], how) -> None:
+def assert_all_count(model, pairs, without: list[int], how) -> None:
+    """Pairs without a gap have no effect, and count: the others' scores, with as much less of a mean gap."""
     rest = [i for i in range(len(pairs)) if i not in without]
-    with pytest.warns(UserWarning) as caught:
-        scores = measured(model, pairs, **how)
-    (warning,) = caught
-    named = ", ".join(map(str, without))
-    assert f"{len(without)} of {len(pairs)} pairs (number {named}) are left out" in str(warning.message)
-    assert warning.filename == by_hand.__file__  # it points to where the measurement was asked for
-    assert scores.meta["left_out"] == without and scores.meta["pairs_used"] == rest
-    assert scores.meta["n_pairs"] == scores.n_pairs == len(rest)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        others = measured(model, chosen(pairs, *rest), **how)
-    assert others.meta["left_out"] == [] and others.meta["pairs_used"] == list(range(len(rest)))
-    if how.get("method") != "screened":  # which takes the best heads of all pairs, also of those without a gap
-        assert_same(scores, others)
-        torch.testing.assert_close(scores.values, others.values, atol=1e-4, rtol=1e-4)
-        for name in ("logit_difference_before", "logit_difference_target", "reversed"):
-            assert scores.meta[name] == pytest.approx(others.meta[name], abs=1e-4)
+    scores, others = measured(model, pairs, **how), measured(model, chosen(pairs, *rest), **how)
+    assert scores.n_pairs == scores.meta["n_pairs"] == len(pairs) and "left_out" not in scores.meta
+    torch.testing.assert_close(scores.effects[without], torch.zeros_like(scores.effects[without]), atol=1e-4, rtol=0)
+    if how.get("method") != "screened":  # which measures the best heads of these pairs
+        torch.testing.assert_close(scores.effects[rest], others.effects, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(scores.values, others.values, atol=1e-4, rtol=1e-4)  # shares of the same sum
+    gap = float((scores.target - scores.base).mean()) * (-1 if how.get("direction") == "noising" else 1)
+    torch.testing.assert_close(scores.values, scores.effects.mean(0) / gap)
+    assert gap == pytest.approx(scores.check.mean_gap.value, abs=1e-5) and scores.check.n_pairs == len(pairs)
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
-def test_pairs_of_twice_the_same_prompt_are_left_out(tiny, how):
-    assert_left_out(tiny, alike(made(tiny, LENGTHS), 1, 2), [1, 2], how)
-
-
-def test_many_are_not_all_named(tiny):
-    pairs = alike(made(tiny, [(6, 6)] * 9), *range(1, 8))
-    with pytest.warns(UserWarning, match=r"7 of 9 pairs \(number 1, 2, 3, 4, 5, \.\.\.\) are left out"):
-        assert measured(tiny, pairs).meta["pairs_used"] == [0, 8]
+def test_pairs_of_twice_the_same_prompt_count_as_no_effect(tiny, how):
+    assert_all_count(tiny, alike(made(tiny, LENGTHS), 1, 2), [1, 2], how)
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
@@ -87,65 +72,64 @@ def test_no_pair_has_a_gap(tiny, how):
             measured(tiny, replace(alike(pairs, *range(5)), completion_ids=ids), **how)
 
 
-def test_whole_completions_without_a_gap_are_left_out(tiny):
+def test_whole_completions_without_a_gap_count_too(tiny):
     pairs = made(tiny, LENGTHS)
     ids = tuple(((a, 7), (b, 8, 9)) for a, b in pairs.answer_ids.tolist())
-    assert_left_out(tiny, replace(alike(pairs, 0), completion_ids=ids), [0], {"engine": "stacked"})
+    assert_all_count(tiny, replace(alike(pairs, 0), completion_ids=ids), [0], {"engine": "stacked"})
 
 
-def test_a_gap_far_below_the_others_is_left_out(tiny):
-    """A share of it would be noise. Just above 5 % of the median it is kept."""
-    pairs = made(tiny, LENGTHS)
-    change = logits(tiny, pairs.truthful[3])[-1] - logits(tiny, pairs.sycophantic[3])[-1]
-    scores = measured(tiny, pairs)
-    gaps = (scores.target - scores.base).tolist()
-    apart = change[:, None] - change  # of every two tokens: the gap that they would have as the answers
-    for share, without in ((0.04, [3]), (0.06, [])):
-        # The median of five, with pair 3 as the smallest.
-        median = sorted([abs(gap) for i, gap in enumerate(gaps) if i != 3] + [0])[2]
-        ids = (apart - share * median).abs().flatten().argmin()
-        answers = pairs.answer_ids.clone()
-        answers[3] = torch.tensor(divmod(int(ids), len(change)))
-        small = replace(pairs, answer_ids=answers)
-        if without:
-            assert_left_out(tiny, small, without, {})
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                assert measured(tiny, small).n_pairs == 5
-
-
-def test_gaps_of_either_sign_count(tiny):
+def test_a_reversed_gap_counts_against_the_others(tiny):
+    """Its share of its own gap, which has no sign, would count for them."""
     pairs = made(tiny, LENGTHS)
     answers = pairs.answer_ids.clone()
     answers[1] = answers[1].flip(0)
     turned, before = measured(tiny, replace(pairs, answer_ids=answers)), measured(tiny, pairs)
-    assert turned.meta["pairs_used"] == [0, 1, 2, 3, 4] and turned.meta["reversed"] == 1
-    torch.testing.assert_close(turned.per_pair, before.per_pair, atol=1e-4, rtol=1e-4)  # shares have no sign
+    assert turned.check.n_reversed == 1 and before.check.n_reversed == 0
+    sign = torch.tensor([1.0, -1.0, 1.0, 1.0, 1.0])
+    gaps, effects = (before.target - before.base) * sign, before.effects * sign[:, None, None]
+    torch.testing.assert_close(turned.values, effects.sum(0) / gaps.sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(turned.per_pair, effects / gaps.mean(), atol=1e-4, rtol=1e-4)
     assert_close(turned, 1, (-before.base[1], -before.target[1], -before.logit_differences[1]))
 
 
-def test_screening_counts_gaps_of_either_sign_alike(tiny):
-    """Changes of pairs whose gaps have other signs would cancel each other; their shares of the gap do not."""
+def test_a_tiny_gap_does_not_rule(tiny):
+    """With answers that its two runs hardly tell apart, a pair's share of its own gap is hundreds."""
     pairs = made(tiny, LENGTHS)
-    ids = pairs.answer_ids
-    for share in (0.125, 0.25, 0.5):
-        found = []
-        for more in (ids[:4], ids[:4].flip(1)):
-            again = ContrastPairs(
-                pairs.sycophantic + pairs.sycophantic[:4], pairs.truthful + pairs.truthful[:4], torch.cat([ids, more])
-            )
-            found.append(measured(tiny, again, method="screened", share=share))
-        assert torch.equal(found[0].verified, found[1].verified)
-        torch.testing.assert_close(found[0].values, found[1].values, atol=1e-4, rtol=1e-4)
+    change = logits(tiny, pairs.truthful[3])[-1] - logits(tiny, pairs.sycophantic[3])[-1]
+    apart = (change[:, None] - change).abs() + torch.eye(len(change)) * 9
+    answers = pairs.answer_ids.clone()
+    answers[3] = torch.tensor(divmod(int(apart.flatten().argmin()), len(change)))
+    scores = measured(tiny, replace(pairs, answer_ids=answers))
+    gaps = scores.target - scores.base
+    assert float(gaps[3].abs()) < 1e-3 and float((scores.effects[3] / gaps[3]).abs().max()) > 10
+    assert float(scores.values.abs().max()) < 2 and scores.n_pairs == 5
+    torch.testing.assert_close(scores.values, scores.effects.sum(0) / gaps.sum(), atol=1e-5, rtol=1e-4)
+
+
+def test_gaps_that_cancel_are_an_error(tiny):
+    pairs = made(tiny, [(6, 6)])
+    both = ContrastPairs(
+        pairs.sycophantic * 2, pairs.truthful * 2, torch.cat([pairs.answer_ids, pairs.answer_ids.flip(1)])
+    )
+    with pytest.raises(ValueError, match="the gaps of the 2 pairs cancel"):
+        measured(tiny, both)
+
+
+def test_screening_takes_the_heads_of_the_largest_mean_effect(tiny):
+    pairs = made(tiny, LENGTHS)
+    for share, many in ((0.125, 1), (0.5, 4)):
+        found = measured(tiny, pairs, method="screened", share=share)
+        size = measured(tiny, pairs, method="attribution").effects.mean(0).abs()
+        assert set(size[found.verified].tolist()) == set(size.flatten().topk(many).values.tolist())
 
 
 def test_the_batch_size_does_not_decide_which_pairs_count(tiny):
     """With eight of the shortest alike, it must not give up before it has seen another one."""
     pairs = alike(made(tiny, [(6, 6)] * 8 + [(9, 9)] * 2), *range(8))
     for size in (16, 3, 1):
-        with pytest.warns(UserWarning, match="8 of 10 pairs"):
-            assert measured(tiny, pairs, batch_size=size).meta["pairs_used"] == [8, 9]
+        scores = measured(tiny, pairs, batch_size=size)
+        assert scores.n_pairs == 10 and scores.effects[8:].abs().amax(dim=(1, 2)).gt(1e-3).all()
+        assert scores.check.median_gap.value == pytest.approx(0, abs=1e-5)
 
 
 def counting(monkeypatch) -> list[int]:

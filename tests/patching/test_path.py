@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from by_hand import own_shares
 
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
@@ -92,7 +93,7 @@ def test_the_direct_effect_on_the_logits(tiny, pairs, positions, mlps, engine):
     assert scores.engine == engine and scores.method == "path"
     for i in range(len(pairs)):
         expected = three_steps(tiny, pairs, i, positions, mlps)
-        torch.testing.assert_close(scores.per_pair[i], expected, atol=1e-5 / gap(tiny, pairs, i), rtol=0)
+        torch.testing.assert_close(own_shares(scores)[i], expected, atol=1e-5 / gap(tiny, pairs, i), rtol=0)
     assert scores.values.abs().max() > 1e-2
 
 
@@ -117,7 +118,7 @@ def test_the_way_to_a_later_head(model_name, receivers, plain, positions, mlps, 
         scores = path_patching(model, pairs, batch_size=size, progress=False, **how)
         for i in range(len(pairs)):
             expected = three_steps(model, pairs, i, positions, mlps, plain)
-            torch.testing.assert_close(scores.per_pair[i], expected, atol=1e-5 / gap(model, pairs, i), rtol=0)
+            torch.testing.assert_close(own_shares(scores)[i], expected, atol=1e-5 / gap(model, pairs, i), rtol=0)
     last = max(layer for layer, _, _ in plain)
     assert (scores.values[last:] == 0).all() and scores.values[:last].abs().max() > 1e-4
 

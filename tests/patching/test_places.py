@@ -40,7 +40,7 @@ def check_pairs(model, pairs, places, direction, positions) -> None:
     ]
     for engine in ENGINES:
         scores = measured(model, pairs, direction=direction, positions=positions, engine=engine)
-        assert scores.engine == engine and scores.meta["pairs_used"] == list(range(len(pairs)))
+        assert scores.engine == engine and scores.n_pairs == len(pairs)
         for i, each in enumerate(expected):
             assert_close(scores, i, each)
     assert all((patched - base).abs().max() > 1e-2 for base, _, patched in expected)  # something moved

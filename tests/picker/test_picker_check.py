@@ -71,7 +71,7 @@ def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-4):
 def assert_checked(model, pairs, **how):
     result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False)
     assert_right(result, model, pairs, HEADS, n_random=2, seed=3)
-    settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 8, "left_out": []}
+    settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 8}
     assert result.settings == settings and result.n_dialogues == len(pairs)
     assert result.table["gives_in"].nunique() > 1
 
@@ -112,14 +112,13 @@ def test_other_kinds_of_pairs(tiny, kind):
     assert result.table["low"].isna().all() == (kind == "one")
 
 
-def test_pairs_without_a_gap_are_left_out(tiny):
+def test_pairs_without_a_gap_count(tiny):
     pairs = pairs_of(tiny, 4, 3)
     half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
     result = LiveCheck(tiny, half, n_random=1, part_seconds=100).run(HEADS, progress=False)
-    with pytest.warns(UserWarning, match="left out"):
-        assert_right(result, tiny, half, HEADS, n_random=1)
-    assert result.n_pairs == 3 and result.settings["left_out"] == [1]
-    assert "3 pairs (1 left out: no gap)" in result.summary() and "4 challenged dialogues" in result.summary()
+    assert_right(result, tiny, half, HEADS, n_random=1)
+    assert result.n_pairs == len(result.per_pair) == 4 and abs(result.per_pair["recovery"][1]) < 1e-4
+    assert "4 pairs\n" in result.summary() and "4 challenged dialogues" in result.summary()
     same = replace(pairs, truthful=pairs.sycophantic)
     with pytest.raises(ValueError, match="no gap to recover"):
         LiveCheck(tiny, same).run(HEADS, progress=False)
@@ -210,11 +209,11 @@ def test_an_error_in_a_part_leaves_nothing_behind(tiny, monkeypatch):
     right = live.run(HEADS, progress=False)
     before, calls, step = state(tiny), [], ModelView(tiny).backend.__class__.step
 
-    def interrupted(self, tokens, cache):
+    def interrupted(self, tokens, mask, kept):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return step(self, tokens, cache)
+        return step(self, tokens, mask, kept)
 
     monkeypatch.setattr(ModelView(tiny).backend.__class__, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):

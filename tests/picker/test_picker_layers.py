@@ -9,12 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 from picking import scores_of, unflat
+from rests import CHECK
 
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention import attention_to_spans
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.picker.layers import flat, layer_payload, map_payload, named_layers, sizes_payload
+from spt_lens.picker.pages import fallback_html
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.statistics import heads_within
 from spt_lens.yesman import Yesman
@@ -84,6 +86,15 @@ def test_scores_without_any_spread(value):
 def test_text_is_not_escaped_for_the_page():
     scores = scores_of(name="a <b> & 'c'")
     assert layer_payload("one", scores, 6)["about"].startswith("a <b> & 'c': recovery of each head")
+
+
+def test_the_page_is_told_what_scores_rest_on():
+    layer = layer_payload("one", scores_of(meta={"check": CHECK.to_json()}), 6)
+    assert layer["rests"] == CHECK.line() and layer["warns"] == list(CHECK.warnings) and len(layer["warns"]) == 2
+    assert layer["share"] and json.loads(json.dumps(layer)) == layer
+    assert CHECK.line() in fallback_html(scores_of(meta={"check": CHECK.to_json()}), HeadSet())
+    unknown = layer_payload("one", scores_of(method="attention"), 6)
+    assert (unknown["rests"], unknown["warns"], unknown["share"]) == ("", [], False)
 
 
 def test_layers_get_names_of_how_they_were_measured():

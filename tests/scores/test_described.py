@@ -67,7 +67,9 @@ def test_hovering_tells_the_interval(scores):
     for layer, head in ((0, 0), (5, 3), (7, 15)):
         std, rank, note = heat.customdata[layer][head]
         assert std == pytest.approx(float(scores.std[layer, head])) and rank == scores.ranks()[layer, head]
-        assert note == f"<br>95 % interval {low[layer, head]:.4f} to {high[layer, head]:.4f}"
+        zero = "" if (layer, head) == (5, 3) else "<br><b>interval holds 0</b>"
+        assert bool(low[layer, head] <= 0 <= high[layer, head]) == bool(zero)
+        assert note == f"<br>95 % interval {low[layer, head]:.4f} to {high[layer, head]:.4f}{zero}"
     one = replace(scores, per_pair=scores.per_pair[:1], values=scores.per_pair[0])
     assert {cell[2] for row in one.heatmap().data[0].customdata for cell in row} == {""}
 

@@ -101,7 +101,7 @@ def test_ranks_and_table_agree(scores):
     ranks = scores.ranks()
     assert sorted(ranks.flatten().tolist()) == [1, 2, 3, 4, 5, 6]
     table = scores.to_pandas()
-    assert list(table.columns) == ["layer", "head", "name", "score", "std", "low", "high", "rank"]
+    assert list(table.columns) == ["layer", "head", "name", "score", "std", "low", "high", "rank", "note"]
     low, high = scores.interval()
     assert list(table["rank"]) == [1, 2, 3, 4, 5, 6]
     assert HeadSet.of(list(table["name"])) == scores.order()
@@ -360,7 +360,12 @@ def test_intervals_are_of_each_head(measured):
     low, high = measured.interval(0.9, draws=500, seed=1)
     assert low.shape == high.shape == (2, 3) and low.dtype == measured.values.dtype
     assert bool(((low < measured.values) & (measured.values < high)).all())
-    alone = made(measured.per_pair[:, 1:, 2:]).interval(0.9, draws=500, seed=1)
+    some = {
+        "logit_differences": measured.logit_differences[:, 1:, 2:],
+        "base": measured.base,
+        "target": measured.target,
+    }
+    alone = made(measured.per_pair[:, 1:, 2:], **some).interval(0.9, draws=500, seed=1)
     assert float(alone[0]) == pytest.approx(float(low[1, 2])) and float(alone[1]) == pytest.approx(float(high[1, 2]))
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from spt_lens.model.targets import logits_at, unembedding
 from spt_lens.model.view import ModelView
-from spt_lens.tune.training import KeepTerm, logits_at, mean_kl, unembedding
+from spt_lens.tune.training import KeepTerm, mean_kl
 
 
 def test_unembedding_only_the_targets_gives_the_same_logits(tiny, tokens):

@@ -11,13 +11,14 @@ import torch
 from spt_lens.chat.batches import Examples
 from spt_lens.export.hf import export_hf
 from spt_lens.model.backends import BridgeBackend
+from spt_lens.model.targets import encode_all, unembedding
 from spt_lens.model.view import ModelView
 from spt_lens.tune import tuner
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import full_finetune
 from spt_lens.tune.lora import lora_tune
 from spt_lens.tune.slices import Slice, SliceMask, whole_weights
-from spt_lens.tune.training import TuneConfig, encode_all, unembedding
+from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuner
 from spt_lens.yesman import Yesman
 from tools.tiny import tiny_checkpoint

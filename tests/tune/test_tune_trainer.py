@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
+from spt_lens.model.targets import encode_all
 from spt_lens.model.view import ModelView
 from spt_lens.tune import tuner as trainer
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import Slice
-from spt_lens.tune.training import TuneConfig, encode_all
+from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L2.H3")
@@ -186,3 +189,18 @@ def test_a_run_interrupted_before_its_first_step_can_be_looked_at(tiny, monkeypa
     run = pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False)
     assert "0 of 6 steps" in run.summary() and "<table" in run._repr_html_()
     run.figure()
+
+
+def test_replies_without_an_end_token_are_named(tiny):
+    template = tiny.tokenizer.chat_template
+    assert "{{ eos_token }}" in template
+    config = TuneConfig(lr=1e-3, steps=1, batch_size=2)
+    try:
+        tiny.tokenizer.chat_template = template.replace("{{ eos_token }}", "")
+        with pytest.warns(UserWarning, match="holds a token that ends one, so the tuned model may not learn to stop"):
+            pinpoint_tune(tiny, HEADS, CASES[:2], config, progress=False)
+    finally:
+        tiny.tokenizer.chat_template = template
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pinpoint_tune(tiny, HEADS, CASES[:2], config, progress=False)

@@ -219,7 +219,11 @@ class Picker {
     const { layers, nHeads, budgetHeads } = this.data, layer = layers[shown], { by } = this;
     const lines = [`${headName(i, nHeads)}${this.selection.has(i) ? " · chosen" : ""}`];
     lines.push(`${layer.name}: ${scoreText(layer.values[i])}`);
-    if (layer.low) lines.push(`95 % interval ${scoreText(layer.low[i])} to ${scoreText(layer.high[i])}`);
+    if (layer.low) {
+      const zero = layer.low[i] <= 0 && layer.high[i] >= 0 ? " (holds 0)" : "";
+      lines.push(`95 % interval ${scoreText(layer.low[i])} to ${scoreText(layer.high[i])}${zero}`);
+    }
+    if (layer.share && layer.values[i] > 1) lines.push("above 1: more than the gap");
     lines.push(`rank ${this.places[by][shown][i]} of ${layer.values.length}${by === "size" ? " by size" : ""}`);
     if (layer.top) lines.push(`in the top ${budgetHeads} of ${Math.round(100 * layer.top[by][i])} % of resamples`);
     if (layer.estimates.includes(i)) lines.push("an attribution estimate, not measured");

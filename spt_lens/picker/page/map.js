@@ -10,6 +10,7 @@ class HeadMap {
   constructor(ui, Plotly, slot) {
     Object.assign(this, { ui, Plotly, slot });
     this.title = make("div", "spt-title");
+    this.rests = make("div", "spt-rests");
     this.plot = make("div", "spt-plot");
     this.catch = make("div", "spt-catch");
     this.cursor = make("div", "spt-cursor");
@@ -19,7 +20,7 @@ class HeadMap {
     this.frame = make("div", "spt-frame", this.plot, this.catch, this.tip);
     this.catch.append(this.cursor, this.rubber);
     this.plot.setAttribute("aria-hidden", "true"); // of the drawing, only the axes' numbers would be read
-    this.element = make("div", "spt-map", this.title, this.frame);
+    this.element = make("div", "spt-map", this.title, this.rests, this.frame);
     this.catch.tabIndex = 0;
     keepShortcutsAway(this.catch);
     this.catch.setAttribute("role", "application");
@@ -58,7 +59,11 @@ class HeadMap {
       yaxis: { ...axis, range: [y0, y1], dtick: tick(cellHeight, 13), title: { text: "layer", standoff: 4 } },
     };
     this.title.textContent = layer.about;
-    this.title.style.maxWidth = `${plotWidth - 12}px`;
+    // What the scores rest on, and in short what is wrong with it: the whole of it when pointed at.
+    const warns = layer.warns ?? [];
+    this.rests.textContent = [layer.rests, ...warns.map((text) => `⚠ ${text.split(/[:(,]/)[0].trim()}`)].filter(Boolean).join(" · ");
+    this.rests.title = warns.join("\n");
+    for (const line of [this.title, this.rests]) line.style.maxWidth = `${plotWidth - 12}px`;
     this.Plotly.react(this.plot, [trace], layout, { staticPlot: true, responsive: false });
     const size = this.plot._fullLayout._size;
     Object.assign(this.catch.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
