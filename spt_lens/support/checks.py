@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -107,24 +108,28 @@ class _Trial:
 
     def measure(self) -> None:
         """With one hook at a time on one prompt at a time, and the values read by a hook as well."""
-        scores = activation_patching(self.view, self.pairs, progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what two pairs of any words rest on is no news
+            scores = activation_patching(self.view, self.pairs, progress=False)
         every = [Head(layer, head) for layer in range(self.view.n_layers) for head in range(self.view.n_heads)]
         places = torch.linspace(0, len(every) - 1, min(len(every), MOST_HEADS)).round().long().tolist()
         row, last = torch.tensor([0]), torch.tensor([-1])
+        names = [self.view.z_name(layer) for layer in range(self.view.n_layers)]
+        runs, gap = [], 0.0
         for i in range(len(self.pairs)):
             sycophantic, truthful = (torch.tensor([rows[i]]) for rows in (self.pairs.sycophantic, self.pairs.truthful))
             z: dict[str, Tensor] = {}
-            names = [self.view.z_name(layer) for layer in range(self.view.n_layers)]
             target = self._answers(i, truthful, keeping(z, names))
             base = self._answers(i, sycophantic, [])
-            gap = (target[0] - target[1]) - (base[0] - base[1])
-            allowed = self.rounding * max(map(abs, target + base)) / abs(gap)
+            gap += ((target[0] - target[1]) - (base[0] - base[1])) / len(self.pairs)
+            runs.append((i, sycophantic, z, base, max(map(abs, target + base))))
+        for i, sycophantic, z, base, size in runs:
             for layer, head in (every[place] for place in places):
                 patch = patch_heads(row, last, z[names[layer]][:, -1], [head])
                 patched = self._answers(i, sycophantic, [(names[layer], patch)])
                 expected = ((patched[0] - patched[1]) - (base[0] - base[1])) / gap
                 found = float(scores.per_pair[i, layer, head])
-                if not abs(found - expected) <= allowed:
+                if not abs(found - expected) <= self.rounding * size / abs(gap):
                     raise Failed(f"L{layer}.H{head}: activation_patching gives {found:.4g}, a hook {expected:.4g}")
 
     @torch.no_grad()
