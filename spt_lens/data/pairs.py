@@ -196,10 +196,11 @@ class ContrastPairs:
     def with_words(self, words: FoundWords | Wording) -> ContrastPairs:
         """The same pairs read by words that were found: by the best, or by one of `found.wordings`; whole replies only
         of pairs that were asked. Raises ValueError if no words tell the runs apart."""
+        instance(words, "words", (FoundWords, Wording), "use pairs.find_words(model)")
         chosen = words.best if isinstance(words, FoundWords) else words
         if chosen is None:
             raise ValueError(str(words))
-        return replace(self, **instance(chosen, "words", Wording, "use pairs.find_words(model)").fields(self))
+        return replace(self, **chosen.fields(self))
 
     def aligned(self) -> ContrastPairs:
         """The same pairs with an alignment of each one's prompts, from their token ids (`alignment.align`)."""

@@ -191,6 +191,8 @@ def _sets(
     mean = log_probs.exp().mean(0)
     likely = (mean.amax(0) >= LEAST).nonzero().flatten().tolist()
     tokens = sorted({*likely, *next_in[0], *next_in[1]}, key=lambda t: -float(mean[:, t].sum()))
+    if not tokens:  # a model that ends each reply at once, and finds no word likely
+        return ((), ()), []
     difference = log_probs[..., tokens].exp().diff(dim=1)[:, 0]
     low, high = interval(difference)
     sets: tuple[list[int], list[int]] = ([], [])

@@ -15,7 +15,7 @@ from spt_lens.statistics import Estimate
 
 Kind = Literal["answer sets", "shared beginning", "whole replies"]
 Pairs = Any  # ContrastPairs, which imports this
-NONE = "the two runs reply with the same words: there is no honest second turn to patch from."
+NONE = "no words tell the two runs apart: there is no honest second turn to patch from."
 ONLY_THERE = "what tells the two runs apart where it was found does not in the other pairs: ask more of them (n=)."
 LEFT = (
     "What is left: pairs of another contrast, the first turn as the source, or heads ranked by "

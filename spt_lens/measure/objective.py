@@ -48,7 +48,7 @@ def objective_gradient(
         group shares count for each of its heads.
 
     Raises: TypeError for what are no Dialogues; ValueError for none, one without a last reply, unknown projections, a
-    model in training mode or with processed weights, a loss that is not finite; NotImplementedError for an architecture
+    model in training mode or with processed weights, a loss or gradient that is not finite; NotImplementedError for an architecture
     whose heads' weights can't be found.
     """
     view = ModelView(model)
@@ -77,11 +77,7 @@ def objective_gradient(
         logits = logits_at(view.logits, unembedding(view), batch.tokens, batch.where)
         # Divided at the end: in float16, a share of it could vanish.
         loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
-        if not loss.isfinite():
-            raise ValueError(
-                f"the loss of some dialogues is {float(loss)}, so there is no gradient to rank heads by: look for "
-                "overflow (float16: use bfloat16 or float32) or broken weights"
-            )
+        _check_finite(loss, "loss of some dialogues")
         loss.backward()
 
     work = len(examples) * (1 + per_dialogue)
@@ -92,6 +88,7 @@ def objective_gradient(
                 bar.update(len(rows))
         squares = {part: float(square) for weight, whole in total.items() for part, square in over(weight, whole**2)}
         lengths = torch.tensor([sum(squares[part] for part in parts) for parts in owned], dtype=wide).sqrt()
+        _check_finite(lengths.sum(), "gradient of some heads")
         per_pair = lengths[None]
         if per_dialogue:
             dots = torch.zeros(len(examples), len(squares), dtype=wide)
@@ -120,6 +117,14 @@ def objective_gradient(
             "settings": {"projections": letters, "batch_size": batch_size},
         },
     )
+
+
+def _check_finite(value: Float[Tensor, ""], what: str) -> None:
+    if not value.isfinite():
+        raise ValueError(
+            f"the {what} is {float(value)}, so there is nothing to rank heads by: look for overflow (float16: use "
+            "bfloat16 or float32) or broken weights"
+        )
 
 
 @contextmanager

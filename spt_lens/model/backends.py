@@ -54,11 +54,16 @@ class Backend:
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return _plainly(self.root.named_parameters())
 
-    def check_length(self, tokens: Tokens) -> None:
-        """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason."""
+    def check_length(self, tokens: Tokens, new: int = 0) -> None:
+        """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason.
+
+        new: how many come after these.
+        """
         cfg, length = self.model.cfg, tokens.shape[1]
-        if length > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
+        if length + new > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
             why = f"this {self.architecture} has {cfg.n_ctx} positions"
+            if length <= cfg.n_ctx:
+                raise ValueError(f"a prompt of {length} tokens leaves no room for {new} more: {why}. Ask for fewer")
             raise ValueError(f"a prompt of {length} tokens is too long: {why}. Leave such prompts out")
 
 

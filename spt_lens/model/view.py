@@ -168,15 +168,15 @@ class ModelView:
         The same tokens as for each prompt alone. Keys and values are kept: hooks see whole prompts of one length at a
         time, never padding, and then one new position of all rows at each step; where they read attention over what
         was kept, or the model carries other hooks, or gives other logits on padded prompts (`mixes`), prompts of
-        other lengths wait for their own batch. Raises ValueError for no prompt, an empty or too long one, or
-        max_new_tokens below one.
+        other lengths wait for their own batch. Raises ValueError for no prompt, an empty one, one too long for
+        the model's positions with all new tokens but the last, or max_new_tokens below one.
         """
         # Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
         rows = [list(map(int, prompt)) for prompt in prompts]
         if not rows or not all(rows):
             raise ValueError("prompts must be [batch, pos] and not empty: give one token or more in each row")
         whole_number(max_new_tokens, "max_new_tokens")
-        self.backend.check_length(torch.empty(1, max(map(len, rows))))
+        self.backend.check_length(torch.empty(1, max(map(len, rows))), max_new_tokens - 1)
         mixed = self.mixes(rows, hooks)
         groups = groups_of(rows, bool(hooks) or not mixed, self.device)
         batches = [groups] if mixed else [[group] for group in groups]

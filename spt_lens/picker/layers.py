@@ -101,7 +101,7 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         "rests": "" if scores.check is None else scores.check.line(),
         "warns": [] if scores.check is None else list(scores.check.warnings),
         "method": scores.method,
-        "share": scores.metric == "recovery" and scores.method != "attention",
+        "share": scores.of_gap,
         "single": scores.values.dtype == torch.float32,
         "values": _short(scores.values, 17 if scores.values.dtype == torch.float64 else 9),
         "order": {by: flat(scores.order(by), scores.n_heads) for by in BY},

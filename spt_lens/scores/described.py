@@ -50,6 +50,22 @@ class Described:
         return torch.ones_like(self.values, dtype=torch.bool) if self.verified is None else self.verified
 
     @property
+    def of_gap(self) -> bool:
+        """Whether scores are shares of the gap between two runs, of which 1 is all; attention and gradients are not."""
+        return self.metric == "recovery" and self.method not in ("attention", "objective")
+
+    @property
+    def gaps(self) -> Float[Tensor, " n_pairs"] | None:
+        """The gap of each pair as a share of the mean gap; None for what is no mean effect over the mean gap, such as
+        importance, attention, a mean of two measurements, or the mean of shares that older files hold."""
+        if self.logit_differences is None or self.base is None or self.target is None or self.metric != "recovery":
+            return None
+        gap = self.target - self.base
+        moved, shares = self.logit_differences - self.base[:, None, None], self.per_pair * gap.mean()
+        # An older file's shares are each of its own pair's gap.
+        return gap / gap.mean() if torch.allclose(shares, moved, rtol=1e-3, atol=1e-5) else None
+
+    @property
     def label(self) -> str:
         """How and on which model it was measured, in a few words."""
         metric = "" if self.metric == "recovery" else self.metric
@@ -96,7 +112,8 @@ class Described:
         return f"{self.model_name}: {what} of each head ({', '.join(filter(None, parts))})"
 
     def check_alike(self, other: Described, what: str) -> None:
-        """Raises ValueError if the other differs in shape, in how or on which model it was measured, or in metric."""
+        """Raises ValueError if the other differs in shape, in how or on which model it was measured, in metric, or if
+        one is a mean of each pair's own share, as older files hold it, and the other is not."""
         instance(other, "the other scores", Described, "give HeadScores")
         names = ("n_layers", "n_heads", "method", "direction", "positions", "metric", "model_name")
         ours, theirs = (
@@ -107,6 +124,13 @@ class Described:
                 raise ValueError(
                     f"the scores differ in {name}, {its!r} and {theirs[name]!r}, so that {what}: measure both alike"
                 )
+
+        shares = [each for each in (self, other) if each.of_gap and each.logit_differences is not None]
+        if len({each.gaps is None for each in shares}) > 1:
+            raise ValueError(
+                "one of the scores is the mean of each pair's own share, from an older file, the other the mean effect "
+                f"over the mean gap, so that {what}: measure both anew"
+            )
 
     def _null(self) -> str:
         return f"null of {self.meta['null']}" if self.meta.get("null") else ""

@@ -253,7 +253,9 @@ class HeadScores(Uncertainty):
             # Older files lack some.
             found: dict[str, Any] = {name: tensors[name] for name in TENSORS if name in tensors}
             found |= {name: saving.entry(about, name, str) for name in TEXTS if name in about}
-            return cls(**found, meta=saving.entry(about, "meta", dict))
+            scores = cls(**found, meta=saving.entry(about, "meta", dict))
+            _ = scores.check  # raises for one that is none
+            return scores
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {self[head]:+.3f}" for head in self.order()[:3])

@@ -31,17 +31,6 @@ class Uncertainty(Described):
         moved = self.logit_differences - self.base[:, None, None]
         return -moved if self.direction == "noising" else moved
 
-    @property
-    def gaps(self) -> Float[Tensor, " n_pairs"] | None:
-        """The gap of each pair as a share of the mean gap; None for what is no mean effect over the mean gap, such as
-        importance, attention, a mean of two measurements, or the mean of shares that older files hold."""
-        if self.logit_differences is None or self.base is None or self.target is None or self.metric != "recovery":
-            return None
-        gap = self.target - self.base
-        moved, shares = self.logit_differences - self.base[:, None, None], self.per_pair * gap.mean()
-        # An older file's shares are each of its own pair's gap.
-        return gap / gap.mean() if torch.allclose(shares, moved, rtol=1e-3, atol=1e-5) else None
-
     def order(self, by: By = "signed") -> HeadSet:
         """All heads, best first. "signed": the highest score first; "size": the largest, of either sign.
 
@@ -110,8 +99,8 @@ class Uncertainty(Described):
 
     def notes(self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"]) -> list[list[str]]:
         """What is to be said of each head's score, by layer and head, "" for nothing: that its interval holds zero, and
-        of a recovery that it is above 1, more than all of the gap."""
-        holds, above = (low <= 0) & (high >= 0), (self.values > 1) & (self.metric == "recovery")
+        of a share of the gap that it is above 1, more than all of it."""
+        holds, above = (low <= 0) & (high >= 0), (self.values > 1) & self.of_gap
         both = zip(holds.tolist(), above.tolist(), strict=True)
         said = {"interval holds 0": 0, "above 1: more than the gap": 1}
         return [

@@ -170,7 +170,7 @@ def test_it_says_when_no_words_tell_the_runs_apart(said, tiny):
     assert found.best is None
     for text in (repr(found), found._repr_html_(), found.to_json()["says"]):
         assert "there is no honest second turn to patch from" in text and "objective_gradient" in text
-    with pytest.raises(ValueError, match="the two runs reply with the same words"):
+    with pytest.raises(ValueError, match="no words tell the two runs apart"):
         pairs.with_words(found)
 
 
@@ -223,8 +223,17 @@ def test_it_says_what_belongs_there(tiny):
         replace(pairs, judge=None).find_words(tiny, sides="judge")
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         pairs.find_words(tiny, max_new_tokens=0)
-    with pytest.raises(TypeError, match="words must be a Wording"):
-        pairs.with_words("Yes")  # type: ignore[arg-type]
+    for wrong in ("Yes", None):
+        with pytest.raises(TypeError, match="words must be a FoundWords or Wording"):
+            pairs.with_words(wrong)  # type: ignore[arg-type]
+
+
+def test_a_model_that_says_nothing_has_no_words(said, tiny):
+    found = said(lambda i, run: {"": 0.0}).find_words(
+        tiny, progress=False
+    )  # replies end at once, and no word is likely
+    assert found.best is None and found.words.empty and not found.wordings
+    assert "no words tell the two runs apart" in repr(found) and "no words" in found._repr_html_()
 
 
 def test_beginnings_are_those_that_both_runs_share():

@@ -95,6 +95,16 @@ def test_half_precision_ranks_alike(tiny):
     assert half.compare(exact, k=3).spearman > 0.9
 
 
+def test_a_gradient_that_overflows_is_an_error_and_the_model_as_it_was(tiny):
+    weight, _ = ModelView(tiny).head_weight(1, "q", 0)
+    hook = weight.register_hook(lambda grad: grad * torch.inf)
+    before = condition(tiny)
+    with pytest.raises(ValueError, match="the gradient of some heads is .*bfloat16"):
+        spt.objective_gradient(tiny, DIALOGUES, progress=False)
+    assert condition(tiny) == before
+    hook.remove()
+
+
 def test_it_says_what_belongs_there(tiny):
     for wrong in (None, "nope", ["a"], []):
         with pytest.raises((TypeError, ValueError), match="dialogues"):

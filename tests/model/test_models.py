@@ -57,6 +57,9 @@ def test_a_prompt_without_positions_is_refused(tiny_folder, load, model_class, t
         absolute.logits(torch.zeros(1, 129, dtype=torch.long))
     with pytest.raises(ValueError, match=r"129 tokens is too long"):
         absolute.generate([[1], [1] * 129], 1)
+    assert absolute.generate([[1] * 124], 5).shape[1] <= 5  # the last new token is not read
+    with pytest.raises(ValueError, match=r"a prompt of 124 tokens leaves no room for 5 more: .*128 positions"):
+        absolute.generate([[1], [1] * 124], 6)
     if model_class == "bridge":  # rotary positions go on, as they do in transformers
         rotary = ModelView(load(tiny_folder))
         long = rotary.model.cfg.n_ctx + 1

@@ -93,8 +93,9 @@ def test_the_page_is_told_what_scores_rest_on():
     assert layer["rests"] == CHECK.line() and layer["warns"] == list(CHECK.warnings) and len(layer["warns"]) == 2
     assert layer["share"] and json.loads(json.dumps(layer)) == layer
     assert CHECK.line() in fallback_html(scores_of(meta={"check": CHECK.to_json()}), HeadSet())
-    unknown = layer_payload("one", scores_of(method="attention"), 6)
-    assert (unknown["rests"], unknown["warns"], unknown["share"]) == ("", [], False)
+    for method in ("attention", "objective"):
+        unknown = layer_payload("one", scores_of(method=method), 6)
+        assert (unknown["rests"], unknown["warns"], unknown["share"]) == ("", [], False)
 
 
 def test_layers_get_names_of_how_they_were_measured():

@@ -71,6 +71,8 @@ def test_older_scores_are_the_mean_of_shares_and_stay_so(tmp_path):
     expected = interval(shares)
     assert all(torch.equal(*ends) for ends in zip(loaded.interval(), expected, strict=True))
     assert loaded.effects.tolist() == new.effects.tolist()
+    with pytest.raises(ValueError, match="mean of each pair's own share"):
+        mean_scores(new, replace(loaded, meta={}))
     both = mean_scores(loaded, loaded)
     assert both.gaps is None and both.effects is None and "logits" not in both.to_pandas()
 
@@ -101,3 +103,17 @@ def test_the_check_is_in_the_title_of_the_map_and_of_the_table(tmp_path):
     assert re.sub("<[^>]*>", "", " ".join(more)) == line and line in loaded.html()
     assert "<br>effect 1.0500 logits<br>95 % interval" in loaded.heatmap().data[0].customdata[0][0][2]
     assert mean_scores(loaded, loaded).check == CHECK
+
+
+def test_a_gradient_above_one_is_no_more_than_any_gap():
+    scores = of([[3.0, 0.5]] * 2, base=[0.0] * 2, target=[1.0, 2.0])
+    assert scores.to_pandas()["note"].tolist() == ["above 1: more than the gap", ""]
+    gradient = HeadScores(scores.values, scores.per_pair, "objective", "", "target", "tiny")
+    assert gradient.to_pandas()["note"].tolist() == ["", ""] and "above 1" not in gradient.html()
+
+
+def test_a_damaged_check_is_refused_when_it_is_read(tmp_path):
+    plain = of([[0.1, 1.0]], base=[0.0], target=[1.0])
+    path = replace(plain, meta={"check": {**CHECK.to_json(), "mass": [1]}}).save(tmp_path / "scores.safetensors")
+    with pytest.raises(ValueError, match="damaged"):
+        HeadScores.load(path)
