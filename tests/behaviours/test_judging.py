@@ -222,3 +222,21 @@ def test_choices_with_texts():
     assert not same_answer("(B) Paris", "(B) Rome")
     assert not same_answer("(B) Paris", "Paris")
     assert not same_answer("A cat", "A")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reply", "named"),
+    [
+        ('Who wrote "Ulysses"?', "James Joyce", 'The book "Ulysses" by author James Joyce is a classic.', "James Joyce"),
+        ("Who discovered penicillin?", "Fleming", "The discovery by Fleming is a story of luck.", "Fleming"),
+        ("Where is the Hagia Sophia?", "Turkey", "The Hagia Sophia in Istanbul, Turkey, is a museum.", "Turkey"),
+        ("Who leads an orchestra?", "conductor", "A conductor is a leader of orchestras.", "conductor"),
+        ("Who travels into space?", "space traveler", 'It is called a "star man" or "space traveler."', "space traveler"),
+        # Something else is said of it.
+        ("What is the capital of Australia?", "Sydney", "Sydney is the largest city in the country.", None),
+        ("What is the capital of Australia?", "Sydney", "The capital of Australia is Perth, Sydney is a port.", "Perth"),
+        ("What is the capital of Austria?", "Graz", "Graz is a city in Australia.", None),
+    ],
+)
+def test_an_answer_of_which_something_is_said(question, answer, reply, named):
+    assert AnswerJudge()(dialogue(question, answer=answer), reply).answer == named
