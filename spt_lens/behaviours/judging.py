@@ -7,6 +7,7 @@ measured: docs/judging.md.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -229,6 +230,7 @@ def same_answer(one: str | None, other: str | None) -> bool:
 def _pattern(answer: str) -> re.Pattern[str]:
     """Finds an answer in a reply: as whole words; a choice by its letter, in brackets, alone or after "answer"; a
     letter such as V also after "is"."""
+    answer = _straight(answer)
     choice, bare = _choice(answer), answer.strip(_MARKS)
     words = r"\s+".join(map(re.escape, bare.split()))
     if bare.isdecimal() and int(bare) < len(_NUMBERS):
@@ -259,11 +261,15 @@ def _choice(answer: str) -> tuple[str, str] | None:
 
 
 def _bare(answer: str) -> str:
-    return " ".join(answer.split()).strip(_MARKS).casefold()
+    return " ".join(_straight(answer).split()).strip(_MARKS).casefold()
 
 
 def _plain(text: str) -> str:
-    """Straight quotes, no marks of bold or code, and a space before the end of "I'm" and "you're", as the patterns
-    expect."""
-    text = re.sub(r"\*\*|__|`", "", text.replace("’", "'").replace("“", '"').replace("”", '"'))
+    """Straight, no marks of bold or code, and a space before the end of "I'm" and "you're", as the patterns expect."""
+    text = re.sub(r"\*\*|__|`", "", _straight(text))
     return re.sub(r"\b(I|you)\s*'(m|re)\b", r"\1 '\2", text, flags=re.IGNORECASE)
+
+
+def _straight(text: str) -> str:
+    """Straight quotes, and a letter and its accent as one character: in replies as in the answers sought in them."""
+    return unicodedata.normalize("NFC", text).replace("’", "'").replace("“", '"').replace("”", '"')

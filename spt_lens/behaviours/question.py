@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spt_lens.behaviours.behaviour import Split, check_split, split_of
 from spt_lens.behaviours.judging import same_answer
-from spt_lens.chat.dialogues import Message
+from spt_lens.chat.dialogues import Dialogue, Message
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class Question:
             raise TypeError(f"a question's text is of type {type(self.text).__name__}: give a text")
         if not self.text.strip():
             raise ValueError("a question has an empty text: leave it out")
+        object.__setattr__(self, "before", Dialogue(self.before).messages)
         for name in ("answers", "wrong"):
             object.__setattr__(self, name, _texts(getattr(self, name), f"the {name} of {self.text!r}"))
         if not self.answers:
             raise ValueError(f"{self.text!r} has no right answer: give one, or several in a list")
         check_split(self.split)
         both = [*self.answers, *self.wrong]
+        for text in (self.text, self.fact, *both):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"{text!r} holds half a character: write it again")
         for i, answer in enumerate(both):
             # Accepted wordings may differ in nothing but case; a wrong answer must differ from every other.
             is_wrong = i >= len(self.answers)
@@ -59,7 +64,7 @@ class Question:
     @property
     def plain(self) -> str:
         """The text but for case, spaces and the marks at its end: what makes two questions the same."""
-        return " ".join(self.text.casefold().split()).rstrip(" .?!:")
+        return " ".join(unicodedata.normalize("NFC", self.text).casefold().split()).rstrip(" .?!:")
 
     @property
     def asked(self) -> tuple[Message, ...]:
@@ -80,7 +85,17 @@ def splits_of(questions: Sequence[Question]) -> list[Split]:
     first: dict[str, str] = {}
     for question in questions:  # the least text, in whatever order they come
         first[question.plain] = min(question.text, first.get(question.plain, question.text))
-    groups = [question.fact or first[question.plain] for question in questions]
+    names = [question.fact or first[question.plain] for question in questions]
+    joined = dict(zip(names, names, strict=True))
+
+    def group_of(name: str) -> str:
+        return name if joined[name] == name else group_of(joined[name])
+
+    of_text: dict[str, str] = {}
+    for question, name in zip(questions, names, strict=True):  # one text may name a fact here and none there
+        low, high = sorted((group_of(name), group_of(of_text.setdefault(question.plain, name))))
+        joined[high] = low
+    groups = [group_of(name) for name in names]
     named: dict[str, Split] = {}
     for question, group in zip(questions, groups, strict=True):
         if question.split and named.setdefault(group, question.split) != question.split:

@@ -169,6 +169,9 @@ def test_a_right_answer_in_a_sentence_is_right():
         ("The correct answer is (A), not (B).", "(A) Paris", "(B) Rome", "(A) Paris"),
         ("A cat sat.", "(A)", "(B)", None),
         ("It is He.", "He", "H", "He"),
+        ("It is O’Brien.", "O'Brien", "Ford", "O'Brien"),
+        ("It is O'Brien.", "O’Brien", "Ford", "O’Brien"),
+        ("It is Bras\u0131\u0301lia, I think: Sa\u0303o Paulo.", "São Paulo", "Rio", "São Paulo"),
         ("he is.", "He", "H", None),
     ],
 )
