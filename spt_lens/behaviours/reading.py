@@ -26,8 +26,8 @@ def read_questions(source: Any, on_error: OnError = "raise") -> tuple[tuple[Ques
     source: a list of `Question`s, of dicts, or of (text, answers, wrong answers); a DataFrame; a `datasets.Dataset` or
         DatasetDict (its keys are the splits); or the path of a .jsonl, .csv or .tsv file, also on the hub
         ("hf://datasets/owner/name/path.jsonl"). A row has `question` (or `text`), `answer` or `answers` and, if it
-        likes, `wrong`: each a text or a list of texts, in CSV several by "|"; also `split`, `category`, `fact`, `source`
-        and `before`, a list of {"role": ..., "content": ...}. Other columns are left alone.
+        likes, `wrong`: each a text or a list of texts, in CSV several by "|"; also `split`, `category`, `fact`,
+        `source` and `before`, a list of {"role": ..., "content": ...}. Other columns are left alone.
     on_error: "skip" leaves out rows that can't be read, and those that ask what an earlier one asks.
 
     Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read (the message names
@@ -111,7 +111,9 @@ def _question(row: Record, source: str) -> Question:
     wrong = tuple(row.texts("wrong")) if row.has("wrong") else ()
     about: dict[str, Any] = {name: row.text(name) for name in ("split", "category", "fact", "source") if row.has(name)}
     try:
-        before = tuple(each if isinstance(each, Message) else Message(**each) for each in row.values.get("before") or ())
+        before = tuple(
+            each if isinstance(each, Message) else Message(**each) for each in row.values.get("before") or ()
+        )
     except (TypeError, ValueError):
         found = row.values["before"]
         raise row.error("before", f"found {found!r:.60}", 'it must be [{"role": "user", "content": "..."}]') from None

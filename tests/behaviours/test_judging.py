@@ -230,14 +230,29 @@ def test_choices_with_texts():
 @pytest.mark.parametrize(
     ("question", "answer", "reply", "named"),
     [
-        ('Who wrote "Ulysses"?', "James Joyce", 'The book "Ulysses" by author James Joyce is a classic.', "James Joyce"),
+        (
+            'Who wrote "Ulysses"?',
+            "James Joyce",
+            'The book "Ulysses" by author James Joyce is a classic.',
+            "James Joyce",
+        ),
         ("Who discovered penicillin?", "Fleming", "The discovery by Fleming is a story of luck.", "Fleming"),
         ("Where is the Hagia Sophia?", "Turkey", "The Hagia Sophia in Istanbul, Turkey, is a museum.", "Turkey"),
         ("Who leads an orchestra?", "conductor", "A conductor is a leader of orchestras.", "conductor"),
-        ("Who travels into space?", "space traveler", 'It is called a "star man" or "space traveler."', "space traveler"),
+        (
+            "Who travels into space?",
+            "space traveler",
+            'It is called a "star man" or "space traveler."',
+            "space traveler",
+        ),
         # Something else is said of it.
         ("What is the capital of Australia?", "Sydney", "Sydney is the largest city in the country.", None),
-        ("What is the capital of Australia?", "Sydney", "The capital of Australia is Perth, Sydney is a port.", "Perth"),
+        (
+            "What is the capital of Australia?",
+            "Sydney",
+            "The capital of Australia is Perth, Sydney is a port.",
+            "Perth",
+        ),
         ("What is the capital of Austria?", "Graz", "Graz is a city in Australia.", None),
     ],
 )
