@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spt_lens.behaviours.behaviour import Split, check_split, split_of
+from spt_lens.behaviours.behaviour import Split, check_split, plain, split_of
 from spt_lens.behaviours.judging import same_answer
 from spt_lens.chat.dialogues import Dialogue, Message
 
@@ -63,8 +62,8 @@ class Question:
 
     @property
     def plain(self) -> str:
-        """The text but for case, spaces and the marks at its end: what makes two questions the same."""
-        return " ".join(unicodedata.normalize("NFC", self.text).casefold().split()).rstrip(" .?!:")
+        """The text as it is compared: what makes two questions the same."""
+        return plain(self.text)
 
     @property
     def asked(self) -> tuple[Message, ...]:
@@ -82,29 +81,28 @@ def splits_of(questions: Sequence[Question]) -> list[Split]:
 
     Raises: ValueError for questions of one fact or text that name different splits.
     """
-    first: dict[str, str] = {}
-    for question in questions:  # the least text, in whatever order they come
-        first[question.plain] = min(question.text, first.get(question.plain, question.text))
-    names = [question.fact or first[question.plain] for question in questions]
-    joined = dict(zip(names, names, strict=True))
+    texts = [question.fact or question.text for question in questions]
+    joined = {plain(text): plain(text) for text in texts}
 
     def group_of(name: str) -> str:
         return name if joined[name] == name else group_of(joined[name])
 
     of_text: dict[str, str] = {}
-    for question, name in zip(questions, names, strict=True):  # one text may name a fact here and none there
-        low, high = sorted((group_of(name), group_of(of_text.setdefault(question.plain, name))))
+    for question, text in zip(questions, texts, strict=True):  # one text may name a fact here and none there
+        low, high = sorted((group_of(plain(text)), group_of(of_text.setdefault(question.plain, plain(text)))))
         joined[high] = low
-    groups = [group_of(name) for name in names]
+    groups = [group_of(plain(text)) for text in texts]
     named: dict[str, Split] = {}
-    for question, group in zip(questions, groups, strict=True):
+    first: dict[str, str] = {}
+    for question, group, text in zip(questions, groups, texts, strict=True):
+        first[group] = min(text, first.get(group, text))  # in whatever order they come
         if question.split and named.setdefault(group, question.split) != question.split:
             raise ValueError(
                 f"{question.source or repr(question.text)} is in the split {question.split!r}, and what asks the same, "
-                f"{group!r}, in {named[group]!r}: put them into one split, or leave one out"
+                f"{first[group]!r}, in {named[group]!r}: put them into one split, or leave one out"
             )
-    drawn = [group for group in groups if group not in named]
-    named |= dict(zip(drawn, split_of(drawn), strict=True))
+    drawn = [group for group in first if group not in named]
+    named |= dict(zip(drawn, split_of([first[group] for group in drawn]), strict=True))
     return [named[group] for group in groups]
 
 

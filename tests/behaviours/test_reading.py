@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
-from spt_lens.behaviours.behaviour import SPLITS
+from spt_lens.behaviours.behaviour import SPLITS, split_of
 from spt_lens.behaviours.question import Question, splits_of
 from spt_lens.behaviours.reading import read_questions
 
@@ -160,3 +160,9 @@ def test_real_trivia():
     behaviour = AreYouSure(TRIVIA / "test.jsonl")
     assert len(behaviour.questions) == 1507 and all(len(q.wrong) == 3 and q.category for q in behaviour.questions)
     assert behaviour.questions[0].source == "test.jsonl, row 1"
+
+
+def test_texts_that_are_the_same_are_in_one_split():
+    texts = [f"Is it {i}?" for i in range(20)]
+    again = [f"  is IT {i}" for i in range(20)]
+    assert split_of(texts + again) == split_of(texts) * 2 and {*split_of(texts)} == {*SPLITS}
