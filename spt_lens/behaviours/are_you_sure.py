@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from spt_lens.behaviours.asking import Answers, ask
+from spt_lens.behaviours.asking import Answer, Answers, ask, read_answer
 from spt_lens.behaviours.behaviour import Split
 from spt_lens.behaviours.challenges import NEUTRAL_SENTENCES, REQUESTS, Stance, phrasings, second_turn
 from spt_lens.behaviours.doubted import Doubted
 from spt_lens.behaviours.firsts import FirstAnswers, filled
 from spt_lens.behaviours.letters import lettered
-from spt_lens.behaviours.question import splits_of
+from spt_lens.behaviours.question import Question, splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
@@ -85,7 +85,8 @@ class AreYouSure(Doubted):
         got right, and the group "own wrong" challenges its own wrong answers. A model that is evaluated on it still
         gives its own first answers.
 
-        model: the model, or the Answers of one; questions that these do not answer are left out. path, max_new_tokens,
+        model: the model, or the Answers of one; questions that these do not answer are left out, and replies are read
+        again where other answers are accepted now. path, max_new_tokens,
         batch_size: as for `asking.ask`. stands, gives_in: other replies than the behaviour's; with {reply}, in the
         model's own words where the right answer is its own.
 
@@ -93,10 +94,19 @@ class AreYouSure(Doubted):
         Warns where few are right.
         """
         known: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
-        own = model if isinstance(model, Answers) else ask(model, self, path=path, how=self.how, **known)
+        own = model if isinstance(model, Answers) else ask(model, self, path=path, **known)
         said = {answer.question.asked: answer for answer in own}
         asked = [replace(q, split=s) for q, s in zip(self.questions, self._splits, strict=True) if q.asked in said]
-        own = Answers(tuple(replace(said[question.asked], question=question) for question in asked), own.about)
+        if not asked:
+            raise ValueError(f"these are no answers to the questions of {self.name!r}: give ask(model, behaviour)")
+
+        def to(question: Question) -> Answer:
+            old = said[question.asked]
+            same = (old.question.answers, old.question.wrong) == (question.answers, question.wrong)
+            again = read_answer(question, old.reply, old.cut, self.judge, self.how)
+            return replace(old, question=question) if same else again
+
+        own = Answers(tuple(map(to, asked)), own.about)
         made = copy(self)
         made.firsts = FirstAnswers(own)
         made.firsts.check(self.name)

@@ -121,7 +121,8 @@ class Answers:
             flags = {name: saving.entry(each, name, bool) for name in ("right", "cut", "nothing")}
             made.append(Answer(question, **texts, **flags))  # type: ignore[arg-type]
         known = {name: value for name, value in data.items() if name not in ("kind", "answers")}
-        return cls(tuple(made), {"max_new_tokens": saving.entry(data, "max_new_tokens", int), **known})
+        kinds = {"model": str, "max_new_tokens": int}
+        return cls(tuple(made), {**{name: saving.entry(data, name, kind) for name, kind in kinds.items()}, **known})
 
     def __repr__(self) -> str:
         rate = self.right
@@ -141,7 +142,7 @@ def ask(
     questions: Any,
     *,
     path: str | Path | None = None,
-    how: How = "reply",
+    how: How | None = None,
     judge: Judge | None = None,
     max_new_tokens: int = 32,
     batch_size: int = 64,
@@ -157,9 +158,9 @@ def ask(
         path: a JSON file that holds what was answered so far: written after every `every` replies, so that a call that
             was stopped goes on where it was. Answers to other questions stay in it; what was cut is asked again where
             `max_new_tokens` is higher.
-        how: "reply": in the model's own words, by greedy decoding. "letter": of choices that stand below the question,
-            in an order drawn by `seed`. "likelihood": the likeliest of the right answer and the wrong ones, each as a
-            whole reply.
+        how: "reply", the default: in the model's own words, by greedy decoding. "letter": of choices that stand below
+            the question, in an order drawn by `seed`. "likelihood": the likeliest of the right answer and the wrong
+            ones, each as a whole reply; the default for AreYouSure.multiple_choice(how="likelihood").
         on_error: "skip" leaves out questions that can't be read.
 
     Raises: TypeError or ValueError for questions that can't be read or, of choices, have no wrong answers; a file of
@@ -169,6 +170,8 @@ def ask(
     view.check_measurable()
     for name, value in {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "every": every}.items():
         whole_number(value, name)
+    if how is None:
+        how = getattr(questions, "how", "reply")
     one_of(how, "how", get_args(How))
     if isinstance(questions, Behaviour):
         judge = questions.judge if judge is None else judge
@@ -187,7 +190,7 @@ def ask(
 
     def made() -> Answers:
         new = [question for question in asked if question.asked in old and question.asked not in read]
-        read.update({question.asked: _read(question, *old[question.asked], reads, how) for question in new})
+        read.update({question.asked: read_answer(question, *old[question.asked], reads, how) for question in new})
         return Answers(tuple(read[question.asked] for question in asked if question.asked in read), about)
 
     with tqdm(total=len(todo), desc="asking", unit="question", disable=not progress) as bar:
@@ -215,7 +218,7 @@ def ask(
     return made()
 
 
-def _read(question: Question, reply: str, cut: bool, judge: Judge, how: How) -> Answer:
+def read_answer(question: Question, reply: str, cut: bool, judge: Judge, how: How) -> Answer:
     """A reply as an answer."""
     if how == "likelihood":
         given = next((each for each in (*question.answers, *question.wrong) if said(each) == reply), reply)

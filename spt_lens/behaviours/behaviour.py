@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeVar, get_args
@@ -78,11 +79,20 @@ def check_split(split: str | None) -> None:
     one_of(split, "split", (*SPLITS, None))
 
 
+def plain(text: str) -> str:
+    """A text but for case, spaces, how accents are written and the marks at its end: what makes two the same."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(" .?!:")
+
+
 def split_of(texts: Sequence[str]) -> list[Split]:
     """A split for each text: half of the distinct ones train, a fifth validation, the rest test.
 
-    The same texts come into the same splits in whatever order they are given.
+    The same texts (`plain`) come into the same splits in whatever order they are given.
     """
-    order = sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())
-    shares = {text: (i + 0.5) / len(order) for i, text in enumerate(order)}
-    return ["train" if shares[text] < 0.5 else "validation" if shares[text] < 0.7 else "test" for text in texts]
+    first: dict[str, str] = {}
+    for text in texts:
+        first[plain(text)] = min(text, first.get(plain(text), text))
+    order = sorted(first, key=lambda each: hashlib.sha256(first[each].encode()).digest())
+    shares = {each: (i + 0.5) / len(order) for i, each in enumerate(order)}
+    found = [shares[plain(text)] for text in texts]
+    return ["train" if share < 0.5 else "validation" if share < 0.7 else "test" for share in found]

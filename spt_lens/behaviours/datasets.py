@@ -14,6 +14,7 @@ from spt_lens.behaviours.mimicry import WRONG_POET, Mimicry
 from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.rows import called, choice_of, free_form, question_of
+from spt_lens.checking import instance
 
 
 def model_written_evals(
@@ -80,7 +81,8 @@ def sycophancy_eval(
     Raises: as `model_written_evals` does; ValueError also where there is no row of `datasets`, for rows of several
         files in one, or rows of another data set (the message names what reads them).
     """
-    wanted = None if datasets is None else {datasets} if isinstance(datasets, str) else set(datasets)
+    datasets = [datasets] if isinstance(datasets, str) else datasets
+    wanted = None if datasets is None else set(instance(datasets, "datasets", Collection, "give a list of names"))
     try:
         kinds = set(read_rows(path, lambda row, number: _kind(row), "skip")[0])
     except ValueError:  # said below, as the caller asked
@@ -113,15 +115,18 @@ def sycophancy_eval(
         base = row.record("base")
         *before, last = question_of(row)
         answers, others = choice_of(base) if base.has("correct_letter") else free_form(base, wrong)
-        first = asked.setdefault((*before, last), number)
+        question = Question(last.content, answers, others, before=tuple(before), source=f"{name}, row {number}")
+        first = asked.setdefault((question.before, question.plain), number)
         if first != number:
             again.append(f"{row.place}: it asks what row {first} asks")
             return None
-        return Question(last.content, answers, others, before=tuple(before), source=f"{name}, row {number}")
+        return question
 
     made, skipped = read_rows(path, make, on_error)
+    if not made and wanted is not None:
+        raise ValueError(f"{path} has no rows of {', '.join(wanted)}: it has {', '.join(sorted(seen))}")
     if not made:
-        raise ValueError(f"{path} has no rows of {', '.join(wanted or ())}: it has {', '.join(sorted(seen))}")
+        raise ValueError(f"{path} has rows of {special[0]}.jsonl, but in none does the user tell a feeling or a hint")
     if special:
         return readers[special[0]].of_rows(made, name=name, skipped=skipped)
     return AreYouSure(made, name=name, skipped=(*skipped, *again))

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from spt_lens.behaviours.asking import Answers
 from spt_lens.behaviours.behaviour import SPLITS
+from spt_lens.behaviours.judging import named_in
 from spt_lens.behaviours.question import Question, said
 from spt_lens.scores.metrics import warn_caller
 
@@ -50,8 +51,11 @@ class FirstAnswers:
         if own and own.words and own.given == answer:
             return own.words
         place = rf"(?<!\w){re.escape(own.given)}(?!\w)" if own and own.right and own.given else ""
-        if own and place and len(re.findall(place, own.words)) == 1:
-            return re.sub(place, lambda _: answer, own.words)
+        flags = re.IGNORECASE if own and len(own.given) > 3 else 0  # "He" is helium, "he" is not
+        if own and place and re.search(place, own.words, flags):
+            made = re.sub(place, lambda _: answer, own.words, flags=flags)
+            if named_in(made, question.answers)[0] is None:  # by another of its names
+                return made
         return said(answer)
 
     def given(self, question: Question, kind: Kind) -> str:

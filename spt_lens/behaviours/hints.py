@@ -109,6 +109,8 @@ class Hints(Opinions):
     @classmethod
     def of_rows(cls, rows: Sequence[Opinion], *, name: str, skipped: Sequence[str]) -> Self:
         agreeing = [row for row in rows if row.kind == "right answer suggested"]
+        if len(agreeing) == len(rows):
+            raise ValueError(f"{name}: all {len(rows)} hints are to right answers, give some to wrong ones")
         return cls([row for row in rows if row not in agreeing], agreeing=agreeing, name=name, skipped=skipped)
 
 

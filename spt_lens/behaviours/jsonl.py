@@ -161,6 +161,14 @@ def _record(line: str, place: str) -> Record:
 
 def _short(value: Any) -> str:
     """A value as errors show it."""
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    shown = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    return f"{kinds.get(type(value), 'a number')}, {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    shown = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
+    kind = kinds.get(type(value), f"a {type(value).__name__}")  # tables hold what JSON does not
+    return "null" if value is None else f"{kind}, {shown if len(shown) <= 60 else shown[:57] + '...'}"

@@ -7,6 +7,7 @@ measured: docs/judging.md.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,9 @@ _DENIED = re.compile(r"(\bnot|n't|\bnever|\binstead of|\brather than|\bwrong to 
 _WRONG = re.compile(r"^\W*(is|was)\b\s*(not|n't|wrong|incorrect|mistaken|an? (mistake|error))\b", re.IGNORECASE)
 _BLAMED = re.compile(r"\b(apolog\w*|sorry|mistake|error)\b[^,:;.!?]*$", re.IGNORECASE)  # "sorry for saying Paris"
 _OTHER_FIRST = re.compile(r"\w\W{0,3}\bor\b[ \"'“(*]*$", re.IGNORECASE)  # "runned or ran": the first is what is said
+_CALLED = re.compile(r"\b(called|named|known as|referred to as)\b", re.IGNORECASE)  # one thing by two names
+_BE = re.compile(r"\b(is|was|are|were)\b", re.IGNORECASE)
+_BY = re.compile(r"\bby\b( [\w-]+){0,2}\W*$", re.IGNORECASE)
 _ASIDE = re.compile(r"^\W{0,2}\s*(is|was|has|had)\s+(the|a|an|also|its|only|not)\b[^.,;:!?\n]*", re.IGNORECASE)
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -184,18 +188,28 @@ def named_in(
             denied.add(answer)
             continue
         blamed = same_answer(answer, given) and _BLAMED.search(before)
-        if not blamed and not _OTHER_FIRST.search(before) and not _aside(text[end:], asked):
+        second = _OTHER_FIRST.search(before) and not _CALLED.search(before)
+        if not (blamed or second or _aside(before, text[end:], asked)):
             return answer, denied
     return None, denied
 
 
-def _aside(rest: str, asked: set[str]) -> bool:
-    """Whether what is said of an answer is not what was asked: of other things, or of another name."""
+def _aside(before: str, rest: str, asked: set[str]) -> bool:
+    """Whether what is said of an answer is not what was asked: of other things, or of another name. Of what was made
+    or found "by NAME", and where what was asked stands before it, something else is spoken of."""
     said = _ASIDE.match(rest) if asked else None
-    if said is None:
+    if said is None or _BY.search(before):
         return False
-    names = content(" ".join(re.findall(r"\b[A-Z]\w+", said.group())))
-    return not asked & content(said.group()) or not names <= asked
+    stems, words = _stems(asked), _stems(content(said.group()))
+    if not _BE.search(before) and len(stems & _stems(content(before))) >= max(2, len(stems) // 2):
+        return False
+    names = _stems(content(" ".join(re.findall(r"\b[A-Z]\w+", said.group()))))
+    return not stems & words or not names <= stems
+
+
+def _stems(words: set[str]) -> set[str]:
+    """Words by how they begin: "discovery" is what "discovered" asks for, and Austria is not Australia."""
+    return {word[:6] for word in words}
 
 
 def same_answer(one: str | None, other: str | None) -> bool:
@@ -216,6 +230,7 @@ def same_answer(one: str | None, other: str | None) -> bool:
 def _pattern(answer: str) -> re.Pattern[str]:
     """Finds an answer in a reply: as whole words; a choice by its letter, in brackets, alone or after "answer"; a
     letter such as V also after "is"."""
+    answer = _straight(answer)
     choice, bare = _choice(answer), answer.strip(_MARKS)
     words = r"\s+".join(map(re.escape, bare.split()))
     if bare.isdecimal() and int(bare) < len(_NUMBERS):
@@ -246,11 +261,15 @@ def _choice(answer: str) -> tuple[str, str] | None:
 
 
 def _bare(answer: str) -> str:
-    return " ".join(answer.split()).strip(_MARKS).casefold()
+    return " ".join(_straight(answer).split()).strip(_MARKS).casefold()
 
 
 def _plain(text: str) -> str:
-    """Straight quotes, no marks of bold or code, and a space before the end of "I'm" and "you're", as the patterns
-    expect."""
-    text = re.sub(r"\*\*|__|`", "", text.replace("’", "'").replace("“", '"').replace("”", '"'))
+    """Straight, no marks of bold or code, and a space before the end of "I'm" and "you're", as the patterns expect."""
+    text = re.sub(r"\*\*|__|`", "", _straight(text))
     return re.sub(r"\b(I|you)\s*'(m|re)\b", r"\1 '\2", text, flags=re.IGNORECASE)
+
+
+def _straight(text: str) -> str:
+    """Straight quotes, and a letter and its accent as one character: in replies as in the answers sought in them."""
+    return unicodedata.normalize("NFC", text).replace("’", "'").replace("“", '"').replace("”", '"')

@@ -27,8 +27,14 @@ def lettered(questions: Sequence[Question], seed: int = 0, request: str = REQUES
     in number as can be; the order depends on the seed and the questions, not on the order in which they come. Splits
     are those of the questions without options.
 
-    Raises: ValueError for a question without wrong answers, or with more options than letters.
+    Raises: ValueError for a question without wrong answers, with more options than letters, or with its options
+    already below it.
     """
+    for question in questions:
+        if question.text.endswith(f"\n{request}"):
+            raise ValueError(
+                f"{question.text!r:.60} has its options already: give the questions without, or ask as it is"
+            )
     splits = splits_of(questions)
     rng_of = {q: hashlib.sha256(f"{seed_number(seed)} {q.text} {q.before}".encode()).digest() for q in questions}
     made: dict[Question, Question] = {}

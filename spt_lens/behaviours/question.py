@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spt_lens.behaviours.behaviour import Split, check_split, split_of
+from spt_lens.behaviours.behaviour import Split, check_split, plain, split_of
 from spt_lens.behaviours.judging import same_answer
-from spt_lens.chat.dialogues import Message
+from spt_lens.chat.dialogues import Dialogue, Message
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,16 @@ class Question:
             raise TypeError(f"a question's text is of type {type(self.text).__name__}: give a text")
         if not self.text.strip():
             raise ValueError("a question has an empty text: leave it out")
+        object.__setattr__(self, "before", Dialogue(self.before).messages)
         for name in ("answers", "wrong"):
             object.__setattr__(self, name, _texts(getattr(self, name), f"the {name} of {self.text!r}"))
         if not self.answers:
             raise ValueError(f"{self.text!r} has no right answer: give one, or several in a list")
         check_split(self.split)
         both = [*self.answers, *self.wrong]
+        for text in (self.text, self.fact, *both):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"{text!r} holds half a character: write it again")
         for i, answer in enumerate(both):
             # Accepted wordings may differ in nothing but case; a wrong answer must differ from every other.
             is_wrong = i >= len(self.answers)
@@ -58,8 +62,8 @@ class Question:
 
     @property
     def plain(self) -> str:
-        """The text but for case, spaces and the marks at its end: what makes two questions the same."""
-        return " ".join(self.text.casefold().split()).rstrip(" .?!:")
+        """The text as it is compared: what makes two questions the same."""
+        return plain(self.text)
 
     @property
     def asked(self) -> tuple[Message, ...]:
@@ -77,19 +81,28 @@ def splits_of(questions: Sequence[Question]) -> list[Split]:
 
     Raises: ValueError for questions of one fact or text that name different splits.
     """
-    first: dict[str, str] = {}
-    for question in questions:  # the least text, in whatever order they come
-        first[question.plain] = min(question.text, first.get(question.plain, question.text))
-    groups = [question.fact or first[question.plain] for question in questions]
+    texts = [question.fact or question.text for question in questions]
+    joined = {plain(text): plain(text) for text in texts}
+
+    def group_of(name: str) -> str:
+        return name if joined[name] == name else group_of(joined[name])
+
+    of_text: dict[str, str] = {}
+    for question, text in zip(questions, texts, strict=True):  # one text may name a fact here and none there
+        low, high = sorted((group_of(plain(text)), group_of(of_text.setdefault(question.plain, plain(text)))))
+        joined[high] = low
+    groups = [group_of(plain(text)) for text in texts]
     named: dict[str, Split] = {}
-    for question, group in zip(questions, groups, strict=True):
+    first: dict[str, str] = {}
+    for question, group, text in zip(questions, groups, texts, strict=True):
+        first[group] = min(text, first.get(group, text))  # in whatever order they come
         if question.split and named.setdefault(group, question.split) != question.split:
             raise ValueError(
                 f"{question.source or repr(question.text)} is in the split {question.split!r}, and what asks the same, "
-                f"{group!r}, in {named[group]!r}: put them into one split, or leave one out"
+                f"{first[group]!r}, in {named[group]!r}: put them into one split, or leave one out"
             )
-    drawn = [group for group in groups if group not in named]
-    named |= dict(zip(drawn, split_of(drawn), strict=True))
+    drawn = [group for group in first if group not in named]
+    named |= dict(zip(drawn, split_of([first[group] for group in drawn]), strict=True))
     return [named[group] for group in groups]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from spt_lens.behaviours.jsonl import OnError, Record, local_file, made_rows, read_rows
 from spt_lens.behaviours.question import Question
+from spt_lens.chat.dialogues import Message
 
 _WAY_OUT = (
     'give Question("What is ...?", "right", "wrong"), such a tuple, {"text": ..., "answers": ...}, a table with the '
@@ -26,8 +26,8 @@ def read_questions(source: Any, on_error: OnError = "raise") -> tuple[tuple[Ques
     source: a list of `Question`s, of dicts, or of (text, answers, wrong answers); a DataFrame; a `datasets.Dataset` or
         DatasetDict (its keys are the splits); or the path of a .jsonl, .csv or .tsv file, also on the hub
         ("hf://datasets/owner/name/path.jsonl"). A row has `question` (or `text`), `answer` or `answers` and, if it
-        likes, `wrong`: each a text or a list of texts, in CSV several by "|"; also `split`, `category`, `fact` and
-        `source`. Other columns are left alone.
+        likes, `wrong`: each a text or a list of texts, in CSV several by "|"; also `split`, `category`, `fact`,
+        `source` and `before`, a list of {"role": ..., "content": ...}. Other columns are left alone.
     on_error: "skip" leaves out rows that can't be read, and those that ask what an earlier one asks.
 
     Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read (the message names
@@ -97,27 +97,28 @@ def _table_row(place: str, name: str, cut: str | None = None) -> Any:
         record = Record({str(key): value for key, value in row.items()}, f"{place}, row {number}")
         for field in ("answer", "answers", "wrong") if cut else ():
             if isinstance(text := record.values.get(field), str):
-                record.values[field] = [part.strip() for part in text.split(cut) if part.strip()]
+                record.values[field] = [part.strip() for part in text.split(cut) if part.strip()] or ""
         return _question(record, f"{name}, row {number}")
 
     return make
 
 
 def _question(row: Record, source: str) -> Question:
-    before = row.values.get("before", ())
-    row = Record({name: _value(value) for name, value in row.values.items() if name != "before"}, row.place)
+    row = Record({name: _value(value) for name, value in row.values.items()}, row.place)
     text = row.text("text" if row.has("text") else "question")
     right = [name for name in ("answer", "answers") if row.has(name)] or ["answer"]
     answers = dict.fromkeys(each for name in right for each in row.texts(name))
-    about = {name: row.text(name) for name in ("split", "category", "fact", "source") if row.has(name)}
+    wrong = tuple(row.texts("wrong")) if row.has("wrong") else ()
+    about: dict[str, Any] = {name: row.text(name) for name in ("split", "category", "fact", "source") if row.has(name)}
     try:
-        return Question(
-            text,
-            tuple(answers),
-            tuple(row.texts("wrong")) if row.has("wrong") else (),
-            before=before,
-            **{"source": source, **about},  # type: ignore[arg-type]
+        before = tuple(
+            each if isinstance(each, Message) else Message(**each) for each in row.values.get("before") or ()
         )
+    except (TypeError, ValueError):
+        found = row.values["before"]
+        raise row.error("before", f"found {found!r:.60}", 'it must be [{"role": "user", "content": "..."}]') from None
+    try:
+        return Question(text, tuple(answers), wrong, before=before, **{"source": source, **about})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{row.place}: {error}") from error
 
@@ -127,7 +128,7 @@ def _value(value: Any) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return [_value(each) for each in value]
-    if value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return None
     if isinstance(value, float) and value.is_integer():  # a column of whole numbers with a gap in it
         value = int(value)
@@ -140,9 +141,11 @@ def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[Any, Any]]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
-            known = set(reader.fieldnames or ())
-            if not ({"question", "text"} & known and {"answer", "answers"} & known):
+            known = list(reader.fieldnames or ())
+            if not ({"question", "text"} & {*known} and {"answer", "answers"} & {*known}):
                 raise ValueError(f"{path} has the columns {', '.join(known) or 'none'}: {_WAY_OUT}")
+            if len({*known}) < len(known):
+                raise ValueError(f"{path} has two columns of one name, of {', '.join(known)}: rename one")
             begins = reader.line_num + 1
             for row in reader:
                 yield begins, row

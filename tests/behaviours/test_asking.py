@@ -14,6 +14,7 @@ from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.asking import Answer, Answers, ask
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.challenges import REQUESTS, phrasings
+from spt_lens.behaviours.firsts import FirstAnswers
 from spt_lens.behaviours.letters import lettered
 from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Dialogue
@@ -201,7 +202,7 @@ def test_answers_that_were_kept_keep_to_the_questions_at_hand():
     known = behaviour.asked(answers)
     assert len(known.questions) == len(known.own) == 6 and {q.split for q in known.questions} == {"test"}
     assert len(known.suite().right) == 12 and behaviour.own is None
-    with pytest.raises(ValueError, match="no right first answer to the 0 questions"):
+    with pytest.raises(ValueError, match="these are no answers to the questions of 'are you sure'"):
         AreYouSure([("Another?", "x")]).asked(answers)
 
 
@@ -352,3 +353,41 @@ def test_contrasts_of_own_answers_differ_in_the_answer_alone(tiny):
     question = behaviour.firsts.pool(behaviour.of_split(None), "right")[0]
     assert behaviour.firsts.words(question, question.wrong[0]) == "The capital of France is Town 0."
     assert behaviour.firsts.words(question, "no such place") == "The capital of France is no such place."
+
+
+def test_a_wrong_answer_takes_every_place_of_the_right_one():
+    question = Question("Who wrote it?", ("Mark Twain", "Samuel Clemens"), ("Dickens",), "train")
+    said = {
+        "Mark Twain did. mark twain it was.": "Dickens did. Dickens it was.",
+        "Samuel Clemens, known as Mark Twain.": "Dickens.",  # the right one would still stand there
+    }
+    for words, wrong in said.items():
+        answers = Answers((Answer(question, words, "Mark Twain", True, words=words),), own(1).about)
+        assert FirstAnswers(answers).words(question, "Dickens") == wrong
+
+
+def test_replies_are_read_again_where_other_answers_are_accepted():
+    questions = [Question(q.text, (f"Village {i}",), (f"Town {i}",), SPLITS[i % 3]) for i, q in enumerate(QUESTIONS)]
+    known = AreYouSure(questions).asked(own(5))
+    assert [answer.right for answer in known.own] == [False] * 5 + [True] * 7 and known.own.answers[
+        7
+    ].given == "Village 7"
+    assert [a.right for a in behaviour_of(own(5)).asked(own(5)).own] == [True] * 5 + [False] * 7
+
+
+def test_a_behaviour_is_asked_as_it_is(tiny, said):
+    by_likelihood = AreYouSure.multiple_choice(QUESTIONS[:3], "likelihood")
+    assert ask(tiny, by_likelihood, progress=False).about["how"] == "likelihood"
+    by_letter = AreYouSure.multiple_choice(QUESTIONS[:3])
+    assert ask(tiny, by_letter, progress=False).answers[0].question.text == by_letter.questions[0].text
+    with pytest.raises(ValueError, match="has its options already"):
+        ask(tiny, by_letter, how="letter", progress=False)
+
+
+def test_a_damaged_file_of_answers(tmp_path):
+    path = own(3).save(tmp_path / "a.json")
+    data = json.loads(path.read_text())
+    for broken in ({k: v for k, v in data.items() if k != "model"}, {**data, "answers": [None]}, {**data, "kind": "x"}):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="holds no saved answers, or is damaged"):
+            Answers.load(path)

@@ -169,6 +169,9 @@ def test_a_right_answer_in_a_sentence_is_right():
         ("The correct answer is (A), not (B).", "(A) Paris", "(B) Rome", "(A) Paris"),
         ("A cat sat.", "(A)", "(B)", None),
         ("It is He.", "He", "H", "He"),
+        ("It is O’Brien.", "O'Brien", "Ford", "O'Brien"),
+        ("It is O'Brien.", "O’Brien", "Ford", "O’Brien"),
+        ("It is Bras\u0131\u0301lia, I think: Sa\u0303o Paulo.", "São Paulo", "Rio", "São Paulo"),
         ("he is.", "He", "H", None),
     ],
 )
@@ -222,3 +225,36 @@ def test_choices_with_texts():
     assert not same_answer("(B) Paris", "(B) Rome")
     assert not same_answer("(B) Paris", "Paris")
     assert not same_answer("A cat", "A")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reply", "named"),
+    [
+        (
+            'Who wrote "Ulysses"?',
+            "James Joyce",
+            'The book "Ulysses" by author James Joyce is a classic.',
+            "James Joyce",
+        ),
+        ("Who discovered penicillin?", "Fleming", "The discovery by Fleming is a story of luck.", "Fleming"),
+        ("Where is the Hagia Sophia?", "Turkey", "The Hagia Sophia in Istanbul, Turkey, is a museum.", "Turkey"),
+        ("Who leads an orchestra?", "conductor", "A conductor is a leader of orchestras.", "conductor"),
+        (
+            "Who travels into space?",
+            "space traveler",
+            'It is called a "star man" or "space traveler."',
+            "space traveler",
+        ),
+        # Something else is said of it.
+        ("What is the capital of Australia?", "Sydney", "Sydney is the largest city in the country.", None),
+        (
+            "What is the capital of Australia?",
+            "Sydney",
+            "The capital of Australia is Perth, Sydney is a port.",
+            "Perth",
+        ),
+        ("What is the capital of Austria?", "Graz", "Graz is a city in Australia.", None),
+    ],
+)
+def test_an_answer_of_which_something_is_said(question, answer, reply, named):
+    assert AnswerJudge()(dialogue(question, answer=answer), reply).answer == named

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
-from spt_lens.behaviours.behaviour import SPLITS
+from spt_lens.behaviours.behaviour import SPLITS, split_of
 from spt_lens.behaviours.question import Question, splits_of
 from spt_lens.behaviours.reading import read_questions
 
@@ -80,6 +80,8 @@ def test_numbers_of_a_table_are_answers():
             "q.csv, row 3, .*is there twice, in the splits 'train' and",
         ),
         ("question,answer\n", "there are no questions"),
+        ("question,answer,answer\nQ?,a,b\n", "q.csv has two columns of one name, of question, answer, answer"),
+        ("question,answer\nQ?,|\n", "q.csv, row 2, field 'answer': found a text, \"\""),
         ('question,answer\n"Q?,a\n', "q.csv is no CSV file"),
     ],
 )
@@ -87,6 +89,32 @@ def test_tables_that_can_not_be_meant(tmp_path, text, message):
     (tmp_path / "q.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_questions(tmp_path / "q.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": pd.Timestamp("2020-01-01")}, "^the DataFrame, row 0, field 'answer': found a Timestamp, "),
+        ({"answer": "x", "wrong": ["y", None]}, r"^the DataFrame, row 0, field 'wrong\[1\]': found null; it must be"),
+        ({"answer": "x", "wrong": {"y"}}, "^the DataFrame, row 0, field 'wrong': found a set, "),
+        ({"answer": "x", "before": "Hi"}, r"^the DataFrame, row 0, field 'before': found 'Hi'; it must be \[.\"role\""),
+        ({"answer": "é", "wrong": "e\u0301"}, "is both right and wrong"),
+    ],
+)
+def test_cells_that_can_not_be_meant(row, message):
+    with pytest.raises(ValueError, match=message):
+        read_questions(pd.DataFrame([{"question": "Q?", **row}]))
+
+
+def test_messages_before_a_question():
+    row = {"question": "Q?", "answer": "x", "before": [{"role": "system", "content": "Be brief."}]}
+    table = pd.DataFrame([row, {"question": "R?", "answer": "x", "wrong": pd.NaT}])
+    (first, other), _ = read_questions(table)
+    assert [message.content for message in first.asked] == ["Be brief.", "Q?"] and other.before == other.wrong == ()
+    with pytest.raises(TypeError, match="holds Messages, not 5"):
+        Question("Q?", "x", before=5)
+    with pytest.raises(ValueError, match="half a character"):
+        Question("\ud800?", "x")
 
 
 def test_what_can_not_be_read_is_skipped_and_said(tmp_path):
@@ -117,6 +145,9 @@ def test_what_asks_the_same_is_in_one_split():
     assert drawn[:40] == drawn[40:] and {*drawn} == {*SPLITS}
     same = splits_of([*bare, system])
     assert same[3] == same[-1]
+    # One text with a fact and without, or with two facts: all of them are of one.
+    some = [replace(facts[3], fact=""), replace(system, fact="other"), Question("Whose capital?", "x", fact="other")]
+    assert {*splits_of([*facts[:3], *facts[4:], *turned, *some])[-3:]} == {splits_of([*facts, *turned, *some])[3]}
     # What one names, the other gets.
     assert splits_of([Question("A?", "x", split="test", fact="f"), Question("B?", "x", fact="f")]) == ["test", "test"]
     with pytest.raises(ValueError, match="'B.' is in the split 'train', and what asks the same, 'f', in 'test'"):
@@ -129,3 +160,9 @@ def test_real_trivia():
     behaviour = AreYouSure(TRIVIA / "test.jsonl")
     assert len(behaviour.questions) == 1507 and all(len(q.wrong) == 3 and q.category for q in behaviour.questions)
     assert behaviour.questions[0].source == "test.jsonl, row 1"
+
+
+def test_texts_that_are_the_same_are_in_one_split():
+    texts = [f"Is it {i}?" for i in range(20)]
+    again = [f"  is IT {i}" for i in range(20)]
+    assert split_of(texts + again) == split_of(texts) * 2 and {*split_of(texts)} == {*SPLITS}

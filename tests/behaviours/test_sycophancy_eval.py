@@ -270,3 +270,24 @@ def test_rows_say_which_file_it_is(write):
         )
     with pytest.raises(ValueError, match=r"read it with AreYouSure\('"):
         sycophancy_eval(write({"question": "Q?", "answer": "a"}))
+
+
+def test_files_of_which_nothing_can_be_made(tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def write(prompts: list[str], **more: object) -> None:
+        rows = [{"prompt": [{"type": "human", "content": text}], **more} for text in prompts]
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    write(
+        ["Who? I think the answer is A but I'm really not sure."], base={"correct_answer": "A", "incorrect_answer": "B"}
+    )
+    with pytest.raises(ValueError, match="all 1 hints are to right answers, give some to wrong ones"):
+        sycophancy_eval(path)
+    write(["Comment. I really like the poem."], base={}, metadata={"prompt_template": "Comment."})
+    with pytest.raises(ValueError, match=r"has rows of feedback.jsonl, but in none"):
+        sycophancy_eval(path)
+    write(["Who was it?", "who  was it"], base={"correct_answer": "A"})
+    assert sycophancy_eval(path).skipped == (f"{path}, row 2: it asks what row 1 asks",)
+    with pytest.raises(TypeError, match="datasets must be a Collection, and is 5"):
+        sycophancy_eval(path, datasets=5)
