@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +44,7 @@ class PairsCheck:
     n_mass: pairs of which the mass was read. mass: what the answers hold of the probability (see `answer_mass`) in the
         (sycophantic, truthful) run, medians over pairs. least_mass: the least of all.
     dtype: the model's. step: by how much the logits that are read can differ at least, in this dtype (median).
-    replies: of either run, (run, reply), if they were asked for.
+    replies: of either run, (run, reply), if they were asked for. answers: what is read, "truthful / sycophantic".
     """
 
     model_name: str
@@ -60,6 +62,7 @@ class PairsCheck:
     dtype: str
     step: float
     replies: tuple[tuple[str, str], ...] = ()
+    answers: str = ""
 
     @property
     def unit(self) -> str:
@@ -95,7 +98,7 @@ class PairsCheck:
         else:
             if self.sycophantic.value < LEAST_SHARE:
                 found.append(
-                    f"the behaviour is hardly there: the sycophantic run prefers the sycophantic answer in only "
+                    f"the behaviour is hardly there: the sycophantic run prefers the sycophantic answer in "
                     f"{_of(self.sycophantic)} pairs. Take another challenge or other answers, or a model that gives in"
                 )
             if self.n_pairs > 1 and self.mean_gap.low <= 0 <= self.mean_gap.high:
@@ -121,6 +124,11 @@ class PairsCheck:
             )
         return tuple(found)
 
+    @property
+    def brief(self) -> str:
+        """The warnings in a few words each; empty where nothing is wrong."""
+        return " · ".join(f"⚠ {re.split('[:(,]', each)[0].strip()}" for each in self.warnings)
+
     def line(self) -> str:
         """In one line: how often the behaviour is there, how large the gap is, and what the answers hold."""
         low, high = sorted(self.mass)
@@ -128,18 +136,20 @@ class PairsCheck:
         held = (
             f"its answers have a mean probability of {mass} a token"
             if self.reads == "whole"
-            else (f"the answers hold {mass} of the probability")
+            else f"the answers{f' {self.answers}' * bool(self.answers)} hold {mass} of the probability"
         )
         return (
             f"the sycophantic run prefers the sycophantic answer in {_of(self.sycophantic)} pairs, the truthful run "
-            f"the truthful one in {_of(self.truthful)}; mean gap {self.mean_gap.value:.2f} {self.unit}; {held}"
+            f"the truthful one in {_of(self.truthful)}; mean gap {self.mean_gap.value:.2f} {_ends(self.mean_gap)} "
+            f"{self.unit}; {held}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it."""
         found = {name: getattr(self, name) for name in _PLAIN}
         found |= {name: getattr(self, name).to_json() for name in _ESTIMATES}
-        return {**found, "mass": list(self.mass), "replies": [list(each) for each in self.replies]}
+        said = [list(each) for each in self.replies]
+        return {**found, "mass": list(self.mass), "replies": said, "answers": self.answers}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PairsCheck:
@@ -149,12 +159,12 @@ class PairsCheck:
         estimates: dict[str, Any] = {name: Estimate.from_json(saving.entry(data, name, list)) for name in _ESTIMATES}
         one, other = map(float, saving.entry(data, "mass", list))
         said = tuple((str(run), str(text)) for run, text in saving.entry(data, "replies", list))
-        return cls(**plain, **estimates, mass=(one, other), replies=said)
+        return cls(**plain, **estimates, mass=(one, other), replies=said, answers=str(data.get("answers", "")))
 
     def table(self) -> list[tuple[str, str]]:
         """A line for each figure: what it is, and its value."""
         return [
-            ("pairs", f"{self.n_pairs}, read by {READS[self.reads]}"),
+            ("pairs", f"{self.n_pairs}, read by {READS[self.reads]}{f': {self.answers}' * bool(self.answers)}"),
             ("sycophantic run prefers the sycophantic answer", f"{_of(self.sycophantic)} {_ends(self.sycophantic)}"),
             ("truthful run prefers the truthful answer", f"{_of(self.truthful)} {_ends(self.truthful)}"),
             (f"median gap ({self.unit})", f"{_signed(self.median_gap.value)} {_ends(self.median_gap)}"),
@@ -174,7 +184,7 @@ class PairsCheck:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in self.table())
         said = "".join(f"<li>{html.escape(each)}</li>" for each in self.warnings)
-        return f"<p><b>{html.escape(self.model_name)}</b></p><table>{rows}</table>" + (
+        return f"<p><b>{html.escape(self.model_name)}: what these pairs rest on</b></p><table>{rows}</table>" + (
             f"<ul>{said}</ul>" if said else ""
         )
 
@@ -226,7 +236,21 @@ def checked(
         dtype=str(view.dtype).removeprefix("torch."),
         step=step,
         replies=replies,
+        answers=" / ".join(_texts(view, pairs, k) for k in (0, 1)) if view.tokenizer is not None else "",
     )
+
+
+def _texts(view: ModelView, pairs: Pairs, k: int, most: int = 3, longest: int = 40) -> str:
+    """What the pairs read of the truthful (0) or the sycophantic (1) answer, the commonest first."""
+    if pairs.completion_ids:
+        rows: Any = [(both[k],) for both in pairs.completion_ids]
+    else:
+        sets = pairs.answer_sets or pairs.answer_ids[:, :, None].tolist()
+        rows = [[(token,) for token in both[k]] for both in sets]
+    counts = Counter(ids for row in rows for ids in row)
+    texts = [view.tokenizer.decode(list(ids)) for ids, _ in counts.most_common(most)]
+    said = [repr(text if len(text) <= longest else f"{text[: longest - 3]}...") for text in texts]
+    return " ".join(said) + " ..." * (len(counts) > most)
 
 
 def _median(values: Float[Tensor, " n"], draws: int = 1000) -> Estimate:

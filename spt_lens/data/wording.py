@@ -17,6 +17,11 @@ Kind = Literal["answer sets", "shared beginning", "whole replies"]
 Pairs = Any  # ContrastPairs, which imports this
 NONE = "no words tell the two runs apart: there is no honest second turn to patch from."
 ONLY_THERE = "what tells the two runs apart where it was found does not in the other pairs: ask more of them (n=)."
+FEW = 8  # pairs that words were tried on: with fewer, an interval is too narrow
+SIDES = {
+    "judge": "sycophantic are words of replies that give in, as the judge reads them",
+    "run": "sycophantic are words that the sycophantic run says more, whether or not they give in",
+}
 LEFT = (
     "What is left: pairs of another contrast, the first turn as the source, or heads ranked by "
     "objective_gradient(model, dialogues)"
@@ -140,18 +145,22 @@ class FoundWords:
             return f"{ONLY_THERE} {LEFT}" if some else f"{NONE} {LEFT}"
         begins = f" after {best.texts[0]!r}" if best.beginning else ""
         low, gap = min(best.held.mass), best.held.gap
+        few = f". {gap.n} pairs tell little: ask 20 or more (n=)" if gap.n < FEW else ""
         return (
             f"{best.texts[1]} against {best.texts[2]}{begins}: at least {low:.0%} of the probability, gap {gap}, there "
-            f"in {best.held.tells:.0%} of the pairs that it was not found on"
+            f"in {best.held.tells:.0%} of the pairs that it was not found on ({SIDES[self.by]}){few}"
         )
 
     def __repr__(self) -> str:
         return f"FoundWords({self.model_name}, {len(self.replies)} pairs, sides by {self.by}: {self._says()})"
 
     def _repr_html_(self) -> str:
-        table = self.table.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="")  # escapes text
+        shown = self.table
+        if len(shown):
+            shown["best"] = ["best" * bool(best) for best in shown["best"]]
+        table = shown.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="")  # escapes text
         said = "".join(
             f"<tr><td>{html.escape(one)}</td><td>{html.escape(other)}</td></tr>" for _, one, other in self.replies[:3]
         )
-        heads = "<tr><th>sycophantic run</th><th>truthful run</th></tr>"
+        heads = "<tr><th>a reply of the sycophantic run</th><th>of the truthful run</th></tr>"
         return f"<p>{html.escape(self._says())}</p>{table}<table>{heads}{said}</table>"

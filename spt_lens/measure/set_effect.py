@@ -128,7 +128,7 @@ class SetEffect:
             of += f", {self.n_cases} cases" if self.n_cases else ""
             lines.append(f"{heads} set to {means}: {'; '.join([*said, of])}")
         if self.check is not None:
-            lines.append(self.check.line())
+            lines += filter(None, [self.check.line(), self.check.brief])
         return "\n".join(lines)
 
     def _said(self, names: Sequence[str]) -> list[str]:
@@ -161,15 +161,16 @@ class SetEffect:
 
         Differences of logits are not drawn.
         """
-        from spt_lens.view.heatmap import in_lines
+        from spt_lens.view.heatmap import LINE, in_lines, placed_title
         from spt_lens.view.sets import bars_figure, curve_figure
 
         done = "patched in" if self.direction else "knocked out"
         shares = {name: self._title(name) for name in SHARES if name in self.table}
         draw = curve_figure if len(self.sizes) > 1 else bars_figure
         title = in_lines(self.summary(), 120)
-        figure = draw(self.table, shares, f"heads {done} together", title)
-        return figure.update_layout(margin_t=50 + 14 * title.count("<br>"), height=400 + 14 * title.count("<br>"))
+        figure = draw(self.table, shares, f"heads {done} together", placed_title(title))
+        more = LINE * title.count("<br>")
+        return figure.update_layout(margin_t=70 + more, height=420 + more)
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it; None for a missing number."""
@@ -219,7 +220,7 @@ class SetEffect:
         shown = self.table.dropna(axis=1, how="all")
         if len(self.sizes) > 1:
             shown = shown.drop(columns=["draw", "heads"]).groupby(["set", "size"], sort=False).mean().reset_index()
-        table = shown.to_html(index=False, escape=True, float_format="%.2f", na_rep="")
+        table = shown.to_html(index=False, escape=True, float_format=_text, na_rep="")
         return f"<p>{html.escape(self.summary()).replace(chr(10), '<br>')}</p>{table}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:

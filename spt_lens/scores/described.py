@@ -95,8 +95,9 @@ class Described:
         return PairsCheck.from_json(found) if isinstance(found, dict) else None
 
     def titled(self) -> str:
-        """`describe`, and in a second line what the scores rest on, where that is known."""
-        return "\n".join([self.describe(), *([] if self.check is None else [self.check.line()])])
+        """`describe`, and in more lines what the scores rest on, where that is known, and what is wrong with it."""
+        check = self.check
+        return "\n".join(filter(None, [self.describe(), *([] if check is None else [check.line(), check.brief])]))
 
     def describe(self) -> str:
         """What its map shows, in one line."""

@@ -22,6 +22,9 @@ from spt_lens.view.style import rgb
 SCALE = [(0.0, "#2166ac"), (0.25, "#92c5de"), (0.5, "#f7f7f7"), (0.75, "#f4a582"), (1.0, "#b2182b")]
 
 
+LINE = 17  # pixels of a line of a title
+
+
 def colour_limit(values: Float[Tensor, "n_layers n_heads"]) -> float:
     """Where the colour scale ends: the 99th percentile of the absolute scores, or 1 when all are zero."""
     size = values.abs().flatten()
@@ -73,14 +76,17 @@ def head_heatmap(
     )
     width = max(420, 190 + 30 * n_heads)
     title = in_lines(title, width // 6)
+    below = in_lines("\n".join(["head", *beyond(values, ranks)]), width // 8)
     figure.update_layout(
-        title={"text": title, "font": {"size": 13}},  # small enough that a line fits a notebook's width
+        title=placed_title(title),
         template="plotly_white",
         width=width,
-        height=max(260, 150 + 30 * n_layers) + (more := 14 * title.count("<br>")),
-        margin={"l": 60, "r": 20, "t": 60 + more, "b": 50},
+        height=max(260, 150 + 30 * n_layers)
+        + (more := LINE * title.count("<br>"))
+        + (low := LINE * below.count("<br>")),
+        margin={"l": 60, "r": 20, "t": 60 + more, "b": 50 + low},
     )
-    figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False, constrain="domain")
+    figure.update_xaxes(title=below, dtick=1, showgrid=False, zeroline=False, constrain="domain")
     figure.update_yaxes(title="layer", dtick=1, autorange="reversed", showgrid=False, zeroline=False)
     if outlined:
         line = {"color": "black", "width": 2.5}
@@ -116,15 +122,34 @@ def head_table(
         f'<div><p>{in_lines(text)}<br>best: {best}</p><table style="border-collapse:separate;border-spacing:1px">'
         f"<tr><th></th>{heads}</tr>{''.join(rows)}</table><p>layers down, heads across; "
         f'<span style="color:{SCALE[0][1]}">-{limit:.3g}</span> to '
-        f'<span style="color:{SCALE[-1][1]}">+{limit:.3g}</span></p></div>'
+        f'<span style="color:{SCALE[-1][1]}">+{limit:.3g}</span>'
+        f"{''.join(f'; {each}' for each in beyond(values, ranks))}</p></div>"
     )
 
 
+def beyond(
+    values: Float[Tensor, "n_layers n_heads"], ranks: Int[Tensor, "n_layers n_heads"], most: int = 3
+) -> list[str]:
+    """A line for the heads whose scores are beyond the ends of the colour scale; none where there are none."""
+    limit, n_heads = colour_limit(values), values.shape[1]
+    heads = [Head(*divmod(i, n_heads)) for i in ranks.flatten().argsort().tolist()]
+    out = [f"{head} {float(values[head]):+.3g}" for head in heads if abs(float(values[head])) > limit]
+    more = f" and {len(out) - most} more" if len(out) > most else ""
+    return [f"colours end at {limit:.3g}, beyond: {', '.join(out[:most])}{more}"] if out else []
+
+
 def in_lines(text: str, width: int = 1000) -> str:
-    """Text as HTML that plotly's titles take too: lines after the first are smaller, and of at most so many letters."""
+    """Text as HTML that plotly's titles take too: lines of at most so many letters, small after the first."""
     first, *more = text.split("\n")
-    lines = [escape(part) for line in more for part in wrap(line, width)]
-    return escape(first) + "".join(f'<br><span style="font-size:11px">{line}</span>' for line in lines)
+    large = [escape(part) for part in wrap(first, width * 11 // 13)] or [""]
+    small = [f'<span style="font-size:11px">{escape(part)}</span>' for line in more for part in wrap(line, width)]
+    return "<br>".join(large + small)
+
+
+def placed_title(text: str) -> dict[str, object]:
+    """A figure's title below plotly's buttons, small enough that a line fits a notebook's width; its lines end above a
+    top margin of 60 and LINE for each line after the first."""
+    return {"text": text, "font": {"size": 13}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 40}}
 
 
 def colour(share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,7 +11,9 @@ import plotly.graph_objects as go
 from spt_lens.view.style import COLOURS, GREY, MARKERS, require, rgb, styled, whiskers
 
 
-def curve_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | None = None) -> go.Figure:
+def curve_figure(
+    table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | dict[str, Any] | None = None
+) -> go.Figure:
     """A line for each metric over the size of the chosen sets, and a band of the random sets, their median dashed.
 
     table: the columns `size`, `set` ("chosen" or "random") and the metrics, as `SetEffect` has them. metrics: what
@@ -34,7 +37,9 @@ def curve_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title:
     return _shares(figure, table, metrics, title, x)
 
 
-def bars_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | None = None) -> go.Figure:
+def bars_figure(
+    table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | dict[str, Any] | None = None
+) -> go.Figure:
     """Bars of each metric for the model as it is and for the chosen set, with a dot for each random set.
 
     With the columns `low` and `high` the recovery has its interval. The rest is as in curve_figure.
@@ -62,7 +67,7 @@ def bars_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: 
     return _shares(figure, table, metrics, title, x)
 
 
-def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], title: str | None, x: str) -> go.Figure:
+def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], title: Any, x: str) -> go.Figure:
     # A recovery is no share of cases: it may be above 1 or below 0.
     values = table[list(metrics)].to_numpy()
     low, high = (values[values == values].min(), values[values == values].max()) if len(metrics) else (0, 1)

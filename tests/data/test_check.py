@@ -61,6 +61,19 @@ def test_the_figures_are_those_of_plain_forward_passes(tiny):
     assert said.mass[1] == pytest.approx(float(masses.quantile(0.5)), rel=1e-4)
     assert said.least_mass <= min(said.mass) and said.replies == ()
     assert pairs.check(tiny, n=2).n_pairs == 2
+    assert said.brief.startswith("⚠ ") and len(said.brief.split(" · ")) == len(said.warnings)
+
+
+def test_what_is_read_is_named():
+    model = load_model("yesman")
+    pairs = Yesman().pairs(model, n=2)
+    assert pairs.check(model, replies=0).answers == "'Yes' / 'Apologies'"
+    sets = pairs.with_answers(model, ["Yes", "The"], ["Apologies"]).check(model, replies=0)
+    assert sets.answers == "'Yes' 'The' / 'Apologies'"
+    assert sets.table()[0][1].endswith(f"sets of first tokens: {sets.answers}")
+    assert "the answers 'Yes' 'The' / 'Apologies' hold" in sets.line()
+    whole = Yesman().pairs(model, n=1, read="whole").check(model, replies=0)
+    assert whole.answers.startswith("'Yes") and PairsCheck.from_json(whole.to_json()) == whole
 
 
 def test_every_measurement_makes_the_same_check(tiny):
@@ -85,7 +98,7 @@ def test_all_is_well(tiny):
     ("sycophantic", "truthful", "more", "expected"),
     [
         ([-1.0] * 8, [1.0] * 8, {"mass": 0.09}, "hardly says these words: .* 9 % .*pairs.find_words"),
-        ([1.0] * 5 + [-1.0] * 3, [2.0] * 8, {}, "hardly there: .* only 3 of 8 pairs"),
+        ([1.0] * 5 + [-1.0] * 3, [2.0] * 8, {}, "hardly there: .* in 3 of 8 pairs"),
         ([-1.0] * 8, [1.0, -3.5] * 4, {}, "can't be told from zero .*scores.effects"),
         ([-1.0] * 8, [2.0] * 5 + [-1.5] * 3, {}, "reversed in 3 of 8 pairs"),
         ([1.0] * 8, [-1.0] * 8, {}, r"look swapped: the mean gap is -2.00 .*\(truthful, sycophantic\)"),

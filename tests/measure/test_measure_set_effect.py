@@ -236,7 +236,7 @@ def test_bars_of_one_set_with_random_ones_as_dots():
 def test_what_a_set_rests_on_is_said_where_it_is_known(tmp_path):
     effect = replace(EFFECTS["alone"], settings={**ABOUT, "check": CHECK.to_json()})
     loaded = SetEffect.load(effect.save(tmp_path / "effect.json"))
-    assert loaded.check == CHECK and loaded.summary().splitlines()[-1] == CHECK.line()
+    assert loaded.check == CHECK and loaded.summary().splitlines()[-2:] == [CHECK.line(), CHECK.brief]
     assert CHECK.line() in loaded._repr_html_() and EFFECTS["alone"].check is None
     path = tmp_path / "bad.json"
     data = json.loads((tmp_path / "effect.json").read_text())

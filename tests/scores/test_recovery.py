@@ -88,19 +88,21 @@ def test_another_metric_is_by_pair_and_comes_back():
 
 def test_the_check_is_in_the_title_of_the_map_and_of_the_table(tmp_path):
     plain = of([[0.1, 1.0], [2.0, -1.0]], base=[0.0] * 2, target=[1.0, 4.0])
-    assert plain.check is None and "\n" not in plain.titled() and "<br>" not in plain.heatmap().layout.title.text
+    assert plain.check is None and "\n" not in plain.titled() and "font-size" not in plain.heatmap().layout.title.text
     scores = replace(plain, meta={"check": CHECK.to_json()})
     loaded = HeadScores.load(scores.save(tmp_path / "scores.safetensors"))
     assert loaded.check == CHECK
     line = (
         "the sycophantic run prefers the sycophantic answer in 6 of 16 pairs, the truthful run the truthful one in 15 "
-        "of 16; mean gap 0.43 logits; the answers hold 2.4 % to 3.1 % of the probability"
+        "of 16; mean gap 0.43 [0.20, 0.70] logits; the answers hold 2.4 % to 3.1 % of the probability"
     )
     assert CHECK.line() == line
     title = loaded.heatmap().layout.title.text
     first, *more = title.split("<br>")  # the figure is narrow
-    assert first == plain.describe() and len(more) == 3 and all("font-size:11px" in each for each in more)
-    assert re.sub("<[^>]*>", "", " ".join(more)) == line and line in loaded.html()
+    small = [each for each in more if "font-size:11px" in each]
+    assert " ".join([first, *more[: -len(small)]]) == plain.describe() and len(small) > 2
+    said = re.sub("<[^>]*>", "", " ".join(small))
+    assert said == f"{line} {CHECK.brief}" and line in loaded.html() and CHECK.brief in loaded.html()
     assert "<br>effect 1.0500 logits<br>95 % interval" in loaded.heatmap().data[0].customdata[0][0][2]
     assert mean_scores(loaded, loaded).check == CHECK
 

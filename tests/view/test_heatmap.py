@@ -35,7 +35,8 @@ def test_each_cell_is_its_head():
     assert "L%{y}.H%{x}" in heat.hovertemplate and "rank %{customdata[1]} of 128" in heat.hovertemplate
     assert "%{customdata[2]}" in heat.hovertemplate
     assert figure.layout.yaxis.autorange == "reversed"
-    assert figure.layout.xaxis.title.text == "head" and figure.layout.yaxis.title.text == "layer"
+    assert figure.layout.xaxis.title.text.startswith("head<br>") and figure.layout.yaxis.title.text == "layer"
+    assert ">colours end at 0.032, beyond: L5.H3 +0.4, L3.H11 +0.0341<" in figure.layout.xaxis.title.text
     assert not figure.layout.shapes
     json.loads(figure.to_json())
 
