@@ -74,10 +74,11 @@ def head_heatmap(
     width = max(420, 190 + 30 * n_heads)
     title = in_lines(title, width // 6)
     figure.update_layout(
-        title={"text": title, "font": {"size": 13}},  # small enough that a line fits a notebook's width
+        # Small enough that a line fits a notebook's width; from the top down, since plotly centres only the first line.
+        title={"text": title, "font": {"size": 13}, "y": 1, "yanchor": "top", "pad": {"t": 16}},
         template="plotly_white",
         width=width,
-        height=max(260, 150 + 30 * n_layers) + (more := 14 * title.count("<br>")),
+        height=max(260, 150 + 30 * n_layers) + (more := 17 * title.count("<br>")),
         margin={"l": 60, "r": 20, "t": 60 + more, "b": 50},
     )
     figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False, constrain="domain")
@@ -121,10 +122,12 @@ def head_table(
 
 
 def in_lines(text: str, width: int = 1000) -> str:
-    """Text as HTML that plotly's titles take too: lines after the first are smaller, and of at most so many letters."""
+    """Text as HTML that plotly's titles take too: lines after the first are smaller, and have at most so many letters.
+    The first, in 13 pixels beside 11, has fewer."""
     first, *more = text.split("\n")
+    large = [escape(part) for part in wrap(first, width * 11 // 13)]
     lines = [escape(part) for line in more for part in wrap(line, width)]
-    return escape(first) + "".join(f'<br><span style="font-size:11px">{line}</span>' for line in lines)
+    return "<br>".join([*large, *(f'<span style="font-size:11px">{line}</span>' for line in lines)])
 
 
 def colour(share: float) -> str:
