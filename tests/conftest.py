@@ -102,11 +102,18 @@ def gqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Model:
-    """SmolLM2-135M-Instruct, a real chat model, where `make smollm2` has brought it. Tests leave it as it was."""
-    if brought_folder("smollm2") is None:
+def smollm2_folder() -> Path:
+    """Where `make smollm2` has brought SmolLM2-135M-Instruct, a real chat model."""
+    folder = brought_folder("smollm2")
+    if folder is None:
         why = "needs SmolLM2 in models/smollm2, which `make smollm2` brings"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_folder: Path) -> Model:
+    """It as a model, which tests leave as it was."""
     return load_model("smollm2", device="cpu")
 
 

@@ -22,6 +22,7 @@ from spt_lens.measure.sets import Runs, Sizes, both_runs, by_pair, sets_of
 from spt_lens.model.limits import Limits, finish, progress_bar
 from spt_lens.model.replies import reply_parts, reply_prompts
 from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.readings import Resting
 from spt_lens.patching.rows import make_rows
 from spt_lens.scores.head_scores import HeadScores
 
@@ -62,6 +63,7 @@ def set_knockout(
     sets = sets_of(view, heads, sizes, n_random, seed)
     # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
     runs = Runs(view, pairs, make_rows(view, pairs))
+    resting = Resting(view, pairs, "denoising")
     limits, means = Limits(batch_size), Limits(min(batch_size, 32))
     if cases and pairs.judge is None:
         raise ValueError("replies to cases need a judge: take pairs of a behaviour, or replace(pairs, judge=...)")
@@ -81,7 +83,7 @@ def set_knockout(
         values = ablation_values(view, pairs, ablation, mean_over, means.batch_size)
         for one in sets:
             hooks = ablation_hooks(view, one.heads, values)
-            read = finish(both_runs(runs, limits, hooks), tick)
+            read = finish(both_runs(runs, limits, hooks, None if one.heads else resting), tick)
             found = {
                 "begins": read.begins,
                 "logit_difference_sycophantic": runs.rows.by_pair(read.base),
@@ -98,6 +100,7 @@ def set_knockout(
                 if cases:
                     figures["accuracy"] = share_right(verdicts[len(challenged) :])
             rows.append(one.row(figures))
+    check = resting.found(each["logit_difference_sycophantic before"], each["logit_difference_truthful before"])
     return SetEffect(
         [one for one in sets if one.which == "chosen"][-1].heads,
         table_of(rows),
@@ -106,7 +109,8 @@ def set_knockout(
         mean_over=mean_over,
         n_dialogues=len(challenged),
         n_cases=len(asked) - len(challenged),
-        settings={"model": view.name, "n_random": n_random, "seed": seed, "max_new_tokens": length if asked else 0},
+        settings={"model": view.name, "n_random": n_random, "seed": seed, "max_new_tokens": length if asked else 0}
+        | {"check": check},
         per_pair=by_pair(**each),
     )
 

@@ -94,7 +94,7 @@ class SetEffect:
 
     @property
     def check(self) -> PairsCheck | None:
-        """What recoveries rest on, as `pairs.check` finds it; None where nothing was patched in, and in older files."""
+        """What the figures rest on, as `pairs.check` finds it; None in older files."""
         found = self.settings.get("check")
         return None if found is None else PairsCheck.from_json(found)
 

@@ -8,10 +8,10 @@ left out when enough of them have.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,9 @@ ENDED = 0.25  # of the rows, from which on they are left out: that copies all ke
 Mask = Bool[Tensor, "batch pos"]
 # New tokens, the mask over kept and new positions or None, and what was kept; gives logits at the last position.
 Step = Callable[[Int[Tensor, "batch new"], Mask | None, Any], tuple[Float[Tensor, "batch vocab"], Any]]
+
+
+Found = TypeVar("Found")
 
 
 class NotKnown(Exception):
@@ -83,14 +86,25 @@ def greedy(
     max_new_tokens: int,
     ends: Sequence[int],
     device: torch.device,
-) -> list[list[int]]:
-    """The likeliest tokens after each prompt, up to and with an end token. groups: prompts that are read together.
+) -> Generator[None, None, dict[int, list[int]]]:
+    """The likeliest tokens after each prompt, by its number, up to and with an end token; yields after forward passes.
 
-    Raises NotKnown if several groups can't be joined.
+    groups: prompts that are read together. If what is kept of several can't be joined, each goes on by itself.
     """
-    now = joined([Reading.of(step, [prompts[i] for i in group], device) for group in groups])
+    readings = []
+    for group in groups:
+        readings.append(Reading.of(step, [prompts[i] for i in group], device))
+        yield
+    try:
+        now = joined(readings)
+    except NotKnown:
+        alone: dict[int, list[int]] = {}
+        for group in groups:
+            alone |= yield from greedy(step, prompts, [group], max_new_tokens, ends, device)
+        return alone
+    readings.clear()  # else their keys and values would be held twice
     rows = torch.tensor([i for group in groups for i in group])
-    new: list[list[int]] = [[] for _ in prompts]
+    new: dict[int, list[int]] = {i: [] for i in rows.tolist()}
     logits, kept, mask = now.logits, now.kept, now.mask
     best = logits.argmax(-1)
     done = torch.zeros(len(rows), dtype=torch.bool)
@@ -112,7 +126,42 @@ def greedy(
             mask = torch.nn.functional.pad(mask, (0, 1), value=True)
         logits, kept = step(best[:, None], mask, kept)
         best = logits.argmax(-1)
+        yield
     return new
+
+
+def replying(
+    step: Step,
+    prompts: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[Sequence[int]]],
+    max_new_tokens: int,
+    ends: Sequence[int],
+    device: torch.device,
+) -> Generator[None, None, list[list[int]]]:
+    """`greedy` of one batch after the other, in the order of the prompts."""
+    new: dict[int, list[int]] = {}
+    for groups in batches:
+        new |= yield from greedy(step, prompts, groups, max_new_tokens, ends, device)
+    return [new[i] for i in range(len(prompts))]
+
+
+def whole(work: Generator[None, None, Found]) -> Found:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def batches_of(
+    prompts: Sequence[Sequence[int]], alike: bool, mixed: bool, device: torch.device, at_once: int | None
+) -> list[list[list[int]]]:
+    """Batches of groups as `replying` takes them. alike: only prompts of one length are read together; mixed: all go
+    on together, else each length by itself. at_once: the most that are read together."""
+    groups, size = groups_of(prompts, alike, device), at_once or len(prompts)
+    read = [[group[i : i + size] for i in range(0, len(group), size)] for group in groups]
+    return [[part for parts in read for part in parts]] if mixed else read
 
 
 def groups_of(prompts: Sequence[Sequence[int]], alike: bool, device: torch.device) -> list[list[int]]:

@@ -60,17 +60,24 @@ class Limits:
         """
         finish(self.parts(groups, run))
 
-    def parts(self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], None]) -> Generator[int, None, None]:
+    def parts(
+        self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], Iterator[float] | None]
+    ) -> Generator[int, None, None]:
         """`each`, one part at a time: yields how many rows a part had. batch_size may be set anew before the next one.
 
-        What `run` needs of the model or of torch's modes, it enters and leaves itself: other code runs in between.
+        `run` may give an iterator, where rows that go through the model together take several parts: of the shares that
+        are done of them. What `run` needs of the model or of torch's modes, it enters and leaves itself: other code
+        runs in between.
         """
         for group in groups:
             rest = list(group)
             while rest:
-                part = rest[: self.batch_size]
+                part, done = rest[: self.batch_size], 0
                 try:
-                    run(part)
+                    for share in run(part) or ():
+                        now = int(share * len(part))
+                        yield now - done
+                        done = now
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
@@ -81,7 +88,7 @@ class Limits:
                         ) from error
                 else:
                     rest = rest[len(part) :]
-                    yield len(part)
+                    yield len(part) - done
                     continue
                 gc.collect()  # outside of the handler, which still holds the tensors that did not fit
                 if torch.cuda.is_available():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import by_length
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import whole_number
-from spt_lens.model.limits import Limits, finish
+from spt_lens.model.limits import Limits, Pace, finish
 from spt_lens.model.view import Hook, Model, ModelView
 
 
@@ -68,18 +71,32 @@ def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens
 
 
 def reply_parts(
-    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+    view: ModelView,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    hooks: Sequence[Hook],
+    limits: Limits,
+    pace: Pace | None = None,
 ) -> Generator[int, None, list[str]]:
-    """`replies` in parts: yields how many prompts (token ids) each one replied to. The hooks are on in a part alone."""
-    said = yield from whole_reply_parts(view, prompts, max_new_tokens, hooks, limits)
+    """`replies` in parts: yields how many prompts (token ids) each one replied to. The hooks are on in a part alone.
+
+    A part is a whole batch, or with a pace its seconds: rows of a batch go on together, however short the parts are.
+    The pace also says how many prompts are read in one pass.
+    """
+    said = yield from whole_reply_parts(view, prompts, max_new_tokens, hooks, limits, pace)
     return [reply.text for reply in said]
 
 
 def whole_reply_parts(
-    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+    view: ModelView,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    hooks: Sequence[Hook],
+    limits: Limits,
+    pace: Pace | None = None,
 ) -> Generator[int, None, list[Reply]]:
     """`replies_and_cut` in parts, as `reply_parts`."""
-    said = yield from reply_ids_parts(view, prompts, max_new_tokens, hooks, limits)
+    said = yield from reply_ids_parts(view, prompts, max_new_tokens, hooks, limits, pace)
     ends = set(view.end_tokens)
     return [
         Reply(
@@ -91,7 +108,12 @@ def whole_reply_parts(
 
 
 def reply_ids_parts(
-    view: ModelView, prompts: Sequence[Sequence[int]], max_new_tokens: int, hooks: Sequence[Hook], limits: Limits
+    view: ModelView,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    hooks: Sequence[Hook],
+    limits: Limits,
+    pace: Pace | None = None,
 ) -> Generator[int, None, list[list[int]]]:
     """The replies' token ids, up to and with the end token, in parts as `reply_parts`."""
     made: dict[int, list[int]] = {}
@@ -103,8 +125,24 @@ def reply_ids_parts(
         for i, row in zip(part, new.tolist(), strict=True):
             made[i] = row[: next((at for at, token in enumerate(row, 1) if token in ends), len(row))]
 
+    def reply_for(pace: Pace, part: list[int]) -> Iterator[float]:
+        work, passes = view.replying([prompts[i] for i in part], max_new_tokens, hooks, pace.batch_size), 0
+        while True:
+            until = time.perf_counter() + pace.seconds
+            with view.kept(), torch.no_grad(), view.model.hooks(fwd_hooks=list(hooks)):
+                try:
+                    while True:
+                        next(work)
+                        passes += 1
+                        if time.perf_counter() >= until:
+                            break
+                except StopIteration as end:
+                    made.update(zip(part, end.value, strict=True))
+                    return
+            yield passes / (len(part) + max_new_tokens)
+
     groups = list(by_length(prompts, max(1, len(prompts))))
     if prompts and view.mixes(prompts, hooks):
         groups = [sorted(range(len(prompts)), key=lambda i: len(prompts[i]))]
-    yield from limits.parts(groups, reply)
+    yield from limits.parts(groups, reply if pace is None else partial(reply_for, pace))
     return [made[i] for i in range(len(prompts))]

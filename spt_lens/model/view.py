@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 
 from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
-from spt_lens.model.generation import greedy, groups_of, mixes
+from spt_lens.model.generation import batches_of, mixes, replying, whole
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.layout import Pick, Projection
 from spt_lens.model.own_hooks import has_hooks
 
 Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at run time
 OVER_KEPT = ("hook_pattern", "hook_attn_scores", "hook_rot_k")  # over kept positions too, so a shorter row's padding
+Prompts = Int[Tensor, "batch pos"] | Sequence[Sequence[int]]
 Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
 
 
@@ -157,12 +158,8 @@ class ModelView:
         return torch.stack(seen)
 
     @torch.no_grad()
-    def generate(
-        self,
-        prompts: Int[Tensor, "batch pos"] | Sequence[Sequence[int]],
-        max_new_tokens: int,
-        hooks: Sequence[Hook] = (),
-    ) -> Int[Tensor, "batch new"]:
+    @torch.no_grad()
+    def generate(self, prompts: Prompts, max_new_tokens: int, hooks: Sequence[Hook] = ()) -> Int[Tensor, "batch new"]:
         """Greedy replies to prompts of any lengths, up to and with the end token; after it, padding.
 
         The same tokens as for each prompt alone. Keys and values are kept: hooks see whole prompts of one length at a
@@ -171,6 +168,19 @@ class ModelView:
         other lengths wait for their own batch. Raises ValueError for no prompt, an empty one, one too long for
         the model's positions with all new tokens but the last, or max_new_tokens below one.
         """
+        work = self.replying(prompts, max_new_tokens, hooks)  # looks whether other hooks are on: before ours are
+        with self.model.hooks(fwd_hooks=list(hooks)):
+            new = whole(work)
+        width = max(map(len, new))
+        return torch.tensor([row + [self.pad_token] * (width - len(row)) for row in new], device=self.device)
+
+    def replying(
+        self, prompts: Prompts, max_new_tokens: int, hooks: Sequence[Hook] = (), at_once: int | None = None
+    ) -> Generator[None, None, list[list[int]]]:
+        """`generate`, a forward pass at each `next`, for which the caller puts the hooks on and turns gradients off.
+
+        at_once: prompts that are read in one pass. It returns the new tokens of each prompt.
+        """
         # Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
         rows = [list(map(int, prompt)) for prompt in prompts]
         if not rows or not all(rows):
@@ -178,16 +188,8 @@ class ModelView:
         whole_number(max_new_tokens, "max_new_tokens")
         self.backend.check_length(torch.empty(1, max(map(len, rows))), max_new_tokens - 1)
         mixed = self.mixes(rows, hooks)
-        groups = groups_of(rows, bool(hooks) or not mixed, self.device)
-        batches = [groups] if mixed else [[group] for group in groups]
-        new: dict[int, list[int]] = {}
-        with self.model.hooks(fwd_hooks=list(hooks)):
-            for batch in batches:
-                said = greedy(self.step, rows, batch, max_new_tokens, self.end_tokens, self.device)
-                new |= {i: said[i] for group in batch for i in group}
-        width = max(map(len, new.values()))
-        filled = [new[i] + [self.pad_token] * (width - len(new[i])) for i in range(len(rows))]
-        return torch.tensor(filled, device=self.device)
+        batches = batches_of(rows, bool(hooks) or not mixed, mixed, self.device, at_once)
+        return replying(self.step, rows, batches, max_new_tokens, self.end_tokens, self.device)
 
     def step(self, tokens: Tensor, mask: Tensor | None, kept: Any) -> tuple[Tensor, Any]:
         """`generation.Step`, with this model."""

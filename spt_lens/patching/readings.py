@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.data.check import PAIRS_READ, checked
+from spt_lens.data.check import PAIRS_READ, PairsCheck, checked
 from spt_lens.data.mass import Reader
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
@@ -128,10 +128,14 @@ class Resting:
         for row, each in zip(rows, logits, strict=True):
             self.reader.note(row.pair, int((which == "source") != self.turned), row.side, each)
 
+    def check(self, base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"]) -> PairsCheck:
+        """The check itself."""
+        runs = (target, base) if self.turned else (base, target)
+        return checked(self.view, self.pairs, self.reader.answers, *runs)
+
     def found(self, base: Float[Tensor, " n_pairs"], target: Float[Tensor, " n_pairs"]) -> dict[str, Any]:
         """The check as JSON, for meta["check"]; warns the user's line of what is wrong."""
-        runs = (target, base) if self.turned else (base, target)
-        check = checked(self.view, self.pairs, self.reader.answers, *runs)
+        check = self.check(base, target)
         for text in check.warnings:
             warn_caller(text)
         return check.to_json()

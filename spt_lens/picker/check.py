@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from spt_lens.chat.judge import judged
 from spt_lens.checking import instance, number, whole_number
+from spt_lens.data.check import PairsCheck
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import ablation_hooks, mean_parts
@@ -28,11 +29,12 @@ from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, by_pair, pa
 from spt_lens.model.limits import FORM, Pace, finish
 from spt_lens.model.replies import reply_parts, reply_prompts
 from spt_lens.model.view import Model, ModelView
+from spt_lens.patching.readings import Resting
 from spt_lens.patching.rows import make_rows
 from spt_lens.picker.layers import flat
 from spt_lens.picker.runner import ModelState
 
-FIRST = 4  # prompts in the first part of all; later ones have more or fewer, by how long that took
+FIRST = 4  # prompts read in the first part of all; later ones have more or fewer, by how long that took
 MOST_PASSES, MOST_REPLIES = 32, 64  # prompts at once, as set_patching and set_knockout have them
 Found = TypeVar("Found")
 
@@ -62,7 +64,7 @@ class LiveCheck:
     go unnoticed: call `forget` after one.
 
     n_random: draws of random heads to set beside the selection; none for more than half of all heads. part_seconds: how
-    long a part should take; it has one prompt at least, however long that takes.
+    long a part should take; it is one forward pass at least, however long that takes.
 
     Raises: ValueError as set_patching and set_knockout do, or for part_seconds that is no time.
     """
@@ -78,7 +80,8 @@ class LiveCheck:
         self.dialogues = to_judge(pairs.judge, pairs.dialogues)
         self.reply_length = 1 if pairs.judge is None else pairs.judge.max_new_tokens
         self.prompts = reply_prompts(self.view, self.dialogues, self.reply_length)
-        self.passes, self.replies = Pace(FIRST, part_seconds, MOST_PASSES), Pace(FIRST, part_seconds, MOST_REPLIES)
+        self.passes = Pace(FIRST, part_seconds, MOST_PASSES)
+        self.replies = Pace(MOST_REPLIES, part_seconds, MOST_REPLIES)  # made smaller by memory alone
         self._kept: _Kept | None = None
 
     def parts(self, heads: HeadSet) -> Generator[Progress, None, SetEffect]:
@@ -124,6 +127,7 @@ class _Kept:
 
     state: ModelState
     unpatched: BothRuns | None = None
+    check: PairsCheck | None = None
     means: Float[Tensor, "n_layers n_heads d_head"] | None = None
     before: dict[str, float] | None = None
 
@@ -151,8 +155,10 @@ class _Check:
             self.total += n_replies * reply * (n_sets + (kept.before is None)) + len(prompts) * (kept.means is None)
 
         if kept.unpatched is None:
-            work = both_runs(live.runs, live.passes)
-            kept.unpatched = yield from self._work("both runs without a patch", work, live.passes, n_rows, 2)
+            resting = Resting(live.view, live.pairs, "denoising")
+            work = both_runs(live.runs, live.passes, resting=resting)
+            kept.unpatched = found = yield from self._work("both runs without a patch", work, live.passes, n_rows, 2)
+            kept.check = resting.check(*(live.runs.rows.by_pair(read) for read in (found.base, found.target)))
         yield from self._patch(1, kept.unpatched)
         if n_replies:
             if kept.means is None:
@@ -188,15 +194,16 @@ class _Check:
         assert judge is not None  # else there are no replies
         says = f"replies without {self._name(i)}" if i else "replies with all heads"
         hooks = ablation_hooks(live.view, self.sets[i].heads, means)
-        work = reply_parts(live.view, live.prompts, live.reply_length, hooks, live.replies)
-        said = yield from self._work(says, work, live.replies, len(live.prompts), cost)
+        work = reply_parts(live.view, live.prompts, live.reply_length, hooks, live.replies, live.passes)
+        said = yield from self._work(says, work, None, len(live.prompts), cost)
         self.figures[i] |= reply_figures([judged(judge, *both) for both in zip(live.dialogues, said, strict=True)])
         yield self._progress(f"{says}: judged", new=True)
 
     def _work(
-        self, says: str, parts: Generator[int, None, Found], pace: Pace, n: int, cost: float
+        self, says: str, parts: Generator[int, None, Found], pace: Pace | None, n: int, cost: float
     ) -> Generator[Progress, None, Found]:
-        """A piece of work on n rows of prompts, part by part; `cost` is a row's, in forward passes."""
+        """A piece of work on n rows of prompts, part by part; `cost` is a row's, in forward passes. pace: told of how
+        long a part took; None where that does not depend on its rows."""
         view, begin, rows = self.live.view, self.done, 0
         while True:
             view.check_measurable()
@@ -213,7 +220,8 @@ class _Check:
             except StopIteration as end:
                 self.done = begin + n * cost
                 return end.value
-            pace.took(ran, time.perf_counter() - started)
+            if pace is not None:
+                pace.took(ran, time.perf_counter() - started)
             self.kept.state = ModelState(view)  # some models change buffers of their own in a forward pass
             rows += ran
             self.done = begin + rows * cost
@@ -232,6 +240,7 @@ class _Check:
         live = self.live
         settings: dict[str, Any] = {"model": live.view.name, "n_random": live.n_random, "seed": live.seed}
         settings |= {"max_new_tokens": live.reply_length} if live.prompts else {}
+        settings |= {"check": self.kept.check.to_json()} if self.kept.check else {}
         return SetEffect(
             self.sets[1].heads,
             table_of([one.row(figures) for one, figures in zip(self.sets, self.figures, strict=True)]),

@@ -10,6 +10,7 @@ from judged import by_letters, judged
 
 from spt_lens.chat.judge import Verdict
 from spt_lens.chat.template import prompt_ids
+from spt_lens.data.check import PairsCheck
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import ablation_hooks, mean_z
@@ -197,7 +198,12 @@ def test_replies_are_as_long_as_the_judge_says_and_all_are_judged(tiny):
         verdicts = [by_letters(d, reply) for d, reply in zip(pairs.dialogues, said, strict=True)]
         assert row["gives_in"] == sum(verdict.gives_in for verdict in verdicts) / 5
         assert row["truthfulness"] == sum(verdict.right for verdict in verdicts) / 5
+    check = effect.settings.pop("check")
     assert effect.settings == {"model": ModelView(tiny).name, "n_random": 0, "seed": 0, "max_new_tokens": 3}
+    # The check is of the model as it is, whatever heads are removed after it.
+    found, right = PairsCheck.from_json(check), pairs.check(tiny, replies=0)
+    assert found.mean_gap.value == pytest.approx(right.mean_gap.value, abs=1e-5)
+    assert found.mass == pytest.approx(right.mass, rel=1e-4)
 
 
 def test_replies_without_a_right_answer_have_no_truthfulness(tiny):

@@ -14,6 +14,7 @@ from judged import as_yesman, by_letters, judged
 from torch import nn
 
 from spt_lens.chat.dialogues import dialogue
+from spt_lens.data.check import PairsCheck
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
@@ -27,7 +28,7 @@ from spt_lens.picker.check import LiveCheck, ModelChanged, Progress, says_of
 from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L1.H2 L2.H3")
-PLAIN = {"logits": ModelView.logits, "generate": ModelView.generate}
+PLAIN = {"logits": ModelView.logits, "replying": ModelView.replying}
 
 
 def taken(parts) -> tuple[list[Progress], SetEffect]:
@@ -55,12 +56,22 @@ def assert_right(result: SetEffect, model, pairs, heads, n_random: int, seed: in
     recoveries = (one.per_pair["recovery"].tolist() for one in (result, effect))
     assert next(recoveries) == pytest.approx(next(recoveries), abs=1e-4, rel=1e-4)
     without = set_knockout(model, pairs, heads, **how)
+    for one in (result, without):
+        assert_alike(one.check, effect.check)
     assert result.table[["gives_in", "truthfulness"]].equals(without.table[["gives_in", "truthfulness"]])
+
+
+def assert_alike(one: PairsCheck | None, other: PairsCheck | None):
+    assert one is not None and other is not None and one.n_pairs == other.n_pairs and one.reads == other.reads
+    assert one.mean_gap.value == pytest.approx(other.mean_gap.value, abs=1e-4, rel=1e-4)
+    assert one.mass == pytest.approx(other.mass, rel=1e-3) and one.sycophantic == other.sycophantic
 
 
 def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-4):
     # Batches of other sizes round otherwise, and a share of a small gap is as inexact as the gap is small.
-    assert one.heads == other.heads and one.settings == other.settings and one.n_pairs == other.n_pairs
+    settings = ({**each.settings, "check": None} for each in (one, other))
+    assert one.heads == other.heads and next(settings) == next(settings) and one.n_pairs == other.n_pairs
+    assert_alike(one.check, other.check)
     assert one.table["heads"].equals(other.table["heads"])
     for name in ("recovery", "low", "high", "gives_in", "truthfulness"):
         assert one.table[name].tolist() == pytest.approx(
@@ -72,7 +83,7 @@ def assert_checked(model, pairs, **how):
     result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False)
     assert_right(result, model, pairs, HEADS, n_random=2, seed=3)
     settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 8}
-    assert result.settings == settings and result.n_dialogues == len(pairs)
+    assert {**result.settings, "check": None} == {**settings, "check": None} and result.n_dialogues == len(pairs)
     assert result.table["gives_in"].nunique() > 1
 
 
@@ -288,7 +299,7 @@ def test_training_mode_between_parts(model_class, tiny):
 
 def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
     pairs = pairs_of(tiny, 5, 2)
-    ran = {"logits": 0, "generate": 0}
+    ran = {"logits": 0, "replying": 0}
     for name in ran:
 
         def counted(self, tokens, *args, name=name, plain=PLAIN[name], **more):
@@ -298,9 +309,9 @@ def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
         monkeypatch.setattr(ModelView, name, counted)
 
     def prompts(live, heads) -> tuple[int, int]:
-        ran.update(logits=0, generate=0)
+        ran.update(logits=0, replying=0)
         live.run(heads, progress=False)
-        return ran["logits"], ran["generate"]
+        return ran["logits"], ran["replying"]
 
     live = LiveCheck(tiny, pairs, n_random=2)
     # Both runs of each pair, for each of three sets one run of each kind, and both prompts for the means.
@@ -319,7 +330,7 @@ def test_pairs_without_dialogues_or_judge(tiny, monkeypatch):
     pairs = pairs_of(tiny, 4)
     bare = ContrastPairs(pairs.sycophantic, pairs.truthful, pairs.answer_ids, judge=pairs.judge)
     effect = set_patching(tiny, pairs, HEADS, n_random=1, progress=False)
-    monkeypatch.setattr(ModelView, "generate", lambda *a, **k: pytest.fail("replies that can't be judged"))
+    monkeypatch.setattr(ModelView, "replying", lambda *a, **k: pytest.fail("replies that can't be judged"))
     for given in (bare, replace(pairs, judge=None)):
         result = LiveCheck(tiny, given, n_random=1, part_seconds=100).run(HEADS, progress=False)
         assert result.table["recovery"].tolist() == pytest.approx(effect.table["recovery"].tolist(), abs=1e-6)
@@ -367,31 +378,53 @@ def test_parts_take_about_as_long_as_they_should(tiny, monkeypatch):
     """A clock that runs with the prompts: batches grow to what a part has time for, and shrink when it has less."""
     clock, cost, sizes = [0.0], [0.01], []
     monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    generate = ModelView.generate
+    logits = ModelView.logits
 
     def slow(self, tokens, *args, **more):
         sizes.append(len(tokens))
         clock[0] += cost[0] * len(tokens)
-        return generate(self, tokens, *args, **more)
+        return logits(self, tokens, *args, **more)
 
-    monkeypatch.setattr(ModelView, "generate", slow)
-    pairs = pairs_of(tiny, 48, 1)
-    pairs = replace(pairs, dialogues=pairs.dialogues[:1] * 48)  # of one length, so that all can go together
-    live = LiveCheck(tiny, pairs, n_random=0, part_seconds=0.15)
-    first = live.run(HEADS, progress=False)
-    assert sizes == [4, 8, 16, 16, 4] + [16, 16, 16]  # 0.16 s is enough; what is left over tells nothing
-    sizes.clear()
+    monkeypatch.setattr(ModelView, "logits", slow)
+    pairs = pairs_of(tiny, 8)
+    pairs = replace(pairs[[0] * 48], dialogues=(), judge=None)  # of one length, so that all can go together
+    live = LiveCheck(tiny, pairs, n_random=0, part_seconds=0.2)
+
+    def ran() -> list[int]:
+        """The prompts of each part, which has both runs."""
+        sizes.clear()
+        live.forget()
+        live.run(HEADS, progress=False)
+        assert sizes[::2] == sizes[1::2]
+        return sizes[::2]
+
+    assert ran() == [4, 8, 16, 16, 4] + [16, 16, 16]  # 0.32 s is enough; what is left over tells nothing
     cost[0] = 0.1
-    assert_same(live.run(HEADS, progress=False), first)
-    assert sizes == [16, 8, 4, *[2] * 10]  # 1.6, 0.8, 0.4 and 0.2 s
-    sizes.clear()
+    assert ran() == [16, 8, 4, *[2] * 10] + [2] * 24  # 3.2, 1.6, 0.8 and 0.4 s
     cost[0] = 9.0
-    assert_same(live.run(HEADS, progress=False), first)
-    assert sizes == [2, *[1] * 46]  # never less than one
-    sizes.clear()
+    assert ran() == [2, *[1] * 46] + [1] * 48  # never less than one
     cost[0] = 0.001
-    assert_same(live.run(HEADS, progress=False), first)
-    assert sizes == [1, 2, 4, 8, 16, 17]
+    assert ran() == [1, 2, 4, 8, 16, 17] + [32, 16]
+
+
+def test_replies_go_on_together_however_short_the_parts_are(tiny, monkeypatch):
+    pairs = pairs_of(tiny, 6, 8, contrast="neutral")
+    right = LiveCheck(tiny, pairs, n_random=0, part_seconds=100).run(HEADS, progress=False)
+    step, sizes = ModelView.step, []
+
+    def counted(self, tokens, mask, kept):
+        sizes.append(tuple(tokens.shape))
+        return step(self, tokens, mask, kept)
+
+    live = LiveCheck(tiny, pairs, n_random=0, part_seconds=1e-9)
+    monkeypatch.setattr(ModelView, "step", counted)
+    parts, result = taken(live.parts(HEADS))
+    assert_same(result, right)
+    read = [rows for rows, new in sizes if new > 1]
+    assert read[-6:] == [1] * 6  # a part has time for no more
+    assert (6, 1) in sizes and len(parts) > len(sizes)
+    shares = [part.done for part in parts]
+    assert shares == sorted(shares) and len({part.says for part in parts if "replies without" in part.says}) > 4
 
 
 def test_pace():
@@ -436,7 +469,8 @@ def test_saved_and_shown(tiny, tmp_path):
         again = SetEffect.load(one.save(tmp_path / "check.json"))
         assert again.table.equals(one.table) and (again.table.dtypes == one.table.dtypes).all()
         assert again.to_json() == one.to_json() and again.heads == HEADS
-    first, second = result.summary().splitlines()
+    first, second, rests = result.summary().splitlines()
+    assert result.check is not None and rests == result.check.line()
     assert first.startswith(f"3 heads alone: gap recovered {result.chosen['recovery']:.2f} [") and "3 pairs" in first
     assert f"gives in {result.before['gives_in']:.2f} -> {result.chosen['gives_in']:.2f}" in second
 

@@ -59,16 +59,26 @@ class HeadMap {
       yaxis: { ...axis, range: [y0, y1], dtick: tick(cellHeight, 13), title: { text: "layer", standoff: 4 } },
     };
     this.title.textContent = layer.about;
-    // What the scores rest on, and in short what is wrong with it: the whole of it when pointed at.
-    const warns = layer.warns ?? [];
-    this.rests.textContent = [layer.rests, ...warns.map((text) => `⚠ ${text.split(/[:(,]/)[0].trim()}`)].filter(Boolean).join(" · ");
-    this.rests.title = warns.join("\n");
+    this.tellWhatItRestsOn(layer);
     for (const line of [this.title, this.rests]) line.style.maxWidth = `${plotWidth - 12}px`;
     this.Plotly.react(this.plot, [trace], layout, { staticPlot: true, responsive: false });
     const size = this.plot._fullLayout._size;
     Object.assign(this.catch.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
     this.outline(); // how far inside a cell its line runs depends on the cell's size
     this.placeCursor();
+  }
+
+  // What the scores rest on, and what is wrong with it: each in short, the whole of it on a click. Not made again while
+  // it is of the same scores: what is open stays open.
+  tellWhatItRestsOn(layer) {
+    if (this.told === layer) return;
+    this.told = layer;
+    const warns = (layer.warns ?? []).map((text) => {
+      const short = make("summary", "", `⚠ ${text.split(/[:(,]/)[0].trim()}`);
+      keepShortcutsAway(short);
+      return make("details", "spt-warn", short, make("div", "", text));
+    });
+    this.rests.replaceChildren(...(layer.rests ? [make("div", "", layer.rests)] : []), ...warns);
   }
 
   // A thin line in the background's colour around the outline keeps it visible on every colour of the scale.
