@@ -167,6 +167,9 @@ class Task:
             parts.append([name, judge, cases])
             more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
             parts += [more] if suite.prompts or suite.choices or suite.passages else []
+            parts += [suite.ends_right] if suite.ends_right else []
+        chat = chat_options(ModelView(model).tokenizer)
+        parts += [repr(chat)] if chat != ChatOptions() else []
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 

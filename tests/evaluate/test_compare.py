@@ -12,6 +12,7 @@ from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, dialogue
+from spt_lens.chat.template import set_chat_options
 from spt_lens.evaluate import compare as compare_module
 from spt_lens.evaluate.compare import compare, default_methods
 from spt_lens.evaluate.comparison import Comparison
@@ -303,6 +304,11 @@ def test_what_replies_are_judged_by_is_part_of_the_fingerprint(tiny, small):
     one, other = (dialogue("What is the capital of France?", answer=answer) for answer in ("Paris", "Rome"))
     assert found(one, AnswerJudge()) == found(one, AnswerJudge())
     assert len({found(one, AnswerJudge()), found(other, AnswerJudge()), found(one, AnswerJudge(9))}) == 3
+    before = found(one, AnswerJudge())
+    set_chat_options(tiny.tokenizer, system="Be brief.")
+    assert found(one, AnswerJudge()) != before
+    set_chat_options(tiny.tokenizer)
+    assert found(one, AnswerJudge()) == before
 
 
 def test_worker_processes_find_the_same(tiny, small):
