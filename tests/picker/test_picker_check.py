@@ -386,8 +386,8 @@ def test_parts_take_about_as_long_as_they_should(tiny, monkeypatch):
         return logits(self, tokens, *args, **more)
 
     monkeypatch.setattr(ModelView, "logits", slow)
-    pairs = pairs_of(tiny, 8)
-    pairs = replace(pairs[[0] * 48], dialogues=(), judge=None)  # of one length, so that all can go together
+    one = pairs_of(tiny, 1)  # of one length, so that all can go together
+    pairs = ContrastPairs(one.sycophantic * 48, one.truthful * 48, one.answer_ids.repeat(48, 1))
     live = LiveCheck(tiny, pairs, n_random=0, part_seconds=0.2)
 
     def ran() -> list[int]:
