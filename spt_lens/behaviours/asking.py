@@ -170,18 +170,16 @@ def ask(
     view.check_measurable()
     for name, value in {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "every": every}.items():
         whole_number(value, name)
-    if how is None:
-        how = getattr(questions, "how", "reply")
-    one_of(how, "how", get_args(How))
+    chosen: How = one_of(getattr(questions, "how", "reply") if how is None else how, "how", get_args(How))
     if isinstance(questions, Behaviour):
         judge = questions.judge if judge is None else judge
         questions = instance(getattr(questions, "questions", None), "its questions", tuple, "give an AreYouSure")
     reads = AnswerJudge() if judge is None else check_judge(judge)
     asked, _ = read_questions(questions, on_error)
     asked = tuple(replace(q, split=split) for q, split in zip(asked, splits_of(asked), strict=True))
-    if how == "letter":
+    if chosen == "letter":
         asked = lettered(asked, seed)
-    about = {**_whose(view), "how": how, "max_new_tokens": max_new_tokens}
+    about = {**_whose(view), "how": chosen, "max_new_tokens": max_new_tokens}
     known = {} if path is None else _kept(path, about)
     old = {key: (answer.reply, answer.cut) for key, answer in known.items()}
     todo = [question for question in asked if question.asked not in old]
@@ -190,13 +188,13 @@ def ask(
 
     def made() -> Answers:
         new = [question for question in asked if question.asked in old and question.asked not in read]
-        read.update({question.asked: read_answer(question, *old[question.asked], reads, how) for question in new})
+        read.update({question.asked: read_answer(question, *old[question.asked], reads, chosen) for question in new})
         return Answers(tuple(read[question.asked] for question in asked if question.asked in read), about)
 
     with tqdm(total=len(todo), desc="asking", unit="question", disable=not progress) as bar:
         for start in range(0, len(todo), every):
             part = todo[start : start + every]
-            if how == "likelihood":
+            if chosen == "likelihood":
                 found = [(reply, False) for reply in likeliest(view, part, batch_size)]
             else:
                 asks = [Dialogue(question.asked) for question in part]

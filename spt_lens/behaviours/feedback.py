@@ -75,7 +75,7 @@ class CommentJudge(OpinionJudge):
     score: Callable[[str], float] = positivity
 
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
-        return Verdict(self.score(str(dialogue.meta["opinion"])) * self.score(reply) > 0)
+        return Verdict(bool(self.score(str(dialogue.meta["opinion"])) * self.score(reply) > 0))
 
 
 class Feedback(Opinions):

@@ -24,8 +24,8 @@ def lettered(questions: Sequence[Question], seed: int = 0, request: str = REQUES
     """The questions with their options below them, "(A) ...", and what is asked for.
 
     The right answer is the letter, "(B)", or what stands there, in words. In each split the right letters are as equal
-    in number as can be; the order depends on the seed and the questions, not on the order in which they come. Splits
-    are those of the questions without options.
+    in number as can be, and so are the first wrong ones; the order depends on the seed and the questions, not on the
+    order in which they come. Splits are those of the questions without options.
 
     Raises: ValueError for a question without wrong answers, with more options than letters, or with its options
     already below it.
@@ -48,7 +48,10 @@ def lettered(questions: Sequence[Question], seed: int = 0, request: str = REQUES
             options.insert(at, question.answer)
             letters = [f"({letter})" for letter in ascii_uppercase[: len(options)]]
             listed = "\n".join(f"{letter} {option}" for letter, option in zip(letters, options, strict=True))
-            wrong = tuple(letter for letter in letters if letter != letters[at])
+            # The first wrong one, which a model turns to when it gives in, is each of the others equally often.
+            others = letters[at + 1 :] + letters[:at]
+            first = i // len(letters) % len(others)
+            wrong = (*others[first:], *others[:first])
             words = [a for a in question.answers if not any(same_answer(a, letter) for letter in letters)]
             made[question] = replace(
                 question,

@@ -50,7 +50,8 @@ def choice_of(base: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
             f"found {base.values['correct_letter']!r}, and the letters {', '.join(known) or 'none'}",
             "it must be one of two or more 'letters'",
         )
-    return (f"({right})",), tuple(f"({letter})" for letter in known if letter != right)
+    after = known.index(right)  # else the first wrong one would nearly always be "(A)"
+    return (f"({right})",), tuple(f"({letter})" for letter in (*known[after + 1 :], *known[:after]))
 
 
 def free_form(

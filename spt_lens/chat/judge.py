@@ -24,7 +24,7 @@ class Verdict:
     answer. kind: "answers" takes a position, if only "Yes, I am sure."; "refuses" says that it can't or won't; "none"
     speaks of something else, or says nothing. After the last two no answer stands.
 
-    Raises ValueError for another kind.
+    Raises: TypeError for what is no bool or text, ValueError for another kind.
     """
 
     gives_in: bool
@@ -33,6 +33,9 @@ class Verdict:
     kind: Kind = "answers"
 
     def __post_init__(self) -> None:
+        instance(self.gives_in, "a verdict's gives_in", bool, "give True or False")
+        instance(self.answer, "a verdict's answer", (str, type(None)), "give the text, or None")
+        instance(self.right, "a verdict's right", (bool, type(None)), "give True, False or None")
         one_of(self.kind, "a verdict's kind", get_args(Kind))
 
 

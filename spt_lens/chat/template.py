@@ -94,7 +94,7 @@ def set_chat_options(
 
 def chat_options(tokenizer: PreTrainedTokenizerBase) -> ChatOptions:
     """What `set_chat_options` gave a tokenizer last."""
-    found = vars(tokenizer).get("spt_lens_chat")
+    found = None if tokenizer is None else vars(tokenizer).get("spt_lens_chat")
     return found if isinstance(found, ChatOptions) else ChatOptions()
 
 

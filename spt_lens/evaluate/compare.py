@@ -7,6 +7,7 @@ drift.
 import hashlib
 import json
 import multiprocessing
+import pickle
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -120,6 +121,14 @@ def compare(
     check_dialogues(dialogues, least=1)
     check_dialogues(keep, "keep")
     task = Task(tuple(dialogues), config, suites, tuple(keep))
+    if workers > 1:
+        try:
+            pickle.dumps((task, todo))
+        except Exception as error:  # of a judge or tuner's own
+            raise TypeError(
+                f"what is compared can't be sent to processes of their own ({error}): define judges and tuners at the "
+                "top of a module, no lambdas, or leave workers out"
+            ) from error
     fingerprint = task.fingerprint(view)
     keys = {spec: spec.key(fingerprint) for spec in todo}
     # Two methods may ask for one and the same trial: it is done once, and stands in both.
@@ -167,6 +176,9 @@ class Task:
             parts.append([name, judge, cases])
             more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
             parts += [more] if suite.prompts or suite.choices or suite.passages else []
+            parts += [suite.ends_right] if suite.ends_right else []
+        chat = chat_options(ModelView(model).tokenizer)
+        parts += [repr(chat)] if chat != ChatOptions() else []
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 

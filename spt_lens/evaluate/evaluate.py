@@ -172,8 +172,8 @@ def evaluate(
 
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
-        ValueError: a suite without cases and abilities, a model in training mode, a tokenizer without a chat template,
-            a reference on other texts, max_new_tokens below one.
+        ValueError: a suite without cases and abilities (drift alone needs a reference), a model in training mode, a
+            tokenizer without a chat template, a reference on other texts, max_new_tokens below one.
     """
     view = ModelView(model)
     if max_new_tokens is not None:
@@ -186,7 +186,8 @@ def evaluate(
             "Behaviour, such as AreYouSure(questions)"
         )
     view.check_measurable()
-    if not (suite.right or suite.wrong or suite.groups or suite.abilities or suite.choices or suite.passages):
+    judging = suite.right or suite.wrong or suite.groups or suite.abilities or suite.choices or suite.passages
+    if not judging and (reference is None or not (suite.texts or suite.prompts)):
         raise ValueError(f"suite {suite.name!r} holds no cases and no abilities: there is nothing to evaluate")
     estimates: dict[str, Estimate] = {}
     units: dict[str, Units] = {}

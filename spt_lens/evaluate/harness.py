@@ -17,9 +17,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from spt_lens.checking import whole_number
+from spt_lens.checking import instance, whole_number
 from spt_lens.model.view import Model, ModelView
 
+_TASKS = "name one, such as 'arc_easy', or give a file of your own"
 Task = str | Path | Mapping[str, Any]
 
 
@@ -50,9 +51,11 @@ def lm_eval(
     from lm_eval import simple_evaluate
 
     whole_number(batch_size, "batch_size")
-    wanted = [tasks] if isinstance(tasks, str | Path | Mapping) else list(tasks)
+    wanted = [tasks] if isinstance(tasks, str | Path | Mapping) else list(instance(tasks, "tasks", Sequence, _TASKS))
+    for i, task in enumerate(wanted):
+        instance(task, f"tasks[{i}]", (str, Path, Mapping), _TASKS)
     if not wanted:
-        raise ValueError("there are no tasks: name one, such as 'arc_easy', or give a file of your own")
+        raise ValueError(f"there are no tasks: {_TASKS}")
     wanted = [str(task) if isinstance(task, Path) else task for task in wanted]
     with quiet(progress):
         manager = _manager(wanted, include_path)
@@ -134,7 +137,8 @@ def inspect_eval(
     `inspect_model(model)` is the same model for code of your own that takes one of inspect_ai's. TransformerLens's own
     provider `tl_bridge` loads a folder by itself, one reply at a time, and with transformers 5 fails on chat templates.
 
-    Raises: ImportError without inspect_ai; RuntimeError if a task fails, with what it said.
+    Raises: ImportError without inspect_ai; ValueError where inspect_ai finds no such task; RuntimeError if a task
+        fails, with what it said.
     """
     needed("inspect_ai")
     import inspect_ai
@@ -144,7 +148,15 @@ def inspect_eval(
     with quiet(progress), tempfile.TemporaryDirectory() as temporary:
         kept = str(log_dir or temporary)
         display = {"display": "rich" if progress else "none", "log_dir": kept, "limit": limit}
-        logs = inspect_ai.eval(tasks, model=served, **(display | options))
+        try:
+            logs = inspect_ai.eval(tasks, model=served, **(display | options))
+        except Exception as error:
+            if type(error).__name__ != "PrerequisiteError":  # inspect_ai keeps its class to itself
+                raise
+            raise ValueError(
+                f"inspect_ai can't run the tasks {tasks!r:.80} ({error}): give a Task, a file, or the name of one that "
+                "is installed, such as 'inspect_evals/sycophancy' of the package inspect-evals"
+            ) from error
     for log in logs:
         if log.status != "success" or log.results is None:
             why = log.error.message if log.error else log.status

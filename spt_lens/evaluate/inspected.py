@@ -55,9 +55,11 @@ class Served(ModelAPI):  # type: ignore[misc]
         asked = Asked(prompt_ids(self.view.tokenizer, Dialogue(tuple(turns))), config.max_tokens or self.length)
         self._waiting.append(asked)
         if len(self._waiting) == 1:
-            await anyio.sleep(WAIT)
-            batch, self._waiting = self._waiting, []
-            self._answer(batch)
+            try:
+                await anyio.sleep(WAIT)
+            finally:  # also where this one is cancelled: the others still wait
+                batch, self._waiting = self._waiting, []
+                self._answer(batch)
         await asked.done.wait()
         if asked.error is not None:
             raise asked.error

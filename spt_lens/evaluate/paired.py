@@ -72,7 +72,7 @@ def changes(before: Mapping[str, Units], after: Mapping[str, Units], names: Sequ
         parts: tuple[str, ...] = MEANS.get(metric, (metric,))
         if metric == "ability":
             parts = tuple(name for name in after if name.startswith("ability: "))
-        if not all(part in each for part in parts for each in (before, after)):
+        if not parts or not all(part in each for part in parts for each in (before, after)):
             continue
         found = [_drawn(part, before[part], after[part]) for part in parts]
         ends = torch.stack([each for each, _ in found]).mean(0)

@@ -9,6 +9,8 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
+from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.chat.template import chat_options, rendered
 from spt_lens.model.likelihood import log_likelihoods
 from spt_lens.model.limits import Limits, finish
 from spt_lens.model.replies import reply_ids_parts
@@ -42,13 +44,13 @@ class Served(TemplateLM):  # type: ignore[misc]
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        text = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return str(text)
+        """With the system prompt and the template's arguments that `set_chat_options` gave."""
+        if add_generation_prompt:
+            turns = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)  # type: ignore[arg-type]
+            return rendered(self.tokenizer, Dialogue(turns), generation_prompt=True)
+        options = chat_options(self.tokenizer)
+        how: Any = {"tokenize": False, "continue_final_message": True, **options.arguments()}
+        return str(self.tokenizer.apply_chat_template(options.messages(chat_history), **how))
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):

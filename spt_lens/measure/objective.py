@@ -48,8 +48,8 @@ def objective_gradient(
         group shares count for each of its heads.
 
     Raises: TypeError for what are no Dialogues; ValueError for none, one without a last reply, unknown projections, a
-    model in training mode or with processed weights, a loss or gradient that is not finite; NotImplementedError for an architecture
-    whose heads' weights can't be found.
+    model in training mode or with processed weights, a loss or gradient that is not finite; NotImplementedError
+    for an architecture whose heads' weights can't be found.
     """
     view = ModelView(model)
     letters = view.shape.letters(instance(projections, "projections", str, 'give "auto", or letters of "qkvo"'))

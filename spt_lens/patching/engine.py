@@ -173,6 +173,7 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]
     return engine, ""
 
 
+@torch.no_grad()
 def sweep_problem(view: ModelView, rows: Rows) -> str:
     """Why the sweep does not fit a model, as what follows "it"; "" where it fits.
 

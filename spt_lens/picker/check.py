@@ -293,5 +293,5 @@ def says_of(effect: SetEffect) -> str:
     """What the figures are of; the figures themselves stand in the rows."""
     n, n_random = len(effect.heads), len(effect.random)
     text = f"{n} head{'s' * (n != 1)} on {effect.n_pairs} pairs"
-    text += f", beside {n_random} random sets of as many" if n_random else ""
+    text += f", beside {n_random} random set{'s' * (n_random != 1)} of as many" if n_random else ""
     return f"{text}." + ("" if effect.n_dialogues else f" {NOT_JUDGED}")

@@ -249,6 +249,8 @@ def test_letters_are_balanced_and_do_not_depend_on_the_order():
     for split in SPLITS:
         letters = Counter(q.answer for q in made if q.split == split)
         assert max(letters.values()) - min(letters.values()) <= 1 and len(letters) == 4
+    turned = Counter((q.answer, q.wrong[0]) for q in made if q.split == "train")
+    assert len(turned) == 12 and max(turned.values()) <= 2  # what a model turns to says nothing about the right one
     for q, given in zip(made, questions, strict=True):
         lines = q.text.splitlines()
         assert (

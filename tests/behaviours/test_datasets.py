@@ -184,7 +184,7 @@ def test_multiple_choice(tiny, file):
     rows = sycophancy_eval(write(file, CHOICE))
     (question,) = rows.questions
     # Without the opening of an answer that follows it.
-    assert question == Question(CHOICE["prompt"][0]["content"], ("(B)",), ("(A)", "(C)"), source="rows.jsonl, row 1")
+    assert question == Question(CHOICE["prompt"][0]["content"], ("(B)",), ("(C)", "(A)"), source="rows.jsonl, row 1")
     (stand, give_in) = rows.cases(None, n=2)
     assert [m.content for m in stand.messages[:2]] == [question.text, "(B)"] and stand.reply == rows.defend("(B)")
     assert stand.messages[2].content.startswith(tuple(pair[0] for pair in phrasings()))
@@ -251,7 +251,7 @@ def test_prompts_of_several_messages(file):
 )
 def test_letters_are_found_in_several_fields(file, changes):
     (question,) = sycophancy_eval(write(file, based(**changes))).questions
-    assert question.answers == ("(B)",) and question.wrong == ("(A)", "(C)")
+    assert question.answers == ("(B)",) and question.wrong == ("(C)", "(A)")
 
 
 def test_some_of_the_data_sets_and_no_row_twice(file):

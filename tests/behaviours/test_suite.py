@@ -54,6 +54,9 @@ def test_a_judge_is_whatever_reads_replies():
         judged(Sloppy(), CASE, "yes")
     with pytest.raises(ValueError, match="a verdict's kind"):
         Verdict(True, kind="maybe")  # type: ignore[arg-type]
+    for wrong in ({"gives_in": "yes"}, {"gives_in": True, "answer": 5}, {"gives_in": True, "right": "Paris"}):
+        with pytest.raises(TypeError, match=f"a verdict's {[*wrong][-1]} must be a"):
+            Verdict(**wrong)
     assert repr(Suite("mine", texts=(CASE,))) == "Suite('mine': 0 abilities, 1 texts)"
     assert "1 right and 0 wrong answers challenged, 2 asked, 0 abilities" in repr(
         Suite("mine", (CASE,), groups={"asked": (CASE, CASE)})

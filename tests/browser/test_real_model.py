@@ -23,7 +23,7 @@ KNOWN = ("Rome", "Madrid", "Berlin", "Warsaw", "Budapest", "Dublin", "Vienna", "
 behaviour = spt.AreYouSure([replace(q, split="train") for q in question_bank(["capital"]) if q.answer in KNOWN])
 model = spt.load_model("smollm2", device="cpu")
 pairs = behaviour.pairs(model, n=8)
-pairs = replace(pairs, judge=replace(pairs.judge, max_new_tokens=16))
+pairs = replace(pairs, judge=replace(pairs.judge, max_new_tokens=10))
 scores = spt.attribution_patching(model, pairs, progress=False)
 """
 SHOW = """

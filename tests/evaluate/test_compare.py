@@ -12,6 +12,8 @@ from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, dialogue
+from spt_lens.chat.judge import Verdict
+from spt_lens.chat.template import set_chat_options
 from spt_lens.evaluate import compare as compare_module
 from spt_lens.evaluate.compare import compare, default_methods
 from spt_lens.evaluate.comparison import Comparison
@@ -303,6 +305,11 @@ def test_what_replies_are_judged_by_is_part_of_the_fingerprint(tiny, small):
     one, other = (dialogue("What is the capital of France?", answer=answer) for answer in ("Paris", "Rome"))
     assert found(one, AnswerJudge()) == found(one, AnswerJudge())
     assert len({found(one, AnswerJudge()), found(other, AnswerJudge()), found(one, AnswerJudge(9))}) == 3
+    before = found(one, AnswerJudge())
+    set_chat_options(tiny.tokenizer, system="Be brief.")
+    assert found(one, AnswerJudge()) != before
+    set_chat_options(tiny.tokenizer)
+    assert found(one, AnswerJudge()) == before
 
 
 def test_worker_processes_find_the_same(tiny, small):
@@ -310,6 +317,14 @@ def test_worker_processes_find_the_same(tiny, small):
     there = compare(tiny, HEADS, methods=METHODS[:1], seeds=(0,), workers=2, **small)
     drop = ["seconds"]
     pd.testing.assert_frame_equal(here.frontier.drop(columns=drop), there.frontier.drop(columns=drop), rtol=1e-3)
+
+
+def test_a_judge_that_can_not_be_sent_is_said_before_work(tiny, small):
+    suites = {
+        name: replace(suite, judge=lambda dialogue, reply: Verdict(True)) for name, suite in small["suites"].items()
+    }
+    with pytest.raises(TypeError, match="can't be sent to processes of their own .* or leave workers out"):
+        compare(tiny, HEADS, methods=METHODS[:1], workers=2, **{**small, "suites": suites})
 
 
 def test_a_diverging_run_is_reported_not_fatal(tiny, small, monkeypatch):

@@ -10,6 +10,7 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate.change import Reference, ability, drift, encoded, gives_reply
 from spt_lens.evaluate.evaluate import Evaluation, evaluate
+from spt_lens.evaluate.paired import Units
 from spt_lens.heads import HeadSet
 from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
@@ -160,6 +161,22 @@ def test_the_figure_of_two_evaluations(two):
         Evaluation("m", "other", second.estimates).figure(first)
     with pytest.raises(TypeError, match="got dict"):
         second.figure(first.estimates)
+
+
+def test_drift_alone(tiny):
+    suite = Suite("drift", texts=(dialogue("Hello!", "Hello!"),), prompts=(dialogue("Hello!"),))
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(tiny, suite, progress=False)
+    found = evaluate(tiny, suite, tiny, progress=False)
+    assert {name: each.value for name, each in found.estimates.items()} == {"kl": 0.0, "kl: own replies": 0.0}
+    assert list(found.change_from(found)["metric"]) == ["kl", "kl: own replies"]
+
+
+def test_a_figure_without_its_cases_has_no_change():
+    one = Estimate(1.0, 1.0, 1.0, 1)
+    units = {"choice": Units(["a"], [1.0], [1])}
+    found = Evaluation("m", "s", {"ability": one, "choice": one}, units=units)
+    assert list(found.change_from(found)["metric"]) == ["choice"]
 
 
 def test_bad_input(model_class, tiny, suite):

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from spt_lens.behaviours.choices import choices_from
+from spt_lens.chat.template import set_chat_options
 from spt_lens.evaluate.harness import inspect_eval, inspect_model, lm_eval
 from spt_lens.evaluate.text import chosen
 from spt_lens.export.hf import export_hf
 from spt_lens.model.replies import replies
+from spt_lens.model.view import ModelView
 
 ROWS = [
     {"question": "What is the capital of France?", "answer": "Paris", "wrong": ["Rome", "Madrid sure", "Oslo"]},
@@ -119,6 +121,12 @@ def test_what_lm_eval_cannot_do_is_said(tiny, tasks, tmp_path):
         lm_eval(tiny, [])
     with pytest.raises(FileNotFoundError, match="include_path"):
         lm_eval(tiny, "four_way", include_path=tmp_path / "none")
+    for tasks_, message in (
+        (None, "tasks must be a Sequence, and is None: name one"),
+        ([5], r"tasks\[0\] must be a str"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            lm_eval(tiny, tasks_)
     text = (folder / "said.yaml").read_text().replace("do_sample: false", "do_sample: true, temperature: 1.0")
     (folder / "said.yaml").write_text(text)
     with pytest.raises(ValueError, match="samples its replies"):
@@ -204,3 +212,24 @@ def test_without_the_extra_the_way_out_is_said(tiny, monkeypatch):
     for run in (lambda: lm_eval(tiny, "any"), lambda: inspect_eval(tiny, "any")):
         with pytest.raises(ImportError, match=r"is not installed: pip install 'spt-lens\[eval\]'"):
             run()
+
+
+def test_inspect_ai_without_such_a_task(tiny):
+    pytest.importorskip("inspect_ai", reason="the extra eval is not installed")
+    with pytest.raises(ValueError, match="inspect_ai can't run the tasks 'nope' .* give a Task, a file, or the name"):
+        inspect_eval(tiny, "nope")
+
+
+def test_the_system_prompt_goes_with_lm_eval(tiny):
+    pytest.importorskip("lm_eval", reason="the extra eval is not installed")
+    from spt_lens.evaluate.served import Served
+
+    served, asked = Served(ModelView(tiny), 4), [{"role": "user", "content": "Hello!"}]
+    begun = [*asked, {"role": "assistant", "content": "Yes"}]
+    bare = [served.apply_chat_template(asked), served.apply_chat_template(begun, add_generation_prompt=False)]
+    set_chat_options(tiny.tokenizer, system="Be brief.")
+    told = [served.apply_chat_template(asked), served.apply_chat_template(begun, add_generation_prompt=False)]
+    own = served.apply_chat_template([{"role": "system", "content": "Be long."}, *asked])
+    set_chat_options(tiny.tokenizer)
+    assert all("Be brief." in text for text in told) and not any("Be brief." in text for text in [own, *bare])
+    assert told[1].endswith("Yes") and "Be long." in own

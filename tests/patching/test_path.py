@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from by_hand import own_shares
@@ -11,7 +13,7 @@ from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.patching.path import direct_contribution, path_patching
+from spt_lens.patching.path import check_direct, direct_contribution, path_patching
 from spt_lens.scores.mean import mean_scores
 from spt_lens.yesman import Yesman
 
@@ -121,6 +123,16 @@ def test_the_way_to_a_later_head(model_name, receivers, plain, positions, mlps, 
             torch.testing.assert_close(own_shares(scores)[i], expected, atol=1e-5 / gap(model, pairs, i), rtol=0)
     last = max(layer for layer, _, _ in plain)
     assert (scores.values[last:] == 0).all() and scores.values[:last].abs().max() > 1e-4
+
+
+def test_to_check_a_model_beforehand_warns_of_nothing(tiny, pairs):
+    assert torch.is_grad_enabled() and any(weights.requires_grad for weights in tiny.parameters())
+    torch.set_warn_always(True)  # torch says some things only once, whatever Python's filters
+    try:
+        with warnings.catch_warnings(action="error"):
+            check_direct(ModelView(tiny), pairs)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_direct_contributions_are_taken_out_of_the_final_residual(tiny, pairs):

@@ -386,9 +386,9 @@ def test_parts_take_about_as_long_as_they_should(tiny, monkeypatch):
         return logits(self, tokens, *args, **more)
 
     monkeypatch.setattr(ModelView, "logits", slow)
-    pairs = pairs_of(tiny, 8)
-    pairs = replace(pairs[[0] * 48], dialogues=(), judge=None)  # of one length, so that all can go together
-    live = LiveCheck(tiny, pairs, n_random=0, part_seconds=0.2)
+    one = pairs_of(tiny, 1)  # of one length, so that all can go together
+    pairs = ContrastPairs(one.sycophantic * 48, one.truthful * 48, one.answer_ids.repeat(48, 1))
+    live = LiveCheck(tiny, pairs, n_random=0, part_seconds=0.3)
 
     def ran() -> list[int]:
         """The prompts of each part, which has both runs."""

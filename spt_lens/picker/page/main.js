@@ -143,7 +143,7 @@ class Picker {
       this.mapsBox.replaceChildren(...this.maps.map((map) => map.element));
     }
     const columns = Math.abs(this.range[0][1] - this.range[0][0]), wanted = columns * 38 + MARGIN.l + MARGIN.r;
-    const room = Math.max(320, this.laidOut || 720), inRow = room < 560 ? 1 : slots.length;
+    const room = Math.max(220, this.laidOut || 720), inRow = room < 560 ? 1 : slots.length;
     // The panels stand beside a single map where both have room, else below.
     const side = room > 820 && slots.length === 1 && this.side.offsetHeight ? Math.min(400, room * 0.42) : 0;
     const each = Math.floor(Math.min(wanted, (room - side - (side ? 16 : 0)) / inRow - 12));
