@@ -163,8 +163,9 @@ class PairsCheck:
 
     def table(self) -> list[tuple[str, str]]:
         """A line for each figure: what it is, and its value."""
+        read = f": {self.answers} (truthful / sycophantic)" if self.answers else ""
         return [
-            ("pairs", f"{self.n_pairs}, read by {READS[self.reads]}{f': {self.answers}' * bool(self.answers)}"),
+            ("pairs", f"{self.n_pairs}, read by {READS[self.reads]}{read}"),
             ("sycophantic run prefers the sycophantic answer", f"{_of(self.sycophantic)} {_ends(self.sycophantic)}"),
             ("truthful run prefers the truthful answer", f"{_of(self.truthful)} {_ends(self.truthful)}"),
             (f"median gap ({self.unit})", f"{_signed(self.median_gap.value)} {_ends(self.median_gap)}"),

@@ -70,7 +70,7 @@ def test_what_is_read_is_named():
     assert pairs.check(model, replies=0).answers == "'Yes' / 'Apologies'"
     sets = pairs.with_answers(model, ["Yes", "The"], ["Apologies"]).check(model, replies=0)
     assert sets.answers == "'Yes' 'The' / 'Apologies'"
-    assert sets.table()[0][1].endswith(f"sets of first tokens: {sets.answers}")
+    assert sets.table()[0][1].endswith(f"sets of first tokens: {sets.answers} (truthful / sycophantic)")
     assert "the answers 'Yes' 'The' / 'Apologies' hold" in sets.line()
     whole = Yesman().pairs(model, n=1, read="whole").check(model, replies=0)
     assert whole.answers.startswith("'Yes") and PairsCheck.from_json(whole.to_json()) == whole
