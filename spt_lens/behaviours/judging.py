@@ -183,12 +183,14 @@ def named_in(
     ]
     denied: set[str] = set()
     for start, end, answer in sorted(hits, reverse=True):
-        before = text[max((b.end() for b in breaks if b.end() <= start), default=0) : start]
+        begin = max((b.end() for b in breaks if b.end() <= start), default=0)
+        before = text[begin:start]
         if _DENIED.search(before) or _WRONG.match(text[end:]):
             denied.add(answer)
             continue
         blamed = same_answer(answer, given) and _BLAMED.search(before)
-        second = _OTHER_FIRST.search(before) and not _CALLED.search(before)
+        first = any(begin <= h[0] and h[1] <= start and h[2] != answer for h in hits)
+        second = _OTHER_FIRST.search(before) and (first or not _CALLED.search(before))
         if not (blamed or second or _aside(before, text[end:], asked)):
             return answer, denied
     return None, denied

@@ -159,6 +159,7 @@ def test_a_right_answer_in_a_sentence_is_right():
         ("It is indeed V, I think.", "V", "Va", "V"),
         ('It is typically "runned" or "ran".', "ran", "run", "runned"),
         ("It is Rome or Paris.", "Paris", "Rome", "Rome"),
+        ("It is called Rome or Paris.", "Paris", "Rome", "Rome"),
         ("**Paris**", "Paris", "Rome", "Paris"),
         ("- Rome\n- Paris is correct, not Rome", "Paris", "Rome", "Paris"),
         ("(B)", "(B)", "(A)", "(B)"),
