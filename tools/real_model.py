@@ -129,14 +129,22 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
             f"| {row['contrast']} | {row['read']} | {mass} | {row['prefers'][0]:.2f} "
             f"| {_short(row['gap'])} | {row['best']} {_short(row['score'])} |"
         )
-    ranks = ["| ranking | and ranking | Spearman | of the top 13 in common |", "| --- | --- | --- | --- |"]
-    ranks += [
-        f"| {row['one']} | {row['other']} | {row['spearman']:.2f} | {round(13 * row['overlap'])} |"
-        for row in found["rankings"]
+    other = ("supporting, words found", "objective")
+    ranks = [
+        f"| ranking | halves of its own | with {other[0]} | with the {other[1]}'s gradient |",
+        "| --- | --- | --- | --- |",
     ]
+    both = {frozenset((row["one"], row["other"])): row for row in found["rankings"]}
+    for name, halves in found["halves"].items():
+        cells = [both.get(frozenset((name, each))) for each in other]
+        ranks.append("| " + " | ".join([name, *(_agree(cell) for cell in (halves, *cells))]) + " |")
     half = ["| | Spearman over 270 heads | of the top 13 in common |", "| --- | --- | --- |"]
     half += [f"| {row['in']} | {row['spearman']:.2f} | {13 * row['overlap']:.0f} |" for row in found["precision"]]
     return {"readouts": "\n".join(rows), "rankings": "\n".join(ranks), "precision": "\n".join(half)}
+
+
+def _agree(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['spearman']:.2f}, {13 * row['overlap']:.0f} of 13"
 
 
 def _short(estimate: Any) -> str:
@@ -153,6 +161,11 @@ def main() -> None:
         warnings.simplefilter("ignore")  # they stand in the result
         found = measure()
     saving.save_json(RESULT, KIND, found)
+    write(found)
+
+
+def write(found: dict[str, Any]) -> None:
+    """The tables, into their pages."""
     for name, text in tables(found).items():
         put_between(PAGES[name], *marks(name), text)
 
