@@ -90,7 +90,8 @@ class PairsCheck:
         gap = f"{_signed(self.mean_gap.value)} {self.unit}, 95 % interval {_ends(self.mean_gap)}"
         if self.swapped:
             found.append(
-                f"the two completions look swapped: the mean gap is {gap}, the sycophantic run prefers the sycophantic "
+                f"the two completions look swapped, or the behaviour runs the other way: the mean gap is {gap}, the "
+                f"sycophantic run prefers the sycophantic "
                 f"answer in {_of(self.sycophantic)} pairs and the truthful run the truthful one in "
                 f"{_of(self.truthful)}. Scores are the same either way: give completions as (truthful, sycophantic), "
                 "or another contrast"

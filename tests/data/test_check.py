@@ -101,7 +101,7 @@ def test_all_is_well(tiny):
         ([1.0] * 5 + [-1.0] * 3, [2.0] * 8, {}, "hardly there: .* in 3 of 8 pairs"),
         ([-1.0] * 8, [1.0, -3.5] * 4, {}, "can't be told from zero .*scores.effects"),
         ([-1.0] * 8, [2.0] * 5 + [-1.5] * 3, {}, "reversed in 3 of 8 pairs"),
-        ([1.0] * 8, [-1.0] * 8, {}, r"look swapped: the mean gap is -2.00 .*\(truthful, sycophantic\)"),
+        ([1.0] * 8, [-1.0] * 8, {}, r"look swapped, .*: the mean gap is -2.00 .*\(truthful, sycophantic\)"),
         ([-1.0] * 8, [-3.0] * 8, {}, "look swapped"),
         ([-1.0] * 7, [1.0] * 7, {}, "7 pairs of prompts tell little"),
         ([-1.0], [1.0], {}, "1 pair of prompts tell"),
