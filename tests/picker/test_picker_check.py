@@ -469,7 +469,7 @@ def test_saved_and_shown(tiny, tmp_path):
         again = SetEffect.load(one.save(tmp_path / "check.json"))
         assert again.table.equals(one.table) and (again.table.dtypes == one.table.dtypes).all()
         assert again.to_json() == one.to_json() and again.heads == HEADS
-    first, second, rests = result.summary().splitlines()
+    first, second, rests, *_ = result.summary().splitlines()
     assert result.check is not None and rests == result.check.line()
     assert first.startswith(f"3 heads alone: gap recovered {result.chosen['recovery']:.2f} [") and "3 pairs" in first
     assert f"gives in {result.before['gives_in']:.2f} -> {result.chosen['gives_in']:.2f}" in second
