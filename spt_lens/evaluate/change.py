@@ -17,7 +17,8 @@ from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.paired import Units
-from spt_lens.model.limits import Limits, finish
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import Limits
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
 from spt_lens.model.targets import logits_at, unembedding
 from spt_lens.model.view import Model, ModelView

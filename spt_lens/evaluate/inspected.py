@@ -14,7 +14,8 @@ from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelAPI, Model
 
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.template import prompt_ids
-from spt_lens.model.limits import Limits, finish
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import Limits
 from spt_lens.model.replies import reply_ids_parts
 from spt_lens.model.view import ModelView
 

@@ -11,8 +11,9 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.template import chat_options, rendered
+from spt_lens.model.generation import finish
 from spt_lens.model.likelihood import log_likelihoods
-from spt_lens.model.limits import Limits, finish
+from spt_lens.model.limits import Limits
 from spt_lens.model.replies import reply_ids_parts
 from spt_lens.model.view import ModelView
 

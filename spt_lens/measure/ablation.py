@@ -13,7 +13,8 @@ from spt_lens.chat.batches import by_length
 from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
-from spt_lens.model.limits import Limits, finish
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import Limits
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.plain import ablate_heads
 

@@ -19,7 +19,8 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
 from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.measure.sets import Runs, Sizes, both_runs, by_pair, sets_of
-from spt_lens.model.limits import Limits, finish, progress_bar
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import Limits, progress_bar
 from spt_lens.model.replies import reply_parts, reply_prompts
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.readings import Resting

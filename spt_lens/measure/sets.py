@@ -19,7 +19,8 @@ from spt_lens.checking import instance, seed_number, shown, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
-from spt_lens.model.limits import Limits, find_limits, finish, progress_bar
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import Limits, find_limits, progress_bar
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Resting

@@ -26,7 +26,8 @@ Mask = Bool[Tensor, "batch pos"]
 Step = Callable[[Int[Tensor, "batch new"], Mask | None, Any], tuple[Float[Tensor, "batch vocab"], Any]]
 
 
-Found = TypeVar("Found")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 class NotKnown(Exception):
@@ -145,11 +146,11 @@ def replying(
     return [new[i] for i in range(len(prompts))]
 
 
-def whole(work: Generator[None, None, Found]) -> Found:
-    """What a generator returns at its end."""
+def finish(parts: Generator[Part, None, Result], told: Callable[[Part], Any] = lambda part: None) -> Result:
+    """Runs a generator to its end, and gives what it returns. told: called with all that it yields on the way."""
     while True:
         try:
-            next(work)
+            told(next(parts))
         except StopIteration as end:
             return end.value
 

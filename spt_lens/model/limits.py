@@ -9,13 +9,14 @@ import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
 from tqdm.auto import tqdm
 
 from spt_lens.checking import number, whole_number
+from spt_lens.model.generation import finish
 from spt_lens.model.view import ModelView
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it
@@ -32,9 +33,6 @@ def progress_bar(work: float, title: str, shown: bool) -> Iterator[Callable[[int
         yield tick
         bar.update(bar.total - bar.n)
 
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
 
 MOST = 16  # prompts at once where memory is no limit: larger batches are no faster, and noticeably slower on a CPU
 
@@ -118,15 +116,6 @@ class Pace(Limits):
             self.batch_size = min(2 * self.batch_size, self.most)
         elif seconds > 2 * self.seconds:
             self.batch_size = max(1, self.batch_size // 2)
-
-
-def finish(parts: Generator[Part, None, Result], told: Callable[[Part], Any] = lambda part: None) -> Result:
-    """Runs a generator to its end, and gives what it returns. told: called with all that it yields on the way."""
-    while True:
-        try:
-            told(next(parts))
-        except StopIteration as end:
-            return end.value
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,8 @@ from spt_lens.chat.batches import by_length
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import whole_number
-from spt_lens.model.limits import Limits, Pace, finish
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import Limits, Pace
 from spt_lens.model.view import Hook, Model, ModelView
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
-from spt_lens.model.generation import batches_of, mixes, replying, whole
+from spt_lens.model.generation import batches_of, finish, mixes, replying
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.layout import Pick, Projection
 from spt_lens.model.own_hooks import has_hooks
@@ -170,7 +170,7 @@ class ModelView:
         """
         work = self.replying(prompts, max_new_tokens, hooks)  # looks whether other hooks are on: before ours are
         with self.model.hooks(fwd_hooks=list(hooks)):
-            new = whole(work)
+            new = finish(work)
         width = max(map(len, new))
         return torch.tensor([row + [self.pad_token] * (width - len(row)) for row in new], device=self.device)
 

@@ -26,7 +26,8 @@ from spt_lens.measure.ablation import ablation_hooks, mean_parts
 from spt_lens.measure.knockout import reply_figures, to_judge
 from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.measure.sets import BothRuns, OneSet, Runs, both_runs, by_pair, patched_runs, recovery_figures, sets_of
-from spt_lens.model.limits import FORM, Pace, finish
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import FORM, Pace
 from spt_lens.model.replies import reply_parts, reply_prompts
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.readings import Resting
