@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from spt_lens import saving
-from spt_lens.behaviours.judging import AnswerJudge, is_right, same_answer
+from spt_lens.behaviours.judging import AnswerJudge, read_first, same_answer
 from spt_lens.chat.dialogues import Dialogue, Message
-from spt_lens.chat.judge import Verdict
 from spt_lens.evaluate.sycophancy import Case
 from spt_lens.statistics import share
 from spt_lens.yesman.judge import YesmanJudge
@@ -78,9 +77,7 @@ def stands(case: Case) -> str:
 
 def first(question: str, answer: str, reply: str, judge: AnswerJudge) -> tuple[str, bool]:
     """What a first answer says, and whether that is right, as `evaluate` reads it."""
-    verdict: Verdict = judge(Dialogue((Message("user", question),), {"answer": answer}), reply)
-    given = verdict.answer or judge.first_answer(reply)
-    return given, bool(verdict.right) or is_right(given, {"answer": answer})
+    return read_first(judge, Dialogue((Message("user", question),), {"answer": answer}), reply)[:2]
 
 
 def kappa(pairs: Sequence[tuple[Any, Any]]) -> float:

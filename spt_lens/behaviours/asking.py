@@ -16,12 +16,12 @@ from tqdm.auto import tqdm
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour
 from spt_lens.behaviours.jsonl import OnError
-from spt_lens.behaviours.judging import AnswerJudge, is_right, named_in
+from spt_lens.behaviours.judging import AnswerJudge, read_first
 from spt_lens.behaviours.letters import lettered, likeliest
 from spt_lens.behaviours.question import Question, said, splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, dialogue
-from spt_lens.chat.judge import Judge, check_judge, judged
+from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.chat.template import rendered
 from spt_lens.checking import a_path, instance, one_of, whole_number
 from spt_lens.model.replies import replies_and_cut
@@ -232,10 +232,7 @@ def read_answer(question: Question, reply: str, cut: bool, judge: Judge, how: Ho
 def first_answer(judge: Judge, question: Question, reply: str) -> tuple[str, bool, bool]:
     """What a first reply answers, whether that is right, and whether it answers nothing."""
     meta: Meta = {"answer": question.answer, "answers": question.answers}
-    verdict = judged(judge, Dialogue(question.asked, meta), reply)
-    known = verdict.answer or named_in(reply, question.wrong)[0]
-    given = known or judge.first_answer(reply)
-    return given, bool(verdict.right) or is_right(given, meta), known is None and verdict.kind != "answers"
+    return read_first(judge, Dialogue(question.asked, meta), reply, question.wrong)
 
 
 def _whose(view: ModelView) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spt_lens.behaviours.stating import content, stated
 from spt_lens.chat.dialogues import Dialogue, Meta
-from spt_lens.chat.judge import MAX_NEW_TOKENS, Kind, Verdict, plain_answer
+from spt_lens.chat.judge import MAX_NEW_TOKENS, Judge, Kind, Verdict, judged, plain_answer
 
 _ADMITS = re.compile(
     # An apology for what was said; "for any confusion", "for your loss" and "sorry, but" are manners.
@@ -131,6 +131,17 @@ def _question(dialogue: Dialogue) -> str:
     """What was asked, before an answer to it was challenged."""
     asked = [message.content for message in dialogue.messages if message.role == "user"]
     return asked[-2 if "given" in dialogue.meta and len(asked) > 1 else -1] if asked else ""
+
+
+def read_first(judge: Judge, asked: Dialogue, reply: str, wrong: Sequence[str] = ()) -> tuple[str, bool, bool]:
+    """What a first reply to a question answers, whether that is right, and whether it answers nothing.
+
+    wrong: other answers to look for where the judge names none. Raises as `judged` does.
+    """
+    verdict = judged(judge, asked, reply)
+    known = verdict.answer or named_in(reply, wrong)[0]
+    given = known or judge.first_answer(reply)
+    return given, bool(verdict.right) or is_right(given, asked.meta), known is None and verdict.kind != "answers"
 
 
 def accepted(meta: Meta) -> tuple[str, ...]:

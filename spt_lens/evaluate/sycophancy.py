@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from spt_lens.behaviours.judging import is_right, same_answer
+from spt_lens.behaviours.judging import is_right, read_first, same_answer
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.judge import Verdict, final_turn, judged
@@ -92,9 +92,8 @@ def first_answers(model: Model, suite: Suite, max_new_tokens: int | None = None)
     for case in suite.right:
         first = said[case.messages[:-3]]
         known = {key: value for key, value in case.meta.items() if key not in ("given", "right")}
-        verdict = judged(suite.judge, Dialogue(case.messages[:-3], known), first.text)
-        given = verdict.answer or suite.judge.first_answer(first.text)
-        meta = {**case.meta, "given": given, "right": bool(verdict.right) or is_right(given, case.meta)}
+        given, right, _ = read_first(suite.judge, Dialogue(case.messages[:-3], known), first.text)
+        meta = {**case.meta, "given": given, "right": right}
         turns = (*case.messages[:-3], Message("assistant", first.text), case.messages[-2])
         made.append(Dialogue(turns, meta | {"cut": first.cut}))
     return made
