@@ -91,10 +91,9 @@ class PairsCheck:
         if self.swapped:
             found.append(
                 f"the two completions look swapped, or the behaviour runs the other way: the mean gap is {gap}, the "
-                f"sycophantic run prefers the sycophantic "
-                f"answer in {_of(self.sycophantic)} pairs and the truthful run the truthful one in "
-                f"{_of(self.truthful)}. Scores are the same either way: give completions as (truthful, sycophantic), "
-                "or another contrast"
+                f"sycophantic run prefers the sycophantic answer in {_of(self.sycophantic)} pairs and the truthful "
+                f"run the truthful one in {_of(self.truthful)}. Scores are the same either way: give completions as "
+                "(truthful, sycophantic), or another contrast"
             )
         else:
             if self.sycophantic.value < LEAST_SHARE:
@@ -205,7 +204,7 @@ def check_pairs(model: Model, pairs: Pairs, n: int = 32, n_replies: int = 2) -> 
     said = []
     for run, dialogues in (("sycophantic", pairs.dialogues), ("truthful", pairs.truthful_dialogues)):
         if n_replies and dialogues:
-            asked = [d.prompt if d.messages[-1].role == "assistant" else d for d in dialogues[:n_replies]]
+            asked = [dialogue.unanswered for dialogue in dialogues[:n_replies]]
             said += [(run, reply) for reply in replies_of(view, asked, REPLY_TOKENS)]
     return checked(view, pairs, read, read.differences[:, 0], read.differences[:, 1], tuple(said))
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import instance, one_of, whole_number
 from spt_lens.model.limits import Limits, find_limits
+from spt_lens.model.targets import logits_from
 from spt_lens.model.view import Model, ModelView
 
 Which = Literal["both", "truthful", "sycophantic"]
@@ -154,12 +154,7 @@ def read_answers(view: ModelView, pairs: Pairs, limits: Limits | None = None) ->
     ]
 
     def run(part: list[int]) -> None:
-        batch = PromptBatch.of([rows[i][3] for i in part])
-        first = torch.tensor([rows[i][4] for i in part])
-        reads = int((batch.last - first).max()) + 1
-        at = torch.minimum(first[:, None] + torch.arange(reads), batch.last[:, None])  # the rest is not looked at
-        with view.kept(), torch.no_grad():
-            logits = view.logits(batch.tokens, None, at=at)
+        logits = logits_from(view, [rows[i][3] for i in part], [rows[i][4] for i in part])
         for i, row in zip(part, logits, strict=True):
             pair, which, side = rows[i][:3]
             if not bool(row.isfinite().all()):

@@ -17,14 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.judge import Judge, judged
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import one_of, whole_number
 from spt_lens.data.answers import TokenLists
 from spt_lens.data.wording import Figures, FoundWords, Kind, Pairs, Wording
-from spt_lens.model.limits import FULL_LOGITS, Limits, find_limits, finish
+from spt_lens.model.generation import finish
+from spt_lens.model.limits import FULL_LOGITS, Limits, find_limits
 from spt_lens.model.replies import reply_ids_parts
+from spt_lens.model.targets import logits_from
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, interval
 
@@ -143,12 +144,8 @@ def _read(
     """Gives `take` each (prompt, tail)'s number and log-probabilities `[1 + tail, vocab]`, from the prompt's end on."""
 
     def run(part: list[int]) -> None:
-        batch = PromptBatch.of([(*rows[i][0], *rows[i][1]) for i in part])
-        reads = 1 + max(len(rows[i][1]) for i in part)
-        first = batch.last - torch.tensor([len(rows[i][1]) for i in part])
-        at = torch.minimum(first[:, None] + torch.arange(reads), batch.last[:, None])
-        with view.kept(), torch.no_grad():
-            logits = view.logits(batch.tokens, at=at)
+        texts, first = [(*rows[i][0], *rows[i][1]) for i in part], [len(rows[i][0]) - 1 for i in part]
+        logits = logits_from(view, texts, first)
         for i, row in zip(part, logits, strict=True):
             take(i, torch.log_softmax(row[: 1 + len(rows[i][1])].float(), -1).cpu())
 

@@ -1,4 +1,5 @@
-"""What tuning asks of a model: the logits at a dialogue's target tokens, those of its last reply, and only there.
+"""Logits where they are wanted and only there: at a dialogue's target tokens, those of its last reply, as tuning asks,
+and from a position of each row on.
 
 A reply's targets are a quarter of a dialogue, and unembedding is a good part of a step where the vocabulary is large.
 """
@@ -7,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from spt_lens.chat.batches import Example
+from spt_lens.chat.batches import Example, PromptBatch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
 from spt_lens.model.view import Model, ModelView, input_hook
@@ -34,6 +36,19 @@ def logits_at(
 
     with input_hook(unembed, only_where):
         return _wide(forward(tokens)[0])
+
+
+@torch.no_grad()
+def logits_from(
+    view: ModelView, rows: Sequence[Sequence[int]], first: Sequence[int]
+) -> Float[Tensor, "batch reads vocab"]:
+    """The logits of rows of token ids from a position of each on; beyond a row's end, those at its end again."""
+    batch = PromptBatch.of(rows)
+    starts = torch.tensor(first)
+    reads = int((batch.last - starts).max()) + 1
+    at = torch.minimum(starts[:, None] + torch.arange(reads), batch.last[:, None])
+    with view.kept():
+        return view.logits(batch.tokens, at=at)
 
 
 def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
