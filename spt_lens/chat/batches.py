@@ -76,13 +76,28 @@ Example = tuple[list[int], list[bool]]  # token ids, and True where a token is t
 _WINDOW = 8  # batches that are sorted by length together: little padding, and still a near-random order
 
 
-class ExampleBatch:
-    """`tokens` [batch pos]; `where` [batch pos], True at the positions BEFORE a target; `labels` [n_targets]."""
+class Reads:
+    """Token ids padded on the right, and where logits are read: `where` [batch pos]. lengths: real tokens of each row,
+    on the CPU."""
 
-    def __init__(self, tokens: Int[Tensor, "batch pos"], targets: Bool[Tensor, "batch pos"]):
-        self.tokens = tokens
-        self.where = torch.zeros_like(targets)
-        self.where[:, :-1] = targets[:, 1:]
+    def __init__(
+        self, tokens: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"], lengths: Int[Tensor, " batch"]
+    ):
+        self.tokens, self.where, self.lengths = tokens, where, lengths
+
+
+class ExampleBatch(Reads):
+    """Read at the positions BEFORE a target; `labels` [n_targets] are their ids. lengths: default: no padding."""
+
+    def __init__(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        targets: Bool[Tensor, "batch pos"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ):
+        where = torch.zeros_like(targets)
+        where[:, :-1] = targets[:, 1:]
+        super().__init__(tokens, where, torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths)
         self.labels: Int[Tensor, " n_targets"] = tokens[:, 1:][targets[:, 1:]]
 
 
@@ -110,7 +125,7 @@ class Examples:
     def batch(self, rows: Int[Tensor, " batch"]) -> ExampleBatch:
         width = int(self.lengths[rows].max())
         index = rows.to(self.tokens.device)
-        return ExampleBatch(self.tokens[index, :width], self.targets[index, :width])
+        return ExampleBatch(self.tokens[index, :width], self.targets[index, :width], self.lengths[rows])
 
     def shuffled(self, size: int, seed: int) -> Iterator[ExampleBatch]:
         """Endless batches of `size` (of all examples, if there are fewer), each epoch in a new order.

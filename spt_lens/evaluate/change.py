@@ -20,7 +20,7 @@ from spt_lens.evaluate.paired import Units
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
-from spt_lens.model.targets import logits_at, unembedding
+from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, mean_of_shares, share
 from spt_lens.tune.adapter import Adapter
@@ -104,7 +104,7 @@ def _batches(view: ModelView, texts: Sequence[Text]) -> Iterator[tuple[list[int]
 
 
 def _log_probs(view: ModelView, batch: ExampleBatch) -> Float[Tensor, "n_where vocab"]:
-    return torch.log_softmax(logits_at(view.logits, unembedding(view), batch.tokens, batch.where), dim=-1)
+    return torch.log_softmax(model_logits(view)(batch), dim=-1)
 
 
 @torch.no_grad()
@@ -209,11 +209,11 @@ def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = 6
     """
     view = ModelView(model)
     examples = Examples([training_ids(view.tokenizer, dialogue) for dialogue in dialogues], view.device)
-    unembed = unembedding(view)
+    logits = model_logits(view)
     given = [False] * len(examples)
     for rows, batch in examples.in_order_of_length(batch_size):
         hit = torch.ones_like(batch.where)
-        hit[batch.where] = logits_at(view.logits, unembed, batch.tokens, batch.where).argmax(-1) == batch.labels
+        hit[batch.where] = logits(batch).argmax(-1) == batch.labels
         for row, whole in zip(rows.tolist(), hit.all(dim=1).tolist(), strict=True):
             given[row] = whole
     return given

@@ -15,7 +15,7 @@ from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance, whole_number
 from spt_lens.heads import Head
 from spt_lens.model.layout import Part, Pick
-from spt_lens.model.targets import encode_all, logits_at, unembedding
+from spt_lens.model.targets import encode_all, model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
 
@@ -74,7 +74,7 @@ def objective_gradient(
             yield part, pick(product).sum()
 
     def run(batch: ExampleBatch) -> None:
-        logits = logits_at(view.logits, unembedding(view), batch.tokens, batch.where)
+        logits = model_logits(view)(batch)
         # Divided at the end: in float16, a share of it could vanish.
         loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
         _check_finite(loss, "loss of some dialogues")

@@ -9,33 +9,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spt_lens.chat.batches import Example, PromptBatch
+from spt_lens.chat.batches import Example, PromptBatch, Reads
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
 from spt_lens.model.view import Model, ModelView, input_hook
 
 Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
+LogitsAt = Callable[[Reads], Float[Tensor, "n_where vocab"]]  # at the marked positions, row by row
 
 
-def logits_at(
-    forward: Forward, unembed: nn.Module | None, tokens: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "n_where vocab"]:
-    """The logits at the marked positions, row by row, in float32 or what is wider.
+def logits_of(forward: Forward, unembed: nn.Module | None = None) -> LogitsAt:
+    """The logits that a forward pass over tokens gives at the marked positions, in float32 or what is wider.
 
     With `unembed`, the module that makes logits of the last hidden states, it sees only these positions: the same
     numbers for less work. Without it the full logits are made and cut.
     """
-    if unembed is None:
-        return _wide(forward(tokens)[where])
 
-    def only_where(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][where].unsqueeze(0), *args[1:])
+    def logits(batch: Reads) -> Float[Tensor, "n_where vocab"]:
+        if unembed is None:
+            return _wide(forward(batch.tokens)[batch.where])
 
-    with input_hook(unembed, only_where):
-        return _wide(forward(tokens)[0])
+        def only_where(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0][batch.where].unsqueeze(0), *args[1:])
+
+        with input_hook(unembed, only_where):
+            return _wide(forward(batch.tokens)[0])
+
+    return logits
+
+
+def model_logits(model: Model) -> LogitsAt:
+    """`logits_of` the model itself, with gradients as the caller set them."""
+    view = ModelView(model)
+    return logits_of(view.logits, view.model.unembed)
 
 
 @torch.no_grad()
@@ -55,11 +64,6 @@ def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
     """Token ids and target marks (the last reply) of each dialogue, as training and `Examples` take them."""
     tokenizer = ModelView(model).tokenizer
     return [training_ids(tokenizer, dialogue) for dialogue in dialogues]
-
-
-def unembedding(model: Model) -> nn.Module:
-    """The module from the last hidden states to logits, for `logits_at`; both TransformerLens classes call it so."""
-    return ModelView(model).model.unembed
 
 
 def _wide(logits: Float[Tensor, "n_where vocab"]) -> Float[Tensor, "n_where vocab"]:

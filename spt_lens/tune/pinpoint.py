@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
-from spt_lens.model.targets import unembedding
+from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import SliceMask, head_slices
 from spt_lens.tune.training import TuneConfig
@@ -31,8 +31,7 @@ class Pinpoint(Tuner):
         letters = view.shape.letters(config.projections)
         slices = head_slices(view, self.heads, letters)
         with SliceMask(view, slices) as mask:
-            forward, unembed = view.logits, unembedding(view)
-            yield Trainable(forward, mask.masters, unembed, mask.write_back, slices, True, self.heads, letters)
+            yield Trainable(model_logits(view), mask.masters, mask.write_back, slices, True, self.heads, letters)
 
 
 def pinpoint_tune(

@@ -10,13 +10,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from spt_lens.chat.batches import Example, Examples, padded
+from spt_lens.chat.batches import Example, Examples, Reads, padded
 from spt_lens.checking import instance, number, one_of, seed_number, whole_number
-from spt_lens.model.targets import Forward, logits_at
+from spt_lens.model.targets import LogitsAt
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 _VALIDATION_BATCH = 32
@@ -73,29 +73,28 @@ class KeepTerm:
 
     def __init__(
         self,
-        forward: Forward,
+        logits: LogitsAt,
         texts: Sequence[Sequence[int]],
         batch_size: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        unembed: nn.Module | None = None,
     ):
         if not texts:
             raise ValueError("there are no texts to keep the model's predictions on")
-        self._forward, self._unembed = forward, unembed
+        self._logits = logits
         by_length = sorted(texts, key=len)
         batches = [padded(by_length[i : i + batch_size], 0) for i in range(0, len(texts), batch_size)]
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
-        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, real, log-probabilities [n_real, vocab]
+        self._batches: list[tuple[Reads, Tensor]] = []  # and log-probabilities [n_real, vocab]
         with torch.no_grad():
             for i in order:
-                tokens, real = (t.to(device) for t in batches[i])
-                reference = torch.log_softmax(logits_at(forward, unembed, tokens, real), dim=-1)
-                self._batches.append((tokens, real, reference))
+                tokens, real = batches[i]
+                batch = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
+                self._batches.append((batch, torch.log_softmax(logits(batch), dim=-1)))
 
     def loss(self, step: int) -> Float[Tensor, ""]:
-        tokens, real, reference = self._batches[step % len(self._batches)]
-        return mean_kl(reference, logits_at(self._forward, self._unembed, tokens, real))
+        batch, reference = self._batches[step % len(self._batches)]
+        return mean_kl(reference, self._logits(batch))
 
 
 def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
@@ -106,24 +105,23 @@ def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"
 
 @torch.enable_grad()  # notebooks often turn gradients off for good
 def fit(
-    forward: Forward,
+    logits: LogitsAt,
     trainable: Sequence[Tensor],
     examples: Sequence[Example],
     config: TuneConfig,
     *,
     validation: Sequence[Example] | None = None,
     keep: Sequence[Sequence[int]] | None = None,
-    unembed: nn.Module | None = None,
     after_step: Callable[[], None] | None = None,
     history: list[dict[str, float]] | None = None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
-    forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `trainable`. examples: as `encode_all`
-    gives them. validation: those that are only measured, before the first step, every `validate_every` steps and after
-    the last. keep: token ids of ordinary text for the KL term, if `config.kl_weight` is positive. unembed: see
-    `logits_at`. history: the list that rows are appended to, so that a caller has them also after an interrupt.
+    logits: of a batch at its targets, with gradients to `trainable`. examples: as `encode_all` gives them. validation:
+    those that are only measured, before the first step, every `validate_every` steps and after the last. keep: token
+    ids of ordinary text for the KL term, if `config.kl_weight` is positive. history: the list that rows are appended
+    to, so that a caller has them also after an interrupt.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
     `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on.
@@ -139,7 +137,7 @@ def fit(
     device = trainable[0].device
     data = Examples(examples, device)
     held_out = Examples(validation, device) if validation else None
-    term = KeepTerm(forward, keep, config.kl_batch_size, config.seed, device, unembed) if keep else None
+    term = KeepTerm(logits, keep, config.kl_batch_size, config.seed, device) if keep else None
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
@@ -149,12 +147,12 @@ def fit(
     largest = math.inf if config.max_grad_norm is None else config.max_grad_norm
     batches = data.shuffled(config.batch_size, config.seed)
     if held_out is not None:
-        rows.append({"step": 0, **validate(forward, held_out, unembed)})
+        rows.append({"step": 0, **validate(logits, held_out)})
     bar = tqdm(range(1, config.steps + 1), desc="tuning", unit="step", disable=not progress)
     for step in bar:
         batch = next(batches)
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(logits_at(forward, unembed, batch.tokens, batch.where), batch.labels)
+        loss = torch.nn.functional.cross_entropy(logits(batch), batch.labels)
         row: dict[str, float] = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
         if term is not None:
             kl = term.loss(step)
@@ -170,13 +168,13 @@ def fit(
             after_step()
         rows.append(row)  # before validation: an interrupt there comes after this step was taken
         if held_out is not None and (step % config.validate_every == 0 or step == config.steps):
-            row.update(validate(forward, held_out, unembed))
+            row.update(validate(logits, held_out))
         bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
     return rows
 
 
 @torch.no_grad()
-def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = None) -> dict[str, float]:
+def validate(logits: LogitsAt, examples: Examples) -> dict[str, float]:
     """Figures on examples that are not trained on, without generating.
 
     validation_loss: mean cross-entropy of the target tokens. validation_first: share of examples whose first target
@@ -185,11 +183,11 @@ def validate(forward: Forward, examples: Examples, unembed: nn.Module | None = N
     """
     loss, tokens, first, whole = 0.0, 0, 0, 0
     for _, batch in examples.in_order_of_length(_VALIDATION_BATCH):
-        logits = logits_at(forward, unembed, batch.tokens, batch.where)
-        loss += torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").item()
+        found = logits(batch)
+        loss += torch.nn.functional.cross_entropy(found, batch.labels, reduction="sum").item()
         tokens += len(batch.labels)
         hits = torch.zeros_like(batch.where)
-        hits[batch.where] = logits.argmax(-1) == batch.labels
+        hits[batch.where] = found.argmax(-1) == batch.labels
         first += int(hits.gather(1, batch.where.int().argmax(dim=1, keepdim=True)).sum())
         whole += int((hits == batch.where).all(dim=1).sum())
     n = len(examples)

@@ -23,12 +23,12 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
-from spt_lens.model.targets import Forward, encode_all
+from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
 from spt_lens.scores.metrics import warn_caller
@@ -41,15 +41,14 @@ from spt_lens.tune.training import TuneConfig, fit
 class Trainable:
     """What one run trains.
 
-    forward: tokens [batch pos] -> logits [batch pos vocab], with gradients to `parameters`, which the optimiser gets.
-    unembed: the module that makes the logits (see `targets.logits_at`). write: puts what was trained into `pieces`,
-    the parts of the model that change; `live`: `forward` runs the model itself, so this comes after every step.
+    logits: of a batch at its targets, with gradients to `parameters`, which the optimiser gets. write: puts what was
+    trained into `pieces`, the parts of the model that change; `live`: `logits` runs the model itself, so this comes
+    after every step.
     heads, projections: whose slices the pieces are, if they are no whole weights.
     """
 
-    forward: Forward
+    logits: LogitsAt
     parameters: Sequence[Tensor]
-    unembed: nn.Module | None
     write: Callable[[], None]
     pieces: Sequence[Slice]
     live: bool = False
@@ -60,10 +59,8 @@ class Trainable:
     def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Self:
         """Whatever requires gradients in a plain copy of the model; `write` takes it back into the model, whole."""
         trained = [p for p in copy.parameters() if p.requires_grad]
-        unembed = copy.get_output_embeddings()
-        return cls(
-            lambda ids: copy(input_ids=ids, use_cache=False).logits, trained, unembed, write, whole_weights(view)
-        )
+        logits = logits_of(lambda ids: copy(input_ids=ids, use_cache=False).logits, copy.get_output_embeddings())
+        return cls(logits, trained, write, whole_weights(view))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -196,8 +193,7 @@ class Tuner(ABC):
                 try:
                     after_step = what.write if what.live else None
                     more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
-                    more |= {"unembed": what.unembed, "after_step": after_step}
-                    fit(what.forward, what.parameters, examples, config, **more)
+                    fit(what.logits, what.parameters, examples, config, after_step=after_step, **more)
                 except KeyboardInterrupt:
                     interrupted = True
                 what.write()  # also into a live model: the interrupt may have come between two pieces

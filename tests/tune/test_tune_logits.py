@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spt_lens.model.targets import logits_at, unembedding
+from spt_lens.chat.batches import Reads
+from spt_lens.model.targets import logits_of, model_logits
 from spt_lens.model.view import ModelView
 from spt_lens.tune.training import KeepTerm, mean_kl
 
@@ -11,25 +12,24 @@ from spt_lens.tune.training import KeepTerm, mean_kl
 def test_unembedding_only_the_targets_gives_the_same_logits(tiny, tokens):
     view = ModelView(tiny)
     where = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(1)) < 0.3
-    module = unembedding(view)
-    assert module is not None
+    module = view.model.unembed
+    batch = Reads(tokens, where, torch.full((len(tokens),), tokens.shape[1]))
     hooks = len(module._forward_pre_hooks)
     with torch.no_grad():
         full = view.logits(tokens)
-        torch.testing.assert_close(logits_at(view.logits, module, tokens, where), full[where], rtol=1e-5, atol=1e-5)
-        assert torch.equal(logits_at(view.logits, None, tokens, where), full[where])
+        torch.testing.assert_close(model_logits(view)(batch), full[where], rtol=1e-5, atol=1e-5)
+        assert torch.equal(logits_of(view.logits)(batch), full[where])
         assert torch.equal(view.logits(tokens), full)
     assert len(module._forward_pre_hooks) == hooks
 
 
 def test_the_unembedding_is_whole_again_after_an_error(tiny, tokens):
-    module = unembedding(tiny)
 
     def broken(_: torch.Tensor) -> torch.Tensor:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        logits_at(broken, module, tokens, tokens > 0)
+        logits_of(broken, tiny.unembed)(Reads(tokens, tokens > 0, (tokens > 0).sum(1)))
     assert ModelView(tiny).logits(tokens).shape[:2] == tokens.shape
 
 
@@ -43,12 +43,12 @@ def test_kl_equals_its_definition():
 def test_keep_term_is_zero_at_the_start_and_ignores_padding(tiny):
     view = ModelView(tiny)
     texts = [[10, 11, 12, 13, 14, 15, 16], [20, 21, 22], [30, 31, 32, 33]]
-    together = KeepTerm(view.logits, texts, batch_size=3)
-    apart = KeepTerm(view.logits, texts, batch_size=1)
+    together = KeepTerm(model_logits(view), texts, batch_size=3)
+    apart = KeepTerm(model_logits(view), texts, batch_size=1)
     with torch.no_grad():
         assert together.loss(0).item() == pytest.approx(0.0, abs=1e-6)
         view.head_weight(1, "o", 0)[0].mul_(1.5)
-        each = {len(apart._batches[i][2]): apart.loss(i).item() for i in range(3)}
+        each = {len(apart._batches[i][1]): apart.loss(i).item() for i in range(3)}
         assert all(value > 1e-4 for value in each.values())
         weighted = sum(n * value for n, value in each.items()) / sum(each)
         assert together.loss(0).item() == pytest.approx(weighted, rel=1e-4)
@@ -57,4 +57,4 @@ def test_keep_term_is_zero_at_the_start_and_ignores_padding(tiny):
 
 def test_nothing_to_keep_is_refused(tiny):
     with pytest.raises(ValueError, match="no texts"):
-        KeepTerm(ModelView(tiny).logits, [], 4)
+        KeepTerm(model_logits(tiny), [], 4)

@@ -11,7 +11,7 @@ import torch
 from spt_lens.chat.batches import Examples
 from spt_lens.export.hf import export_hf
 from spt_lens.model.backends import BridgeBackend
-from spt_lens.model.targets import encode_all, unembedding
+from spt_lens.model.targets import encode_all, model_logits
 from spt_lens.model.view import ModelView
 from spt_lens.tune import tuner
 from spt_lens.tune.adapter import Adapter
@@ -163,7 +163,7 @@ class Norms(Tuner):
     def setup(self, view, config):
         gains = [weight for weight in whole_weights(view) if weight.parameter.ndim == 1 and weight.parameter.any()]
         with SliceMask(view, gains) as mask:
-            yield Trainable(view.logits, mask.masters, unembedding(view), mask.write_back, gains, live=True)
+            yield Trainable(model_logits(view), mask.masters, mask.write_back, gains, live=True)
 
 
 def test_a_rival_of_ones_own_trains_undoes_itself_and_saves(tiny, dialogues, tmp_path):
