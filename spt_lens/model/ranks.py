@@ -70,6 +70,11 @@ def first() -> bool:
     return rank() == 0
 
 
+def shows(wanted: bool) -> bool:
+    """Whether this process shows a bar that is wanted: one of several does."""
+    return wanted and first()
+
+
 def _device(state: Any) -> torch.device:
     return torch.device("cpu") if dist.get_backend() == "gloo" else torch.device(state.device)
 
@@ -102,7 +107,7 @@ def gathered(value: Any) -> list[Any]:
 def agree(what: str, same: Mapping[str, Any]) -> None:
     """Raises ValueError, on every rank, if the ranks are not at the same work, or have other data, models or settings.
 
-    same: by the name that an error gives it; text, numbers and what is made of them, tensors, or a ModelView.
+    same: by the name that an error gives it; what has a repr of its own, a tensor, a ModelView, or a list of these.
     """
     _agreed(what, same)
 
@@ -128,7 +133,9 @@ def _agreed(what: str, same: Mapping[str, Any], batch_size: int = 0) -> int:
 def _digest(value: Any) -> str:
     """Tells data and models apart; of a model, a sample of each weight that is in memory."""
     digest = hashlib.sha256()
-    if isinstance(value, Tensor):
+    if isinstance(value, list):
+        digest.update(repr([_digest(each) for each in value]).encode())
+    elif isinstance(value, Tensor):
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     elif hasattr(value, "fingerprint"):
         digest.update(repr((value.fingerprint(), value.dtype)).encode())
