@@ -156,10 +156,8 @@ def _read(
 
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     most = FULL_LOGITS // (view.vocab_size * (1 + max(len(tail) for _, tail in rows)))
-    Limits(max(1, min(most, limits.batch_size))).each(
     share = Share("reading words", {"model": view, "pairs": tuple(rows)}, [taken])
     Limits(max(1, min(most, limits.batch_size))).each([order], run, share)
-    )
 
 
 def _behind(

@@ -66,7 +66,7 @@ def random_pairs_null(
         targets[part] = run_source(view, *real.some(part))[1].to(targets)
 
     with view.kept(), torch.no_grad():
-        share = Share("null", {"model": view, "pairs": [real.rows], "settings": [way, seed]}, [targets])
+        share = Share("null", {"model": view, "pairs": real.same, "settings": [way, seed]}, [targets])
         find_limits(view, real.longest, batch_size, max_memory).each(real.alike(), read_targets, share)
     swapped = []
     for row in real.rows:  # the row's own completion stands behind the other prompt

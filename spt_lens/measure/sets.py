@@ -219,8 +219,7 @@ class Runs:
 
     def share(self, what: str, *settings: Any, resting: Resting | None = None, held: Sequence[Tensor] = ()) -> Share:
         """Of work that reads these rows: what ranks must have in common, and what they then all hold."""
-        read = [each for readout in self.rows.readouts for each in (readout.ids, readout.sides)]
-        same = {"model": self.view, "pairs": [self.rows.rows, *read], "settings": settings}
+        same = {"model": self.view, "pairs": self.rows.same, "settings": settings}
         return Share(what, same, [*held, *(() if resting is None else resting.reader.held)])
 
 

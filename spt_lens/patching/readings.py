@@ -71,9 +71,7 @@ class Readings:
 
     def share(self, what: str, **settings: Any) -> Share:
         """Of work that reads these rows: what ranks must have in common, and what they then all hold."""
-        read = [each for readout in self.rows.readouts for each in (readout.ids, readout.sides)]
-        prompts = [self.rows.rows, *read, self.rows.targets]
-        same = {"model": self.view, "pairs": prompts, "settings": [self.about, settings]}
+        same = {"model": self.view, "pairs": self.rows.same, "settings": [self.about, settings]}
         held = [self._base, self._target, self._patched, *([] if self.resting is None else self.resting.reader.held)]
         return Share(f"{what}, {self.engine}", same, held)
 
