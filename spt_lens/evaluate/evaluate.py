@@ -171,8 +171,8 @@ def evaluate(
             `Reference.of(untuned, suite.texts, suite.prompts)`, without prompts only on the texts. None: no drift.
         max_new_tokens: of every reply; default: the suite's first_tokens for first answers, the judge's for the others.
             How many were cut is among the estimates ("cut"), and above a tenth it warns.
-        logits: a cheaper way to the model's logits on whole texts (drift, ability), such as `States.below(layer).logits`
-            of `spt_lens.model.states` where nothing below that layer changed.
+        logits: a cheaper way to the logits on whole texts (drift, ability), such as `States.below(layer).logits` of
+            `spt_lens.model.states`, where nothing below that layer changed.
 
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
