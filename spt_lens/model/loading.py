@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
-from spt_lens.model import hooked
+from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
 from spt_lens.model.gguf import kept_tokenizer
 from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer
@@ -110,6 +110,7 @@ def _made(plain: Any, tokenizer: Any, source: str, model_class: ModelClass, opti
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
+        ranks.size()  # several processes take a GPU each as they join one another
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     instance(device, "device", (str, torch.device), 'give one such as "cpu" or "cuda:0"')
     try:

@@ -122,7 +122,6 @@ def test_parts_are_those_of_one_process(monkeypatch):
     groups = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]
     alone: list[list[int]] = []
     Limits(2).each(groups, alone.append)
-    ran: list[list[list[int]]] = []
     for rank in range(3):
         monkeypatch.setattr(ranks, "_several", lambda: True)
         monkeypatch.setattr(ranks, "size", lambda: 3)
@@ -131,7 +130,7 @@ def test_parts_are_those_of_one_process(monkeypatch):
         own: list[list[int]] = []
         Limits(2).each(groups, own.append, ranks.Share("it", {}))
         assert own == alone[rank::3]
-        ran.append(own)
+    monkeypatch.setattr(ranks, "rank", lambda: 0)
     halved: list[list[int]] = []
 
     def fits_one(part: list[int]) -> None:
@@ -141,7 +140,7 @@ def test_parts_are_those_of_one_process(monkeypatch):
 
     limits = Limits(2)
     limits.each(groups, fits_one, ranks.Share("it", {}))
-    assert halved == [[i] for part in ran[2] for i in part] and limits.batch_size == 1
+    assert halved == [[i] for part in alone[::3] for i in part] and limits.batch_size == 1
     paced: list[list[int]] = []
     Pace(2, seconds=9.0, most=2).each(groups, paced.append, ranks.Share("it", {}))
     assert paced == alone
