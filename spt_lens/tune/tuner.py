@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import instance
+from spt_lens.checking import instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
@@ -193,6 +193,8 @@ class Tuner(ABC):
         self.check(view)
         config = TuneConfig(lr=self.lr) if config is None else config
         instance(config, "config", TuneConfig, "give TuneConfig(steps=100), say, or leave it out")
+        if on_step is not None and not callable(on_step):
+            raise TypeError(f"on_step is {shown(on_step)}: give a function of a row, such as print")
         given = {"dialogues": dialogues, "validation": validation, "keep": keep}
         for name, each in given.items():
             if each is not None or name == "dialogues":

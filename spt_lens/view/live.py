@@ -75,7 +75,7 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     parts = [values[i * len(values) // n : (i + 1) * len(values) // n] for i in range(n)]
     means = [sum(part) / len(part) for part in parts]
     low, span = min(means), max(means) - min(means)
-    if not math.isfinite(span):
+    if not all(map(math.isfinite, means)):
         return ""
     return "".join(BLOCKS[int((mean - low) / span * (len(BLOCKS) - 1) + 0.5) if span else 0] for mean in means)
 
@@ -99,12 +99,12 @@ class LiveCurve:
     It is sent as plain data, which JupyterLab, Notebook and VS Code draw by themselves: nothing is loaded for it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._display, self._handle, self._clock = notebook_display(), None, clock
-        self._next, self._drawn = clock() + _PATIENCE, 0
+    def __init__(self) -> None:
+        self._display, self._handle = notebook_display(), None
+        self._next, self._drawn = time.monotonic() + _PATIENCE, 0
 
     def show(self, rows: Rows, at_once: bool = False) -> None:
-        now = self._clock()
+        now = time.monotonic()
         if self._display is None or (now < self._next and not at_once) or len(rows) == self._drawn:
             return
         if sum("loss" in row for row in rows[-2:]) < 2:
@@ -115,7 +115,7 @@ class LiveCurve:
         else:
             self._handle.update(bundle, raw=True)
         # A long history takes longer to draw: never more than a twentieth of the time.
-        self._drawn, self._next = len(rows), now + max(_PATIENCE, 20 * (self._clock() - now))
+        self._drawn, self._next = len(rows), now + max(_PATIENCE, 20 * (time.monotonic() - now))
 
     def _bundle(self, rows: Rows) -> dict[str, Any]:
         drawn = json.loads(training_figure(pd.DataFrame(list(rows))).to_json())
