@@ -174,7 +174,7 @@ def _steps(
 ) -> Iterator[Row]:
     """Takes the steps that are left; yields each row once all is measured that is due at it."""
     config, at_once = run.config, run.config.micro_batch_size
-    orders = islice(data.orders(config.batch_size, config.seed), run.step, None)
+    order = islice(data.order(config.batch_size, config.seed), run.step, None)
     with _clear_memory_error():  # not around what is done with a row, whose errors are others'
         if held_out is not None and not run.rows:
             run.rows.append({"step": 0, **validate(logits, held_out, at_once)})
@@ -184,7 +184,7 @@ def _steps(
             yield _measured(run, logits, held_out)
         while not run.over:
             run.optimizer.zero_grad(set_to_none=True)
-            rows = next(orders)
+            rows = next(order)
             parts = [data.batch(part) for part in rows.split(at_once or len(rows))]
             kept = [] if term is None else term.batch(run.step + 1)
             run.take(step_gradients(logits, parts, kept, config.kl_weight))
