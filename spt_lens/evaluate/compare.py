@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,8 @@ def compare(
     for split, suite in suites.items():
         instance(suite, f"suites[{split!r}]", Suite, way_out)
     config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")
+    if config.patience is not None:
+        raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
     check_dialogues(dialogues, least=1)
     check_dialogues(keep, "keep")
     task = Task(tuple(dialogues), config, suites, tuple(keep))
@@ -166,7 +168,7 @@ class Task:
         digest = hashlib.sha256()
         for name, weight in sorted(ModelView(model).weights().items()):
             digest.update(name.encode() + bits(weight).numpy().tobytes())
-        parts: list[Any] = [asdict(replace(self.config, lr=1.0, seed=0)), _words(self.dialogues), _words(self.keep)]
+        parts: list[Any] = [replace(self.config, lr=1.0, seed=0).deciding(), _words(self.dialogues), _words(self.keep)]
         for name, suite in self.suites.items():
             groups = {**suite.groups, **suite.abilities}
             groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}

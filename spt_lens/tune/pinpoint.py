@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +16,7 @@ from spt_lens.model.states import States
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import SliceMask, head_slices
-from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
@@ -38,9 +38,10 @@ class Pinpoint(Tuner):
         slices = head_slices(view, self.heads, letters)
         with SliceMask(view, slices) as mask:
             reached = mask.reached()
-        way = _Way(view, min(head.layer for head in self.heads))
+        way, blocks = _Way(view, min(head.layer for head in self.heads)), list(view.model.blocks)
         with SliceMask(view, slices, whole=not reached) as mask:
-            yield Trainable(way, mask.masters, mask.write_back, slices, True, self.heads, letters, way.prepare)
+            about = (slices, True, self.heads, letters, way.prepare, blocks)
+            yield Trainable(way, mask.masters, mask.write_back, *about)
 
 
 class _Way:
@@ -77,6 +78,8 @@ def pinpoint_tune(
     keep: Sequence[Dialogue] | None = None,
     progress: bool = True,
     states: States | str | Path | bool = True,
+    resume: str | Path | None = None,
+    on_step: OnStep | None = None,
 ) -> Tuned:
     """Tunes the chosen heads' slices of W_Q, W_K, W_V, W_O on the last replies. **Changes the model in place.**
 
@@ -87,6 +90,5 @@ def pinpoint_tune(
 
     Raises: ValueError also for an empty selection or a head that does not exist; TypeError if `heads` is no HeadSet.
     """
-    return Pinpoint(heads).tune(
-        model, dialogues, config, validation=validation, keep=keep, progress=progress, states=states
-    )
+    more: Any = {"validation": validation, "keep": keep, "progress": progress, "resume": resume, "on_step": on_step}
+    return Pinpoint(heads).tune(model, dialogues, config, states=states, **more)

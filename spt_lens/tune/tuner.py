@@ -11,23 +11,21 @@ A comparison tells tuners apart by their repr, that is, by their fields. The loo
 putting the model back after an error are done here, alike for all.
 """
 
-import html
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pandas as pd
-import plotly.graph_objects as go
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spt_lens.chat.batches import Example, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import instance
+from spt_lens.checking import instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
@@ -35,8 +33,13 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
+from spt_lens.tune.checkpointing import plain_blocks
+from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.resume import RunFolder, digest, weights_digest
+from spt_lens.tune.run import Row, best_validation
 from spt_lens.tune.slices import Slice, whole_weights
-from spt_lens.tune.training import TuneConfig, fit
+from spt_lens.tune.training import OnStep, fit
+from spt_lens.tune.tuned import Tuned as Tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,8 @@ class Trainable:
     after every step.
     heads, projections: whose slices the pieces are, if they are no whole weights. prepare: called before the first step
     with the token ids of all that will go through `logits`, where hidden states of them may be kept, and whether to
-    show progress; says how steps run.
+    show progress; says how steps run. blocks: the model's blocks that `logits` runs, whose activations may be made
+    again in the backward pass (`TuneConfig.checkpoint_activations`).
     """
 
     logits: LogitsAt
@@ -59,74 +63,14 @@ class Trainable:
     heads: HeadSet = HeadSet()
     projections: str = ""
     prepare: Callable[[Sequence[Sequence[int]], States, bool], str] | None = None
+    blocks: Sequence[nn.Module] = ()
 
     @classmethod
     def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Self:
         """Whatever requires gradients in a plain copy of the model; `write` takes it back into the model, whole."""
         trained = [p for p in copy.parameters() if p.requires_grad]
         logits = logits_of(lambda ids: copy(input_ids=ids, use_cache=False).logits, copy.get_output_embeddings())
-        return cls(logits, trained, write, whole_weights(view))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Tuned:
-    """What a tuning run did.
-
-    weights: how many were trained. history: a row for each step, with loss, lr, grad_norm and, where measured, kl and
-    validation figures (see `training.fit`). seconds: wall time. interrupted: the user stopped it; the model then holds
-    the last step's weights. adapter: the weights before and after, to save, apply or revert. shared: unchosen heads
-    that moved with the chosen ones, because a query group shares its keys and values. way: how its steps ran.
-    """
-
-    method: str
-    weights: int
-    config: TuneConfig
-    history: pd.DataFrame
-    seconds: float
-    interrupted: bool
-    adapter: Adapter
-    shared: HeadSet = HeadSet()
-    way: str = ""
-
-    @property
-    def heads(self) -> HeadSet:
-        """Those that were tuned; none if whole weights were."""
-        return self.adapter.heads
-
-    def undo(self, model: Model) -> None:
-        """**Changes the model**: puts the weights back, bit for bit. Raises as `Adapter.revert` does."""
-        self.adapter.revert(model)
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes the adapter into a folder, from which `Adapter.load` reads it. Raises as `Adapter.save` does."""
-        return self.adapter.save(folder)
-
-    def summary(self) -> str:
-        """One or two sentences."""
-        text = self.method[:1].upper() + self.method[1:]
-        if self.heads:
-            text += f" of {len(self.heads)} heads ({self.heads}), {self.adapter.projections}"
-        steps = int(self.history["step"].max()) if len(self.history) else 0
-        text += f", {self.weights:,} weights: {steps} of {self.config.steps} steps in {self.seconds:.0f} s"
-        if steps:
-            losses = self.history["loss"].dropna().tolist()
-            text += f", loss {losses[0]:.3f} to {losses[-1]:.3f}"
-        if self.shared:
-            text += f". These heads share the tuned keys and values: {self.shared}"
-        return text + (". Interrupted." if self.interrupted else ".")
-
-    def figure(self) -> go.Figure:
-        """Training loss and validation figures over the steps."""
-        from spt_lens.view.curves import training_figure
-
-        return training_figure(self.history)
-
-    def __repr__(self) -> str:
-        return f"Tuned({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        table = self.history.tail(5).to_html(index=False, escape=True, float_format="%.4g", na_rep="")
-        return f"<p>{html.escape(self.summary())}</p>{table}"
+        return cls(logits, trained, write, whole_weights(view), blocks=plain_blocks(copy, view))
 
 
 class Tuner(ABC):
@@ -159,6 +103,8 @@ class Tuner(ABC):
         keep: Sequence[Dialogue] | None = None,
         progress: bool = True,
         states: States | str | Path | bool = True,
+        resume: str | Path | None = None,
+        on_step: OnStep | None = None,
     ) -> Tuned:
         """Tunes on the dialogues' last replies. **Changes the model in place**; `tuned.undo(model)` puts it back.
 
@@ -168,17 +114,28 @@ class Tuner(ABC):
         dialogues: each ends in the reply that is to be learned. config: default: TuneConfig with the method's own lr.
         validation: dialogues that are only measured. With as many right as wrong first answers among them,
         `validation_first` is the discernment of the reply's first word. keep: ordinary dialogues for the KL term, if
-        `config.kl_weight` is positive. states: where pinpoint tuning keeps what lies below its lowest layer: in memory,
-        up to half of what is free (True), in the files of a folder, where later runs on the model find it, in a
-        `model.states.States` that several runs share, or not at all (False).
+        `config.kl_weight` is positive. progress: a bar with figures; in a notebook a live curve of the losses too.
+        states: where pinpoint tuning keeps what lies below its lowest layer: in memory, up to half of what is free
+        (True), in the files of a folder, where later runs on the model find it, in a `model.states.States` that several
+        runs share, or not at all (False).
 
-        Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, or a KL
-        weight without `keep` or the reverse; FloatingPointError if the loss or a tuned weight is no longer finite.
+        resume: a folder for the run's state, every `config.save_every` steps and where it is interrupted. Started again
+        on it with the same arguments and the untuned model, a run that was ended by whatever goes on to the same
+        weights, bit for bit; one that is done is given back. on_step: is given each row of the history once it is
+        measured, to log it elsewhere (`wandb.log`, or lambda row: writer.add_scalars("tuning", row, row["step"])); if
+        it returns True, the run ends as by an interrupt.
+
+        Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, a KL
+        weight without `keep` or the reverse, patience without `validation`, or a folder of another run or of something
+        else; FloatingPointError if the loss or a tuned weight is no longer finite; MemoryError if a step does not fit;
+        OSError if the folder can't be written to.
         """
         view = ModelView(model)
         self.check(view)
         config = TuneConfig(lr=self.lr) if config is None else config
         instance(config, "config", TuneConfig, "give TuneConfig(steps=100), say, or leave it out")
+        if on_step is not None and not callable(on_step):
+            raise TypeError(f"on_step is {shown(on_step)}: give a function of a row, such as print")
         given = {"dialogues": dialogues, "validation": validation, "keep": keep}
         for name, each in given.items():
             if each is not None or name == "dialogues":
@@ -196,7 +153,9 @@ class Tuner(ABC):
             kept_states = States(view) if states else None
         else:
             kept_states = states if isinstance(states, States) else States(view, folder=states)
-        history: list[dict[str, float]] = []
+        data = {"dialogues": examples, "validation": held_out, "keep": texts}
+        folder = None if resume is None else self._folder(resume, view, config, data)
+        history: list[Row] = []
         before: list[tuple[Slice, Tensor]] = []
         interrupted, began = False, time.perf_counter()
         try:
@@ -205,11 +164,13 @@ class Tuner(ABC):
                 weights = sum(p.numel() for p in what.parameters)
                 way = ""
                 try:
-                    if what.prepare is not None and kept_states is not None:
+                    done = folder is not None and folder.over
+                    if what.prepare is not None and kept_states is not None and not done:
                         rows = _rows(examples, config) + [ids for ids, _ in held_out or ()] + (texts or [])
                         way = what.prepare(rows, kept_states, progress)
                     after_step = what.write if what.live else None
                     more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
+                    more |= {"blocks": what.blocks, "folder": folder, "on_step": on_step}
                     fit(what.logits, what.parameters, examples, config, after_step=after_step, **more)
                 except KeyboardInterrupt:
                     interrupted = True
@@ -222,7 +183,7 @@ class Tuner(ABC):
             if not what.heads:  # of whole weights, those that moved
                 old = {name: value for name, value in old.items() if not same_bits(value, new[name])}
                 new = {name: new[name] for name in old}
-            about = {"model": view.name, "config": asdict(config), "dialogues": len(examples)}
+            about = {"model": view.name, "config": config.deciding(), "dialogues": len(examples)}
             about |= {"parameters": weights, "interrupted": interrupted, "method": self.method}
             if what.heads.about:  # where the choice came from stays with the weights
                 about["selection"] = dict(what.heads.about)
@@ -231,11 +192,19 @@ class Tuner(ABC):
             # With step and loss also where a run was interrupted before its first step.
             names = dict.fromkeys(["step", "loss", *(name for row in history for name in row)])
             table, seconds = pd.DataFrame(history, columns=list(names)), time.perf_counter() - began
-            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way)
+            seconds += folder.seconds if folder else 0
+            ended = config.patience is not None and not interrupted
+            best = best_validation(history)[0] if ended else None
+            stopped = ended and history[-1]["step"] < config.steps
+            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
         except BaseException:  # the caller gets no result to undo it with
             for piece, value in before:
                 piece.write(value)
             raise
+
+    def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
+        about = {"weights": weights_digest(view.weights().items()), "method": repr(self), "settings": config.deciding()}
+        return RunFolder(resume, about | {name: digest(each) for name, each in data.items()})
 
 
 def _rows(examples: Sequence[Example], config: TuneConfig) -> list[list[int]]:
