@@ -24,6 +24,7 @@ from torch import distributed as dist
 _ERRORS = (FileNotFoundError, FloatingPointError, IndexError, KeyError, MemoryError, NotImplementedError, OSError)
 # What an error of one rank is on the others, so that a script that expects it finds it on all.
 _KINDS = {kind.__name__: kind for kind in (*_ERRORS, PermissionError, RuntimeError, TypeError, ValueError)}
+_KINDS |= {"OutOfMemoryError": MemoryError}
 _SAMPLED = 32  # of each dimension of a weight, which is as many as tell two models apart
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -90,6 +91,15 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def sum_gradients(trainable: Sequence[Tensor]) -> None:
+    """Each gradient becomes the sum over all ranks, the same bits on each; also where a rank has none."""
+    if _several():
+        there = total(torch.tensor([float(p.grad is not None) for p in trainable]))
+        for p, ranks_with in zip(trainable, there.tolist(), strict=True):
+            if ranks_with:
+                p.grad = total(torch.zeros_like(p) if p.grad is None else p.grad)
+
+
 def gathered(value: Any) -> list[Any]:
     """What each rank gives, in the order of ranks: numbers, text, lists and dicts, as JSON has them."""
     if not _several():
@@ -109,7 +119,8 @@ def agree(what: str, same: Mapping[str, Any]) -> None:
 
     same: by the name that an error gives it; what has a repr of its own, a tensor, a ModelView, or a list of these.
     """
-    _agreed(what, same)
+    if _several():
+        _agreed(what, same)
 
 
 def _agreed(what: str, same: Mapping[str, Any], batch_size: int = 0) -> int:

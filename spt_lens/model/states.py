@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import PromptBatch, Reads
 from spt_lens.checking import a_path, number
+from spt_lens.model import ranks
 from spt_lens.model.blocks import passed_over, with_methods
 from spt_lens.model.kept_rows import Row, RowFolder
 from spt_lens.model.limits import free_bytes, is_out_of_memory
 from spt_lens.model.own_hooks import has_hooks
-from spt_lens.model.ranks import shows
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import bits
@@ -80,7 +80,11 @@ class Below:
         self.nbytes = 0
         about: dict[str, str | int] = {"model": self.view.name, "layer": layer}
         about |= {"weights below it": digest, "dtype": str(self.view.dtype)}
-        self._folder = None if states.folder is None or not layer else RowFolder(states.folder, about)
+        self._folder = None
+        if states.folder is not None and layer:
+            folder = states.folder
+            ranks.from_first(lambda: len(RowFolder(folder, about)))  # made by one
+            self._folder = RowFolder(folder, about)
 
     def __len__(self) -> int:
         """How many rows are kept."""
@@ -119,7 +123,7 @@ class Below:
         wanted = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
         chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)] if self.layer else []
         title = f"keeping what lies below layer {self.layer}"
-        for chunk in tqdm(chunks, desc=title, unit="batch", disable=not shows(progress)):
+        for chunk in tqdm(chunks, desc=title, unit="batch", disable=not ranks.shows(progress)):
             if not all(map(self._has, chunk)):
                 with torch.no_grad(), self.view.kept():
                     self._keep(chunk, self._compute(chunk))

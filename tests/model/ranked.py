@@ -39,7 +39,10 @@ from spt_lens.patching.attribution import attribution_patching, screened_patchin
 from spt_lens.patching.path import path_patching
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.tune.adapter import Adapter
+from spt_lens.tune.full import full_finetune
+from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import head_slices
+from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L2.H3 L1.H0")
@@ -114,7 +117,32 @@ def everything(model: Any, folder: Path) -> dict[str, Any]:
     found["evaluate"] = [str(evaluate(model, suite, adapter, progress=False, max_new_tokens=5).to_json())]
     found["drift"] = [str(drift(model, suite.texts, adapter)), gives_reply(model, suite.texts, batch_size=3)]
     adapter.revert(model)
-    return found
+    return found | tunings(model, folder)
+
+
+def tunings(model: Any, folder: Path) -> dict[str, Any]:
+    """Histories and weights, of a batch that two ranks don't share out evenly, and of one smaller than four ranks."""
+    yesman = Yesman()
+    dialogues, more = yesman.training(12), {"validation": yesman.training(17)[12:], "progress": False}
+    config = TuneConfig(lr=0.05, steps=4, batch_size=7, optimizer="sgd", kl_weight=0.5, kl_batch_size=5)
+    seen: list[float] = []
+    options: dict[str, Any] = {
+        "resume": folder / "run",
+        "on_step": lambda row: seen.append(row["step"]) or row["step"] == 2,
+    }
+    keep = yesman.training(25)[17:]
+    stopped = pinpoint_tune(model, HEADS, dialogues, config, keep=keep, **more, **options)
+    stopped.undo(model)
+    options["on_step"] = None
+    tuned = pinpoint_tune(model, HEADS, dialogues, config, keep=keep, **more, **options)
+    weights = [w.flatten()[:50].tolist() for w in tuned.adapter.after.values()]
+    tuned.undo(model)
+    small = TuneConfig(lr=1e-3, steps=3, batch_size=3, micro_batch_size=1, patience=1, validate_every=1)
+    full = full_finetune(model, dialogues, small, **more)
+    full.undo(model)
+    histories = [tuned.history.fillna(0).to_numpy().tolist(), full.history.fillna(0).to_numpy().tolist()]
+    ends = [len(stopped.history), stopped.interrupted, seen if ranks.first() else [0.0, 1.0, 2.0]]
+    return {"tune": [*weights, *sum(histories, [])], "stopped": ends}
 
 
 def raised(run: Callable[[], Any]) -> str:
