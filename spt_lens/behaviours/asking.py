@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ from spt_lens.chat.dialogues import Dialogue, Message, Meta, dialogue
 from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.chat.template import rendered
 from spt_lens.checking import a_path, instance, one_of, whole_number
+from spt_lens.model import ranks
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.metrics import warn_caller
@@ -180,8 +182,16 @@ def ask(
     if chosen == "letter":
         asked = lettered(asked, seed)
     about = {**_whose(view), "how": chosen, "max_new_tokens": max_new_tokens}
-    known = {} if path is None else _kept(path, about)
-    old = {key: (answer.reply, answer.cut) for key, answer in known.items()}
+    known: dict[Key, Answer] = {}
+
+    def read_file(path: str | Path) -> list[tuple[int, str, bool]]:
+        known.update(_kept(path, about))
+        there = ((i, known.get(question.asked)) for i, question in enumerate(asked))
+        return [(i, answer.reply, answer.cut) for i, answer in there if answer is not None]
+
+    ranks.agree("asking", {"questions": asked, "settings": about})
+    kept = [] if path is None else ranks.from_first(partial(read_file, path))  # only rank 0 reads and writes
+    old = {asked[i].asked: (reply, cut) for i, reply, cut in kept}
     todo = [question for question in asked if question.asked not in old]
 
     read: dict[Key, Answer] = {}
@@ -191,7 +201,13 @@ def ask(
         read.update({question.asked: read_answer(question, *old[question.asked], reads, chosen) for question in new})
         return Answers(tuple(read[question.asked] for question in asked if question.asked in read), about)
 
-    with tqdm(total=len(todo), desc="asking", unit="question", disable=not progress) as bar:
+    def write_file(path: str | Path) -> None:
+        own = {question.asked for question in asked}
+        others = [answer for key, answer in known.items() if key not in own]
+        Answers((*made().answers, *others), about).save(path)
+
+    every *= ranks.size()  # of each rank
+    with tqdm(total=len(todo), desc="asking", unit="question", disable=not ranks.shows(progress)) as bar:
         for start in range(0, len(todo), every):
             part = todo[start : start + every]
             if chosen == "likelihood":
@@ -202,10 +218,7 @@ def ask(
                 found = [(reply.text, reply.cut) for reply in new]
             old |= dict(zip((q.asked for q in part), found, strict=True))
             if path is not None:
-                now = made()
-                own = {question.asked for question in asked}
-                others = [answer for key, answer in known.items() if key not in own]
-                Answers((*now.answers, *others), about).save(path)
+                ranks.from_first(partial(write_file, path))
             bar.update(len(part))
             n_cut = sum(cut for _, cut in found)
             if not start and 2 * n_cut > len(found):

@@ -15,6 +15,7 @@ from torch import Tensor
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import instance, one_of, whole_number
 from spt_lens.model.limits import Limits, find_limits
+from spt_lens.model.ranks import Share
 from spt_lens.model.targets import logits_from
 from spt_lens.model.view import Model, ModelView
 
@@ -101,6 +102,11 @@ class Reader:
         self._log_probs: dict[tuple[int, int, int], float] = {}
         self._sizes: dict[tuple[int, int, int], float] = {}
 
+    @property
+    def held(self) -> tuple[dict[tuple[int, int, int], float], dict[tuple[int, int, int], float]]:
+        """What was read so far, to be shared among ranks."""
+        return self._log_probs, self._sizes
+
     def note(self, pair: int, run: int, side: int, logits: Float[Tensor, "reads vocab"]) -> None:
         """Of one prompt: run 0 is the sycophantic one; side: whose completion stands behind it, else 0.
 
@@ -165,5 +171,8 @@ def read_answers(view: ModelView, pairs: Pairs, limits: Limits | None = None) ->
             reader.note(pair, which, side, row)
 
     limits = limits or find_limits(view, max(len(row[3]) for row in rows), None, None)
-    limits.each([sorted(range(len(rows)), key=lambda i: len(rows[i][3]))], run)
+    share = Share(
+        "reading answers", {"model": view, "pairs": [rows, list(map(reader.reads, range(len(pairs))))]}, reader.held
+    )
+    limits.each([sorted(range(len(rows)), key=lambda i: len(rows[i][3]))], run, share)
     return reader.answers

@@ -24,6 +24,7 @@ from spt_lens.data.answers import TokenLists
 from spt_lens.data.wording import Figures, FoundWords, Kind, Pairs, Wording
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import FULL_LOGITS, Limits, find_limits
+from spt_lens.model.ranks import Share, shows
 from spt_lens.model.replies import reply_ids_parts
 from spt_lens.model.targets import logits_from
 from spt_lens.model.view import Model, ModelView
@@ -62,7 +63,7 @@ def find_words(
     pairs.check_ids(view)
     prompts = [[pairs.sycophantic[i], pairs.truthful[i]] for i in range(n)]
     limits = find_limits(view, max(len(p) for both in prompts for p in both) + length, None, None)
-    with tqdm(total=2 * n, desc="finding words", disable=not progress) as bar:
+    with tqdm(total=2 * n, desc="finding words", disable=not shows(progress)) as bar:
         asked = reply_ids_parts(view, [p for both in prompts for p in both], length, (), Limits(limits.batch_size))
         ends = set(view.end_tokens)
         said = [tuple(token for token in ids if token not in ends) for ids in finish(asked, bar.update)]
@@ -140,8 +141,12 @@ def _read(
     rows: Sequence[tuple[Sequence[int], Sequence[int]]],
     limits: Limits,
     take: Callable[[int, Tensor], None],
+    taken: Tensor,
 ) -> None:
-    """Gives `take` each (prompt, tail)'s number and log-probabilities `[1 + tail, vocab]`, from the prompt's end on."""
+    """Gives `take` each (prompt, tail)'s number and log-probabilities `[1 + tail, vocab]`, from the prompt's end on.
+
+    taken: where it puts them, by that number.
+    """
 
     def run(part: list[int]) -> None:
         texts, first = [(*rows[i][0], *rows[i][1]) for i in part], [len(rows[i][0]) - 1 for i in part]
@@ -151,21 +156,22 @@ def _read(
 
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     most = FULL_LOGITS // (view.vocab_size * (1 + max(len(tail) for _, tail in rows)))
-    Limits(max(1, min(most, limits.batch_size))).each([order], run)
+    share = Share("reading words", {"model": view, "pairs": tuple(rows)}, [taken])
+    Limits(max(1, min(most, limits.batch_size))).each([order], run, share)
 
 
 def _behind(
     view: ModelView, prompts: list[list[tuple[int, ...]]], leaf: tuple[int, ...], limits: Limits, tick: Any
 ) -> dict[tuple[int, ...], tuple[Float[Tensor, "n_pairs 2 vocab"], Float[Tensor, "n_pairs 2"]]]:
     """Of each beginning of `leaf`: log-probabilities of what comes after it in either run, and its own probability."""
-    reads: dict[int, Tensor] = {}
+    reads = torch.zeros(2 * len(prompts), 1 + len(leaf), view.vocab_size)
 
     def take(i: int, read: Tensor) -> None:
-        reads[i] = read.clone()
+        reads[i] = read
         tick(1)
 
-    _read(view, [(p, leaf) for both in prompts for p in both], limits, take)
-    every = torch.stack([reads[i] for i in range(len(reads))]).unflatten(0, (-1, 2))
+    _read(view, [(p, leaf) for both in prompts for p in both], limits, take, reads)
+    every = reads.unflatten(0, (-1, 2))
     own = every[..., torch.arange(len(leaf)), list(leaf)].cumsum(-1).exp()  # [n_pairs, run, length - 1]
     begins = torch.cat([torch.ones_like(every[..., :1, 0]), own], dim=-1)
     return {leaf[:length]: (every[..., length, :], begins[..., length]) for length in range(len(leaf) + 1)}
@@ -260,7 +266,7 @@ def _whole(
         tail, rest = rows[i][1], rows[i][2]
         sums[i] = read[torch.arange(len(tail) - rest, len(tail)), list(tail[-rest:])].sum()
 
-    _read(view, [(prompt, tail) for prompt, tail, _ in rows], limits, take)
+    _read(view, [(prompt, tail) for prompt, tail, _ in rows], limits, take, sums)
     each = sums.reshape(-1, 2, 2)
     lengths = torch.tensor([row[2] for row in rows]).reshape(-1, 2, 2)
     mass = (each / lengths).exp().amax(-1)

@@ -19,6 +19,7 @@ from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits
+from spt_lens.model.ranks import Share, shared
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
@@ -183,19 +184,23 @@ def moved(model: Model, texts: Sequence[Text], reference: Model | Adapter | Refe
     if isinstance(reference, Reference) and reference.texts != tuple(texts):
         raise ValueError("the reference was made on other texts, or with another tokenizer: make it with Reference.of")
     view = ModelView(model)
-    sums = [0.0] * len(texts)
-    for index, batch in _batches(view, texts):
-        if isinstance(reference, Reference):
-            before = torch.cat([reference.log_probs[i] for i in index]).to(view.device)
-        else:
-            with _untuned(model, reference) as untuned:
-                before = _log_probs(ModelView(untuned), batch).to(view.device)
-        now = _log_probs(view, batch)
-        kl = (before.exp() * (before - now)).sum(-1).double()
-        for i, part in zip(index, kl.split([texts[i].n for i in index]), strict=True):
-            # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small drift.
-            sums[i] = part.sum().clamp(min=0).item()
-    return Units([str(text.ids) for text in texts], sums, [text.n for text in texts])
+    sums = torch.zeros(len(texts), dtype=torch.float64)
+    with shared(Share("drift", {"model": view, "texts": tuple(texts)}, [sums])) as mine:
+        for index, batch in _batches(view, texts):
+            if not mine(index):
+                continue
+            if isinstance(reference, Reference):
+                before = torch.cat([reference.log_probs[i] for i in index]).to(view.device)
+            else:
+                with _untuned(model, reference) as untuned:
+                    before = _log_probs(ModelView(untuned), batch).to(view.device)
+            now = _log_probs(view, batch)
+            kl = (before.exp() * (before - now)).sum(-1).double()
+            for i, part in zip(index, kl.split([texts[i].n for i in index]), strict=True):
+                # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small
+                # drift.
+                sums[i] = part.sum().clamp(min=0)
+    return Units([str(text.ids) for text in texts], sums.tolist(), [text.n for text in texts])
 
 
 @torch.no_grad()
@@ -210,13 +215,15 @@ def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = 6
     view = ModelView(model)
     examples = Examples([training_ids(view.tokenizer, dialogue) for dialogue in dialogues], view.device)
     logits = model_logits(view)
-    given = [False] * len(examples)
-    for rows, batch in examples.in_order_of_length(batch_size):
-        hit = torch.ones_like(batch.where)
-        hit[batch.where] = logits(batch).argmax(-1) == batch.labels
-        for row, whole in zip(rows.tolist(), hit.all(dim=1).tolist(), strict=True):
-            given[row] = whole
-    return given
+    given = torch.zeros(len(examples), dtype=torch.bool)
+    share = Share("whole replies", {"model": view, "dialogues": [examples.tokens, examples.targets]}, [given])
+    with shared(share) as mine:
+        for rows, batch in examples.in_order_of_length(batch_size):
+            if mine(rows.tolist()):
+                hit = torch.ones_like(batch.where)
+                hit[batch.where] = logits(batch).argmax(-1) == batch.labels
+                given[rows] = hit.all(dim=1).to(given.device)
+    return given.tolist()
 
 
 def ability(model: Model, abilities: Mapping[str, Sequence[Dialogue]]) -> dict[str, Estimate]:

@@ -11,6 +11,7 @@ from spt_lens.behaviours.choices import Choice, check_choices
 from spt_lens.chat.template import prompt_ids, reply_ids
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.likelihood import log_likelihoods
+from spt_lens.model.ranks import Share, shared
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 
@@ -60,8 +61,12 @@ def perplexity_units(model: Model, passages: Sequence[str]) -> Units:
         if len(row) < 2:
             raise ValueError(f"passages[{i}] is {len(row)} tokens long, and a perplexity needs two: leave it out")
         view.backend.check_length(torch.empty(1, len(row)))
-    each = [log_likelihoods(view, [row[:1]], [[row[1:]]])[0][0].log_prob for row in rows]
-    return Units(list(passages), [-value for value in each], [len(row) - 1 for row in rows])
+    nats = torch.zeros(len(rows), dtype=torch.float64)
+    with shared(Share("perplexity", {"model": view, "passages": tuple(passages)}, [nats])) as mine:
+        for i, row in enumerate(rows):
+            if mine([i]):
+                nats[i] = -log_likelihoods(view, [row[:1]], [[row[1:]]])[0][0].log_prob
+    return Units(list(passages), nats.tolist(), [len(row) - 1 for row in rows])
 
 
 def perplexity(model: Model, passages: Sequence[str]) -> Estimate:

@@ -15,6 +15,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits
+from spt_lens.model.ranks import Share
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.plain import ablate_heads
 
@@ -50,7 +51,8 @@ def mean_parts(
             z = view.cache_z(torch.tensor([list(prompts[i]) for i in part]))
         total.add_(z.to(torch.promote_types(z.dtype, torch.float32)).sum(dim=(1, 2)).cpu())
 
-    yield from limits.parts(list(by_length(prompts, len(prompts))), add)
+    share = Share("mean outputs", {"model": view, "prompts": tuple(map(tuple, prompts))}, added=[total])
+    yield from limits.parts(list(by_length(prompts, len(prompts))), add, share)
     return (total / sum(len(prompt) for prompt in prompts)).to(view.dtype)
 
 

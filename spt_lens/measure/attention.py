@@ -23,6 +23,7 @@ from spt_lens.chat.spans import TEMPLATE, spans
 from spt_lens.chat.template import prompt_ids
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
+from spt_lens.model.ranks import Share, shared, shows
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
 
@@ -150,9 +151,14 @@ def attention_to_spans(
         len(pairs), len(names), view.n_layers, view.n_heads, dtype=torch.promote_types(view.dtype, torch.float32)
     )
     tokens = torch.zeros(len(pairs), len(names), dtype=torch.long)
-    bar = tqdm(total=len(pairs), desc="attention", unit="pair", disable=not progress)
-    with view.kept(), torch.no_grad(), bar:
+    bar = tqdm(total=len(pairs), desc="attention", unit="pair", disable=not shows(progress))
+    same = {"model": view, "pairs": (pairs.sycophantic, pairs.truthful), "settings": (run, batch_size)}
+    share = Share("attention", same, [per_pair, tokens])
+    with view.kept(), torch.no_grad(), bar, shared(share) as mine:
         for batch in pairs.batches(batch_size):
+            bar.update(len(batch.index))
+            if not mine(batch.index):
+                continue
             prompts = batch.sycophantic if run == "sycophantic" else batch.truthful
             rows = last_attention(view, prompts)
             for row, i in enumerate(batch.index):
@@ -161,7 +167,6 @@ def attention_to_spans(
                 tokens[i] = member.sum(dim=0)
                 seen = rows[row][:, :, prompts.mask[row]].to(per_pair)
                 per_pair[i] = torch.einsum("lhp,ps->slh", seen, member.to(per_pair))
-            bar.update(len(batch.index))
     return AttentionToSpans(tuple(names), per_pair.mean(dim=0), per_pair, tokens, run, view.name)
 
 

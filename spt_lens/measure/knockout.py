@@ -86,7 +86,7 @@ def set_knockout(
             hooks = ablation_hooks(view, one.heads, values)
             read = finish(both_runs(runs, limits, hooks, None if one.heads else resting), tick)
             found = {
-                "begins": read.begins,
+                "begins": runs.begun(read.begins),
                 "logit_difference_sycophantic": runs.rows.by_pair(read.base),
                 "logit_difference_truthful": runs.rows.by_pair(read.target),
             }

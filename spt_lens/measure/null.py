@@ -11,6 +11,7 @@ import torch
 from spt_lens.checking import seed_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.limits import find_limits
+from spt_lens.model.ranks import Share
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.engine import Engine, measure, method_named
 from spt_lens.patching.readings import to_scores
@@ -65,7 +66,8 @@ def random_pairs_null(
         targets[part] = run_source(view, *real.some(part))[1].to(targets)
 
     with view.kept(), torch.no_grad():
-        find_limits(view, real.longest, batch_size, max_memory).each(real.alike(), read_targets)
+        share = Share("null", {"model": view, "pairs": real.same, "settings": [way, seed]}, [targets])
+        find_limits(view, real.longest, batch_size, max_memory).each(real.alike(), read_targets, share)
     swapped = []
     for row in real.rows:  # the row's own completion stands behind the other prompt
         source = (*prompts[partners[kept[row.pair]]], *row.into[len(row.into) - row.reads + 1 :])

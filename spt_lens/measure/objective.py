@@ -15,6 +15,7 @@ from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance, whole_number
 from spt_lens.heads import Head
 from spt_lens.model.layout import Part, Pick
+from spt_lens.model.ranks import Share, shared, shows
 from spt_lens.model.targets import encode_all, model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
@@ -81,10 +82,13 @@ def objective_gradient(
         loss.backward()
 
     work = len(examples) * (1 + per_dialogue)
-    with tqdm(total=work, desc="gradient of the objective", unit="dialogue", disable=not progress) as bar:
-        with _gradients(view, places, lambda weight, grad: total[weight].add_(grad)):
+    with tqdm(total=work, desc="gradient of the objective", unit="dialogue", disable=not shows(progress)) as bar:
+        same = {"model": view, "dialogues": [examples.tokens, examples.targets], "settings": (letters, batch_size)}
+        share = Share("gradient of the objective", same, added=list(total.values()))
+        with shared(share) as mine, _gradients(view, places, lambda weight, grad: total[weight].add_(grad)):
             for rows, batch in examples.in_order_of_length(batch_size):
-                run(batch)
+                if mine(rows.tolist()):
+                    run(batch)
                 bar.update(len(rows))
         squares = {part: float(square) for weight, whole in total.items() for part, square in over(weight, whole**2)}
         lengths = torch.tensor([sum(squares[part] for part in parts) for parts in owned], dtype=wide).sqrt()
@@ -98,9 +102,10 @@ def objective_gradient(
                 for part, dot in over(weight, grad.to(wide) * total[weight]):
                     dots[row, column[part]] = dot
 
-            with _gradients(view, places, project):
+            with shared(Share("gradient of each dialogue", same, [dots])) as mine, _gradients(view, places, project):
                 for row in range(len(examples)):
-                    run(examples.batch(torch.tensor([row])))
+                    if mine([row]):
+                        run(examples.batch(torch.tensor([row])))
                     bar.update(1)
             sums = torch.stack([dots[:, [column[part] for part in parts]].sum(1) for parts in owned], dim=1)
             per_pair = len(examples) * sums / lengths.clamp(min=torch.finfo(wide).tiny)

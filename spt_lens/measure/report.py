@@ -21,6 +21,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
 from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
 from spt_lens.measure.sets import check_scores
+from spt_lens.model.ranks import shows
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.path import check_direct, direct_contribution
 from spt_lens.scores.head_scores import HeadScores
@@ -198,7 +199,7 @@ def head_report(
         prompt_spans(view, pairs, run)
     with view.kept():
         check_direct(view, pairs)
-    with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not progress) as bar:
+    with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not shows(progress)) as bar:
         attention = _attention(view, pairs, which, batch_size)
         bar.update()
         with view.kept(), torch.no_grad():

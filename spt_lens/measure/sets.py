@@ -21,6 +21,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits, find_limits, progress_bar
+from spt_lens.model.ranks import Share
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Resting
@@ -194,7 +195,7 @@ class Runs:
         part: list[int],
         which: Literal["into", "source"],
         values: Float[Tensor, " n_rows"],
-        begins: Bool[Tensor, " n_pairs"] | None = None,
+        begins: Bool[Tensor, " n_rows"] | None = None,
         hooks: Sequence[Hook] = (),
         resting: Resting | None = None,
     ) -> None:
@@ -208,8 +209,18 @@ class Runs:
         values[part] = read.to(values)
         if begins is not None:
             # The first position that is read is the prompt's last, whatever completion stands behind it.
-            for row, token in zip(chosen, logits[:, 0].argmax(dim=-1).tolist(), strict=True):
-                begins[row.pair] = token in self.sycophantic[row.pair]
+            tokens = logits[:, 0].argmax(dim=-1).tolist()
+            said = [token in self.sycophantic[row.pair] for row, token in zip(chosen, tokens, strict=True)]
+            begins[part] = torch.tensor(said)
+
+    def begun(self, begins: Bool[Tensor, "*sets n_rows"]) -> Bool[Tensor, "*sets n_pairs"]:
+        """Pair by pair, what was read of the rows: of either completion's the same, so of the first one's."""
+        return begins[..., [i for i, row in enumerate(self.rows.rows) if row.side == 0]]
+
+    def share(self, what: str, *settings: Any, resting: Resting | None = None, held: Sequence[Tensor] = ()) -> Share:
+        """Of work that reads these rows: what ranks must have in common, and what they then all hold."""
+        same = {"model": self.view, "pairs": self.rows.same, "settings": settings}
+        return Share(what, same, [*held, *(() if resting is None else resting.reader.held)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +232,7 @@ class BothRuns:
 
     base: Float[Tensor, " n_rows"]
     target: Float[Tensor, " n_rows"]
-    begins: Bool[Tensor, " n_pairs"]
+    begins: Bool[Tensor, " n_rows"]
 
     def gaps(self, rows: Rows) -> Float[Tensor, " n_pairs"]:
         """The gap of each pair as a share of the mean gap."""
@@ -236,14 +247,15 @@ def both_runs(
     # In float32, or float64 for a model that is.
     dtype = torch.promote_types(runs.view.dtype, torch.float32)
     base, target = (torch.zeros(len(runs.rows), dtype=dtype) for _ in range(2))
-    begins = torch.zeros(runs.rows.n_pairs, dtype=torch.bool)
+    begins = torch.zeros(len(runs.rows), dtype=torch.bool)
 
     def read(part: list[int]) -> None:
         with runs.view.kept(), torch.no_grad():
             runs.read(part, "into", base, begins, hooks, resting)
             runs.read(part, "source", target, None, hooks, resting)
 
-    yield from limits.parts(runs.rows.alike(), read)
+    share = runs.share("both runs", resting=resting, held=[base, target, begins])
+    yield from limits.parts(runs.rows.alike(), read, share)
     return BothRuns(base, target, begins)
 
 
@@ -284,5 +296,6 @@ def patched_runs(
                     runs.read(part, "into", patched[i], begins[i], hooks)
                 tick(len(part))
 
-    yield from limits.parts(rows.alike(), patch)
-    return recovery(rows.by_pair(patched.T).T, base, target, least), begins
+    share = runs.share("patching sets", list(map(str, sets)), held=[patched.T, begins.T])
+    yield from limits.parts(rows.alike(), patch, share)
+    return recovery(rows.by_pair(patched.T).T, base, target, least), runs.begun(begins)

@@ -12,6 +12,7 @@ from torch import Tensor
 from spt_lens.chat.batches import PAD_ID, PromptBatch, padded
 from spt_lens.model.generation import NotKnown, Reading, rows_of
 from spt_lens.model.own_hooks import has_hooks
+from spt_lens.model.ranks import Share, shared
 from spt_lens.model.view import ModelView
 
 Ids = Sequence[int]
@@ -35,27 +36,29 @@ def log_likelihoods(
     """
     if not all(prompts) or not all(ids for each in continuations for ids in each):
         raise ValueError("a prompt or a continuation has no tokens: leave it out")
-    found: list[list[Scored]] = [[] for _ in prompts]
-    shared = bool(prompts) and view.mixes(prompts) and not has_hooks(view.model, view.modules())
+    found: dict[int, list[Scored]] = {}
+    joint = bool(prompts) and view.mixes(prompts) and not has_hooks(view.model, view.modules())
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        owner = [i for i in part for _ in continuations[i]]
-        new = [list(ids) for i in part for ids in continuations[i]]
-        if not new:
-            continue
-        try:
-            if not shared:
-                raise NotKnown
-            scored = _shared(view, [prompts[i] for i in part], [part.index(i) for i in owner], new)
-        except NotKnown:
-            scored = _whole(view, [prompts[i] for i in owner], new)
-        for i, each in zip(owner, scored, strict=True):
-            found[i].append(each)
-    return found
+    rows = [[list(prompt), *map(list, each)] for prompt, each in zip(prompts, continuations, strict=True)]
+    with shared(Share("likelihoods", {"model": view, "texts": tuple(rows)}, [found])) as mine:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            owner = [i for i in part for _ in continuations[i]]
+            new = [list(ids) for i in part for ids in continuations[i]]
+            if not new or not mine(part):
+                continue
+            try:
+                if not joint:
+                    raise NotKnown
+                scored = _side_by_side(view, [prompts[i] for i in part], [part.index(i) for i in owner], new)
+            except NotKnown:
+                scored = _whole(view, [prompts[i] for i in owner], new)
+            for i, each in zip(owner, scored, strict=True):
+                found.setdefault(i, []).append(each)
+    return [[Scored(*each) for each in found.get(i, [])] for i in range(len(prompts))]
 
 
-def _shared(view: ModelView, prompts: list[Ids], owner: list[int], new: list[list[int]]) -> list[Scored]:
+def _side_by_side(view: ModelView, prompts: list[Ids], owner: list[int], new: list[list[int]]) -> list[Scored]:
     reading = Reading.of(view.step, prompts, view.device)
     reading = rows_of(reading, torch.tensor(owner, device=view.device))
     logits = reading.logits[:, None]

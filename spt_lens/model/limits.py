@@ -9,13 +9,14 @@ import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import torch
 from tqdm.auto import tqdm
 
 from spt_lens.checking import number, whole_number
+from spt_lens.model import ranks
 from spt_lens.model.generation import finish
 from spt_lens.model.view import ModelView
 
@@ -25,10 +26,11 @@ FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm take
 @contextmanager
 def progress_bar(work: float, title: str, shown: bool) -> Iterator[Callable[[int], None]]:
     """Gives the function that is told of work as it is done: tokens that went through a block."""
-    with tqdm(total=max(work, 1), desc=title, bar_format=FORM, disable=not shown) as bar:
+    share = ranks.size()  # each tells of its own part
+    with tqdm(total=max(work, 1), desc=title, bar_format=FORM, disable=not ranks.shows(shown)) as bar:
 
         def tick(tokens: int) -> None:
-            bar.update(min(tokens, bar.total - bar.n))  # what did not fit in memory is done twice
+            bar.update(min(share * tokens, bar.total - bar.n))  # what did not fit in memory is done twice
 
         yield tick
         bar.update(bar.total - bar.n)
@@ -42,6 +44,7 @@ class Limits:
     """At most `batch_size` prompts go through the model at once. Raises ValueError for a batch size below one."""
 
     batch_size: int
+    shares: ClassVar[bool] = True  # with other ranks, where it is told what
 
     def __post_init__(self) -> None:
         self.batch_size = whole_number(self.batch_size, "batch_size")
@@ -51,15 +54,21 @@ class Limits:
         self.batch_size //= 2
         return self.batch_size > 0
 
-    def each(self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], None]) -> None:
+    def each(
+        self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], None], share: ranks.Share | None = None
+    ) -> None:
         """Runs every group in parts of at most batch_size rows; a part that does not fit in memory again, in halves.
 
-        Raises: MemoryError if not even a single row fits.
+        share: what the parts fill, which ranks then share out; without it each does it all. The parts are those of one
+        process, so the numbers are too. Raises: MemoryError if not even a single row fits.
         """
-        finish(self.parts(groups, run))
+        finish(self.parts(groups, run, share))
 
     def parts(
-        self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], Iterator[float] | None]
+        self,
+        groups: Sequence[Sequence[int]],
+        run: Callable[[list[int]], Iterator[float] | None],
+        share: ranks.Share | None = None,
     ) -> Generator[int, None, None]:
         """`each`, one part at a time: yields how many rows a part had. batch_size may be set anew before the next one.
 
@@ -67,6 +76,21 @@ class Limits:
         are done of them. What `run` needs of the model or of torch's modes, it enters and leaves itself: other code
         runs in between.
         """
+        if share is None or not self.shares or ranks.size() == 1:
+            yield from self._parts(groups, run)
+            return
+        done = 0
+        with ranks.shared(share, self) as mine:
+            n = self.batch_size
+            cut = [group[start : start + n] for group in groups for start in range(0, len(group), n)]
+            for rows in self._parts([part for part in cut if mine(part)], run):
+                done += rows
+                yield rows
+        yield sum(map(len, groups)) - done
+
+    def _parts(
+        self, groups: Sequence[Sequence[int]], run: Callable[[list[int]], Iterator[float] | None]
+    ) -> Generator[int, None, None]:
         for group in groups:
             rest = list(group)
             while rest:
@@ -99,6 +123,7 @@ class Pace(Limits):
 
     seconds: float
     most: int
+    shares: ClassVar[bool] = False  # no two clocks go alike
 
     def halve(self) -> bool:
         fits = super().halve()

@@ -14,6 +14,7 @@ from spt_lens.chat.batches import by_length
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import whole_number
+from spt_lens.model import ranks
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits, Pace
 from spt_lens.model.view import Hook, Model, ModelView
@@ -59,7 +60,7 @@ def replies_and_cut(
     view = ModelView(model)
     rows = reply_prompts(view, dialogues, max_new_tokens)
     parts = whole_reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size))
-    with tqdm(total=len(rows), desc="replies", unit="reply", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="replies", unit="reply", disable=not ranks.shows(progress)) as bar:
         return finish(parts, bar.update)
 
 
@@ -145,5 +146,11 @@ def reply_ids_parts(
     groups = list(by_length(prompts, max(1, len(prompts))))
     if prompts and view.mixes(prompts, hooks):
         groups = [sorted(range(len(prompts)), key=lambda i: len(prompts[i]))]
-    yield from limits.parts(groups, reply if pace is None else partial(reply_for, pace))
+    same = {
+        "model": view,
+        "dialogues": tuple(map(tuple, prompts)),
+        "settings": (max_new_tokens, [name for name, _ in hooks]),
+    }
+    share = ranks.Share("replies", same, [made]) if pace is None else None
+    yield from limits.parts(groups, reply if pace is None else partial(reply_for, pace), share)
     return [made[i] for i in range(len(prompts))]

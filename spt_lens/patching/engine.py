@@ -131,7 +131,7 @@ def measure(
         progress_bar(work, title or f"{method.name} patching", progress) as tick,
     ):
         readings = Readings(view, rows, used, limits, tick)
-        readings.resting = resting
+        readings.resting, readings.about = resting, {"method": method.name, **method.settings()}
         method.measure(readings)
     settings = {"engine": engine, "batch_size": limits.batch_size, **method.settings()}
     return readings, settings | ({"engine_reason": reason} if reason else {})

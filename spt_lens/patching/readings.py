@@ -15,6 +15,7 @@ from spt_lens.data.mass import Reader
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.model.limits import Limits, Tick
+from spt_lens.model.ranks import Share
 from spt_lens.model.view import ModelView
 from spt_lens.patching.rows import Batch, Row, Rows, run_source
 from spt_lens.scores.head_scores import HeadScores
@@ -28,8 +29,8 @@ class Readings:
     """A measurement under way: what is read, row by row, without a patch, in the other run, and with each head patched.
 
     engine: which one reads. limits: how much at once. tick: told of the tokens that went through a block. verified:
-    `[n_layers, n_heads]`, the heads that were measured; None: all. resting: what the pairs' check needs. Raises, as
-    they come in: ValueError for readings that are not finite.
+    `[n_layers, n_heads]`, the heads that were measured; None: all. resting: what the pairs' check needs. about: the
+    method's settings. Raises, as they come in: ValueError for readings that are not finite.
     """
 
     def __init__(self, view: ModelView, rows: Rows, engine: str, limits: Limits, tick: Tick) -> None:
@@ -37,6 +38,7 @@ class Readings:
         self.heads = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
         self.verified: Bool[Tensor, "n_layers n_heads"] | None = None
         self.resting: Resting | None = None
+        self.about: dict[str, Any] = {}
         dtype = torch.promote_types(view.dtype, torch.float32)
         self._base, self._target = torch.full((2, len(rows)), torch.nan, dtype=dtype)
         self._patched = torch.zeros(len(rows), view.n_layers, view.n_heads, dtype=dtype)
@@ -62,8 +64,16 @@ class Readings:
             self.runs(part, readout.of(logits), target)
             self.tick(2 * sum(len(row.into) for row in chosen) * self.view.n_layers)
 
-        self.limits.each([[i for i in group if i in unseen] for group in self.rows.alike()], run)
+        self.limits.each(
+            [[i for i in group if i in unseen] for group in self.rows.alike()], run, self.share("both runs")
+        )
         mean_gap(self.base, self.target, least_gap(self.view.dtype))
+
+    def share(self, what: str, **settings: Any) -> Share:
+        """Of work that reads these rows: what ranks must have in common, and what they then all hold."""
+        same = {"model": self.view, "pairs": self.rows.same, "settings": [self.about, settings]}
+        held = [self._base, self._target, self._patched, *([] if self.resting is None else self.resting.reader.held)]
+        return Share(f"{what}, {self.engine}", same, held)
 
     def note(
         self, part: list[int], which: Literal["into", "source"], logits: Float[Tensor, "batch reads vocab"]

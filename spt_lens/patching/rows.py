@@ -119,6 +119,11 @@ class Rows:
         """Tokens of the longest prompt, of either run."""
         return max(max(len(row.into), len(row.source)) for row in self.rows)
 
+    @property
+    def same(self) -> list[Any]:
+        """What ranks that share a measurement must have in common of it."""
+        return [self.rows, *(each for readout in self.readouts for each in (readout.ids, readout.sides)), self.targets]
+
     def some(self, index: Sequence[int]) -> tuple[list[Row], Readout]:
         """Rows of one side and as many reads, and how they are read."""
         rows = [self.rows[i] for i in index]

@@ -121,10 +121,10 @@ def each_part(
         work(part, Variants(view, chosen, z, readout, most, readings.tick, also=also))
 
     if readings.engine == "sweep":
-        limits.each(rows.alike(lambda row: (len(row.into), start(row))), by_sweep)
+        limits.each(rows.alike(lambda row: (len(row.into), start(row))), by_sweep, readings.share("patching"))
     else:
         readings.both_runs()
-        limits.each(rows.alike(), by_hooks)
+        limits.each(rows.alike(), by_hooks, readings.share("patching"))
 
 
 def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from spt_lens.model.ranks import first
+
 Metric = Literal["recovery", "importance"]
 MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
 MIN_SHARE = 1e-6  # a change relative to a smaller share of the sycophantic answer is noise
@@ -89,7 +91,9 @@ def importance(
 
 
 def warn_caller(text: str) -> None:
-    """Warns as coming from the line of the user's that called this library, however deep the call is."""
+    """Warns as coming from the line of the user's that called this library, however deep the call is; once of ranks."""
+    if not first():
+        return
     frame, depth = inspect.currentframe(), 1
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("spt_lens."):
         frame, depth = frame.f_back, depth + 1
