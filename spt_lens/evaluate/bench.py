@@ -3,19 +3,21 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.once import keeping
 from spt_lens.chat.options import ChatOptions
 from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Spec, Trial
 from spt_lens.model.ranks import alone
+from spt_lens.model.unhooked import unhooked
 from spt_lens.model.view import Model, ModelView, to_the_end
 from spt_lens.saving import bits
 from spt_lens.tune.training import TuneConfig
@@ -65,15 +67,17 @@ class Bench:
 
     def __init__(self, model: Model, task: Task):
         self.view, self.task = ModelView(model), task
-        with alone():
+        self.kept: dict[Hashable, Any] = {}  # what the trials have in common, as `once` makes it
+        with alone(), keeping(self.kept):
+            self._reads = unhooked(self.view)
             self._references = {
-                split: Reference.of(self.view, suite.texts, suite.prompts)
+                split: Reference.of(self._reads, suite.texts, suite.prompts)
                 for split, suite in task.suites.items()
                 if suite.texts or suite.prompts
             }
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
-        with alone():
+        with alone(), keeping(self.kept):
             return self._trial(spec, tuner)
 
     def _trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
@@ -87,7 +91,7 @@ class Bench:
                     raise KeyboardInterrupt
             seconds = time.perf_counter() - began
             against = {split: (suite, self._references.get(split)) for split, suite in task.suites.items()}
-            found = {split: evaluate(self.view, *each, progress=False) for split, each in against.items()}
+            found = {split: evaluate(self._reads, *each, progress=False) for split, each in against.items()}
             return Trial(spec, tuned.weights if tuned else 0, seconds, found)
         except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
             return Trial(spec, 0, time.perf_counter() - began, {}, str(error))

@@ -204,7 +204,7 @@ def moved(model: Model, texts: Sequence[Text], reference: Model | Adapter | Refe
 
 
 @torch.no_grad()
-def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = 64) -> list[bool]:
+def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = BATCH) -> list[bool]:
     """Whether greedy decoding gives exactly the last reply of each dialogue, end token included.
 
     Without generating: greedy decoding gives a reply just when each of its tokens is the likeliest after the ones

@@ -184,7 +184,6 @@ class BridgeBackend(Backend):
         """A plain transformers model with these weights: a copy, or with `share` the live tensors, where it can.
 
         Where it can't (fused weights whose live parts lie elsewhere), `load_plain` takes home what is done to it.
-        `base` is not needed.
         """
         config: Any = copy.deepcopy(self.root.config)
         config.output_attentions = False  # the bridge may have turned it on
@@ -256,7 +255,6 @@ class HookedBackend(Backend):
         attention = self.model.blocks[layer].attn
         # Of a grouped-query model, W_K and W_V are expanded copies; the weights have an underscore.
         name = f"_W_{which.upper()}" if which in "kv" and hasattr(attention, "_W_K") else f"W_{which.upper()}"
-
         return getattr(attention, name), lambda weight: weight[unit].T
 
     def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
@@ -291,6 +289,8 @@ class HookedBackend(Backend):
 
 def backend_of(model: Any) -> BridgeBackend | HookedBackend:
     """The backend of a model. Raises TypeError for an object of another class."""
+    if hasattr(model, "spt_lens_backend"):
+        return model.spt_lens_backend()
     if isinstance(model, TransformerBridge):
         return BridgeBackend(model)
     if hooked.is_hooked(model):
