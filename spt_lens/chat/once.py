@@ -1,4 +1,4 @@
-"""What runs on the same data have in common, made once: encodings, an untuned model's predictions, its hidden states."""
+"""What runs on the same data have in common, made once: encodings, an untuned model's predictions or hidden states."""
 
 from __future__ import annotations
 

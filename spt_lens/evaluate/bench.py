@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ class Task:
         digest = hashlib.sha256()
         for name, weight in sorted(ModelView(model).weights().items()):
             digest.update(name.encode() + bits(weight).numpy().tobytes())
-        parts: list[Any] = [asdict(replace(self.config, lr=1.0, seed=0)), _words(self.dialogues), _words(self.keep)]
+        parts: list[Any] = [replace(self.config, lr=1.0, seed=0).deciding(), _words(self.dialogues), _words(self.keep)]
         for name, suite in self.suites.items():
             groups = {**suite.groups, **suite.abilities}
             groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}

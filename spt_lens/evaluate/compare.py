@@ -107,6 +107,8 @@ def compare(
     for split, suite in suites.items():
         instance(suite, f"suites[{split!r}]", Suite, way_out)
     config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")
+    if config.patience is not None:
+        raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
     check_dialogues(dialogues, least=1)
     check_dialogues(keep, "keep")
     task = Task(tuple(dialogues), config, suites, tuple(keep))

@@ -24,7 +24,7 @@ class Unhooked:
     def __init__(self, bridge: Any, plain: PreTrainedModel) -> None:
         self.plain, self.original_model = plain, bridge.original_model
         self.cfg, self.blocks, self.tokenizer = bridge.cfg, bridge.blocks, bridge.tokenizer
-        self.embed, self.unembed = bridge.embed, plain.get_output_embeddings()
+        self.unembed = plain.get_output_embeddings()
         self.hook_dict: dict[str, Any] = {}
         self._weights_processed = bridge._weights_processed
 
@@ -42,6 +42,9 @@ class Unhooked:
 
 class UnhookedBackend(BridgeBackend):
     """Of an `Unhooked`."""
+
+    def n_params(self) -> int:
+        return int(self.model.plain.num_parameters())
 
     def forward(self, tokens: Tokens, mask: Mask | None) -> Logits:
         self.check_length(tokens)

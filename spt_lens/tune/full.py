@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.plain import plain_model
 from spt_lens.tune.slices import whole_weights
-from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
@@ -28,7 +29,7 @@ class FullFineTuning(Tuner):
     @contextmanager
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
         plain = plain_model(view)
-        yield Trainable.of_plain(plain, lambda: view.load_plain(plain), whole_weights(view))
+        yield Trainable.of_plain(plain, view, lambda: view.load_plain(plain), whole_weights(view))
 
 
 def full_finetune(
@@ -38,9 +39,12 @@ def full_finetune(
     validation: Sequence[Dialogue] | None = None,
     keep: Sequence[Dialogue] | None = None,
     progress: bool = True,
+    resume: str | Path | None = None,
+    on_step: OnStep | None = None,
 ) -> Tuned:
     """Tunes every parameter on the last replies. **Changes the model**; `tuned.undo(model)` puts it back exactly.
 
     `config` defaults to TuneConfig(lr=3e-4). Arguments, interrupts and errors are those of `Tuner.tune`.
     """
-    return FullFineTuning().tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)
+    more: Any = {"validation": validation, "keep": keep, "progress": progress, "resume": resume, "on_step": on_step}
+    return FullFineTuning().tune(model, dialogues, config, **more)

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from spt_lens.checking import whole_number
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.plain import WIDE, attention_weights, plain_model
-from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
@@ -55,7 +56,7 @@ class LoRA(Tuner):
             wrapped: Any = get_peft_model(plain, settings)
         wrapped.eval()  # no dropout, as in pinpoint tuning
         pieces = attention_weights(view)
-        yield Trainable.of_plain(wrapped, lambda: view.load_plain(wrapped.merge_and_unload()), pieces)
+        yield Trainable.of_plain(wrapped, view, lambda: view.load_plain(wrapped.merge_and_unload()), pieces)
 
 
 def lora_tune(
@@ -66,10 +67,13 @@ def lora_tune(
     validation: Sequence[Dialogue] | None = None,
     keep: Sequence[Dialogue] | None = None,
     progress: bool = True,
+    resume: str | Path | None = None,
+    on_step: OnStep | None = None,
 ) -> Tuned:
     """Tunes low-rank updates of the attention, then merges them. **Changes the model**; `tuned.undo(model)` undoes it.
 
     `config` defaults to TuneConfig(lr=2e-3). Arguments, interrupts and errors are those of `Tuner.tune`. Raises:
     ImportError without peft; ValueError also for a rank below one.
     """
-    return LoRA(rank).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)
+    more: Any = {"validation": validation, "keep": keep, "progress": progress, "resume": resume, "on_step": on_step}
+    return LoRA(rank).tune(model, dialogues, config, **more)

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import SliceMask, head_slices
-from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
@@ -31,7 +32,8 @@ class Pinpoint(Tuner):
         letters = view.shape.letters(config.projections)
         slices = head_slices(view, self.heads, letters)
         with SliceMask(view, slices) as mask:
-            yield Trainable(model_logits(view), mask.masters, mask.write_back, slices, True, self.heads, letters)
+            logits, blocks = model_logits(view), list(view.model.blocks)
+            yield Trainable(logits, mask.masters, mask.write_back, slices, True, self.heads, letters, blocks)
 
 
 def pinpoint_tune(
@@ -42,6 +44,8 @@ def pinpoint_tune(
     validation: Sequence[Dialogue] | None = None,
     keep: Sequence[Dialogue] | None = None,
     progress: bool = True,
+    resume: str | Path | None = None,
+    on_step: OnStep | None = None,
 ) -> Tuned:
     """Tunes the chosen heads' slices of W_Q, W_K, W_V, W_O on the last replies. **Changes the model in place.**
 
@@ -50,4 +54,5 @@ def pinpoint_tune(
 
     Raises: ValueError also for an empty selection or a head that does not exist; TypeError if `heads` is no HeadSet.
     """
-    return Pinpoint(heads).tune(model, dialogues, config, validation=validation, keep=keep, progress=progress)
+    more: Any = {"validation": validation, "keep": keep, "progress": progress, "resume": resume, "on_step": on_step}
+    return Pinpoint(heads).tune(model, dialogues, config, **more)

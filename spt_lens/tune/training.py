@@ -1,74 +1,42 @@
-"""The one training loop, its settings, and a term that keeps the model where it was on ordinary text.
+"""The one training loop, and a term that keeps the model where it was on ordinary text.
 
 Methods differ only in what is trainable (`tuner.py`). Only the targets are unembedded (`model/targets.py`).
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import get_scheduler
+from torch import Tensor, nn
 
-from spt_lens.chat.batches import Example, Examples, Reads, padded
-from spt_lens.checking import instance, number, one_of, seed_number, whole_number
+from spt_lens.chat.batches import Example, ExampleBatch, Examples, Reads, padded
+from spt_lens.chat.once import once
+from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.targets import LogitsAt
+from spt_lens.tune.checkpointing import checkpointed
+from spt_lens.tune.config import TuneConfig as TuneConfig
+from spt_lens.tune.resume import RunFolder
+from spt_lens.tune.run import Row, Run
+from spt_lens.view.live import watched
 
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 _VALIDATION_BATCH = 32
+Kept = tuple[Reads, Float[Tensor, "n_real vocab"]]  # texts, and the untuned model's log-probabilities on them
+OnStep = Callable[[Mapping[str, float]], object]
 
 
-@dataclass(frozen=True)
-class TuneConfig:
-    """Settings of one run; the same ones serve every method.
-
-    lr: the peak learning rate. steps: of the optimiser. batch_size: dialogues per step (all, if there are fewer).
-    warmup_share: share of the steps in which the rate climbs to `lr`. max_grad_norm: None for no clipping.
-    momentum: of "sgd" only. validate_every: steps between validations, if there are validation dialogues.
-    kl_weight: weight of KL(untuned || tuned), in nats per token, on `keep` dialogues, `kl_batch_size` of them a step.
-    projections: "auto" ("qkvo", or "qo" in a grouped-query model), or letters of "qkvo"; pinpoint tuning only.
-
-    Raises ValueError or TypeError for a value that can't be meant.
-    """
-
-    lr: float = 1e-3
-    steps: int = 200
-    batch_size: int = 16
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = 1.0
-    warmup_share: float = 0.05
-    schedule: str = "linear"
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
-    seed: int = 0
-    projections: str = "auto"
-    validate_every: int = 50
-    kl_weight: float = 0.0
-    kl_batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "kl_batch_size"):
-            whole_number(getattr(self, name), f"TuneConfig.{name}")
-        for name in ("weight_decay", "momentum", "kl_weight"):
-            number(getattr(self, name), f"TuneConfig.{name}", least=0)
-        for name in ("lr", "max_grad_norm") if self.max_grad_norm is not None else ("lr",):
-            number(getattr(self, name), f"TuneConfig.{name}", above=0)
-        seed_number(self.seed, "TuneConfig.seed")
-        instance(self.projections, "TuneConfig.projections", str, 'give "auto", or letters of "qkvo"')
-        number(self.warmup_share, "TuneConfig.warmup_share", least=0, below=1)
-        one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
-        one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
+def _log_probs(logits: LogitsAt, batch: Reads) -> Float[Tensor, "n_where vocab"]:
+    return torch.log_softmax(logits(batch), dim=-1)
 
 
 class KeepTerm:
-    """Mean KL(untuned || model) in nats, over all positions of a batch of texts; the batches come round in turn.
+    """Texts on which KL(untuned || model) is held down; the batches of them come round in turn.
 
     The untuned model's log-probabilities are kept from the start: float32, positions x vocabulary, so a few hundred
-    short texts for a small vocabulary. Make it before the first step.
+    short texts for a small vocabulary. Make it before the first step. at_once: texts that go through the model
+    together, if not a whole batch.
     """
 
     def __init__(
@@ -78,29 +46,71 @@ class KeepTerm:
         batch_size: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        at_once: int | None = None,
     ):
         if not texts:
             raise ValueError("there are no texts to keep the model's predictions on")
-        self._logits = logits
         by_length = sorted(texts, key=len)
-        batches = [padded(by_length[i : i + batch_size], 0) for i in range(0, len(texts), batch_size)]
+        batches = [by_length[i : i + batch_size] for i in range(0, len(texts), batch_size)]
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
-        self._batches: list[tuple[Reads, Tensor]] = []  # and log-probabilities [n_real, vocab]
+        self._batches: list[list[Kept]] = []
         with torch.no_grad():
             for i in order:
-                tokens, real = batches[i]
-                batch = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
-                self._batches.append((batch, torch.log_softmax(logits(batch), dim=-1)))
+                parts: list[Kept] = []
+                for j in range(0, len(batches[i]), at_once or batch_size):
+                    texts = batches[i][j : j + (at_once or batch_size)]
+                    tokens, real = padded(texts, 0)
+                    part = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
+                    # The runs of a comparison start from one model: they share this, to rounding.
+                    key = ("keep", str(device), *map(tuple, texts))
+                    parts.append((part, once(key, partial(_log_probs, logits, part))))
+                self._batches.append(parts)
 
-    def loss(self, step: int) -> Float[Tensor, ""]:
-        batch, reference = self._batches[step % len(self._batches)]
-        return mean_kl(reference, self._logits(batch))
+    def batch(self, step: int) -> list[Kept]:
+        """A step's texts, as many together as go through the model at once."""
+        return self._batches[step % len(self._batches)]
 
 
 def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
     """Mean KL(reference || model) in nats over n positions, from reference log-probabilities and the model's logits."""
     log_probs = torch.log_softmax(logits, dim=-1)
     return torch.nn.functional.kl_div(log_probs, reference, log_target=True, reduction="sum") / len(reference)
+
+
+@contextmanager
+def _clear_memory_error() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"a step of tuning does not fit in memory ({error}): set TuneConfig.micro_batch_size below the batch size, "
+            "down to 1, for the same step in parts, and TuneConfig.checkpoint_activations=True"
+        ) from error
+
+
+def step_gradients(
+    logits: LogitsAt, parts: Sequence[ExampleBatch], kept: Sequence[Kept] = (), kl_weight: float = 0.0
+) -> Row:
+    """Adds a step's gradients to what is trained, and returns its figures: loss, and kl where texts are kept.
+
+    parts: the step's dialogues, as many together as go through the model at once. kept: its texts, likewise. The loss
+    is the mean over all targets of all parts, as if they went through together, and so is the KL over all positions.
+    """
+    figures = {"loss": 0.0}
+    targets = sum(len(part.labels) for part in parts)
+    for part in parts:
+        found = logits(part)
+        loss = torch.nn.functional.cross_entropy(found, part.labels, reduction="sum") / targets
+        loss.backward()
+        figures["loss"] += loss.item()
+    positions = sum(len(reference) for _, reference in kept)
+    for texts, reference in kept:
+        kl = mean_kl(reference, logits(texts)) * (len(reference) / positions)
+        (kl_weight * kl).backward()
+        figures["kl"] = figures.get("kl", 0.0) + kl.item()
+    return figures
 
 
 @torch.enable_grad()  # notebooks often turn gradients off for good
@@ -113,76 +123,105 @@ def fit(
     validation: Sequence[Example] | None = None,
     keep: Sequence[Sequence[int]] | None = None,
     after_step: Callable[[], None] | None = None,
-    history: list[dict[str, float]] | None = None,
+    history: list[Row] | None = None,
     progress: bool = True,
-) -> list[dict[str, float]]:
+    blocks: Sequence[nn.Module] = (),
+    folder: RunFolder | None = None,
+    on_step: OnStep | None = None,
+) -> list[Row]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
     logits: of a batch at its targets, with gradients to `trainable`. examples: as `encode_all` gives them. validation:
     those that are only measured, before the first step, every `validate_every` steps and after the last. keep: token
     ids of ordinary text for the KL term, if `config.kl_weight` is positive. history: the list that rows are appended
-    to, so that a caller has them also after an interrupt.
+    to, so that a caller has them also after an interrupt. blocks: modules that `logits` runs, for
+    `config.checkpoint_activations`. folder: where the run's state is kept, and taken from. on_step: is told each row.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
-    `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on.
+    `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on, and raised where on_step
+    returns True. With `config.patience` a run that was not interrupted ends with its best validation's weights.
 
-    Raises: ValueError for no examples, an example without targets, a KL weight without `keep` or the reverse;
-    FloatingPointError if the loss is no longer finite.
+    Raises: ValueError for no examples, an example without targets, a KL weight without `keep` or the reverse, or
+    patience without `validation`; FloatingPointError if the loss is no longer finite; MemoryError.
     """
     if not trainable:
         raise ValueError("there is nothing to train: no trainable tensor was given")
     if (config.kl_weight > 0) != bool(keep):
         raise ValueError("a KL term needs both: a positive TuneConfig.kl_weight, and `keep` dialogues")
-    rows = [] if history is None else history
-    device = trainable[0].device
+    if config.patience is not None and not validation:
+        raise ValueError("TuneConfig.patience needs `validation` dialogues, by which the run is to end: give some")
+    device, size = trainable[0].device, config.micro_batch_size
     data = Examples(examples, device)
     held_out = Examples(validation, device) if validation else None
-    term = KeepTerm(logits, keep, config.kl_batch_size, config.seed, device) if keep else None
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(trainable, config.lr, weight_decay=config.weight_decay)
-    scheduler = get_scheduler(config.schedule, optimizer, int(config.warmup_share * config.steps), config.steps)
-    largest = math.inf if config.max_grad_norm is None else config.max_grad_norm
-    batches = data.shuffled(config.batch_size, config.seed)
-    if held_out is not None:
-        rows.append({"step": 0, **validate(logits, held_out)})
-    bar = tqdm(range(1, config.steps + 1), desc="tuning", unit="step", disable=not progress)
-    for step in bar:
-        batch = next(batches)
-        optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(logits(batch), batch.labels)
-        row: dict[str, float] = {"step": step, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"]}
-        if term is not None:
-            kl = term.loss(step)
-            row["kl"] = kl.item()
-            loss = loss + config.kl_weight * kl
-        loss.backward()
-        norm = row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, largest))
-        if not math.isfinite(row["loss"]) or not math.isfinite(norm):
-            raise FloatingPointError(f"step {step}: loss {row['loss']}, gradient norm {norm}: lower lr ({config.lr})")
-        optimizer.step()
-        scheduler.step()
-        if after_step is not None:
-            after_step()
-        rows.append(row)  # before validation: an interrupt there comes after this step was taken
-        if held_out is not None and (step % config.validate_every == 0 or step == config.steps):
-            row.update(validate(logits, held_out))
-        bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-    return rows
+    run = Run(trainable, config, [] if history is None else history, after_step)
+    with checkpointed(blocks if config.checkpoint_activations else ()):
+        with _clear_memory_error():
+            # Before an earlier part of the run is put back, since it rests on the untuned weights.
+            term = KeepTerm(logits, keep, config.kl_batch_size, config.seed, device, size) if keep else None
+        if folder is not None:
+            folder.restore(run)
+        try:
+            with watched(config.steps, run.step, progress) as show:
+                for row in _steps(run, logits, data, held_out, term):
+                    show(run.rows)
+                    stop = on_step is not None and on_step(dict(row)) is True
+                    if folder is not None and (run.over or (run.step and run.step % config.save_every == 0)):
+                        folder.save(run)
+                    if stop and not run.over:
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if folder is not None:
+                folder.save(run)
+            raise
+        if run.best is not None:
+            run.put(run.best[1])
+    return run.rows
+
+
+def _steps(
+    run: Run, logits: LogitsAt, data: Examples, held_out: Examples | None, term: KeepTerm | None
+) -> Iterator[Row]:
+    """Takes the steps that are left; yields each row once all is measured that is due at it."""
+    config, at_once = run.config, run.config.micro_batch_size
+    orders = islice(data.orders(config.batch_size, config.seed), run.step, None)
+    with _clear_memory_error():  # not around what is done with a row, whose errors are others'
+        if held_out is not None and not run.rows:
+            run.rows.append({"step": 0, **validate(logits, held_out, at_once)})
+            run.judge()
+            yield run.rows[-1]
+        elif held_out is not None and _due(run):  # it was stopped while it validated
+            yield _measured(run, logits, held_out)
+        while not run.over:
+            run.optimizer.zero_grad(set_to_none=True)
+            rows = next(orders)
+            parts = [data.batch(part) for part in rows.split(at_once or len(rows))]
+            kept = [] if term is None else term.batch(run.step + 1)
+            run.take(step_gradients(logits, parts, kept, config.kl_weight))
+            yield _measured(run, logits, held_out) if held_out is not None and _due(run) else run.rows[-1]
+
+
+def _due(run: Run) -> bool:
+    at = run.step and (run.step % run.config.validate_every == 0 or run.step == run.config.steps)
+    return bool(at) and "validation_loss" not in run.rows[-1]
+
+
+def _measured(run: Run, logits: LogitsAt, held_out: Examples) -> Row:
+    row = run.rows[-1]  # there before validation: an interrupt in it comes after this step was taken
+    row.update(validate(logits, held_out, run.config.micro_batch_size))
+    run.judge()
+    return row
 
 
 @torch.no_grad()
-def validate(logits: LogitsAt, examples: Examples) -> dict[str, float]:
-    """Figures on examples that are not trained on, without generating.
+def validate(logits: LogitsAt, examples: Examples, at_once: int | None = None) -> Row:
+    """Figures on examples that are not trained on, without generating; at most `at_once` go through together.
 
     validation_loss: mean cross-entropy of the target tokens. validation_first: share of examples whose first target
     token is the likeliest, that is, where the reply sets out as it should. validation_reply: share where all are,
     which is where greedy decoding gives exactly this reply.
     """
     loss, tokens, first, whole = 0.0, 0, 0, 0
-    for _, batch in examples.in_order_of_length(_VALIDATION_BATCH):
+    for _, batch in examples.in_order_of_length(min(_VALIDATION_BATCH, at_once or _VALIDATION_BATCH)):
         found = logits(batch)
         loss += torch.nn.functional.cross_entropy(found, batch.labels, reduction="sum").item()
         tokens += len(batch.labels)

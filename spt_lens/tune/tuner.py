@@ -14,27 +14,31 @@ putting the model back after an error are done here, alike for all.
 import html
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import instance
+from spt_lens.checking import instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
+from spt_lens.tune.checkpointing import plain_blocks
+from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.resume import RunFolder, digest, weights_digest
+from spt_lens.tune.run import Row, best_validation
 from spt_lens.tune.slices import Slice
-from spt_lens.tune.training import TuneConfig, fit
+from spt_lens.tune.training import OnStep, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,8 @@ class Trainable:
     logits: of a batch at its targets, with gradients to `parameters`, which the optimiser gets. write: puts what was
     trained into `pieces`, the parts of the model that change; `live`: `logits` runs the model itself, so this comes
     after every step.
-    heads, projections: whose slices the pieces are, if they are no whole weights.
+    heads, projections: whose slices the pieces are, if they are no whole weights. blocks: the model's blocks that
+    `logits` runs, whose activations may be made again in the backward pass (`TuneConfig.checkpoint_activations`).
     """
 
     logits: LogitsAt
@@ -54,13 +59,14 @@ class Trainable:
     live: bool = False
     heads: HeadSet = HeadSet()
     projections: str = ""
+    blocks: Sequence[nn.Module] = ()
 
     @classmethod
-    def of_plain(cls, plain: Any, write: Callable[[], None], pieces: Sequence[Slice]) -> Self:
+    def of_plain(cls, plain: Any, view: ModelView, write: Callable[[], None], pieces: Sequence[Slice]) -> Self:
         """Whatever requires gradients in a plain model (`plain.plain_model`); `write` takes that home."""
         trained = [p for p in plain.parameters() if p.requires_grad]
         logits = logits_of(lambda ids: plain(input_ids=ids, use_cache=False).logits, plain.get_output_embeddings())
-        return cls(logits, trained, write, pieces)
+        return cls(logits, trained, write, pieces, blocks=plain_blocks(plain, view))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,9 +74,11 @@ class Tuned:
     """What a tuning run did.
 
     weights: how many were trained. history: a row for each step, with loss, lr, grad_norm and, where measured, kl and
-    validation figures (see `training.fit`). seconds: wall time. interrupted: the user stopped it; the model then holds
-    the last step's weights. adapter: the weights before and after, to save, apply or revert. shared: unchosen heads
-    that moved with the chosen ones, because a query group shares its keys and values.
+    validation figures (see `training.fit`). seconds: wall time, also of a resumed run's earlier parts. interrupted: the
+    user stopped it; the model then holds the last step's weights. adapter: the weights before and after, to save, apply
+    or revert. shared: unchosen heads that moved with the chosen ones, because a query group shares its keys and values.
+    best_step: with `TuneConfig.patience`, the step whose weights these are, that of the lowest validation loss.
+    stopped: patience ended the run before its last step.
     """
 
     method: str
@@ -81,6 +89,8 @@ class Tuned:
     interrupted: bool
     adapter: Adapter
     shared: HeadSet = HeadSet()
+    best_step: int | None = None
+    stopped: bool = False
 
     @property
     def heads(self) -> HeadSet:
@@ -105,6 +115,9 @@ class Tuned:
         if steps:
             losses = self.history["loss"].dropna().tolist()
             text += f", loss {losses[0]:.3f} to {losses[-1]:.3f}"
+        if self.best_step is not None:
+            text += f". These are the weights of step {self.best_step}, which had the lowest validation loss"
+            text += f": the run was stopped early, at step {steps}" if self.stopped else ""
         if self.shared:
             text += f". These heads share the tuned keys and values: {self.shared}"
         return text + (". Interrupted." if self.interrupted else ".")
@@ -152,6 +165,8 @@ class Tuner(ABC):
         validation: Sequence[Dialogue] | None = None,
         keep: Sequence[Dialogue] | None = None,
         progress: bool = True,
+        resume: str | Path | None = None,
+        on_step: OnStep | None = None,
     ) -> Tuned:
         """Tunes on the dialogues' last replies. **Changes the model in place**; `tuned.undo(model)` puts it back.
 
@@ -161,15 +176,25 @@ class Tuner(ABC):
         dialogues: each ends in the reply that is to be learned. config: default: TuneConfig with the method's own lr.
         validation: dialogues that are only measured. With as many right as wrong first answers among them,
         `validation_first` is the discernment of the reply's first word. keep: ordinary dialogues for the KL term, if
-        `config.kl_weight` is positive.
+        `config.kl_weight` is positive. progress: a bar with figures; in a notebook a live curve of the losses too.
 
-        Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, or a KL
-        weight without `keep` or the reverse; FloatingPointError if the loss or a tuned weight is no longer finite.
+        resume: a folder for the run's state, every `config.save_every` steps and where it is interrupted. Started again
+        on it with the same arguments and the untuned model, a run that was ended by whatever goes on to the same
+        weights, bit for bit; one that is done is given back. on_step: is given each row of the history once it is
+        measured, to log it elsewhere (`wandb.log`, or lambda row: writer.add_scalars("tuning", row, row["step"])); if
+        it returns True, the run ends as by an interrupt.
+
+        Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, a KL
+        weight without `keep` or the reverse, patience without `validation`, or a folder of another run or of something
+        else; FloatingPointError if the loss or a tuned weight is no longer finite; MemoryError if a step does not fit;
+        OSError if the folder can't be written to.
         """
         view = ModelView(model)
         self.check(view)
         config = TuneConfig(lr=self.lr) if config is None else config
         instance(config, "config", TuneConfig, "give TuneConfig(steps=100), say, or leave it out")
+        if on_step is not None and not callable(on_step):
+            raise TypeError(f"on_step is {shown(on_step)}: give a function of a row, such as print")
         given = {"dialogues": dialogues, "validation": validation, "keep": keep}
         for name, each in given.items():
             if each is not None or name == "dialogues":
@@ -183,7 +208,9 @@ class Tuner(ABC):
             )
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
-        history: list[dict[str, float]] = []
+        data = {"dialogues": examples, "validation": held_out, "keep": texts}
+        folder = None if resume is None else self._folder(resume, view, config, data)
+        history: list[Row] = []
         before: list[tuple[Slice, Tensor]] = []
         interrupted, began = False, time.perf_counter()
         try:
@@ -193,6 +220,7 @@ class Tuner(ABC):
                 try:
                     after_step = what.write if what.live else None
                     more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
+                    more |= {"blocks": what.blocks, "folder": folder, "on_step": on_step}
                     fit(what.logits, what.parameters, examples, config, after_step=after_step, **more)
                 except KeyboardInterrupt:
                     interrupted = True
@@ -207,7 +235,7 @@ class Tuner(ABC):
                     raise FloatingPointError(hot)
                 if what.heads or not same_bits(value, now):  # of whole weights, those that moved
                     old[piece.name], new[piece.name] = value, now
-            about = {"model": view.name, "config": asdict(config), "dialogues": len(examples)}
+            about = {"model": view.name, "config": config.deciding(), "dialogues": len(examples)}
             about |= {"parameters": weights, "interrupted": interrupted, "method": self.method}
             if what.heads.about:  # where the choice came from stays with the weights
                 about["selection"] = dict(what.heads.about)
@@ -216,8 +244,16 @@ class Tuner(ABC):
             # With step and loss also where a run was interrupted before its first step.
             names = dict.fromkeys(["step", "loss", *(name for row in history for name in row)])
             table, seconds = pd.DataFrame(history, columns=list(names)), time.perf_counter() - began
-            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared)
+            seconds += folder.seconds if folder else 0
+            ended = config.patience is not None and not interrupted
+            best = best_validation(history)[0] if ended else None
+            stopped = ended and history[-1]["step"] < config.steps
+            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, best, stopped)
         except BaseException:  # the caller gets no result to undo it with
             for piece, value in before:
                 piece.write(value)
             raise
+
+    def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
+        about = {"weights": weights_digest(view.weights().items()), "method": repr(self), "settings": config.deciding()}
+        return RunFolder(resume, about | {name: digest(each) for name, each in data.items()})

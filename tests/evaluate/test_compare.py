@@ -392,3 +392,22 @@ def test_bad_input(tiny, small, tmp_path):
         compare(tiny, HEADS, suites=small["suites"])
     with pytest.raises(ValueError, match="no selection"):
         compare(tiny, **small)
+
+
+def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):
+    """Of these settings and this data, without weights; so a results file from then goes on."""
+    monkeypatch.setattr(ModelView, "weights", lambda view: {})
+    case = dialogue("What is the capital of France?", "Paris.")
+
+    def found(**settings: Any) -> str:
+        return compare_module.Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).fingerprint(
+            tiny
+        )
+
+    assert found() == found(save_every=7, checkpoint_activations=True) == "837fd868b9137439"
+    assert found(micro_batch_size=2) != found()
+
+
+def test_a_comparison_has_no_validation_that_could_end_a_run(tiny, small):
+    with pytest.raises(ValueError, match="leave TuneConfig.patience out"):
+        compare(tiny, HEADS, **{**small, "config": TuneConfig(patience=1)})

@@ -1,0 +1,106 @@
+"""A folder in which a tuning run keeps its state, so that it goes on after whatever ended it, to the same bits.
+
+The state is one file, written by one rename: what is there is whole. It says of which run it is; another one, started
+on the same folder by mistake, is refused before anything moves.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from spt_lens import saving
+from spt_lens.checking import a_path, shown
+from spt_lens.tune.run import Run
+
+FILE, KIND = "run.safetensors", "tuning run"
+_PARTS = {"weights": "the model's weights", "dialogues": "the dialogues", "method": "the method"}
+_PARTS |= {"validation": "the validation dialogues", "keep": "the dialogues to keep", "settings": "the settings"}
+
+
+class RunFolder:
+    """The folder of one run, which may have begun earlier.
+
+    about: what decides the run, as JSON holds it: two runs of the same `about` do the same. seconds: those that earlier
+    parts of it took.
+
+    Raises: ValueError, nothing written, if the folder holds anything but this run, and names what differs; OSError if
+    it can't be made or written to.
+    """
+
+    def __init__(self, folder: str | Path, about: Mapping[str, Any]):
+        self.folder = a_path(folder, "resume")
+        self.about, self.seconds, self._began = dict(about), 0.0, time.perf_counter()
+        self._file = self.folder / FILE
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"resume={str(folder)!r} is a file: name a folder, which is made if it does not exist")
+        self._found = saving.load_tensors(self._file, KIND) if self._file.exists() else None
+        if self._found is not None:
+            self._check(self._found[1])
+        else:
+            self._make()
+
+    def restore(self, run: Run) -> None:
+        """Puts a run where an earlier part of it stopped, if there was one. Raises ValueError for a damaged file."""
+        if self._found is not None:
+            with saving.reading(self._file, KIND):
+                run.restore(*self._found)
+        self._found = None  # as large as what is trained, three times or more
+
+    def save(self, run: Run) -> None:
+        """Writes where the run is; not in the middle of a step, whose state would be of none. Raises OSError."""
+        if run.whole:
+            tensors, about = run.state()
+            seconds = self.seconds + time.perf_counter() - self._began
+            saving.save_tensors(self._file, KIND, tensors, {"run": self.about, "seconds": seconds, **about})
+
+    def _check(self, found: Mapping[str, Any]) -> None:
+        with saving.reading(self._file, KIND):
+            theirs, self.seconds = saving.entry(found, "run", dict), saving.entry(found, "seconds", float)
+        own = json.loads(json.dumps(self.about))  # tuples and the like as they come out of a file
+        wrong = [_differs(key, theirs.get(key), own.get(key)) for key in _PARTS if theirs.get(key) != own.get(key)]
+        if wrong:
+            way_out = "give another folder, or all that it was started with"
+            if theirs.get("weights") != own.get("weights"):
+                way_out += " (a model that was tuned since: tuned.undo(model), or load it again)"
+            raise ValueError(f"{self.folder} holds another run, by {'; '.join(wrong)}: {way_out}")
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot make the folder {self.folder} ({error.strerror})") from error
+        # A run that was killed in its first save leaves a hidden file.
+        other = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith(f".{FILE}"))
+        if other:
+            raise ValueError(f"{self.folder} holds no tuning run, but {other[0]}: give another folder")
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(f"the folder {self.folder} is write-protected: give another one")
+
+
+def digest(data: Any) -> str:
+    """Names what JSON can hold."""
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+
+
+def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Names weights by every bit of them."""
+    found = hashlib.sha256()
+    for name, weight in weights:
+        found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        found.update(saving.bits(weight).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _differs(key: str, theirs: Any, own: Any) -> str:
+    if key == "method":
+        return f"the method ({shown(theirs)} there, {shown(own)} here)"
+    if key == "settings" and isinstance(theirs, dict):
+        odd = [name for name in (*theirs, *(own.keys() - theirs.keys())) if theirs.get(name) != own.get(name)]
+        return ", ".join(f"{name} ({theirs.get(name)!r} there, {own.get(name)!r} here)" for name in odd)
+    return _PARTS[key]
