@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from spt_lens.chat.dialogues import Dialogue, check_ends, dialogue
+from spt_lens.chat.once import once
 from spt_lens.chat.options import ChatOptions, closed, left_open
 
 # For base models. "Assistant:" ends without a space, and a reply begins with one: then the reply's first word is the
@@ -105,7 +106,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> list[i
     chat template or one that refuses the dialogue.
     """
     check_ends(dialogue, "user")
-    return _tokens(tokenizer, rendered(tokenizer, dialogue, generation_prompt=True))
+
+    def make() -> list[int]:
+        return _tokens(tokenizer, rendered(tokenizer, dialogue, generation_prompt=True))
+
+    return list(once(("prompt ids", dialogue.messages), make))
 
 
 def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
@@ -117,6 +122,11 @@ def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tupl
     in a way that the prompt is not how it begins (then the tuned reply would not be the one that is generated).
     """
     check_ends(dialogue, "assistant")
+    ids, target = once(("training ids", dialogue.messages), lambda: _training_ids(tokenizer, dialogue))
+    return list(ids), list(target)
+
+
+def _training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
     prompt = prompt_ids(tokenizer, dialogue.prompt)
     text = rendered(tokenizer, dialogue, generation_prompt=False)
     ids = _tokens(tokenizer, text, rendered(tokenizer, dialogue.prompt, generation_prompt=True))

@@ -214,7 +214,7 @@ def moved(
 
 @torch.no_grad()
 def gives_reply(
-    model: Model, dialogues: Sequence[Dialogue], batch_size: int = 64, logits: LogitsAt | None = None
+    model: Model, dialogues: Sequence[Dialogue], batch_size: int = BATCH, logits: LogitsAt | None = None
 ) -> list[bool]:
     """Whether greedy decoding gives exactly the last reply of each dialogue, end token included.
 

@@ -4,42 +4,29 @@ One learning rate makes any method look good or bad, so methods are compared by 
 drift.
 """
 
-import hashlib
-import json
-import multiprocessing
 import pickle
-import tempfile
-import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, is_dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.chat.options import ChatOptions
-from spt_lens.chat.template import chat_options
 from spt_lens.checking import a_path, instance, whole_number
-from spt_lens.evaluate.change import Reference
+from spt_lens.evaluate.bench import Task
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.evaluate import evaluate
-from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked, read_trials
+from spt_lens.evaluate.sharing import Results, trials
+from spt_lens.evaluate.trials import Contender, asked, read_trials
 from spt_lens.heads import HeadSet
-from spt_lens.model.loading import load_model
-from spt_lens.model.view import Model, ModelView, to_the_end
-from spt_lens.saving import bits
+from spt_lens.model.ranks import shows
+from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
-from spt_lens.tune.tuner import Tuner
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -91,7 +78,9 @@ def compare(
         methods: in place of the default ones: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
         out: a results file (JSON lines). Each trial is added as it ends, and one that is there already, of the same
-            model, data and settings, is not done again: an interrupted comparison goes on where it was.
+            model, data and settings, is not done again: an interrupted comparison goes on where it was. Several
+            processes or machines that make the same comparison into one file share its trials: each is done once, and
+            all return the whole. One that dies costs its own unfinished trial.
         workers: 1 works here, on the model itself. More: that many new processes, of one thread each, on a saved copy;
             a script then needs the usual `if __name__ == "__main__":`.
 
@@ -137,124 +126,15 @@ def compare(
     wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
     path = None if out is None else a_path(out, "out")
     found = {key: trial for key, trial in (read_trials(path) if path else {}).items() if key in wanted}
-    if path:
-        path.open("a").close()  # an unwritable folder shows now, not after the first trial
+    results = Results(path)
     left = {key: each for key, each in wanted.items() if key not in found}
-    bar = tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="trial", disable=not progress)
-    with bar, closing(_trials(view, task, left, workers)) as coming:
+    bar = tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="trial", disable=not shows(progress))
+    with bar, closing(trials(view, task, left, results, workers)) as coming:
         for key, trial in coming:
             found[key] = trial
-            if path:
-                append_trial(path, key, trial)
             bar.update()
     settings = {"model": view.name, "parameters": view.n_params}
     settings |= {"steps": task.config.steps, "batch_size": task.config.batch_size, "dialogues": len(task.dialogues)}
     settings |= {"keep": len(task.keep), "kl_weight": task.config.kl_weight, "fingerprint": fingerprint}
     # The labels are those asked for now, also on trials from the file.
     return Comparison(tuple(replace(found[key], spec=spec) for spec, key in keys.items()), settings)
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What all trials of a comparison share. `config.lr` and `config.seed` are each one's own."""
-
-    dialogues: tuple[Dialogue, ...]
-    config: TuneConfig
-    suites: Mapping[str, Suite]
-    keep: tuple[Dialogue, ...] = ()
-
-    def fingerprint(self, model: Model) -> str:
-        """Changes when the model's weights, the data, the suites or the settings do."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(ModelView(model).weights().items()):
-            digest.update(name.encode() + bits(weight).numpy().tobytes())
-        parts: list[Any] = [replace(self.config, lr=1.0, seed=0).deciding(), _words(self.dialogues), _words(self.keep)]
-        for name, suite in self.suites.items():
-            groups = {**suite.groups, **suite.abilities}
-            groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}
-            named = repr(suite.judge) if is_dataclass(suite.judge) else type(suite.judge).__name__
-            judge = [named, suite.judge.max_new_tokens, suite.first_tokens]
-            cases = {group: [_words(dialogues), [d.meta for d in dialogues]] for group, dialogues in groups.items()}
-            parts.append([name, judge, cases])
-            more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
-            parts += [more] if suite.prompts or suite.choices or suite.passages else []
-            parts += [suite.ends_right] if suite.ends_right else []
-        chat = chat_options(ModelView(model).tokenizer)
-        parts += [repr(chat)] if chat != ChatOptions() else []
-        digest.update(json.dumps(parts, sort_keys=True).encode())
-        return digest.hexdigest()[:16]
-
-
-def _words(dialogues: Iterable[Dialogue]) -> list[list[str]]:
-    return [[text for message in d.messages for text in (message.role, message.content)] for d in dialogues]
-
-
-class Bench:
-    """Does trials on one model, which is put back after each, also after an error or an interrupt."""
-
-    def __init__(self, model: Model, task: Task):
-        self.view, self.task = ModelView(model), task
-        self._references = {
-            split: Reference.of(self.view, suite.texts, suite.prompts)
-            for split, suite in task.suites.items()
-            if suite.texts or suite.prompts
-        }
-
-    def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
-        task, tuned = self.task, None
-        began = time.perf_counter()
-        try:
-            if tuner is not None:
-                config = replace(task.config, lr=spec.lr, seed=spec.seed)
-                tuned = tuner.tune(self.view, task.dialogues, config, keep=task.keep or None, progress=False)
-                if tuned.interrupted:
-                    raise KeyboardInterrupt
-            seconds = time.perf_counter() - began
-            against = {split: (suite, self._references.get(split)) for split, suite in task.suites.items()}
-            found = {split: evaluate(self.view, *each, progress=False) for split, each in against.items()}
-            return Trial(spec, tuned.weights if tuned else 0, seconds, found)
-        except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
-            return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
-        finally:
-            if tuned:
-                to_the_end(partial(tuned.undo, self.view))
-
-
-def _trials(
-    view: ModelView, task: Task, todo: Mapping[str, tuple[Spec, Tuner | None]], workers: int
-) -> Generator[tuple[str, Trial]]:
-    """The trials, as they end."""
-    if not todo:
-        return
-    if workers == 1:
-        bench = Bench(view, task)
-        for key, each in todo.items():
-            yield key, bench.trial(*each)
-        return
-    with tempfile.TemporaryDirectory(prefix="spt_lens-") as folder:
-        view.hf_copy().save_pretrained(folder)
-        view.tokenizer.save_pretrained(folder)
-        spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
-        its_model = (folder, str(view.device), view.dtype, chat_options(view.tokenizer), task)
-        pool = ProcessPoolExecutor(min(workers, len(todo)), spawn, _start_worker, its_model)
-        try:
-            futures = {pool.submit(_work, *each): key for key, each in todo.items()}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_bench: Bench | None = None  # of a worker process
-
-
-def _start_worker(folder: str, device: str, dtype: torch.dtype, chat: ChatOptions, task: Task) -> None:
-    global _bench
-    torch.set_num_threads(1)
-    how: Any = {"chat_template_kwargs": chat.kwargs, "system": chat.system}
-    _bench = Bench(load_model(folder, device=device, dtype=dtype, **how), task)
-
-
-def _work(spec: Spec, tuner: Tuner | None) -> Trial:
-    assert _bench is not None  # _start_worker has run
-    return _bench.trial(spec, tuner)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
@@ -69,6 +70,11 @@ class Backend:
             if length <= cfg.n_ctx:
                 raise ValueError(f"a prompt of {length} tokens leaves no room for {new} more: {why}. Ask for fewer")
             raise ValueError(f"a prompt of {length} tokens is too long: {why}. Leave such prompts out")
+
+
+def _same_place(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, seen in the same way."""
+    return all(same(one) == same(other) for same in (Tensor.data_ptr, Tensor.stride, Tensor.size, lambda t: t.dtype))
 
 
 def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,21 +178,22 @@ class BridgeBackend(Backend):
         """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
         state = _plainly(self.root.state_dict().items())
         found = {name: state[name] for name in names if name in state}
-        splits = list(self._splits())
-        found |= {name: found[name].clone() for name in {split[0] for split in splits}}  # may be stale: made anew
-        for name, pick, parameter, here in splits:
+        stale = [split for split in self._splits() if not _same_place(split[1](state[split[0]]), split[3](split[2]))]
+        found |= {name: found[name].clone() for name in {split[0] for split in stale}}  # made anew
+        for name, pick, parameter, here in stale:
             pick(found[name]).copy_(here(parameter.detach()))
         return found
 
     def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
         """A plain transformers model with these weights: a copy, or with `share` the live tensors, where it can.
 
-        One that shares has no buffers, so it can be saved and cannot run. `base` is not needed.
+        Where it can't (fused weights whose live parts lie elsewhere), `load_plain` takes home what is done to it.
         """
         config: Any = copy.deepcopy(self.root.config)
         config.output_attentions = False  # the bridge may have turned it on
         # The new model draws weights that are overwritten.
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if share else "cpu"):
+        empty = init_empty_weights(include_buffers=False) if share else nullcontext()
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), empty:
             options = {"attn_implementation": "eager", "trust_remote_code": made_by_own_code(self.root)}
             plain = AutoModelForCausalLM.from_config(config, dtype=self.dtype, **options)
         expected = {name for name, _ in plain.named_parameters()}
@@ -203,12 +210,13 @@ class BridgeBackend(Backend):
 
     @torch.no_grad()
     def load_plain(self, plain: PreTrainedModel) -> None:
-        """Copies a plain model's weights into the live parameters."""
+        """Copies a plain model's weights into the live parameters, but for those that it shares with them."""
         weights, state = dict(plain.named_parameters()), _plainly(self.root.state_dict().items())
-        for name, value in weights.items():
-            state[name].copy_(value)
-        for name, pick, parameter, here in self._splits():
-            here(parameter).copy_(pick(weights[name]))
+        into = [(state[name], value) for name, value in weights.items()]
+        into += [(here(parameter), pick(weights[name])) for name, pick, parameter, here in self._splits()]
+        for live, value in into:
+            if not _same_place(live, value):
+                live.copy_(value)
 
 
 class HookedBackend(Backend):
@@ -251,7 +259,6 @@ class HookedBackend(Backend):
         attention = self.model.blocks[layer].attn
         # Of a grouped-query model, W_K and W_V are expanded copies; the weights have an underscore.
         name = f"_W_{which.upper()}" if which in "kv" and hasattr(attention, "_W_K") else f"W_{which.upper()}"
-
         return getattr(attention, name), lambda weight: weight[unit].T
 
     def plain(self, base: str | None = None, share: bool = False) -> PreTrainedModel:
@@ -286,6 +293,8 @@ class HookedBackend(Backend):
 
 def backend_of(model: Any) -> BridgeBackend | HookedBackend:
     """The backend of a model. Raises TypeError for an object of another class."""
+    if hasattr(model, "spt_lens_backend"):
+        return model.spt_lens_backend()
     if isinstance(model, TransformerBridge):
         return BridgeBackend(model)
     if hooked.is_hooked(model):

@@ -8,13 +8,19 @@ from typing import Any, ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.plain import plain_model
+from spt_lens.tune.slices import whole_weights
 from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
 @dataclass(frozen=True)
 class FullFineTuning(Tuner):
-    """Trains a copy of the model, in float32 whatever its dtype, and writes it into the model when it is done."""
+    """Trains the model's own weights in place, beside them nothing but gradients, moments and what undoing needs.
+
+    A model in half precision, and a HookedTransformer, lends no weights: a copy is trained, in float32 or what is
+    wider, and written into the model when it is done.
+    """
 
     method = "full fine-tuning"
     lr: ClassVar[float] = 3e-4
@@ -22,9 +28,8 @@ class FullFineTuning(Tuner):
 
     @contextmanager
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
-        # Training rounds away most small steps in bfloat16.
-        plain = view.hf_copy().float()
-        yield Trainable.of_copy(plain, view, lambda: view.load_plain(plain))
+        plain = plain_model(view)
+        yield Trainable.of_plain(plain, view, lambda: view.load_plain(plain), whole_weights(view))
 
 
 def full_finetune(

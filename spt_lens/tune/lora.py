@@ -13,15 +13,18 @@ from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import whole_number
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.plain import WIDE, attention_weights, plain_model
 from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
 @dataclass(frozen=True)
 class LoRA(Tuner):
-    """Trains low-rank updates on a copy of the model, in float32 whatever its dtype, and merges them into the model.
+    """Trains low-rank updates, in float32 or what is wider, on the model's own weights, and merges them in place.
 
-    The update is B A with alpha = rank, that is, a scale of one; no dropout; `config.seed` also draws the start of A.
+    A float16 model is copied into float32 for it, since without scaling its gradients would vanish; a HookedTransformer
+    is copied too. The update is B A with alpha = rank, that is, a scale of one; no dropout; `config.seed` also draws
+    the start of A.
     """
 
     rank: int = 16
@@ -47,12 +50,13 @@ class LoRA(Tuner):
         layout = layout_of(view.architecture)
         where = {"target_modules": layout.modules(), "fan_in_fan_out": layout.transposed, "task_type": "CAUSAL_LM"}
         settings = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, bias="none", **where)
-        plain = view.hf_copy().float()
+        plain = plain_model(view, in_place=(*WIDE, torch.bfloat16))
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             wrapped: Any = get_peft_model(plain, settings)
         wrapped.eval()  # no dropout, as in pinpoint tuning
-        yield Trainable.of_copy(wrapped, view, lambda: view.load_plain(wrapped.merge_and_unload()))
+        pieces = attention_weights(view)
+        yield Trainable.of_plain(wrapped, view, lambda: view.load_plain(wrapped.merge_and_unload()), pieces)
 
 
 def lora_tune(

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spt_lens.chat.batches import Example, ExampleBatch, Examples, Reads, padded
+from spt_lens.chat.once import once
 from spt_lens.model import ranks
 from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.targets import LogitsAt
@@ -26,6 +27,10 @@ from spt_lens.view.live import watched
 _VALIDATION_BATCH = 32
 Kept = tuple[Reads, Float[Tensor, "n_real vocab"]]  # texts, and the untuned model's log-probabilities on them
 OnStep = Callable[[Mapping[str, float]], object]
+
+
+def _log_probs(logits: LogitsAt, batch: Reads) -> Float[Tensor, "n_where vocab"]:
+    return torch.log_softmax(logits(batch), dim=-1)
 
 
 class KeepTerm:
@@ -58,9 +63,12 @@ class KeepTerm:
                 parts: list[Kept] = []
                 for j in range(0, len(batches[i]), size):
                     if mine([]):
-                        tokens, real = padded(batches[i][j : j + size], 0)
+                        some = batches[i][j : j + size]
+                        tokens, real = padded(some, 0)
                         part = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
-                        parts.append((part, torch.log_softmax(logits(part), dim=-1)))
+                        # The runs of a comparison start from one model: they share this, to rounding.
+                        key = ("keep", str(device), *map(tuple, some))
+                        parts.append((part, once(key, partial(_log_probs, logits, part))))
                 self._batches.append(parts)
 
     def batch(self, step: int) -> list[Kept]:

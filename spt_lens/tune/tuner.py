@@ -37,7 +37,7 @@ from spt_lens.tune.checkpointing import plain_blocks
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.resume import RunFolder, digest, weights_digest
 from spt_lens.tune.run import Row, best_validation
-from spt_lens.tune.slices import Slice, whole_weights
+from spt_lens.tune.slices import Slice
 from spt_lens.tune.training import OnStep, fit
 from spt_lens.tune.tuned import Tuned as Tuned
 
@@ -66,11 +66,11 @@ class Trainable:
     blocks: Sequence[nn.Module] = ()
 
     @classmethod
-    def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Self:
-        """Whatever requires gradients in a plain copy of the model; `write` takes it back into the model, whole."""
-        trained = [p for p in copy.parameters() if p.requires_grad]
-        logits = logits_of(lambda ids: copy(input_ids=ids, use_cache=False).logits, copy.get_output_embeddings())
-        return cls(logits, trained, write, whole_weights(view), blocks=plain_blocks(copy, view))
+    def of_plain(cls, plain: Any, view: ModelView, write: Callable[[], None], pieces: Sequence[Slice]) -> Self:
+        """Whatever requires gradients in a plain model (`plain.plain_model`); `write` takes that home."""
+        trained = [p for p in plain.parameters() if p.requires_grad]
+        logits = logits_of(lambda ids: plain(input_ids=ids, use_cache=False).logits, plain.get_output_embeddings())
+        return cls(logits, trained, write, pieces, blocks=plain_blocks(plain, view))
 
 
 class Tuner(ABC):
@@ -174,15 +174,17 @@ class Tuner(ABC):
                     fit(what.logits, what.parameters, examples, config, after_step=after_step, **more)
                 except KeyboardInterrupt:
                     interrupted = True
+                for parameter in what.parameters:
+                    parameter.grad = None
                 what.write()  # also into a live model: the interrupt may have come between two pieces
-            old = {piece.name: value for piece, value in before}
-            new = {piece.name: piece.read() for piece, _ in before}
-            if not all(value.isfinite().all() for value in new.values()):
-                # The last step has no loss after it that would tell.
-                raise FloatingPointError(f"a tuned weight is no longer finite in {view.dtype}: lower lr ({config.lr})")
-            if not what.heads:  # of whole weights, those that moved
-                old = {name: value for name, value in old.items() if not same_bits(value, new[name])}
-                new = {name: new[name] for name in old}
+            old, new = {}, {}
+            for piece, value in before:
+                now = piece.read()
+                if not now.isfinite().all():  # the last step has no loss after it that would tell
+                    hot = f"a tuned weight is no longer finite in {view.dtype}: lower lr ({config.lr})"
+                    raise FloatingPointError(hot)
+                if what.heads or not same_bits(value, now):  # of whole weights, those that moved
+                    old[piece.name], new[piece.name] = value, now
             about = {"model": view.name, "config": config.deciding(), "dialogues": len(examples)}
             about |= {"parameters": weights, "interrupted": interrupted, "method": self.method}
             if what.heads.about:  # where the choice came from stays with the weights

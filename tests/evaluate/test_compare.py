@@ -14,7 +14,7 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, dialogue
 from spt_lens.chat.judge import Verdict
 from spt_lens.chat.template import set_chat_options
-from spt_lens.evaluate import compare as compare_module
+from spt_lens.evaluate.bench import Bench, Task
 from spt_lens.evaluate.compare import compare, default_methods
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import Evaluation
@@ -285,14 +285,14 @@ def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
         file.write('{"key": "cut o')  # as a power cut leaves it
     done = []
     with monkeypatch.context() as patch:
-        original = compare_module.Bench.trial
-        patch.setattr(compare_module.Bench, "trial", lambda self, *each: done.append(each[1]) or original(self, *each))
+        original = Bench.trial
+        patch.setattr(Bench, "trial", lambda self, *each: done.append(each[1]) or original(self, *each))
         found = compare(tiny, HEADS, **settings)
     assert done == [FullFineTuning()] and len(found.trials) == 3 and len(read_trials(out)) == 3
 
     # Another number of steps is another experiment: nothing of the file is used.
     with monkeypatch.context() as patch:
-        patch.setattr(compare_module.Bench, "trial", interrupt)
+        patch.setattr(Bench, "trial", interrupt)
         with pytest.raises(KeyboardInterrupt):
             compare(tiny, HEADS, **{**settings, "config": TuneConfig(steps=3, batch_size=2)})
 
@@ -300,7 +300,7 @@ def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
 def test_what_replies_are_judged_by_is_part_of_the_fingerprint(tiny, small):
     def found(case: Dialogue, judge: AnswerJudge) -> str:
         suites = {split: Suite("mine", groups={"asked": (case,)}, judge=judge) for split in ("validation", "test")}
-        return compare_module.Task(tuple(small["dialogues"]), TuneConfig(), suites).fingerprint(tiny)
+        return Task(tuple(small["dialogues"]), TuneConfig(), suites).fingerprint(tiny)
 
     one, other = (dialogue("What is the capital of France?", answer=answer) for answer in ("Paris", "Rome"))
     assert found(one, AnswerJudge()) == found(one, AnswerJudge())

@@ -1,0 +1,100 @@
+"""What the trials of a comparison share: data, suites, settings, and the model that each is done on and put back."""
+
+import hashlib
+import json
+import time
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.once import keeping
+from spt_lens.chat.options import ChatOptions
+from spt_lens.chat.template import chat_options
+from spt_lens.evaluate.change import Reference
+from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.evaluate.trials import Spec, Trial
+from spt_lens.model.ranks import alone
+from spt_lens.model.unhooked import unhooked
+from spt_lens.model.view import Model, ModelView, to_the_end
+from spt_lens.saving import bits
+from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuner import Tuner
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What all trials of a comparison share. `config.lr` and `config.seed` are each one's own."""
+
+    dialogues: tuple[Dialogue, ...]
+    config: TuneConfig
+    suites: Mapping[str, Suite]
+    keep: tuple[Dialogue, ...] = ()
+
+    def fingerprint(self, model: Model) -> str:
+        """Changes when the model's weights, the data, the suites or the settings do."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(ModelView(model).weights().items()):
+            digest.update(name.encode() + bits(weight).numpy().tobytes())
+        parts: list[Any] = [replace(self.config, lr=1.0, seed=0).deciding(), _words(self.dialogues), _words(self.keep)]
+        for name, suite in self.suites.items():
+            groups = {**suite.groups, **suite.abilities}
+            groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}
+            named = repr(suite.judge) if is_dataclass(suite.judge) else type(suite.judge).__name__
+            judge = [named, suite.judge.max_new_tokens, suite.first_tokens]
+            cases = {group: [_words(dialogues), [d.meta for d in dialogues]] for group, dialogues in groups.items()}
+            parts.append([name, judge, cases])
+            more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
+            parts += [more] if suite.prompts or suite.choices or suite.passages else []
+            parts += [suite.ends_right] if suite.ends_right else []
+        chat = chat_options(ModelView(model).tokenizer)
+        parts += [repr(chat)] if chat != ChatOptions() else []
+        digest.update(json.dumps(parts, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+
+def _words(dialogues: Iterable[Dialogue]) -> list[list[str]]:
+    return [[text for message in d.messages for text in (message.role, message.content)] for d in dialogues]
+
+
+class Bench:
+    """Does trials on one model, which is put back after each, also after an error or an interrupt.
+
+    The ranks of a launcher do other trials each: in one, none talks to the others.
+    """
+
+    def __init__(self, model: Model, task: Task):
+        self.view, self.task = ModelView(model), task
+        self.kept: dict[Hashable, Any] = {}  # what the trials have in common, as `once` makes it
+        with alone(), keeping(self.kept):
+            self._reads = unhooked(self.view)
+            self._references = {
+                split: Reference.of(self._reads, suite.texts, suite.prompts)
+                for split, suite in task.suites.items()
+                if suite.texts or suite.prompts
+            }
+
+    def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
+        with alone(), keeping(self.kept):
+            return self._trial(spec, tuner)
+
+    def _trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
+        task, tuned = self.task, None
+        began = time.perf_counter()
+        try:
+            if tuner is not None:
+                config = replace(task.config, lr=spec.lr, seed=spec.seed)
+                tuned = tuner.tune(self.view, task.dialogues, config, keep=task.keep or None, progress=False)
+                if tuned.interrupted:
+                    raise KeyboardInterrupt
+            seconds = time.perf_counter() - began
+            against = {split: (suite, self._references.get(split)) for split, suite in task.suites.items()}
+            found = {split: evaluate(self._reads, *each, progress=False) for split, each in against.items()}
+            return Trial(spec, tuned.weights if tuned else 0, seconds, found)
+        except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
+            return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
+        finally:
+            if tuned:
+                to_the_end(partial(tuned.undo, self.view))
