@@ -32,8 +32,9 @@ from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked, read_trials
 from spt_lens.heads import HeadSet
+from spt_lens.model.kept import to_the_end
 from spt_lens.model.loading import load_model
-from spt_lens.model.view import Model, ModelView, to_the_end
+from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import bits
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spt_lens.model import hooked
+from spt_lens.model.devices import state_of
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
 
@@ -166,7 +167,7 @@ class BridgeBackend(Backend):
 
     def hf_weights(self, names: set[str]) -> dict[str, Tensor]:
         """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
-        state = _plainly(self.root.state_dict().items())
+        state = _plainly(state_of(self.root).items())
         found = {name: state[name] for name in names if name in state}
         splits = list(self._splits())
         found |= {name: found[name].clone() for name in {split[0] for split in splits}}  # may be stale: made anew

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from tqdm.auto import tqdm
 
@@ -136,15 +135,8 @@ def find_limits(view: ModelView, longest: int, batch_size: int | None, max_memor
         number(max_memory, "max_memory", above=0)
     if batch_size is not None:
         return Limits(batch_size)
-    room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30
+    room = min(map(free_bytes, view.devices)) / 2 if max_memory is None else max_memory * 2**30
     return Limits(max(1, int(min(MOST, room / prompt_bytes(view, longest)))))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def prompt_bytes(view: ModelView, tokens: int) -> int:
