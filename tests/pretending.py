@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 HOST = torch.device("cpu")
 MADE = (torch.tensor, torch.as_tensor, torch.from_numpy)
-MIXES = ("copy_", "_to_copy", "set_")  # whose arguments may be on several devices
+MIXES = ("copy_", "_to_copy", "fill_", "set_")  # whose arguments may be on several devices
 
 
 class MixedDevices(RuntimeError):
@@ -28,19 +28,23 @@ class MixedDevices(RuntimeError):
 
 
 class Names:
+    """Of each storage that is not on the host, the device's name. They are kept alive, or another would get its place."""
+
     def __init__(self) -> None:
-        self.names: dict[int, torch.device] = {}
+        self.kept: dict[int, tuple[torch.device, Any]] = {}
         self.moves = 0
 
     def of(self, tensor: Tensor) -> torch.device:
         if tensor.is_meta:
             return torch.device("meta")
-        return self.names.get(tensor.untyped_storage().data_ptr(), HOST)
+        return self.kept.get(_at(tensor), (HOST, None))[0]
 
     def put(self, tensors: Iterable[Any], device: torch.device) -> None:
         for tensor in tensors:
-            if isinstance(tensor, Tensor) and not tensor.is_meta and tensor.untyped_storage().data_ptr():
-                self.names[tensor.untyped_storage().data_ptr()] = device
+            if isinstance(tensor, Tensor) and not tensor.is_meta and _at(tensor):
+                self.kept.pop(_at(tensor), None)
+                if device != HOST:
+                    self.kept[_at(tensor)] = device, tensor.untyped_storage()
 
 
 class _Operations(TorchDispatchMode):
@@ -59,12 +63,29 @@ class _Operations(TorchDispatchMode):
         if len(on) > 1 and name not in MIXES:
             raise MixedDevices(f"{func} of tensors on {sorted(map(str, on))}")
         result = func(*args, **kwargs)
-        before = {t.untyped_storage().data_ptr() for t in given} if "lift" not in name else set()
+        before = {_at(t) for t in given} if "lift" not in name else set()
         new = [t for t in tree_leaves(result) if isinstance(t, Tensor) and not t.is_meta]
-        asked = None if name == "_to_copy" else kwargs.get("device")  # moves are made below
-        place = asked or next(iter(on), HOST)
-        self.known.put([t for t in new if t.untyped_storage().data_ptr() not in before], place)
+        # Of tensors, torch hands on what it takes for their device; a move is made below.
+        place = next(iter(on), HOST) if given else kwargs.get("device") or HOST
+        self.known.put([t for t in new if _at(t) not in before], place)
         return result
+
+
+class _Move(torch.autograd.Function):
+    """A copy on another device, whose gradient goes back to where the tensor was."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, names: Names, target: torch.device) -> Tensor:
+        ctx.names, ctx.source = names, names.of(tensor)
+        copy = tensor.clone()
+        names.put([copy], target)
+        return copy
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        copy = gradient.clone()
+        ctx.names.put([copy], ctx.source)
+        return copy, None, None
 
 
 class _Calls(TorchFunctionMode):
@@ -98,9 +119,7 @@ class _Calls(TorchFunctionMode):
         if target is None or result.is_meta or target == self.known.of(args[0]):
             return result
         self.known.moves += 1
-        result = result.clone() if result.untyped_storage().data_ptr() == _at(args[0]) else result
-        self.known.put([result], target)
-        return result
+        return _Move.apply(result, self.known, target)
 
 
 def _at(tensor: Tensor) -> int:

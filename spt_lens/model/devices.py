@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,11 @@ def device_of(root: nn.Module) -> torch.device:
     return first.device if found is None else torch.device(found)
 
 
+def brought(module: Any) -> AbstractContextManager[None]:
+    """A context in which the weights of a module, or of the one that a bridge's wraps, are there also if offloaded."""
+    return align_module_device(getattr(module, "original_component", None) or module)
+
+
 def devices_of(root: nn.Module) -> list[torch.device]:
     """All devices that a model computes on."""
     found = {p.device for p in root.parameters() if p.device.type != "meta"}
@@ -256,12 +261,14 @@ def check_whole(root: nn.Module, what: str) -> None:
 
 def state_of(root: nn.Module) -> dict[str, Tensor]:
     """The state dict, with what is offloaded read into memory."""
-    state = root.state_dict()
-    for prefix, module in root.named_modules():
+    state, read = root.state_dict(), dict[int, dict[str, Tensor]]()
+    for prefix, module in root.named_modules(remove_duplicate=False):  # a bridge has some under two names
         names = [name for name in (*module._parameters, *module._buffers) if f"{prefix}.{name}" in state]
         if any(state[f"{prefix}.{name}"].device.type == "meta" for name in names):
-            with align_module_device(module, torch.device("cpu")):
-                state |= {f"{prefix}.{name}": getattr(module, name).detach() for name in names}
+            if id(module) not in read:
+                with align_module_device(module, torch.device("cpu")):
+                    read[id(module)] = {name: getattr(module, name).detach() for name in names}
+            state |= {f"{prefix}.{name}": value for name, value in read[id(module)].items()}
     return state
 
 
