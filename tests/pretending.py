@@ -1,8 +1,8 @@
 """Several devices on a machine that has only a CPU: tensors carry the name of a pretended one, and mixing them raises.
 
-torch takes "cpu:1" for a device's name, but puts the tensor on "cpu". So the name is kept here, by storage: an operation
-gives it on, a move changes it, and one whose tensors have different names raises, as it would on two GPUs. "cpu" itself
-is the host: numbers without dimensions and indices may come from there, as on a GPU.
+torch takes "cpu:1" for a device's name, but puts the tensor on "cpu". So the name is kept here, by storage: what an
+operation makes has that of its tensors, a move changes it, and an operation on tensors of several names raises, as it
+would on two GPUs. "cpu" itself is the host: numbers without dimensions and indices may come from there, as on a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MixedDevices(RuntimeError):
 
 
 class Names:
-    """Of each storage that is not on the host, the device's name. They are kept alive, or another would get its place."""
+    """The device's name of each storage that is not on the host. They stay alive, or others would take their places."""
 
     def __init__(self) -> None:
         self.kept: dict[int, tuple[torch.device, Any]] = {}
@@ -59,7 +59,14 @@ class _Operations(TorchDispatchMode):
         bound = given
         if name in ("index", "index_put", "index_put_", "_unsafe_index"):  # indices may come from the host
             bound = [t for t in given if not (self.known.of(t) == HOST and any(t is i for i in tree_leaves(args[1])))]
+        if name == "index_put":  # of a backward pass alone, into zeros for which torch names its own device
+            bound = [t for t in bound if t is not args[0]]
         on = {self.known.of(t) for t in bound if t.ndim or self.known.of(t) != HOST}
+        if name.startswith("_foreach"):  # torch sorts these by their devices first
+            result = func(*args, **kwargs)
+            for one, other in zip(args[0], result or (), strict=False):
+                self.known.put([other], self.known.of(one))
+            return result
         if len(on) > 1 and name not in MIXES:
             raise MixedDevices(f"{func} of tensors on {sorted(map(str, on))}")
         result = func(*args, **kwargs)

@@ -32,6 +32,7 @@ from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked, read_trials
 from spt_lens.heads import HeadSet
+from spt_lens.model.devices import check_whole
 from spt_lens.model.kept import to_the_end
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
@@ -230,6 +231,7 @@ def _trials(
         for key, each in todo.items():
             yield key, bench.trial(*each)
         return
+    check_whole(view.backend.root, f"comparing in {workers} processes")
     with tempfile.TemporaryDirectory(prefix="spt_lens-") as folder:
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import infer_auto_device_map
+from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.hooks import AlignDevicesHook, SequentialHook
 from accelerate.utils import align_module_device, find_tied_parameters, get_balanced_memory, get_max_memory
 from safetensors import safe_open
@@ -33,7 +33,7 @@ Places = dict[str, int | str]  # each layer, and each module outside of them -> 
 
 
 def usable_device(device: Any, name: str = "device") -> torch.device:
-    """A device that computes here. Raises: TypeError for neither text nor a device; ValueError for none of this machine."""
+    """A device of this machine. Raises TypeError for neither text nor a device, ValueError for one that is not here."""
     instance(device, name, (str, torch.device), 'give one such as "cpu" or "cuda:0"')
     try:
         found = torch.device(device)
@@ -85,8 +85,8 @@ def places_for(source: str, device: Any, asked: Mapping[str, Any], hooked: bool,
         raise NotImplementedError('a HookedTransformer stays on one device: give model_class="bridge" with device_map')
     if is_gguf(source) or base_of(source) is not None:
         raise ValueError(
-            f"device_map needs a checkpoint of safetensors, and {source} is a GGUF file or an adapter: load it without, "
-            "write it by export_hf(model, folder), and load that folder with device_map"
+            f"device_map needs a checkpoint of safetensors, and {source} is a GGUF file or an adapter: load it without "
+            "one, write it by export_hf(model, folder), and load that folder with it"
         )
     own = Path(source).is_dir()
     folder = None if folder is None else a_path(folder, "offload_folder").expanduser()
@@ -187,9 +187,8 @@ def _name(empty: Any, name: Any) -> str:
         empty.get_submodule(instance(name, "a name in device_map", str, 'give a module\'s, such as "model.layers.0"'))
     except AttributeError as error:
         known = ", ".join(list(dict(_units(empty)))[:2])
-        raise ValueError(
-            f"device_map names {name!r}, which is no module of {type(empty).__name__}; {known}, ... are"
-        ) from error
+        wrong = f"device_map names {name!r}, which is no module of {type(empty).__name__}"
+        raise ValueError(f"{wrong}: its are {known} and so on") from error
     return name
 
 
@@ -250,12 +249,22 @@ def spread(root: nn.Module) -> bool:
     return any(_hook(module) is not None for module in root.modules())
 
 
+def placed_like(plain: Any, root: nn.Module) -> Any:
+    """A plain model with its layers where those of another are; what waits on the disk there waits on the CPU here."""
+    if not spread(root) or "hf_device_map" not in vars(root):
+        return plain.to(device_of(root))
+    known: Places = vars(root)["hf_device_map"]
+    places = {name: "cpu" if place == "disk" else place for name, place in known.items()}
+    with dispatching():
+        return dispatch_model(plain, places, skip_keys=plain._skip_keys_device_placement)
+
+
 def check_whole(root: nn.Module, what: str) -> None:
-    """Raises NotImplementedError for a model that accelerate's hooks run, which `what` can't train."""
+    """Raises NotImplementedError for a model that accelerate's hooks run, which `what` can't deal with."""
     if spread(root):
         raise NotImplementedError(
-            f"{what} trains a model on one device, and this one is spread by device_map: load it with device=, or take "
-            "pinpoint_tune, which trains spread models"
+            f"{what} needs a model on one device, and this one is spread by device_map: load it with device= (in half "
+            "precision, say). pinpoint_tune trains spread models"
         )
 
 

@@ -32,12 +32,17 @@ def as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module]) -> Iter
     points = {id(point): point for point in model.hook_dict.values()}.values()
     hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
 
+    def now() -> Iterator[tuple[nn.Parameter, bool, Any]]:
+        for own, name, requires_grad, grad in parameters:
+            if (p := own[name]) is not None:
+                yield p, requires_grad, grad
+
     def restore() -> None:
         for module, training in trained:
             module.training = training
-        for own, name, requires_grad, grad in parameters:
-            own[name].requires_grad_(requires_grad)
-            own[name].grad = grad
+        for p, requires_grad, grad in now():
+            p.requires_grad_(requires_grad)
+            p.grad = grad
         for point, forward, backward in hooks:
             for present, before in ((point.fwd_hooks, forward), (point.bwd_hooks, backward)):
                 for handle in [h for h in present if not any(h is b for b in before)]:
@@ -45,8 +50,8 @@ def as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module]) -> Iter
                     present.remove(handle)
 
     try:
-        for own, name, _, _ in parameters:
-            own[name].grad = None
+        for p, _, _ in now():
+            p.grad = None
         yield
     finally:
         to_the_end(restore)

@@ -15,8 +15,8 @@ import torch
 from tqdm.auto import tqdm
 
 from spt_lens.checking import number, whole_number
-from spt_lens.model.generation import finish
 from spt_lens.model.devices import free_bytes
+from spt_lens.model.generation import finish
 from spt_lens.model.view import ModelView
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it

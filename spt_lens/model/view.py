@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
-from spt_lens.model.devices import device_of, devices_of
+from spt_lens.model.devices import device_of, devices_of, spread
 from spt_lens.model.generation import batches_of, finish, mixes, replying
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.kept import as_before
@@ -262,13 +262,15 @@ class ModelView:
         return self.backend.named_parameters()
 
     def hf_copy(self, base: str | Path | None = None) -> PreTrainedModel:
-        """An independent plain transformers model with the same weights, dtype and device, in evaluation mode.
+        """An independent plain transformers model with the same weights, dtype and device, in evaluation mode; of one
+        that is spread over devices, on the CPU.
 
         base: the checkpoint that a HookedTransformer was made of, if load_model did not make it: all but W_Q, W_K, W_V
         and W_O comes from there. Raises: ValueError if that is not known; NotImplementedError for an architecture whose
         weights cannot be named as Hugging Face does.
         """
-        return self.backend.plain(None if base is None else str(base)).to(self.device).eval()
+        plain = self.backend.plain(None if base is None else str(base)).eval()
+        return plain.to("cpu" if spread(self.backend.root) else self.device)
 
     def load_plain(self, plain: PreTrainedModel) -> None:
         """Copies all weights of a plain model like `hf_copy()` into this one. **Changes the model.**"""
