@@ -20,8 +20,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spt_lens.model import hooked
+from spt_lens.model.devices import state_of
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
+from spt_lens.saving import same_place
 
 Tokens = Int[Tensor, "batch pos"]
 Mask = Bool[Tensor, "batch pos"]
@@ -70,11 +72,6 @@ class Backend:
             if length <= cfg.n_ctx:
                 raise ValueError(f"a prompt of {length} tokens leaves no room for {new} more: {why}. Ask for fewer")
             raise ValueError(f"a prompt of {length} tokens is too long: {why}. Leave such prompts out")
-
-
-def _same_place(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same memory, seen in the same way."""
-    return all(same(one) == same(other) for same in (Tensor.data_ptr, Tensor.stride, Tensor.size, lambda t: t.dtype))
 
 
 def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -176,9 +173,9 @@ class BridgeBackend(Backend):
 
     def hf_weights(self, names: set[str]) -> dict[str, Tensor]:
         """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
-        state = _plainly(self.root.state_dict().items())
+        state = _plainly(state_of(self.root).items())
         found = {name: state[name] for name in names if name in state}
-        stale = [split for split in self._splits() if not _same_place(split[1](state[split[0]]), split[3](split[2]))]
+        stale = [split for split in self._splits() if not same_place(split[1](state[split[0]]), split[3](split[2]))]
         found |= {name: found[name].clone() for name in {split[0] for split in stale}}  # made anew
         for name, pick, parameter, here in stale:
             pick(found[name]).copy_(here(parameter.detach()))
@@ -215,7 +212,7 @@ class BridgeBackend(Backend):
         into = [(state[name], value) for name, value in weights.items()]
         into += [(here(parameter), pick(weights[name])) for name, pick, parameter, here in self._splits()]
         for live, value in into:
-            if not _same_place(live, value):
+            if not same_place(live, value):
                 live.copy_(value)
 
 

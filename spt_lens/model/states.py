@@ -25,8 +25,9 @@ from spt_lens.chat.batches import PromptBatch, Reads
 from spt_lens.checking import a_path, number
 from spt_lens.model import ranks
 from spt_lens.model.blocks import passed_over, with_methods
+from spt_lens.model.devices import free_bytes
 from spt_lens.model.kept_rows import Row, RowFolder
-from spt_lens.model.limits import free_bytes, is_out_of_memory
+from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from spt_lens.model.blocks import passed_over, with_methods
+from spt_lens.model.devices import brought
 from spt_lens.model.hooked import is_hooked, new_cache
 from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.plain import as_rows, keeping
@@ -270,8 +271,9 @@ def only_tokens(unembed: Any, ids: Int[Tensor, "rows k"] | None) -> Iterator[Non
 
     def after(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         rows = kept.pop()
-        columns = module.W_U.T[ids.to(rows.device)]  # [rows, k, d_model]
-        return torch.einsum("rpd,rkd->rpk", rows, columns.to(rows)) + module.b_U[ids.to(rows.device)][:, None]
+        with brought(module):
+            columns, bias = (each[ids.to(each.device)].to(output) for each in (module.W_U.T, module.b_U))
+        return torch.einsum("rpd,rkd->rpk", rows.to(output), columns) + bias[:, None]  # columns: [rows, k, d_model]
 
     with ExitStack() as stack:
         stack.callback(unembed.register_forward_pre_hook(before).remove)
