@@ -49,8 +49,9 @@ def _several() -> bool:
         if int(os.environ.get("WORLD_SIZE") or 1) < 2 or multiprocessing.parent_process() is not None:
             return False
         from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
 
-        PartialState(cpu=not torch.accelerator.is_available())
+        PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
         if not dist.is_initialized():  # there was one already, which leaves processes on CPUs apart unless it is told
             dist.init_process_group("gloo")
     return dist.get_world_size() > 1
