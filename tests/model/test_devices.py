@@ -141,12 +141,15 @@ def folder_of(tmp_path_factory):
     return cache(lambda name: tiny_checkpoint(name, root / name))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "neox", "opt"])
-def test_whole_models_on_the_disk(folder_of, name):
-    folder = folder_of(name)
-    plain = load_model(folder, device="cpu")
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("llama", "bfloat16"), ("gemma2", "float16"), *((name, "float32") for name in ("gpt2", "phi3", "neox", "opt"))],
+)
+def test_whole_models_on_the_disk(folder_of, name, dtype):
+    folder, dtype = folder_of(name), getattr(torch, dtype)
+    plain = load_model(folder, device="cpu", dtype=dtype)
     try:
-        model = load_model(folder, device_map={"": "disk"})
+        model = load_model(folder, device_map={"": "disk"}, dtype=dtype)
     except NotImplementedError:  # TransformerLens 3.9
         pytest.skip("this TransformerLens reads weights that are not there")
     pairs = made(plain, [(9, 9), (8, 8)])
