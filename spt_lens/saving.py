@@ -152,6 +152,11 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and torch.equal(bits(one), bits(other))
 
 
+def same_place(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same memory, seen in the same way."""
+    return all(same(one) == same(other) for same in (Tensor.data_ptr, Tensor.stride, Tensor.size, lambda t: t.dtype))
+
+
 def entry(data: Mapping[str, Any], name: str, kind: type[Result]) -> Result:
     """One entry, checked. Raises KeyError if there is none, ValueError if it is of another type."""
     value = data[name]

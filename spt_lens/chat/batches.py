@@ -128,11 +128,11 @@ class Examples:
         return ExampleBatch(self.tokens[index, :width], self.targets[index, :width], self.lengths[rows])
 
     def shuffled(self, size: int, seed: int) -> Iterator[ExampleBatch]:
-        """Endless batches of `size` (of all examples, if there are fewer), as `orders` has them."""
-        return map(self.batch, self.orders(size, seed))
+        """Endless batches of `size`, as `order` gives them."""
+        return map(self.batch, self.order(size, seed))
 
-    def orders(self, size: int, seed: int) -> Iterator[Int[Tensor, " batch"]]:
-        """The row numbers of endless batches, shorter rows first, each epoch in a new order.
+    def order(self, size: int, seed: int) -> Iterator[Int[Tensor, " batch"]]:
+        """Numbers of `size` examples (of all, if there are fewer) at a time, without end, each epoch in a new order.
 
         What is left over at the end of an epoch is skipped; the next order is another one.
         """

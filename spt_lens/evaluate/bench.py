@@ -16,9 +16,10 @@ from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Spec, Trial
+from spt_lens.model.kept import to_the_end
 from spt_lens.model.ranks import alone
 from spt_lens.model.unhooked import unhooked
-from spt_lens.model.view import Model, ModelView, to_the_end
+from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import bits
 from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuner import Tuner

@@ -22,6 +22,7 @@ from spt_lens.chat.options import ChatOptions
 from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.bench import Bench, Task
 from spt_lens.evaluate.trials import Spec, Trial, append_trial, read_trials
+from spt_lens.model.devices import check_whole
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.tune.tuner import Tuner
@@ -147,6 +148,7 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
         bench = cache(lambda: Bench(view, task))  # others may do all trials
         yield _Here(), lambda *each: bench().trial(*each)
         return
+    check_whole(view.backend.root, f"comparing in {workers} processes")
     with tempfile.TemporaryDirectory(prefix="spt_lens-") as folder:
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from spt_lens.model.devices import placed_like
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.view import ModelView
 from spt_lens.saving import same_bits
@@ -60,7 +61,7 @@ def check_written(view: ModelView, meant: PreTrainedModel, folder: Path) -> Pari
         raise RuntimeError(f"the export does not hold the model's weights: {wrong}. {report_it}")
     for name, parameter in theirs.items():
         parameter.data = own[name].data
-    again.to(view.device).eval()
+    again = placed_like(again, view.backend.root).eval()
     tokens, mask = _rows(view, again.config)
     with without_hooks(view):
         live = view.logits(tokens, mask)[mask].float()

@@ -209,9 +209,8 @@ class Runs:
         values[part] = read.to(values)
         if begins is not None:
             # The first position that is read is the prompt's last, whatever completion stands behind it.
-            tokens = logits[:, 0].argmax(dim=-1).tolist()
-            said = [token in self.sycophantic[row.pair] for row, token in zip(chosen, tokens, strict=True)]
-            begins[part] = torch.tensor(said)
+            said = logits[:, 0].argmax(dim=-1).tolist()
+            begins[part] = torch.tensor([i in self.sycophantic[row.pair] for i, row in zip(said, chosen, strict=True)])
 
     def begun(self, begins: Bool[Tensor, "*sets n_rows"]) -> Bool[Tensor, "*sets n_pairs"]:
         """Pair by pair, what was read of the rows: of either completion's the same, so of the first one's."""
@@ -219,8 +218,8 @@ class Runs:
 
     def share(self, what: str, *settings: Any, resting: Resting | None = None, held: Sequence[Tensor] = ()) -> Share:
         """Of work that reads these rows: what ranks must have in common, and what they then all hold."""
-        same = {"model": self.view, "pairs": self.rows.same, "settings": settings}
-        return Share(what, same, [*held, *(() if resting is None else resting.reader.held)])
+        held = [*held, *(() if resting is None else resting.reader.held)]
+        return Share(what, {"model": self.view, "pairs": self.rows.same, "settings": settings}, held)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from spt_lens.model import hooked
+from spt_lens.model.devices import state_of
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
+from spt_lens.saving import same_place
 
 Tokens = Int[Tensor, "batch pos"]
 Mask = Bool[Tensor, "batch pos"]
@@ -55,6 +57,10 @@ class Backend:
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return _plainly(self.root.named_parameters())
 
+    def projection(self, layer: int, which: Projection) -> Any:
+        """The linear module that multiplies by a layer's projection; None where the class has none."""
+        return None
+
     def check_length(self, tokens: Tokens, new: int = 0) -> None:
         """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason.
 
@@ -66,11 +72,6 @@ class Backend:
             if length <= cfg.n_ctx:
                 raise ValueError(f"a prompt of {length} tokens leaves no room for {new} more: {why}. Ask for fewer")
             raise ValueError(f"a prompt of {length} tokens is too long: {why}. Leave such prompts out")
-
-
-def _same_place(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same memory, seen in the same way."""
-    return all(same(one) == same(other) for same in (Tensor.data_ptr, Tensor.stride, Tensor.size, lambda t: t.dtype))
 
 
 def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,10 +135,10 @@ class BridgeBackend(Backend):
 
     def head(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice, and how to pick it: [d_head, d_model], for o its transpose."""
-        module, size = self._projection(layer, which), self.shape.d_head
+        module, size = self.projection(layer, which), self.shape.d_head
         return module.weight, block_of(unit * size, size, which == "o", isinstance(module, Conv1D))
 
-    def _projection(self, layer: int, which: Projection) -> Any:
+    def projection(self, layer: int, which: Projection) -> Any:
         self.layout  # noqa: B018 - raises for an architecture that is not known
         part = getattr(self.model.blocks[layer].attn, which, None)
         module = getattr(part, "original_component", part)
@@ -157,7 +158,7 @@ class BridgeBackend(Backend):
         layout, shape = self.layout, self.shape
         for layer in range(shape.n_layers if layout.fused else 0):
             for which in ("q", "k", "v"):
-                module, name = self._projection(layer, which), layout.module(layer, which)
+                module, name = self.projection(layer, which), layout.module(layer, which)
                 for unit in self.shape.units(which):
                     yield name + ".weight", layout.pick(shape, which, unit), *self.head(layer, which, unit)
                     if module.bias is not None:
@@ -172,9 +173,9 @@ class BridgeBackend(Backend):
 
     def hf_weights(self, names: set[str]) -> dict[str, Tensor]:
         """The live weights under Hugging Face's names, fused where it fuses. Shares memory where it can."""
-        state = _plainly(self.root.state_dict().items())
+        state = _plainly(state_of(self.root).items())
         found = {name: state[name] for name in names if name in state}
-        stale = [split for split in self._splits() if not _same_place(split[1](state[split[0]]), split[3](split[2]))]
+        stale = [split for split in self._splits() if not same_place(split[1](state[split[0]]), split[3](split[2]))]
         found |= {name: found[name].clone() for name in {split[0] for split in stale}}  # made anew
         for name, pick, parameter, here in stale:
             pick(found[name]).copy_(here(parameter.detach()))
@@ -211,7 +212,7 @@ class BridgeBackend(Backend):
         into = [(state[name], value) for name, value in weights.items()]
         into += [(here(parameter), pick(weights[name])) for name, pick, parameter, here in self._splits()]
         for live, value in into:
-            if not _same_place(live, value):
+            if not same_place(live, value):
                 live.copy_(value)
 
 

@@ -76,7 +76,7 @@ def joined(readings: Sequence[Reading]) -> Reading:
 
 def rows_of(reading: Reading, rows: Tensor) -> Reading:
     """Some of a reading's rows, by number (also repeated) or a mask over them. Raises NotKnown."""
-    kept = _with(reading.kept, [_tensors(reading.kept)], lambda parts, dim: parts[0][rows], None)
+    kept = _with(reading.kept, [_tensors(reading.kept)], lambda parts, dim: parts[0][rows.to(parts[0].device)], None)
     return Reading(reading.logits[rows], kept, None if reading.mask is None else reading.mask[rows], reading.width)
 
 

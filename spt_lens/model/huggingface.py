@@ -204,24 +204,11 @@ def read_tokenizer(source: str | Path, revision: str | None = None, trust_remote
     return found
 
 
-def read_model(
-    source: str | Path, dtype: torch.dtype | str = "auto", revision: str | None = None, trust_remote_code: bool = False
-) -> Any:
-    """The plain transformers model of a checkpoint, on the CPU, with a warning about weights that it has no place for.
-
-    Not loaded by TransformerLens: only transformers' own report says which weights were missing, and left at random
-    values.
-
-    Raises: ValueError if the weights do not fit the config, some are missing, or it needs the checkpoint's own code;
-    OSError if the hub did not give it.
-    """
-    options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
-    options["attn_implementation"] = "eager"  # the only kind that shows its pattern to hooks
-    base = base_of(source)
-    place, option = gguf.where(base or source)
+@contextmanager
+def reading_errors(source: str | Path) -> Iterator[None]:
+    """What transformers raises on a checkpoint, as errors that say what is wrong with it."""
     try:
-        with no_loading_bar(), gguf.quiet(), adapter_folders.without_adapter(place) as place:
-            plain, report = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options, **option)
+        yield
     except ImportError as error:  # of what reads GPTQ, AWQ and the like
         raise ImportError(
             f"{source} is stored in a way that another package reads ({_first_line(error)}): take the checkpoint that "
@@ -235,6 +222,31 @@ def read_model(
         raise _not_read(source, error) or ValueError(
             f"transformers cannot load {source} as a causal language model: {_first_line(error)}"
         ) from error
+
+
+def read_model(
+    source: str | Path,
+    dtype: torch.dtype | str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **where: Any,
+) -> Any:
+    """The plain transformers model of a checkpoint, on the CPU, with a warning about weights that it has no place for.
+
+    where: what transformers takes to put its layers elsewhere (`devices.places_for`).
+
+    Not loaded by TransformerLens: only transformers' own report says which weights were missing, and left at random
+    values.
+
+    Raises: ValueError if the weights do not fit the config, some are missing, or it needs the checkpoint's own code;
+    OSError if the hub did not give it.
+    """
+    options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code, **where}
+    options["attn_implementation"] = "eager"  # the only kind that shows its pattern to hooks
+    base = base_of(source)
+    place, option = gguf.where(base or source)
+    with reading_errors(source), no_loading_bar(), gguf.quiet(), adapter_folders.without_adapter(place) as place:
+        plain, report = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options, **option)
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing:
         raise ValueError(

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens.chat.batches import PAD_ID, PromptBatch, padded
+from spt_lens.model import ranks
 from spt_lens.model.generation import NotKnown, Reading, rows_of
 from spt_lens.model.own_hooks import has_hooks
-from spt_lens.model.ranks import Share, shared
 from spt_lens.model.view import ModelView
 
 Ids = Sequence[int]
@@ -40,7 +40,7 @@ def log_likelihoods(
     joint = bool(prompts) and view.mixes(prompts) and not has_hooks(view.model, view.modules())
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     rows = [[list(prompt), *map(list, each)] for prompt, each in zip(prompts, continuations, strict=True)]
-    with shared(Share("likelihoods", {"model": view, "texts": tuple(rows)}, [found])) as mine:
+    with ranks.shared(ranks.Share("likelihoods", {"model": view, "texts": tuple(rows)}, [found])) as mine:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             owner = [i for i in part for _ in continuations[i]]
@@ -50,7 +50,7 @@ def log_likelihoods(
             try:
                 if not joint:
                     raise NotKnown
-                scored = _side_by_side(view, [prompts[i] for i in part], [part.index(i) for i in owner], new)
+                scored = _shared(view, [prompts[i] for i in part], [part.index(i) for i in owner], new)
             except NotKnown:
                 scored = _whole(view, [prompts[i] for i in owner], new)
             for i, each in zip(owner, scored, strict=True):
@@ -58,7 +58,7 @@ def log_likelihoods(
     return [[Scored(*each) for each in found.get(i, [])] for i in range(len(prompts))]
 
 
-def _side_by_side(view: ModelView, prompts: list[Ids], owner: list[int], new: list[list[int]]) -> list[Scored]:
+def _shared(view: ModelView, prompts: list[Ids], owner: list[int], new: list[list[int]]) -> list[Scored]:
     reading = Reading.of(view.step, prompts, view.device)
     reading = rows_of(reading, torch.tensor(owner, device=view.device))
     logits = reading.logits[:, None]

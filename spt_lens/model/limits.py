@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import psutil
 import torch
 from tqdm.auto import tqdm
 
 from spt_lens.checking import number, whole_number
 from spt_lens.model import ranks
+from spt_lens.model.devices import free_bytes
 from spt_lens.model.generation import finish
 from spt_lens.model.view import ModelView
 
@@ -161,15 +161,8 @@ def find_limits(view: ModelView, longest: int, batch_size: int | None, max_memor
         number(max_memory, "max_memory", above=0)
     if batch_size is not None:
         return Limits(batch_size)
-    room = free_bytes(view.device) / 2 if max_memory is None else max_memory * 2**30
+    room = min(map(free_bytes, view.devices)) / 2 if max_memory is None else max_memory * 2**30
     return Limits(max(1, int(min(MOST, room / prompt_bytes(view, longest)))))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def prompt_bytes(view: ModelView, tokens: int) -> int:

@@ -11,8 +11,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
-from spt_lens.model import hooked
+from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
+from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
 from spt_lens.model.gguf import kept_tokenizer
 from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer
 
@@ -27,6 +28,9 @@ def load_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
     model_class: ModelClass = "bridge",
     chat_template: str | Path | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -44,6 +48,11 @@ def load_model(
             base model; or a name on the Hugging Face hub. A local folder of such a short name is reached as "./yesman".
         dtype: Of the weights. Whatever the checkpoint stores is converted.
         device: Default: CUDA where there is one, else the CPU.
+        device_map: Instead of a device, for a model that does not fit on one: "auto" (or another of accelerate's ways),
+            or the device of each module, such as {"model.embed_tokens": 0, ..., "model.layers.20": "cpu", "": "disk"}.
+            See docs/devices.md.
+        max_memory: With "auto": of each device, such as {0: "20GiB", "cpu": "60GiB"}.
+        offload_folder: For weights that stay on the disk, where they can't be read from the checkpoint's own files.
         model_class: "bridge", or "hooked" for a HookedTransformer, which TransformerLens has up to 3.9; making one
             takes twice the memory for a moment.
         chat_template: For tokenizers without one (base models), as `spt_lens.chat.template.use_chat_template` takes it.
@@ -57,14 +66,16 @@ def load_model(
     Raises: TypeError for a name, dtype or device of another type; FileNotFoundError for no such folder, or one without
     config.json, weights or tokenizer; ValueError for a damaged file, weights that do not fit the config, a chat
     template that fails or takes no system prompt, an adapter that can't be merged, or a checkpoint that needs its own
-    code; ImportError without the package that reads it (gguf, peft); OSError if the hub does not give it;
-    NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
+    code, or for a device map that leaves weights out or names what is not there; MemoryError, before weights are read,
+    where they do not fit; ImportError without the package that reads it (gguf, peft); OSError if the hub does not give
+    it; NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
         hooked.check_available()
     if not instance(dtype, "dtype", torch.dtype, "give one of torch's, such as torch.float32").is_floating_point:
         raise ValueError(f"dtype={dtype} holds no fractions: give torch.float32, torch.bfloat16 or torch.float16")
-    device = _device(device)
+    if device_map is None:
+        device = _default() if device is None else usable_device(device)
     source = checked_source(name_or_path)
     tokenizer = read_tokenizer(source, revision, trust_remote_code)
 
@@ -76,7 +87,11 @@ def load_model(
 
     dress(tokenizer)  # before the long part, where it fails
     options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
-    plain = read_model(source, **options).to(device).eval()
+    asked = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+    where = places_for(source, device, asked, model_class == "hooked", options)
+    with dispatching():
+        plain = read_model(source, **options, **where).eval()
+    plain = plain.to(device) if device_map is None else plain
     if (base := base_of(source)) is not None:
         into = "the weights beside it" if base == source else f"the weights of {base}"
         warnings.warn(
@@ -87,8 +102,10 @@ def load_model(
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head
     tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
-    with kept_tokenizer(tokenizer):
-        model = _made(plain, tokenizer, source, model_class, options | {"device": str(device)})
+    with kept_tokenizer(tokenizer), dispatching(plain):
+        model = _made(plain, tokenizer, source, model_class, options | {"device": str(device_of(plain))})
+    if device_map is not None:  # TransformerLens then moves no part of it by itself
+        model.cfg.n_devices = len(devices_of(plain))
     _check(model, architecture, tokens, expected)
     dress(model.tokenizer)  # TransformerLens reads the tokenizer from its files again
     return model
@@ -108,23 +125,15 @@ def _made(plain: Any, tokenizer: Any, source: str, model_class: ModelClass, opti
         ) from error
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    instance(device, "device", (str, torch.device), 'give one such as "cpu" or "cuda:0"')
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # no such kind, or none of it here
-        first = str(error).splitlines()[0]
-        raise ValueError(f'device={str(device)!r} cannot be used ({first}): give one such as "cpu"') from error
-    return found
+def _default() -> torch.device:
+    ranks.size()  # several processes take a GPU each as they join one another
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()
 def _trial(plain: Any, source: str) -> tuple[Tensor, Tensor]:
     """A few tokens and what the plain model makes of them. Raises ValueError if that is no number."""
-    tokens = torch.arange(16, device=plain.device)[None] % plain.config.get_text_config().vocab_size
+    tokens = torch.arange(16, device=device_of(plain))[None] % plain.config.get_text_config().vocab_size
     logits = plain(input_ids=tokens, use_cache=False).logits.float()
     if not logits.isfinite().all():
         raise ValueError(

@@ -24,6 +24,7 @@ from torch import distributed as dist
 _ERRORS = (FileNotFoundError, FloatingPointError, IndexError, KeyError, MemoryError, NotImplementedError, OSError)
 # What an error of one rank is on the others, so that a script that expects it finds it on all.
 _KINDS = {kind.__name__: kind for kind in (*_ERRORS, PermissionError, RuntimeError, TypeError, ValueError)}
+_KINDS |= {"OutOfMemoryError": MemoryError}
 _SAMPLED = 32  # of each dimension of a weight, which is as many as tell two models apart
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -39,30 +40,31 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def _state() -> Any:
-    """accelerate's PartialState, which makes the process group where a launcher started several; else None."""
+def _several() -> bool:
+    """Whether this process is one of several: joins the others where a launcher has started it as such."""
     if _alone.get():
-        return None
+        return False
     if not (dist.is_available() and dist.is_initialized()):
         # A worker of multiprocessing inherits the environment of a rank, and is none.
         if int(os.environ.get("WORLD_SIZE") or 1) < 2 or multiprocessing.parent_process() is not None:
-            return None
-    from accelerate import PartialState
+            return False
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
 
-    state = PartialState()
-    return state if state.num_processes > 1 else None
+        PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+        if not dist.is_initialized():  # there was one already, which leaves processes on CPUs apart unless it is told
+            dist.init_process_group("gloo")
+    return dist.get_world_size() > 1
 
 
 def size() -> int:
     """How many processes share the work; 1 for one alone."""
-    state = _state()
-    return 1 if state is None else int(state.num_processes)
+    return dist.get_world_size() if _several() else 1
 
 
 def rank() -> int:
     """This process's number among those that share the work."""
-    state = _state()
-    return 0 if state is None else int(state.process_index)
+    return dist.get_rank() if _several() else 0
 
 
 def first() -> bool:
@@ -75,27 +77,36 @@ def shows(wanted: bool) -> bool:
     return wanted and first()
 
 
-def _device(state: Any) -> torch.device:
-    return torch.device("cpu") if dist.get_backend() == "gloo" else torch.device(state.device)
+def _device() -> torch.device:
+    """Where tensors must be to be sent."""
+    here = torch.accelerator.current_accelerator() if dist.get_backend() != "gloo" else None
+    return torch.device("cpu") if here is None else torch.device(here.type, torch.accelerator.current_device_index())
 
 
 def total(tensor: Tensor) -> Tensor:
     """The sum over all ranks, the same bits on each. **Changes the tensor**, and gives it back."""
-    state = _state()
-    if state is not None:
-        sent = tensor.detach().to(_device(state)).contiguous()
+    if _several():
+        sent = tensor.detach().to(_device()).contiguous()
         dist.all_reduce(sent)
         tensor.copy_(sent)
     return tensor
 
 
+def sum_gradients(trainable: Sequence[Tensor]) -> None:
+    """Each gradient becomes the sum over all ranks, the same bits on each; also where a rank has none."""
+    if _several():
+        there = total(torch.tensor([float(p.grad is not None) for p in trainable]))
+        for p, ranks_with in zip(trainable, there.tolist(), strict=True):
+            if ranks_with:
+                p.grad = total(torch.zeros_like(p) if p.grad is None else p.grad)
+
+
 def gathered(value: Any) -> list[Any]:
     """What each rank gives, in the order of ranks: numbers, text, lists and dicts, as JSON has them."""
-    state = _state()
-    if state is None:
+    if not _several():
         return [value]
-    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(_device(state))
-    lengths = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(state.num_processes)]
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(_device())
+    lengths = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(size())]
     dist.all_gather(lengths, torch.tensor([len(own)], device=own.device))
     sent = own.new_zeros(int(max(lengths)))
     sent[: len(own)] = own
@@ -109,7 +120,8 @@ def agree(what: str, same: Mapping[str, Any]) -> None:
 
     same: by the name that an error gives it; what has a repr of its own, a tensor, a ModelView, or a list of these.
     """
-    _agreed(what, same)
+    if _several():
+        _agreed(what, same)
 
 
 def _agreed(what: str, same: Mapping[str, Any], batch_size: int = 0) -> int:
@@ -124,7 +136,7 @@ def _agreed(what: str, same: Mapping[str, Any], batch_size: int = 0) -> int:
         odd = [name for name, digest in digests.items() if digest != every[0][1].get(name)]
         if odd:
             raise ValueError(
-                f"{what}: rank {i} of {len(every)} has another {' and another '.join(odd)} than rank 0: give every "
+                f"{what}: rank {i} of {len(every)} has other {' and other '.join(odd)} than rank 0: give every "
                 "rank the same data, model and settings"
             )
     return min(each[2] for each in every)
@@ -195,14 +207,13 @@ def shared(share: Share, limits: Batched | None = None) -> Iterator[Callable[[Se
 
     Raises: ValueError as `agree`.
     """
-    state = _state()
-    if state is None:
+    if not _several():
         yield lambda rows: True
         return
     smallest = _agreed(share.what, share.same, 0 if limits is None else limits.batch_size)
     if limits is not None:
         limits.batch_size = smallest
-    mine = _Mine(state.process_index, state.num_processes)
+    mine = _Mine(rank(), size())
     problem: Exception | None = None
     try:
         with alone():

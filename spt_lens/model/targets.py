@@ -33,7 +33,7 @@ def logits_of(forward: Forward, unembed: nn.Module | None = None) -> LogitsAt:
             return _wide(forward(batch.tokens)[batch.where])
 
         def only_where(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0][batch.where].unsqueeze(0), *args[1:])
+            return (args[0][batch.where.to(args[0].device)].unsqueeze(0), *args[1:])
 
         with input_hook(unembed, only_where):
             return _wide(forward(batch.tokens)[0])

@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 
 from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
+from spt_lens.model.devices import device_of, devices_of, spread
 from spt_lens.model.generation import batches_of, finish, mixes, replying
 from spt_lens.model.huggingface import name_of
+from spt_lens.model.kept import as_before
 from spt_lens.model.layout import Pick, Projection
 from spt_lens.model.own_hooks import has_hooks
 
@@ -23,15 +25,6 @@ Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at 
 OVER_KEPT = ("hook_pattern", "hook_attn_scores", "hook_rot_k")  # over kept positions too, so a shorter row's padding
 Prompts = Int[Tensor, "batch pos"] | Sequence[Sequence[int]]
 Hook = tuple[str, Callable[..., Any]]  # a hook point's name, and a function of (activation, hook)
-
-
-def to_the_end(restore: Callable[[], object]) -> None:
-    """Restores something. An interrupt in the middle is raised once all is restored."""
-    try:
-        restore()
-    except KeyboardInterrupt:
-        restore()
-        raise
 
 
 @contextmanager
@@ -85,7 +78,13 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        return next(self.backend.root.parameters()).device
+        """Where tokens go and logits come from; of a model that is spread over devices, the embedding's."""
+        return device_of(self.backend.root)
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """All that the model computes on."""
+        return devices_of(self.backend.root)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,7 +104,13 @@ class ModelView:
             raise IndexError(f"layer {layer} does not exist: {self.name} has layers 0 to {self.n_layers - 1}")
         if unit not in units:
             raise IndexError(f"{self.name} has no {which} number {unit}: there are {len(units)} in a layer")
-        return self.backend.head(layer, which, unit)
+        weight, pick = self.backend.head(layer, which, unit)
+        if weight.device.type == "meta":
+            raise NotImplementedError(
+                f"layer {layer} of {self.name} waits on the CPU or the disk, so its weights can be run and exported, "
+                "but not tuned: choose heads of other layers, or load with a device_map that has this one on a device"
+            )
+        return weight, pick
 
     def logits(
         self,
@@ -151,13 +156,12 @@ class ModelView:
         seen: list[Tensor] = []  # the layers come in order
 
         def keep(z: Tensor, hook: Any) -> None:
-            seen.append(z.detach())
+            seen.append(z.detach().to(self.device))
 
         hooks = [(self.z_name(layer), keep) for layer in range(self.n_layers)]
         self.logits(tokens, attention_mask, hooks, at=torch.zeros(len(tokens), dtype=torch.long))  # any: not wanted
         return torch.stack(seen)
 
-    @torch.no_grad()
     @torch.no_grad()
     def generate(self, prompts: Prompts, max_new_tokens: int, hooks: Sequence[Hook] = ()) -> Int[Tensor, "batch new"]:
         """Greedy replies to prompts of any lengths, up to and with the end token; after it, padding.
@@ -237,7 +241,7 @@ class ModelView:
             )
         for layer in range(self.n_layers):
             for which in ("q", "k", "v", "o"):
-                self.head_weight(layer, which, 0)
+                self.backend.head(layer, which, 0)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -245,29 +249,8 @@ class ModelView:
 
         Gradients are set aside, so that the block starts with none. Weights are the caller's business.
         """
-        modules = [(module, module.training) for module in self.modules()]
-        parameters = [(p, p.requires_grad, p.grad) for p in self.backend.root.parameters()]
-        points = {id(point): point for point in self.model.hook_dict.values()}.values()
-        hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
-
-        def restore() -> None:
-            for module, training in modules:
-                module.training = training
-            for p, requires_grad, grad in parameters:
-                p.requires_grad_(requires_grad)
-                p.grad = grad
-            for point, forward, backward in hooks:
-                for present, before in ((point.fwd_hooks, forward), (point.bwd_hooks, backward)):
-                    for handle in [h for h in present if not any(h is b for b in before)]:
-                        handle.hook.remove()
-                        present.remove(handle)
-
-        try:
-            for p, _, _ in parameters:
-                p.grad = None
+        with as_before(self.model, self.backend.root, self.modules()):
             yield
-        finally:
-            to_the_end(restore)
 
     def modules(self) -> list[nn.Module]:
         """All modules, of the model class and of the model inside it, once each."""
@@ -279,13 +262,15 @@ class ModelView:
         return self.backend.named_parameters()
 
     def hf_copy(self, base: str | Path | None = None) -> PreTrainedModel:
-        """An independent plain transformers model with the same weights, dtype and device, in evaluation mode.
+        """An independent plain transformers model with the same weights, dtype and device, in evaluation mode; of one
+        that is spread over devices, on the CPU.
 
         base: the checkpoint that a HookedTransformer was made of, if load_model did not make it: all but W_Q, W_K, W_V
         and W_O comes from there. Raises: ValueError if that is not known; NotImplementedError for an architecture whose
         weights cannot be named as Hugging Face does.
         """
-        return self.backend.plain(None if base is None else str(base)).to(self.device).eval()
+        plain = self.backend.plain(None if base is None else str(base)).eval()
+        return plain.to("cpu" if spread(self.backend.root) else self.device)
 
     def load_plain(self, plain: PreTrainedModel) -> None:
         """Copies all weights of a plain model like `hf_copy()` into this one. **Changes the model.**"""

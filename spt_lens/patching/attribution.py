@@ -70,7 +70,8 @@ METHODS["attribution"] = Attribution
 def _estimate(variants: Variants, batch: int, steps: int) -> Float[Tensor, "layer n_heads batch"]:
     """How patching each head would change what is read."""
     row, pos, n_layers = variants.row, variants.pos, len(variants.values)
-    own = torch.stack([variants.own[ModelView.z_name(layer)][row, pos] for layer in range(n_layers)])
+    device = variants.values.device
+    own = torch.stack([variants.own[ModelView.z_name(i)][row, pos].to(device) for i in range(n_layers)])
     difference = variants.values.to(own) - own
     wide = torch.promote_types(own.dtype, torch.float32)  # halves lose digits in a sum
     change = torch.zeros(n_layers, own.shape[2], batch, dtype=wide, device=own.device)
@@ -90,7 +91,7 @@ def _estimate(variants: Variants, batch: int, steps: int) -> Float[Tensor, "laye
                 each = z.view(len(z), -1, variants.length, *z.shape[2:])
                 for i, step in enumerate(new):
                     share = (step + 0.5) / steps if steps > 1 else 0.0
-                    each[row, first + i, pos] += share * difference[layer] + leaf[i]
+                    each[row, first + i, pos] += (share * difference[layer] + leaf[i]).to(z.device)
                 return z
 
             return [(ModelView.z_name(layer), shift)] if new else []

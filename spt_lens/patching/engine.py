@@ -188,7 +188,7 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     at = [at - row.start for at in row.into_at]
     try:
         run = suffix_run(view, torch.tensor([row.into]), row.start)
-        z = torch.stack([-3 * run.own[view.z_name(layer)][0, at] for layer in range(view.n_layers)])
+        z = torch.stack([-3 * run.own[view.z_name(i)][0, at].to(view.device) for i in range(view.n_layers)])
         variants = Variants(view, [row], z, readout, suffix=run)
         found = torch.cat([through(run, wave, joining(variants)) for wave in waves(heads, 2)])
     except NotPossible as error:

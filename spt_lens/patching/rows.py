@@ -262,7 +262,7 @@ def run_source(
     seen: list[Tensor] = []
 
     def keep(z: Tensor, hook: object) -> None:
-        seen.append(z.detach()[batch.row.to(z.device), batch.pos.to(z.device)])
+        seen.append(z.detach()[batch.row.to(z.device), batch.pos.to(z.device)].to(view.device))
 
     logits = batch.logits(view, [(view.z_name(layer), keep) for layer in range(view.n_layers)])
     told(logits)

@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from spt_lens.model.blocks import passed_over, with_methods
+from spt_lens.model.devices import brought
 from spt_lens.model.hooked import is_hooked, new_cache
 from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.plain import as_rows, keeping
@@ -118,10 +120,7 @@ class SuffixRun:
         which every block is passed over and gives `hidden`.
         """
         instead = hidden[:, None] if self._rest is None else (hidden[:, None], *self._rest)
-        with ExitStack() as stack:
-            for block in self._blocks:
-                stack.enter_context(with_methods(block, forward=lambda *args, **kwargs: instead))
-            stack.enter_context(only_tokens(self.view.model.unembed, ids))
+        with passed_over(self._blocks, lambda *args, **kwargs: instead), only_tokens(self.view.model.unembed, ids):
             return self.view.backend.forward(self.tokens[:1, :1], None)[:, 0]
 
 
@@ -259,20 +258,6 @@ def tree(mask: Tensor, start: int, variants: int, hidden: float | bool) -> Tenso
 
 
 @contextmanager
-def with_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Methods on this very module, that hide its class's until they are gone again (accelerate has some there too)."""
-    own = module.__dict__
-    before = {name: own[name] for name in methods if name in own}
-    own.update(methods)
-    try:
-        yield
-    finally:
-        for name in methods:
-            own.pop(name, None)
-        own.update(before)
-
-
-@contextmanager
 def only_tokens(unembed: Any, ids: Int[Tensor, "rows k"] | None) -> Iterator[None]:
     """Unembeds of each row only its own tokens, the matrix being too large to multiply by for two of them."""
     if ids is None:
@@ -286,8 +271,9 @@ def only_tokens(unembed: Any, ids: Int[Tensor, "rows k"] | None) -> Iterator[Non
 
     def after(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         rows = kept.pop()
-        columns = module.W_U.T[ids.to(rows.device)]  # [rows, k, d_model]
-        return torch.einsum("rpd,rkd->rpk", rows, columns.to(rows)) + module.b_U[ids.to(rows.device)][:, None]
+        with brought(module):
+            columns, bias = (each[ids.to(each.device)].to(output) for each in (module.W_U.T, module.b_U))
+        return torch.einsum("rpd,rkd->rpk", rows.to(output), columns) + bias[:, None]  # columns: [rows, k, d_model]
 
     with ExitStack() as stack:
         stack.callback(unembed.register_forward_pre_hook(before).remove)

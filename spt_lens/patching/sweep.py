@@ -150,7 +150,7 @@ def through(
     alone: bool = False,
 ) -> Float[Tensor, "variants batch length d_model"]:
     """Takes variants (layer, what) from their own layers to the end, or up to a layer. alone: as SuffixRun.alone."""
-    hidden, n = run.resid[0][:, :0], 0
+    hidden, n = run.resid[wave[0][0]][:, :0], 0
     passes = 3 if torch.is_grad_enabled() else 1  # a backward pass is to come
     for layer in range(wave[0][0], len(run.resid) if upto is None else upto):
         new = [what for at, what in wave if at == layer]

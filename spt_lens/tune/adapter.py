@@ -14,7 +14,8 @@ from torch import Tensor
 from spt_lens import saving
 from spt_lens.checking import a_path, existing_file
 from spt_lens.heads import HeadSet
-from spt_lens.model.view import Model, ModelView, to_the_end
+from spt_lens.model.kept import to_the_end
+from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import Slice, head_slices, whole_weights
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]

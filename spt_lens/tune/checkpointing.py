@@ -1,40 +1,43 @@
 """Less memory for a forward pass more: a block keeps its input alone, and runs again in the backward pass."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from spt_lens.model.blocks import with_methods
 from spt_lens.model.layout import layout_of
-from spt_lens.model.view import ModelView, to_the_end
+from spt_lens.model.view import ModelView
 
 
 @contextmanager
 def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """In the block, the modules keep no activations of their own for the backward pass. The same numbers, bit for bit.
 
-    Only in a backward pass does a block run twice, with all that is hooked into it. On leaving, whatever happens, the
+    In a backward pass a block runs once more, with all that is hooked into it. On leaving, whatever happens, the
     modules are as before.
     """
-    found = {id(block): block for block in blocks}.values()  # one that a model runs twice is wrapped once
-    before = [(block, "forward" in vars(block), block.forward) for block in found]
-
-    def restore() -> None:
-        for block, own, forward in before:
-            if own:  # as accelerate and others leave it
-                vars(block)["forward"] = forward
-            else:
-                vars(block).pop("forward", None)
-
-    try:
-        for block, _, forward in before:
-            # Not by setattr, which TransformerLens's bridge may pass on to the module inside.
-            vars(block)["forward"] = partial(checkpoint, forward, use_reentrant=False)
+    with ExitStack() as stack:
+        for block in {id(block): block for block in blocks}.values():  # one that a model runs twice is wrapped once
+            stack.enter_context(with_methods(block, forward=partial(_run, block, block.forward)))
         yield
-    finally:
-        to_the_end(restore)
+
+
+def _run(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    inner = [module for module in block.modules() if module is not block]
+    # What stands in for methods inside the block now, such as an MLP at a few positions, may be gone by then.
+    now = [(module, vars(module)["forward"]) for module in inner if "forward" in vars(module)]
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for module, method in now:
+                stack.enter_context(with_methods(module, forward=method))
+            return forward(*args, **kwargs)
+
+    return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
 
 def plain_blocks(plain: nn.Module, view: ModelView) -> list[nn.Module]:

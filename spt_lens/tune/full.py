@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.model.devices import check_whole
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.plain import plain_model
 from spt_lens.tune.slices import whole_weights
@@ -25,6 +26,10 @@ class FullFineTuning(Tuner):
     method = "full fine-tuning"
     lr: ClassVar[float] = 3e-4
     lrs: ClassVar[tuple[float, ...]] = (1e-5, 2e-5, 3e-5, 1e-4, 3e-4)
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        check_whole(ModelView(model).backend.root, "full fine-tuning")
 
     @contextmanager
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:

@@ -11,6 +11,7 @@ import torch
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import whole_number
+from spt_lens.model.devices import check_whole
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.plain import WIDE, attention_weights, plain_model
@@ -40,6 +41,7 @@ class LoRA(Tuner):
 
     def check(self, model: Model) -> None:
         super().check(model)
+        check_whole(ModelView(model).backend.root, "LoRA")
         if importlib.util.find_spec("peft") is None:
             raise ImportError('LoRA needs the package peft: pip install "spt-lens[lora]"')
 

@@ -27,7 +27,7 @@ class RunFolder:
     """The folder of one run, which may have begun earlier.
 
     about: what decides the run, as JSON holds it: two runs of the same `about` do the same. seconds: those that earlier
-    parts of it took.
+    parts of it took. over: it is done.
 
     Raises: ValueError, nothing written, if the folder holds anything but this run, and names what differs; OSError if
     it can't be made or written to.
@@ -35,7 +35,8 @@ class RunFolder:
 
     def __init__(self, folder: str | Path, about: Mapping[str, Any]):
         self.folder = a_path(folder, "resume")
-        self.about, self.seconds, self._began = dict(about), 0.0, time.perf_counter()
+        self.about, self.over = dict(about), False
+        self.seconds, self._began = 0.0, time.perf_counter()
         self._file = self.folder / FILE
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"resume={str(folder)!r} is a file: name a folder, which is made if it does not exist")
@@ -57,11 +58,13 @@ class RunFolder:
         if run.whole:
             tensors, about = run.state()
             seconds = self.seconds + time.perf_counter() - self._began
-            saving.save_tensors(self._file, KIND, tensors, {"run": self.about, "seconds": seconds, **about})
+            about |= {"run": self.about, "seconds": seconds, "over": run.over}
+            saving.save_tensors(self._file, KIND, tensors, about)
 
     def _check(self, found: Mapping[str, Any]) -> None:
         with saving.reading(self._file, KIND):
-            theirs, self.seconds = saving.entry(found, "run", dict), saving.entry(found, "seconds", float)
+            theirs, self.over = saving.entry(found, "run", dict), saving.entry(found, "over", bool)
+            self.seconds = saving.entry(found, "seconds", float)
         own = json.loads(json.dumps(self.about))  # tuples and the like as they come out of a file
         wrong = [_differs(key, theirs.get(key), own.get(key)) for key in _PARTS if theirs.get(key) != own.get(key)]
         if wrong:

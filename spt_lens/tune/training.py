@@ -3,17 +3,19 @@
 Methods differ only in what is trainable (`tuner.py`). Only the targets are unembedded (`model/targets.py`).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spt_lens.chat.batches import Example, ExampleBatch, Examples, Reads, padded
 from spt_lens.chat.once import once
+from spt_lens.model import ranks
 from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.targets import LogitsAt
 from spt_lens.tune.checkpointing import checkpointed
@@ -36,7 +38,7 @@ class KeepTerm:
 
     The untuned model's log-probabilities are kept from the start: float32, positions x vocabulary, so a few hundred
     short texts for a small vocabulary. Make it before the first step. at_once: texts that go through the model
-    together, if not a whole batch.
+    together, if not a whole batch. Of several ranks each has its share of every batch.
     """
 
     def __init__(
@@ -53,22 +55,29 @@ class KeepTerm:
         by_length = sorted(texts, key=len)
         batches = [by_length[i : i + batch_size] for i in range(0, len(texts), batch_size)]
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+        size = min(at_once or batch_size, math.ceil(batch_size / ranks.size()))
         self._batches: list[list[Kept]] = []
-        with torch.no_grad():
+        self._positions = [sum(map(len, batches[i])) for i in order]
+        with torch.no_grad(), ranks.shared(ranks.Share("texts to keep", {"texts": texts})) as mine:
             for i in order:
                 parts: list[Kept] = []
-                for j in range(0, len(batches[i]), at_once or batch_size):
-                    texts = batches[i][j : j + (at_once or batch_size)]
-                    tokens, real = padded(texts, 0)
-                    part = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
-                    # The runs of a comparison start from one model: they share this, to rounding.
-                    key = ("keep", str(device), *map(tuple, texts))
-                    parts.append((part, once(key, partial(_log_probs, logits, part))))
+                for j in range(0, len(batches[i]), size):
+                    if mine([]):
+                        some = batches[i][j : j + size]
+                        tokens, real = padded(some, 0)
+                        part = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
+                        # The runs of a comparison start from one model: they share this, to rounding.
+                        key = ("keep", str(device), *map(tuple, some))
+                        parts.append((part, once(key, partial(_log_probs, logits, part))))
                 self._batches.append(parts)
 
     def batch(self, step: int) -> list[Kept]:
         """A step's texts, as many together as go through the model at once."""
         return self._batches[step % len(self._batches)]
+
+    def positions(self, step: int) -> int:
+        """All positions of a step's texts, other ranks' too."""
+        return self._positions[step % len(self._positions)]
 
 
 def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
@@ -91,26 +100,47 @@ def _clear_memory_error() -> Iterator[None]:
 
 
 def step_gradients(
-    logits: LogitsAt, parts: Sequence[ExampleBatch], kept: Sequence[Kept] = (), kl_weight: float = 0.0
+    logits: LogitsAt,
+    parts: Sequence[ExampleBatch],
+    kept: Sequence[Kept] = (),
+    kl_weight: float = 0.0,
+    of: tuple[int, int] | None = None,
 ) -> Row:
     """Adds a step's gradients to what is trained, and returns its figures: loss, and kl where texts are kept.
 
     parts: the step's dialogues, as many together as go through the model at once. kept: its texts, likewise. The loss
     is the mean over all targets of all parts, as if they went through together, and so is the KL over all positions.
+    of: how many targets and positions the whole step has, where this is one rank's share of it.
     """
-    figures = {"loss": 0.0}
-    targets = sum(len(part.labels) for part in parts)
+    figures = {"loss": 0.0} | ({"kl": 0.0} if kept or kl_weight else {})
+    own = sum(len(part.labels) for part in parts), sum(len(reference) for _, reference in kept)
+    targets, positions = of or own
     for part in parts:
         found = logits(part)
         loss = torch.nn.functional.cross_entropy(found, part.labels, reduction="sum") / targets
         loss.backward()
         figures["loss"] += loss.item()
-    positions = sum(len(reference) for _, reference in kept)
     for texts, reference in kept:
         kl = mean_kl(reference, logits(texts)) * (len(reference) / positions)
         (kl_weight * kl).backward()
-        figures["kl"] = figures.get("kl", 0.0) + kl.item()
+        figures["kl"] += kl.item()
     return figures
+
+
+def _shared_gradients(
+    run: Run, logits: LogitsAt, data: Examples, rows: Int[Tensor, " batch"], term: KeepTerm | None
+) -> Row:
+    """`step_gradients` of the step's dialogues, of which each rank takes its share; all have the sum."""
+    config, step = run.config, run.step + 1
+    own = rows[ranks.rank() :: ranks.size()]
+    same = {"step": step, "dialogues": rows.tolist()}
+    with ranks.shared(ranks.Share("a step of tuning", same)):
+        parts = [data.batch(part) for part in own.split(config.micro_batch_size or len(rows)) if len(part)]
+        of = int(data.targets[rows.to(data.targets.device), 1:].sum()), term.positions(step) if term else 0
+        figures = step_gradients(logits, parts, term.batch(step) if term else (), config.kl_weight, of)
+    ranks.sum_gradients(run.trainable)
+    sums = ranks.total(torch.tensor(list(figures.values()), dtype=torch.float64))
+    return dict(zip(figures, sums.tolist(), strict=True))
 
 
 @torch.enable_grad()  # notebooks often turn gradients off for good
@@ -154,6 +184,9 @@ def fit(
     data = Examples(examples, device)
     held_out = Examples(validation, device) if validation else None
     run = Run(trainable, config, [] if history is None else history, after_step)
+    texts = [each and [each.tokens, each.targets] for each in (data, held_out)]
+    start = [p.detach().flatten()[:: max(1, p.numel() // 1024)] for p in trainable]
+    ranks.agree("tuning", {"dialogues": texts, "settings": config.deciding(), "weights": start})
     with checkpointed(blocks if config.checkpoint_activations else ()):
         with _clear_memory_error():
             # Before an earlier part of the run is put back, since it rests on the untuned weights.
@@ -161,16 +194,16 @@ def fit(
         if folder is not None:
             folder.restore(run)
         try:
-            with watched(config.steps, run.step, progress) as show:
+            with watched(config.steps, run.step, ranks.shows(progress)) as show:
                 for row in _steps(run, logits, data, held_out, term):
                     show(run.rows)
-                    stop = on_step is not None and on_step(dict(row)) is True
+                    stop = on_step is not None and ranks.from_first(partial(_told, on_step, row))
                     if folder is not None and (run.over or (run.step and run.step % config.save_every == 0)):
-                        folder.save(run)
+                        ranks.from_first(partial(folder.save, run))
                     if stop and not run.over:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if folder is not None:
+            if folder is not None and ranks.first():
                 folder.save(run)
             raise
         if run.best is not None:
@@ -183,7 +216,7 @@ def _steps(
 ) -> Iterator[Row]:
     """Takes the steps that are left; yields each row once all is measured that is due at it."""
     config, at_once = run.config, run.config.micro_batch_size
-    orders = islice(data.orders(config.batch_size, config.seed), run.step, None)
+    order = islice(data.order(config.batch_size, config.seed), run.step, None)
     with _clear_memory_error():  # not around what is done with a row, whose errors are others'
         if held_out is not None and not run.rows:
             run.rows.append({"step": 0, **validate(logits, held_out, at_once)})
@@ -193,11 +226,12 @@ def _steps(
             yield _measured(run, logits, held_out)
         while not run.over:
             run.optimizer.zero_grad(set_to_none=True)
-            rows = next(orders)
-            parts = [data.batch(part) for part in rows.split(at_once or len(rows))]
-            kept = [] if term is None else term.batch(run.step + 1)
-            run.take(step_gradients(logits, parts, kept, config.kl_weight))
+            run.take(_shared_gradients(run, logits, data, next(order), term))
             yield _measured(run, logits, held_out) if held_out is not None and _due(run) else run.rows[-1]
+
+
+def _told(on_step: OnStep, row: Row) -> bool:
+    return on_step(dict(row)) is True
 
 
 def _due(run: Run) -> bool:
@@ -220,14 +254,19 @@ def validate(logits: LogitsAt, examples: Examples, at_once: int | None = None) -
     token is the likeliest, that is, where the reply sets out as it should. validation_reply: share where all are,
     which is where greedy decoding gives exactly this reply.
     """
-    loss, tokens, first, whole = 0.0, 0, 0, 0
-    for _, batch in examples.in_order_of_length(min(_VALIDATION_BATCH, at_once or _VALIDATION_BATCH)):
-        found = logits(batch)
-        loss += torch.nn.functional.cross_entropy(found, batch.labels, reduction="sum").item()
-        tokens += len(batch.labels)
-        hits = torch.zeros_like(batch.where)
-        hits[batch.where] = found.argmax(-1) == batch.labels
-        first += int(hits.gather(1, batch.where.int().argmax(dim=1, keepdim=True)).sum())
-        whole += int((hits == batch.where).all(dim=1).sum())
+    sums = torch.zeros(4, dtype=torch.float64)
+    share = ranks.Share("validation", {"dialogues": [examples.tokens, examples.targets]}, added=[sums])
+    with ranks.shared(share) as mine:
+        for rows, batch in examples.in_order_of_length(min(_VALIDATION_BATCH, at_once or _VALIDATION_BATCH)):
+            if not mine(rows.tolist()):
+                continue
+            found = logits(batch)
+            sums[0] += torch.nn.functional.cross_entropy(found, batch.labels, reduction="sum").item()
+            hits = torch.zeros_like(batch.where)
+            hits[batch.where] = found.argmax(-1) == batch.labels
+            sums[1] += len(batch.labels)
+            sums[2] += int(hits.gather(1, batch.where.int().argmax(dim=1, keepdim=True)).sum())
+            sums[3] += int((hits == batch.where).all(dim=1).sum())
+    loss, tokens, first, whole = sums.tolist()
     n = len(examples)
     return {"validation_loss": loss / tokens, "validation_first": first / n, "validation_reply": whole / n}

@@ -11,7 +11,6 @@ A comparison tells tuners apart by their repr, that is, by their fields. The loo
 putting the model back after an error are done here, alike for all.
 """
 
-import html
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +20,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from torch import Tensor, nn
 
+from spt_lens.chat.batches import Example, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance, shown
 from spt_lens.heads import HeadSet
+from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
@@ -39,6 +39,7 @@ from spt_lens.tune.resume import RunFolder, digest, weights_digest
 from spt_lens.tune.run import Row, best_validation
 from spt_lens.tune.slices import Slice
 from spt_lens.tune.training import OnStep, fit
+from spt_lens.tune.tuned import Tuned as Tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,10 @@ class Trainable:
     logits: of a batch at its targets, with gradients to `parameters`, which the optimiser gets. write: puts what was
     trained into `pieces`, the parts of the model that change; `live`: `logits` runs the model itself, so this comes
     after every step.
-    heads, projections: whose slices the pieces are, if they are no whole weights. blocks: the model's blocks that
-    `logits` runs, whose activations may be made again in the backward pass (`TuneConfig.checkpoint_activations`).
+    heads, projections: whose slices the pieces are, if they are no whole weights. prepare: called before the first step
+    with the token ids of all that will go through `logits`, where hidden states of them may be kept, and whether to
+    show progress; says how steps run. blocks: the model's blocks that `logits` runs, whose activations may be made
+    again in the backward pass (`TuneConfig.checkpoint_activations`).
     """
 
     logits: LogitsAt
@@ -59,6 +62,7 @@ class Trainable:
     live: bool = False
     heads: HeadSet = HeadSet()
     projections: str = ""
+    prepare: Callable[[Sequence[Sequence[int]], States, bool], str] | None = None
     blocks: Sequence[nn.Module] = ()
 
     @classmethod
@@ -67,73 +71,6 @@ class Trainable:
         trained = [p for p in plain.parameters() if p.requires_grad]
         logits = logits_of(lambda ids: plain(input_ids=ids, use_cache=False).logits, plain.get_output_embeddings())
         return cls(logits, trained, write, pieces, blocks=plain_blocks(plain, view))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Tuned:
-    """What a tuning run did.
-
-    weights: how many were trained. history: a row for each step, with loss, lr, grad_norm and, where measured, kl and
-    validation figures (see `training.fit`). seconds: wall time, also of a resumed run's earlier parts. interrupted: the
-    user stopped it; the model then holds the last step's weights. adapter: the weights before and after, to save, apply
-    or revert. shared: unchosen heads that moved with the chosen ones, because a query group shares its keys and values.
-    best_step: with `TuneConfig.patience`, the step whose weights these are, that of the lowest validation loss.
-    stopped: patience ended the run before its last step.
-    """
-
-    method: str
-    weights: int
-    config: TuneConfig
-    history: pd.DataFrame
-    seconds: float
-    interrupted: bool
-    adapter: Adapter
-    shared: HeadSet = HeadSet()
-    best_step: int | None = None
-    stopped: bool = False
-
-    @property
-    def heads(self) -> HeadSet:
-        """Those that were tuned; none if whole weights were."""
-        return self.adapter.heads
-
-    def undo(self, model: Model) -> None:
-        """**Changes the model**: puts the weights back, bit for bit. Raises as `Adapter.revert` does."""
-        self.adapter.revert(model)
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes the adapter into a folder, from which `Adapter.load` reads it. Raises as `Adapter.save` does."""
-        return self.adapter.save(folder)
-
-    def summary(self) -> str:
-        """One or two sentences."""
-        text = self.method[:1].upper() + self.method[1:]
-        if self.heads:
-            text += f" of {len(self.heads)} heads ({self.heads}), {self.adapter.projections}"
-        steps = int(self.history["step"].max()) if len(self.history) else 0
-        text += f", {self.weights:,} weights: {steps} of {self.config.steps} steps in {self.seconds:.0f} s"
-        if steps:
-            losses = self.history["loss"].dropna().tolist()
-            text += f", loss {losses[0]:.3f} to {losses[-1]:.3f}"
-        if self.best_step is not None:
-            text += f". These are the weights of step {self.best_step}, which had the lowest validation loss"
-            text += f": the run was stopped early, at step {steps}" if self.stopped else ""
-        if self.shared:
-            text += f". These heads share the tuned keys and values: {self.shared}"
-        return text + (". Interrupted." if self.interrupted else ".")
-
-    def figure(self) -> go.Figure:
-        """Training loss and validation figures over the steps."""
-        from spt_lens.view.curves import training_figure
-
-        return training_figure(self.history)
-
-    def __repr__(self) -> str:
-        return f"Tuned({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        table = self.history.tail(5).to_html(index=False, escape=True, float_format="%.4g", na_rep="")
-        return f"<p>{html.escape(self.summary())}</p>{table}"
 
 
 class Tuner(ABC):
@@ -165,6 +102,7 @@ class Tuner(ABC):
         validation: Sequence[Dialogue] | None = None,
         keep: Sequence[Dialogue] | None = None,
         progress: bool = True,
+        states: States | str | Path | bool = True,
         resume: str | Path | None = None,
         on_step: OnStep | None = None,
     ) -> Tuned:
@@ -177,6 +115,9 @@ class Tuner(ABC):
         validation: dialogues that are only measured. With as many right as wrong first answers among them,
         `validation_first` is the discernment of the reply's first word. keep: ordinary dialogues for the KL term, if
         `config.kl_weight` is positive. progress: a bar with figures; in a notebook a live curve of the losses too.
+        states: where pinpoint tuning keeps what lies below its lowest layer: in memory, up to half of what is free
+        (True), in the files of a folder, where later runs on the model find it, in a `model.states.States` that several
+        runs share, or not at all (False).
 
         resume: a folder for the run's state, every `config.save_every` steps and where it is interrupted. Started again
         on it with the same arguments and the untuned model, a run that was ended by whatever goes on to the same
@@ -208,6 +149,10 @@ class Tuner(ABC):
             )
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
+        if isinstance(states, bool):
+            kept_states = States(view) if states else None
+        else:
+            kept_states = states if isinstance(states, States) else States(view, folder=states)
         data = {"dialogues": examples, "validation": held_out, "keep": texts}
         folder = None if resume is None else self._folder(resume, view, config, data)
         history: list[Row] = []
@@ -217,7 +162,12 @@ class Tuner(ABC):
             with self.setup(view, config) as what:
                 before = [(piece, piece.read()) for piece in what.pieces]
                 weights = sum(p.numel() for p in what.parameters)
+                way = ""
                 try:
+                    done = folder is not None and folder.over
+                    if what.prepare is not None and kept_states is not None and not done:
+                        rows = _rows(examples, config) + [ids for ids, _ in held_out or ()] + (texts or [])
+                        way = what.prepare(rows, kept_states, progress)
                     after_step = what.write if what.live else None
                     more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
                     more |= {"blocks": what.blocks, "folder": folder, "on_step": on_step}
@@ -248,7 +198,7 @@ class Tuner(ABC):
             ended = config.patience is not None and not interrupted
             best = best_validation(history)[0] if ended else None
             stopped = ended and history[-1]["step"] < config.steps
-            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, best, stopped)
+            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
         except BaseException:  # the caller gets no result to undo it with
             for piece, value in before:
                 piece.write(value)
@@ -257,3 +207,10 @@ class Tuner(ABC):
     def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
         about = {"weights": weights_digest(view.weights().items()), "method": repr(self), "settings": config.deciding()}
         return RunFolder(resume, about | {name: digest(each) for name, each in data.items()})
+
+
+def _rows(examples: Sequence[Example], config: TuneConfig) -> list[list[int]]:
+    """The token ids of the examples that the run's steps come to."""
+    order = Examples(examples).order(config.batch_size, config.seed)
+    numbers = {number for _, rows in zip(range(config.steps), order, strict=False) for number in rows.tolist()}
+    return [examples[number][0] for number in sorted(numbers)]

@@ -81,7 +81,7 @@ def run(model: Model, folder: Path, out: Path, prepare: Callable[[], None]) -> i
             "progress": False,
             "on_step": lambda row: steps.append(row["step"]),
         }
-        tuned = pinpoint_tune(model, HeadSet.parse("L0.H1 L2.H3"), CASES, CONFIG, resume=folder, **more)
+        tuned = pinpoint_tune(model, HeadSet.parse("L1.H1 L2.H3"), CASES, CONFIG, resume=folder, **more)
         weights = dict(ModelView(model).weights())
         about = {"history": tuned.history.drop(columns="seconds", errors="ignore").to_json(), "steps": len(steps)}
         before = {f"before.{name}": value for name, value in tuned.adapter.before.items()}

@@ -80,14 +80,22 @@ def blocks_as_they_are(model) -> list[tuple[bool, object]]:
     return [("forward" in vars(block), type(block).forward) for block in ModelView(model).model.blocks]
 
 
-@pytest.mark.parametrize("tune", [pinpoint_tune, full_finetune, lora_tune])
-def test_activations_made_again_change_no_bit(load, tiny_folder, tune):
+@pytest.mark.parametrize(
+    "tune, heads",
+    [
+        (pinpoint_tune, ["L0.H1 L2.H3"]),
+        (pinpoint_tune, ["L1.H1 L2.H3"]),  # from kept states on, with the last MLP at the read positions alone
+        (full_finetune, []),
+        (lora_tune, []),
+    ],
+)
+def test_activations_made_again_change_no_bit(load, tiny_folder, tune, heads):
     def run(again: bool):
         model = load(tiny_folder)
         before = blocks_as_they_are(model)
         config = TuneConfig(lr=1e-2, steps=2, batch_size=4, kl_weight=0.3, checkpoint_activations=again)
-        heads = (HEADS,) if tune is pinpoint_tune else ()
-        tuned = tune(model, *heads, CASES, config, validation=CASES[:3], keep=KEEP, progress=False)
+        chosen = map(HeadSet.parse, heads)
+        tuned = tune(model, *chosen, CASES, config, validation=CASES[:3], keep=KEEP, progress=False)
         assert blocks_as_they_are(model) == before
         return tuned.history, copies(model)
 

@@ -1,0 +1,57 @@
+"""Leaving a model as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+def to_the_end(restore: Callable[[], object]) -> None:
+    """Restores something. An interrupt in the middle is raised once all is restored."""
+    try:
+        restore()
+    except KeyboardInterrupt:
+        restore()
+        raise
+
+
+@contextmanager
+def as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """`ModelView.kept`, of a model, the module that holds its parameters, and all modules of both."""
+    trained = [(module, module.training) for module in modules]
+    # By module and name: weights that are brought to a device for their turn come back as other parameters.
+    parameters = [
+        (module._parameters, name, p.requires_grad, p.grad)
+        for module in root.modules()
+        for name, p in module._parameters.items()
+        if p is not None
+    ]
+    points = {id(point): point for point in model.hook_dict.values()}.values()
+    hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
+
+    def now() -> Iterator[tuple[nn.Parameter, bool, Any]]:
+        for own, name, requires_grad, grad in parameters:
+            if (p := own[name]) is not None:
+                yield p, requires_grad, grad
+
+    def restore() -> None:
+        for module, training in trained:
+            module.training = training
+        for p, requires_grad, grad in now():
+            p.requires_grad_(requires_grad)
+            p.grad = grad
+        for point, forward, backward in hooks:
+            for present, before in ((point.fwd_hooks, forward), (point.bwd_hooks, backward)):
+                for handle in [h for h in present if not any(h is b for b in before)]:
+                    handle.hook.remove()
+                    present.remove(handle)
+
+    try:
+        for p, _, _ in now():
+            p.grad = None
+        yield
+    finally:
+        to_the_end(restore)
