@@ -400,7 +400,7 @@ def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):
     case = dialogue("What is the capital of France?", "Paris.")
 
     def found(**settings: Any) -> str:
-        return compare_module.Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).fingerprint(
+        return Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).fingerprint(
             tiny
         )
 
