@@ -16,6 +16,7 @@ from spt_lens.chat.template import chat_options, training_ids
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Spec, Trial
+from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.kept import to_the_end
 from spt_lens.model.ranks import alone
 from spt_lens.model.states import States
@@ -83,7 +84,7 @@ class Bench:
             }
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
-        with alone(), keeping(self.kept):
+        with alone(), keeping(self.kept), without_patterns(self.view):  # states are kept and read in one way
             return self._trial(spec, tuner)
 
     def _trial(self, spec: Spec, tuner: Tuner | None) -> Trial:

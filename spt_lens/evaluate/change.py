@@ -17,6 +17,7 @@ from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.paired import Units
+from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits
 from spt_lens.model.ranks import Share, shared
@@ -93,7 +94,8 @@ def own_texts(model: Model, prompts: Sequence[Dialogue], max_new_tokens: int = O
         raise ValueError("there are no prompts for the model's own replies: give the suite some ordinary questions")
     view = ModelView(model)
     rows = reply_prompts(view, prompts, max_new_tokens)
-    said = finish(reply_ids_parts(view, rows, max_new_tokens, (), Limits(2 * BATCH)))
+    with without_patterns(view):
+        said = finish(reply_ids_parts(view, rows, max_new_tokens, (), Limits(2 * BATCH)))
     return tuple(Text((*row, *ids), len(row)) for row, ids in zip(rows, said, strict=True))
 
 
@@ -113,10 +115,11 @@ def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tens
     """For each text: the log-probabilities of what follows at each position that counts, [n, vocab], on the CPU."""
     view = ModelView(model)
     found: list[Float[Tensor, "next vocab"]] = [torch.empty(0)] * len(texts)
-    for index, batch in _batches(view, texts):
-        parts = _log_probs(model_logits(view), batch).cpu().split([texts[i].n for i in index])
-        for i, part in zip(index, parts, strict=True):
-            found[i] = part.clone()
+    with without_patterns(view):
+        for index, batch in _batches(view, texts):
+            parts = _log_probs(model_logits(view), batch).cpu().split([texts[i].n for i in index])
+            for i, part in zip(index, parts, strict=True):
+                found[i] = part.clone()
     return found
 
 
@@ -194,7 +197,9 @@ def moved(
         raise ValueError("the reference was made on other texts, or with another tokenizer: make it with Reference.of")
     view = ModelView(model)
     sums = torch.zeros(len(texts), dtype=torch.float64)
-    with shared(Share("drift", {"model": view, "texts": tuple(texts)}, [sums])) as mine:
+    other = nullcontext() if isinstance(reference, Adapter | Reference) else without_patterns(reference)
+    share = Share("drift", {"model": view, "texts": tuple(texts)}, [sums])
+    with without_patterns(view), other, shared(share) as mine:  # alike: an unchanged model has moved by zero
         for index, batch in _batches(view, texts):
             if not mine(index):
                 continue

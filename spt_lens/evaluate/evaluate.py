@@ -20,6 +20,7 @@ from spt_lens.evaluate.change import Reference, ability_of, ability_units, encod
 from spt_lens.evaluate.paired import Units, changes
 from spt_lens.evaluate.sycophancy import Case, figures, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
+from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.ranks import shows
 from spt_lens.model.targets import LogitsAt
 from spt_lens.model.view import Model, ModelView
@@ -196,7 +197,8 @@ def evaluate(
         raise ValueError(f"suite {suite.name!r} holds no cases and no abilities: there is nothing to evaluate")
     estimates: dict[str, Estimate] = {}
     units: dict[str, Units] = {}
-    with tqdm(total=4, desc="evaluating", unit="part", disable=not shows(progress)) as bar:
+    bar = tqdm(total=4, desc="evaluating", unit="part", disable=not shows(progress))
+    with bar, without_patterns(view):
         # Drift first: a reference that does not fit should be found out before the long part.
         if reference is not None and (suite.texts or not suite.prompts):
             units["kl"] = moved(view, encoded(view, suite.texts), reference, logits)

@@ -101,8 +101,11 @@ class BridgeBackend(Backend):
         is minus infinity, as float16's becomes when a score is added: its row would be nan.
         """
         lowest = torch.finfo(torch.float16 if self.dtype == torch.float16 else torch.float32).min
-        layers = range(self.shape.n_layers if self.dtype in (torch.float64, torch.float16) else 0)
-        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
+        blocks = self.model.blocks if self.dtype in (torch.float64, torch.float16) else ()
+        own = [
+            layer for layer, block in enumerate(blocks) if "forward" not in vars(block.attn)
+        ]  # see attention_kind.py
+        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in own]
         return self.model.hooks(fwd_hooks=[(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names])
 
     def step(self, tokens: Int[Tensor, "batch new"], mask: Mask | None, kept: Any) -> tuple[Logits, Any]:

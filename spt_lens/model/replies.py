@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,7 @@ from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import whole_number
 from spt_lens.model import ranks
+from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits, Pace
 from spt_lens.model.view import Hook, Model, ModelView
@@ -60,7 +62,8 @@ def replies_and_cut(
     view = ModelView(model)
     rows = reply_prompts(view, dialogues, max_new_tokens)
     parts = whole_reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size))
-    with tqdm(total=len(rows), desc="replies", unit="reply", disable=not ranks.shows(progress)) as bar:
+    bar = tqdm(total=len(rows), desc="replies", unit="reply", disable=not ranks.shows(progress))
+    with bar, nullcontext() if hooks else without_patterns(view):
         return finish(parts, bar.update)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from spt_lens.chat.batches import Reads
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.heads import HeadSet
+from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.states import States
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
@@ -36,12 +37,13 @@ class Pinpoint(Tuner):
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
         letters = view.shape.letters(config.projections)
         slices = head_slices(view, self.heads, letters)
-        with SliceMask(view, slices) as mask:
-            reached = mask.reached()
-        way, blocks = _Way(view, min(head.layer for head in self.heads)), list(view.model.blocks)
-        with SliceMask(view, slices, whole=not reached) as mask:
-            about = (slices, True, self.heads, letters, way.prepare, blocks)
-            yield Trainable(way, mask.masters, mask.write_back, *about)
+        with without_patterns(view):
+            with SliceMask(view, slices) as mask:
+                reached = mask.reached()
+            way, blocks = _Way(view, min(head.layer for head in self.heads)), list(view.model.blocks)
+            with SliceMask(view, slices, whole=not reached) as mask:
+                about = (slices, True, self.heads, letters, way.prepare, blocks)
+                yield Trainable(way, mask.masters, mask.write_back, *about)
 
 
 class _Way:
