@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from spt_lens.model.backends import BridgeBackend
@@ -50,13 +50,10 @@ def without_patterns(model: Model) -> Iterator[str]:
 def _kind_of(view: ModelView) -> str:
     if not isinstance(view.backend, BridgeBackend) or isinstance(view.model, Unhooked):
         return ""
-    named = str(view.backend.root.config._attn_implementation)  # transformers has no public name for it, nor the next
-    if (
-        not getattr(view.backend.root, "_supports_sdpa", False)
-        or has_hooks(view.model, view.modules())
-        or not _live(view)
-    ):
+    root: Any = view.backend.root
+    if not getattr(root, "_supports_sdpa", False) or has_hooks(view.model, view.modules()) or not _live(view):
         return ""
+    named = str(root.config._attn_implementation)  # transformers has no public name for it, as for the other
     tried, key = _tried.setdefault(view.model, {}), (view.dtype, view.device, named)
     if key not in tried:
         kinds = [kind for kind in dict.fromkeys((named, "sdpa")) if kind not in ("eager", "None")]
@@ -113,7 +110,7 @@ def _as(view: ModelView, kind: str) -> Iterator[None]:
         yield
 
 
-def _forward(attention: nn.Module) -> Callable[..., Any]:
+def _forward(attention: Any) -> Callable[..., Any]:
     own, inner = attention.forward, attention.original_component.forward  # accelerate's too, which brings the inputs
     points = [point for point in attention.children() if isinstance(point, HookPoint)]
 
@@ -127,7 +124,7 @@ def _forward(attention: nn.Module) -> Callable[..., Any]:
 @contextmanager
 def _config(view: ModelView, kind: str) -> Iterator[None]:
     """In the block, the model makes masks for this kind of attention, and its attention modules compute it."""
-    config = view.backend.root.config
+    config: Any = view.backend.root.config
     before = config._attn_implementation
     try:
         config._attn_implementation = kind

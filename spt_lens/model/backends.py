@@ -62,10 +62,7 @@ class Backend:
         return None
 
     def check_length(self, tokens: Tokens, new: int = 0) -> None:
-        """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason.
-
-        new: how many come after these.
-        """
+        """Raises ValueError for more tokens, with `new` after these, than the model has positions for."""
         cfg, length = self.model.cfg, tokens.shape[1]
         if length + new > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
             why = f"this {self.architecture} has {cfg.n_ctx} positions"
@@ -95,17 +92,15 @@ class BridgeBackend(Backend):
             return self.model(tokens, attention_mask=mask.long(), use_cache=False)
 
     def _finite(self) -> AbstractContextManager[Any]:
-        """In the block, a padded query's attention is finite.
+        """In the block, attention of a padded query, which sees nothing, is finite.
 
-        It sees nothing: all its scores are the dtype's lowest number. The softmax is in float32, where float64's lowest
-        is minus infinity, as float16's becomes when a score is added: its row would be nan.
+        Its scores are the dtype's lowest number: float64's is minus infinity in the softmax's float32, float16's when a
+        score is added, and its row would be nan. What stands in for an attention's forward sees to that itself.
         """
         lowest = torch.finfo(torch.float16 if self.dtype == torch.float16 else torch.float32).min
         blocks = self.model.blocks if self.dtype in (torch.float64, torch.float16) else ()
-        own = [
-            layer for layer, block in enumerate(blocks) if "forward" not in vars(block.attn)
-        ]  # see attention_kind.py
-        names = [f"blocks.{layer}.attn.hook_attn_scores" for layer in own]
+        own = [n for n, block in enumerate(blocks) if "forward" not in vars(block.attn)]
+        names = [f"blocks.{n}.attn.hook_attn_scores" for n in own]
         return self.model.hooks(fwd_hooks=[(name, lambda scores, hook: scores.clamp(min=lowest)) for name in names])
 
     def step(self, tokens: Int[Tensor, "batch new"], mask: Mask | None, kept: Any) -> tuple[Logits, Any]:
