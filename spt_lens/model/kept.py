@@ -23,12 +23,13 @@ def as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module]) -> Iter
     """`ModelView.kept`, of a model, the module that holds its parameters, and all modules of both."""
     trained = [(module, module.training) for module in modules]
     # By module and name: weights that are brought to a device for their turn come back as other parameters.
-    parameters = [
-        (module._parameters, name, p.requires_grad, p.grad)
-        for module in root.modules()
-        for name, p in module._parameters.items()
-        if p is not None
-    ]
+    parameters: list[tuple[dict[str, nn.Parameter | None], str, bool, Any]] = []
+    seen: set[int] = set()  # a tied one is there twice
+    for module in root.modules():
+        for name, p in module._parameters.items():
+            if p is not None and (p.is_meta or id(p) not in seen):
+                seen.add(id(p))
+                parameters.append((module._parameters, name, p.requires_grad, p.grad))
     points = {id(point): point for point in model.hook_dict.values()}.values()
     hooks = [(point, list(point.fwd_hooks), list(point.bwd_hooks)) for point in points]
 
