@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,16 +12,19 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.once import keeping
 from spt_lens.chat.options import ChatOptions
-from spt_lens.chat.template import chat_options
+from spt_lens.chat.template import chat_options, training_ids
 from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Spec, Trial
 from spt_lens.model.kept import to_the_end
 from spt_lens.model.ranks import alone
+from spt_lens.model.states import States
+from spt_lens.model.targets import LogitsAt
 from spt_lens.model.unhooked import unhooked
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import bits
 from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuned import Tuned
 from spt_lens.tune.tuner import Tuner
 
 
@@ -68,7 +71,9 @@ class Bench:
 
     def __init__(self, model: Model, task: Task):
         self.view, self.task = ModelView(model), task
-        self.kept: dict[Hashable, Any] = {}  # what the trials have in common, as `once` makes it
+        # What the trials have in common, as `once` makes it, and hidden states of the untuned model.
+        self.kept: dict[Hashable, Any] = {}
+        self.states = States(self.view)
         with alone(), keeping(self.kept):
             self._reads = unhooked(self.view)
             self._references = {
@@ -87,15 +92,32 @@ class Bench:
         try:
             if tuner is not None:
                 config = replace(task.config, lr=spec.lr, seed=spec.seed)
-                tuned = tuner.tune(self.view, task.dialogues, config, keep=task.keep or None, progress=False)
+                more: Any = {"keep": task.keep or None, "states": self.states, "progress": False}
+                tuned = tuner.tune(self.view, task.dialogues, config, **more)
                 if tuned.interrupted:
                     raise KeyboardInterrupt
             seconds = time.perf_counter() - began
             against = {split: (suite, self._references.get(split)) for split, suite in task.suites.items()}
-            found = {split: evaluate(self._reads, *each, progress=False) for split, each in against.items()}
+            how: Any = {"logits": self._logits(tuned), "progress": False}
+            found = {split: evaluate(self._reads, *each, **how) for split, each in against.items()}
             return Trial(spec, tuned.weights if tuned else 0, seconds, found)
         except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
             return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
         finally:
             if tuned:
                 to_the_end(partial(tuned.undo, self.view))
+
+    def _logits(self, tuned: Tuned | None) -> LogitsAt | None:
+        """From kept states where no weight below a layer has moved; in a low layer that saves less than it costs."""
+        lowest = min((head.layer for head in tuned.heads), default=0) if tuned else 0
+        if lowest < self.view.n_layers / 3:
+            return None
+        texts = [text for suite in self.task.suites.values() for text in suite.texts]
+        texts += [d for suite in self.task.suites.values() for group in suite.abilities.values() for d in group]
+        rows: list[Sequence[int]] = [training_ids(self.view.tokenizer, text)[0] for text in texts]
+        rows += [text.ids for each in self._references.values() if each.own for text in each.own.texts]
+        below = self.states.below(lowest)
+        if not rows or below.problem(rows):
+            return None
+        whole = below.fill(rows) == len(set(map(tuple, rows)))
+        return below.logits if whole else None

@@ -1,7 +1,7 @@
 """A TransformerBridge's own weights as plain transformers runs them, for passes into which nobody looks.
 
-The bridge pays for its hook points at each module, and its attention keeps every pattern. Without them a forward pass
-on a CPU takes .7 of the time.
+The bridge pays for its hook points at each module, and its attention makes every pattern. Without them a forward pass
+on a CPU takes three quarters of the time (of the embedded model; nine tenths where replies are made).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from spt_lens.view.curves import training_figure
 Rows = Sequence[Mapping[str, float]]
 BLOCKS = "▁▂▃▄▅▆▇█"
 FEW = 20  # a run of fewer steps has no curve
-_WIDTH = 16  # of the small curve, in characters
+_WIDTH = 12  # of the small curve, in characters
 _PATIENCE = 1.0  # seconds between two drawings of the Plotly curve
 
 
@@ -56,12 +56,12 @@ def watched(total: int, done: int, shown: bool) -> Iterator[Callable[[Rows], Non
 
 
 def figures(rows: Rows, small_curve: bool = False) -> str:
-    """The last loss and validation figures as a few words: "loss 0.532, validation loss 0.611, first 0.75"."""
+    """The last loss and validation figures as a few words: "loss 0.532, validation 0.611, first 0.75"."""
     found: list[str] = []
-    for name, what in (("loss", "loss"), ("validation_loss", "validation loss"), ("validation_first", "first")):
+    for name, what in (("loss", "loss"), ("validation_loss", "validation"), ("validation_first", "first")):
         value = next((row[name] for row in reversed(rows) if name in row), None)
         if value is not None:
-            found.append(f"{what} {value:.3f}")
+            found.append(f"{what} {value:.{2 if what == 'first' else 3}f}")
         if name == "loss" and small_curve and value is not None:
             found[-1] += f" {sparkline([row['loss'] for row in rows if 'loss' in row])}"
     return ", ".join(found)

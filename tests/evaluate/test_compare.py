@@ -400,9 +400,7 @@ def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):
     case = dialogue("What is the capital of France?", "Paris.")
 
     def found(**settings: Any) -> str:
-        return compare_module.Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).fingerprint(
-            tiny
-        )
+        return Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).fingerprint(tiny)
 
     assert found() == found(save_every=7, checkpoint_activations=True) == "837fd868b9137439"
     assert found(micro_batch_size=2) != found()
@@ -411,3 +409,24 @@ def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):
 def test_a_comparison_has_no_validation_that_could_end_a_run(tiny, small):
     with pytest.raises(ValueError, match="leave TuneConfig.patience out"):
         compare(tiny, HEADS, **{**small, "config": TuneConfig(patience=1)})
+
+
+def test_trials_share_hidden_states_encodings_and_predictions_and_give_the_same(tiny, small, monkeypatch):
+    top = Contender("top", Pinpoint(HeadSet.parse("L2.H3")), (1e-2,))  # two of three layers lie below
+    given = {**small, "config": TuneConfig(steps=2, batch_size=2, kl_weight=0.1), "keep": small["dialogues"][:2]}
+    task = Task(tuple(given["dialogues"]), given["config"], given["suites"], tuple(given["keep"]))
+    bench = Bench(tiny, task)
+    (spec, tuner), *_ = [each for each in asked([top], (0,)).items() if each[1]]
+    first = bench.trial(spec, tuner)
+    below, kept = len(bench.states.below(2)), len(bench.kept)
+    assert below >= len(given["dialogues"]) and kept
+    again = bench.trial(spec, tuner)
+    assert len(bench.states.below(2)) == below and len(bench.kept) == kept  # nothing was made anew
+    monkeypatch.setattr(Bench, "_logits", lambda self, tuned: None)
+    plain = Bench(tiny, task).trial(spec, tuner)
+    for split, evaluation in plain.evaluations.items():
+        for name, value in evaluation.estimates.items():
+            assert again.evaluations[split][name].value == first.evaluations[split][name].value or math.isnan(
+                value.value
+            )
+            assert first.evaluations[split][name].value == pytest.approx(value.value, abs=1e-5, nan_ok=True)

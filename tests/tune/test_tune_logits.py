@@ -43,16 +43,30 @@ def test_kl_equals_its_definition():
 def test_keep_term_is_zero_at_the_start_and_ignores_padding(tiny):
     view = ModelView(tiny)
     texts = [[10, 11, 12, 13, 14, 15, 16], [20, 21, 22], [30, 31, 32, 33]]
-    together = KeepTerm(model_logits(view), texts, batch_size=3)
-    apart = KeepTerm(model_logits(view), texts, batch_size=1)
+    logits = model_logits(view)
+    together, apart = KeepTerm(logits, texts, batch_size=3), KeepTerm(logits, texts, batch_size=1)
+    parts = KeepTerm(logits, texts, batch_size=3, at_once=2)
+    assert [[len(reads.tokens) for reads, _ in term.batch(0)] for term in (together, apart, parts)] == [
+        [3],
+        [1],
+        [2, 1],
+    ]
+
+    def found(term: KeepTerm, step: int) -> tuple[float, int]:
+        """Mean KL over all positions, and how many these are."""
+        each = [(mean_kl(reference, logits(reads)).item(), len(reference)) for reads, reference in term.batch(step)]
+        n = sum(size for _, size in each)
+        return sum(kl * size for kl, size in each) / n, n
+
     with torch.no_grad():
-        assert together.loss(0).item() == pytest.approx(0.0, abs=1e-6)
+        assert found(together, 0)[0] == pytest.approx(0.0, abs=1e-6)
         view.head_weight(1, "o", 0)[0].mul_(1.5)
-        each = {len(apart._batches[i][1]): apart.loss(i).item() for i in range(3)}
-        assert all(value > 1e-4 for value in each.values())
-        weighted = sum(n * value for n, value in each.items()) / sum(each)
-        assert together.loss(0).item() == pytest.approx(weighted, rel=1e-4)
-        assert apart.loss(3).item() == apart.loss(0).item()
+        each = [found(apart, i) for i in range(3)]
+        assert sorted(n for _, n in each) == [3, 4, 7] and all(value > 1e-4 for value, _ in each)
+        weighted = sum(n * value for value, n in each) / 14
+        assert found(together, 0) == (pytest.approx(weighted, rel=1e-4), 14)
+        assert found(parts, 0) == (pytest.approx(weighted, rel=1e-4), 14)
+        assert found(apart, 3) == found(apart, 0)
 
 
 def test_nothing_to_keep_is_refused(tiny):

@@ -96,7 +96,7 @@ def test_every_method_goes_on_to_the_same_bits(load, tiny_folder, tmp_path, tune
     assert again.equals(history) and same(found, weights)
 
 
-@pytest.mark.parametrize("where", ["step", "validate", "take", "backward"])
+@pytest.mark.parametrize("where", ["step", "validate", "last", "take", "backward"])
 def test_an_interrupt_loses_nothing(load, tiny_folder, tmp_path, monkeypatch, where):
     def run(**options):
         model = load(tiny_folder)
@@ -111,14 +111,15 @@ def test_an_interrupt_loses_nothing(load, tiny_folder, tmp_path, monkeypatch, wh
         def stop(function, after=False):
             def stopped(*args):
                 calls.append(1)
-                found = function(*args) if len(calls) != 3 or after else None
-                if len(calls) == 3:
+                last = len(calls) == (5 if where == "last" else 3)
+                found = function(*args) if not last or after else None
+                if last:
                     raise KeyboardInterrupt
                 return found
 
             return stopped
 
-        if where == "validate":  # of step 4, after the ones of 0 and 2
+        if where in ("validate", "last"):  # of step 4, after the ones of 0 and 2, and of step 7, the end
             patch.setattr(training, "validate", stop(training.validate))
         elif where == "backward":
             patch.setattr(training, "step_gradients", stop(training.step_gradients))
@@ -129,7 +130,8 @@ def test_an_interrupt_loses_nothing(load, tiny_folder, tmp_path, monkeypatch, wh
     assert begun.interrupted
     _, about = saving.load_tensors(tmp_path / FILE, "tuning run")
     # Between the weights of two steps there is no state: what was saved before stays.
-    assert about["rows"][-1]["step"] == {"step": 3, "validate": 4, "take": 2, "backward": 2}[where]
+    assert about["rows"][-1]["step"] == {"step": 3, "validate": 4, "last": 7, "take": 2, "backward": 2}[where]
+    assert about["over"] is False
     tuned, found = run(resume=tmp_path)
     assert not tuned.interrupted and tuned.history.equals(whole.history) and same(found, weights)
 

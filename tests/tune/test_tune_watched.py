@@ -52,6 +52,7 @@ def test_patience_ends_a_run_and_leaves_the_best_weights(load, tiny_folder, monk
     tuned, found = run(CONFIG)
     assert tuned.history["step"].tolist() == list(range(8))
     assert tuned.stopped and tuned.best_step == 4 and not tuned.interrupted
+    assert tuned.adapter.meta["config"] == CONFIG.deciding()
     said = "the weights of step 4, which had the lowest validation loss: the run was stopped early, at step 7"
     assert said in tuned.summary() and "7 of 20 steps" in tuned.summary()
     # The schedule is that of all steps, so a run that is interrupted there has the same weights.

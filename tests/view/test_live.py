@@ -35,9 +35,9 @@ def test_a_small_curve_has_a_block_for_each_share_of_the_values(values, blocks):
 
 def test_the_figures_are_the_last_ones():
     rows = [{"step": 0, "validation_loss": 9.0, "validation_first": 0.25}, *ROWS]
-    assert live.figures(rows) == "loss 1.000, validation loss 9.000, first 0.250"
+    assert live.figures(rows) == "loss 1.000, validation 9.000, first 0.25"
     assert live.figures(ROWS[:2], True) == "loss 8.000 █▁"
-    assert live.figures(rows[:1], True) == "validation loss 9.000, first 0.250"
+    assert live.figures(rows[:1], True) == "validation 9.000, first 0.25"
 
 
 class Terminal(io.StringIO):
@@ -104,7 +104,7 @@ def test_a_notebook_has_one_curve_that_is_drawn_again_at_most_every_second(monke
     assert [how for how, _ in notebook.shown] == ["new"] + ["again"] * 5
     losses = [float(bundle["text/plain"].split()[1].strip(",")) for _, bundle in notebook.shown]
     assert [round((9 - loss) * 10) for loss in losses] == [5, 9, 13, 17, 21, 25]
-    assert notebook.shown[-1][1]["text/plain"] == "loss 6.500, validation loss 3.000"
+    assert notebook.shown[-1][1]["text/plain"] == "loss 6.500, validation 3.000"
 
 
 def test_the_last_curve_is_the_figure_of_the_history(monkeypatch):
