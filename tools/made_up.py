@@ -18,9 +18,10 @@ def made_up_pairs(model: Model, n: int, tokens: int, suffix: int) -> spt.Contras
     """Random prompts that differ in the first half of the suffix, read by the tokens that tell the two apart best: two
     forward passes. So every gap is above zero, which it need not be for two given tokens."""
     view, draw = ModelView(model), torch.Generator().manual_seed(0)
-    one = torch.randint(20, 800, (n, tokens), generator=draw)
+    last = min(800, len(view.tokenizer))
+    one = torch.randint(20, last, (n, tokens), generator=draw)
     other = one.clone()
-    other[:, tokens - suffix : tokens - suffix // 2] = torch.randint(20, 800, (n, suffix // 2), generator=draw)
+    other[:, tokens - suffix : tokens - suffix // 2] = torch.randint(20, last, (n, suffix // 2), generator=draw)
     at = torch.full((n,), tokens - 1)
     with torch.no_grad():
         change = view.logits(other, at=at).float() - view.logits(one, at=at).float()

@@ -48,7 +48,8 @@ PAIRS, TOKENS, SUFFIX = 8, 64, 16
 BATCH, EPOCH, STEPS, WORDS, REPLY = 8, 2, 6, 32, 12  # batches an epoch; words of a dialogue before its reply, and in it
 PROMPTS, NEW = 16, 16
 ROUNDS = 3
-MODELS = ("smollm2", "llama-12x12")
+TITLES = {"smollm2": "SmolLM2-135M", "llama-12x12": "Llama of 12 x 12 heads, d_model 768"}
+MODELS = tuple(TITLES)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def measure() -> dict[str, Any]:
     rows = []
     for model in MODELS:
         for name in TASKS:
-            row: dict[str, Any] = {"model": model, "task": name}
+            row: dict[str, Any] = {"model": model, "name": TITLES[model], "task": name}
             for memory in ("", "1"):
                 # Freed memory goes back to the system, and an attention mask is as large as it is.
                 trim = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if memory else {}

@@ -111,20 +111,26 @@ class Sizes:
         """The hidden states of so many tokens below one layer."""
         return tokens * self.d_model * self.size
 
-    def activations(self, trained: Trained, tokens: int, context: int, layers: int) -> int:
+    def activations(self, trained: Trained, tokens: int, context: int, layers: int, rank: int = 16) -> int:
         """What a forward pass keeps for its backward pass in so many layers.
 
-        In each the MLP's three inner values, queries, keys and values (these of all heads), attention after its
-        softmax (in float32, and once more in the model's dtype if that is another), and what the two norms were given,
-        in float32. LoRA needs the inputs of the projections as well, training of all weights those of every matrix.
+        Always the MLP's three inner values and, in float32, what the two norms were given. More, by what is trained:
+
+        - slices: queries, and keys and values of all heads; attention after its softmax (in float32, and once more in
+          the model's dtype if that is another); what the matrices of queries and of outputs were given.
+        - lora, by fused attention: queries, keys, values and outputs; inputs of its first matrices, in float32, and of
+          its second ones.
+        - full, by fused attention and in float32: the same, and inputs of all matrices and gains.
         """
-        inner = 3 * self.d_mlp + 3 * self.d_heads
-        if trained != "slices":
-            inner += self.d_model + self.d_heads
-        if trained == "full":
-            inner += self.d_model + self.d_mlp
-        attention = self.n_heads * context * (4 if self.size == 4 else 4 + self.size)
-        return tokens * layers * (self.size * inner + attention + 4 * 2 * self.d_model)
+        s, q, kv, d = 4 if trained == "full" else self.size, self.d_heads, self.n_kv_heads * self.d_head, self.d_model
+        each = s * 3 * self.d_mlp + 4 * 2 * d
+        if trained == "slices":
+            each += s * (4 * q + d) + self.n_heads * context * (4 if s == 4 else 4 + s)
+        elif trained == "lora":
+            each += s * 2 * (q + kv) + 4 * ((d if s == 4 else 3 * d + q) + 4 * rank)
+        else:
+            each += 4 * (self.d_mlp + 4 * d + 2 * (q + kv))
+        return tokens * layers * each
 
     def trained_bytes(self, trained: Trained, heads: int = 0) -> int:
         """What the trained weights take beside the model: a float32 copy unless they are the model's own, gradient, two
