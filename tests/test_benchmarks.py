@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 from benchmarks import head_sweep, replies
 from benchmarks.gpu.__main__ import main as gpu_main
 from benchmarks.gpu.course import Course, Skipped
+from benchmarks.gpu.models import SIZES
+from benchmarks.gpu.sections import Bench
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -48,7 +51,7 @@ FIGURES = {  # of each section of the GPU's run
     "a forward pass": {"seconds", "tflops"},
     "exactness of slices and undo": {"slices_moved", "outside_untouched", "undone_exactly"},
     "activation patching, last position": {"forward_passes", "counted", "times_faster", "largest_difference"},
-    "tuning, heads from the middle on": {"seconds_a_step", "first_epoch_seconds", "weights", "predicted_gib"},
+    "tuning, heads from the middle on": {"seconds_a_step", "first_step_seconds", "weights", "predicted_gib"},
     "tuning, heads in the top third": {"seconds_a_step"},
     "tuning, LoRA of rank 16": {"seconds_a_step"},
     "tuning, full": {"seconds_a_step"},
@@ -81,6 +84,21 @@ def test_the_gpu_script_runs_on_a_cpu(tmp_path, capfd):
         assert rows[f"activation patching, {name}"]["largest_difference"] < 0.03
     assert rows["float32 against bfloat16"]["spearman"] > 0.5
     assert "15 sections, 0 failed" in capfd.readouterr().out
+
+
+def test_a_model_too_large_for_its_files_is_loaded_from_memory(tmp_path):
+    bench, rows = Bench(replace(SIZES["tiny"], on_disk=False), torch.device("cpu"), tmp_path), [{}, {}, {}]
+    bench.weights(rows[0])
+    before = {name: p.clone() for name, p in bench.plain.named_parameters()}
+    bench.loading(rows[1])
+    assert rows[1]["from"] == "memory" and bench.plain is None
+    assert (tmp_path / "model.safetensors").stat().st_size < 200  # the weights are not in it
+    after = bench.view.hf_copy().named_parameters()
+    assert all(torch.equal(before[name], p) for name, p in after)
+    bench.forward(rows[2])
+    assert rows[2]["tokens"] == 4 * 24
+    with pytest.raises(Skipped, match="on the disk"):
+        bench.precision({})
 
 
 def test_what_goes_wrong_in_a_section_costs_no_other(tmp_path, capfd):

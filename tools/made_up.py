@@ -32,7 +32,9 @@ def made_up_pairs(model: Model, n: int, tokens: int, suffix: int) -> spt.Contras
 
 def _said(tokenizer: Any, draw: random.Random, count: int) -> str:
     """So many words that are one token each, so that dialogues of as many words have one length."""
-    fit = [w for w in _WORDS if len(tokenizer(f"the {w} is", add_special_tokens=False)["input_ids"]) == 3]
+    how = {"add_special_tokens": False}
+    alike = [[len(tokenizer(text, **how)["input_ids"]) for text in (w, f"the {w} is")] == [1, 3] for w in _WORDS]
+    fit = [word for word, fits in zip(_WORDS, alike, strict=True) if fits]
     return " ".join(draw.choices(fit, k=count))
 
 

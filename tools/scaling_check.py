@@ -2,10 +2,10 @@
 
     python -m tools.scaling_check
 
-takes about ten minutes and writes notebooks/results/scaling.json, from which `tools.scaling_plan` makes its table. Each
-figure comes from a process of its own: memory from one in which freed memory goes back to the system at once, time from
-one in which it does not. Times are of the process's own computing, in forward passes of the same tokens in the same
-process; `python -m tools.scaling_check MODEL TASK` makes one of them.
+takes about ten minutes and writes notebooks/results/scaling.json, from which `tools.scaling_plan` makes its table; with
+names of tasks ("replies" "attribution") only these are measured anew. Each figure comes from a process of its own:
+memory from one in which freed memory goes back to the system at once, time from one in which it does not. Times are of
+the process's own computing, in forward passes of the same tokens in the same process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ RESULT, KIND = Path("notebooks/results/scaling.json"), "scaling"
 PAIRS, TOKENS, SUFFIX = 8, 64, 16
 BATCH, EPOCH, STEPS, WORDS, REPLY = 8, 2, 6, 32, 12  # batches an epoch; words of a dialogue before its reply, and in it
 PROMPTS, NEW = 16, 16
-ROUNDS = 3
+ROUNDS, LONG = 3, 30  # rounds of each task, and seconds after which it has no more
 TITLES = {"smollm2": "SmolLM2-135M", "llama-12x12": "Llama of 12 x 12 heads, d_model 768"}
 MODELS = tuple(TITLES)
 
@@ -172,38 +172,50 @@ def one(model_name: str, name: str) -> dict[str, float]:
         with spent() as took:
             work.run()
         return {"memory": work.bytes / 2**30, "memory measured": took.peak}
-    units, runs = [], []
-    for _ in range(ROUNDS):
+    units: list[float] = []
+    runs: list[float] = []
+    whole: list[float] = []
+    while len(runs) < ROUNDS and sum(whole) < LONG:
         with spent() as forward, torch.no_grad():
             work.forward()
         with spent() as took:
             seconds = work.run()
         units.append(forward.computing)
+        whole.append(took.computing)
         runs.append(took.computing if seconds is None else seconds)
     unit = statistics.median(units)
-    return {"passes": work.passes, "passes measured": statistics.median(runs) / unit, "forward seconds": unit}
+    measured = statistics.median(runs) / unit
+    return {"passes": work.passes, "passes measured": measured, "forward seconds": unit, "rounds": len(runs)}
 
 
-def measure() -> dict[str, Any]:
-    rows = []
+def row(model: str, name: str) -> dict[str, Any]:
+    """One row, each figure from a process of its own."""
+    found: dict[str, Any] = {"model": model, "name": TITLES[model], "task": name}
+    for memory in ("", "1"):
+        # Freed memory goes back to the system, and an attention mask is as large as it is.
+        trim = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if memory else {}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "SPT_LENS_MEMORY": memory} | trim
+        command = [sys.executable, "-m", "tools.scaling_check", "--one", model, name]
+        said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found |= json.loads(said.splitlines()[-1])
+    return found
+
+
+def measure(tasks: Sequence[str]) -> None:
+    """Measures these at both sizes; rows of others stay as they are in the result, which is written after each."""
+    rows = saving.load_json(RESULT, KIND, dict)["rows"] if RESULT.exists() else []
+    by = {(each["model"], each["task"]): each for each in rows}
     for model in MODELS:
-        for name in TASKS:
-            row: dict[str, Any] = {"model": model, "name": TITLES[model], "task": name}
-            for memory in ("", "1"):
-                # Freed memory goes back to the system, and an attention mask is as large as it is.
-                trim = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if memory else {}
-                environment = os.environ | {"OMP_NUM_THREADS": "1", "SPT_LENS_MEMORY": memory} | trim
-                command = [sys.executable, "-m", "tools.scaling_check", model, name]
-                said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-                row |= json.loads(said.splitlines()[-1])
-            rows.append(row)
-            print(row, flush=True)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return {"rows": rows, "rounds": ROUNDS, **versions}
+        for name in tasks:
+            by[model, name] = new = row(model, name)
+            print(new, flush=True)
+            kept = [by[key] for key in ((m, t) for m in MODELS for t in TASKS) if key in by]
+            versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+            saving.save_json(RESULT, KIND, {"rows": kept, **versions})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(one(*sys.argv[1:])))
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(one(*sys.argv[2:])))
     else:
-        saving.save_json(RESULT, KIND, measure())
+        measure(sys.argv[1:] or TASKS)

@@ -88,22 +88,24 @@ class Sizes:
         """One forward pass; `read` positions are unembedded."""
         return self.blocks(tokens, context) + self.unembedding(read)
 
-    def step(
-        self, trained: Trained, tokens: int, context: int, read: int, lowest: int = 0, heads: int = 0, kept: bool = True
-    ) -> int:
-        """One tuning step, forward and backward. lowest: the lowest layer with a chosen head; kept: the hidden states
-        below it are there (after the first epoch).
+    def step(self, trained: Trained, tokens: int, context: int, read: int, lowest: int = 0, heads: int = 0) -> int:
+        """One tuning step, forward and backward. lowest: the lowest layer with a chosen head; the hidden states that it
+        is given are there (`below`).
 
-        Slices and LoRA need gradients of activations down to the lowest layer and next to none of weights.
+        Slices and LoRA need gradients of activations and next to none of weights. From kept states, the last block's
+        MLP runs at the positions alone that are read.
         """
         if trained == "full":
             return 3 * self.forward(tokens, context, read)
         if trained == "lora":
             return 2 * self.forward(tokens, context, read) + 6 * tokens * self.lora()
-        above = self.n_layers - lowest
-        forward = self.blocks(tokens, context, above if kept else self.n_layers)
-        backward = self.blocks(tokens, context, above)
-        return forward + backward + 2 * self.unembedding(read) + 2 * tokens * self.slices(heads)
+        blocks = self.blocks(tokens, context, self.n_layers - lowest)
+        not_run = 2 * 3 * self.d_model * self.d_mlp * (tokens - read)
+        return 2 * (blocks - not_run + self.unembedding(read)) + 2 * tokens * self.slices(heads)
+
+    def below(self, tokens: int, context: int, lowest: int) -> int:
+        """Computing, once for all steps, the hidden states of so many tokens below a layer."""
+        return self.blocks(tokens, context, lowest)
 
     # Memory above the weights, in bytes.
 

@@ -83,15 +83,11 @@ def tuning_bytes(sizes: Sizes, trained: Trained, share: float) -> float:
 
 
 def tuning_work(sizes: Sizes, trained: Trained, share: float) -> float:
-    """Operations of all steps. In the first epoch the hidden states are not there yet."""
+    """Operations of all steps, and of the hidden states that are kept before them."""
     s = STUDY
     how = chosen(sizes, trained, share)
-    first = min(s.steps, s.dialogues // s.batch)
-    step = [
-        sizes.step(trained, s.batch * s.tokens, s.tokens, s.batch * s.targets, kept=kept, **how)
-        for kept in (False, True)
-    ]
-    return first * step[0] + (s.steps - first) * step[1]
+    below = sizes.below(s.dialogues * s.tokens, s.tokens, how.get("lowest", 0))
+    return below + s.steps * sizes.step(trained, s.batch * s.tokens, s.tokens, s.batch * s.targets, **how)
 
 
 def measuring(sizes: Sizes) -> dict[str, float]:
@@ -165,13 +161,13 @@ def work_table() -> str:
     ]
     tokens, read = s.batch * s.tokens, s.batch * s.targets
     for title, (trained, share) in WAYS.items():
-        both = []
+        steps = []
         for m in LLAMAS:
             unit, how = m.forward(tokens, s.tokens, read), chosen(m, trained, share)
-            later = m.step(trained, tokens, s.tokens, read, **how) / unit
-            first = m.step(trained, tokens, s.tokens, read, kept=False, **how) / unit
-            both.append(f"{later:.2f}" + (f" ({first:.2f})" if trained == "slices" else ""))
-        rows.append([f"a step, {title}: forward passes of its batch (first epoch)", *both])
+            step = m.step(trained, tokens, s.tokens, read, **how) / unit
+            below = m.below(tokens, s.tokens, how.get("lowest", 0)) / unit
+            steps.append(f"{step:.2f}" + (f", and {below:.2f} once" if below else ""))
+        rows.append([f"a step, {title}: forward passes of its batch", *steps])
     return table(["", *(m.name for m in LLAMAS)], rows)
 
 

@@ -234,10 +234,10 @@ class Bench:
         with spent(self.device) as took, step_ends(self.device) as ends:
             tuned = self._tuned(tuner)
         steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
-        row |= {"seconds_a_step": statistics.median(steps[EPOCH:]), "first_epoch_seconds": sum(steps[:EPOCH])}
+        row |= {"seconds_a_step": statistics.median(steps[EPOCH:]), "first_step_seconds": steps[0]}
         row |= {"peak_gib": took.peak, "weights": tuned.weights}
         if trained == "slices":
-            row["lowest_layer"] = lowest
+            row |= {"lowest_layer": lowest, "way": tuned.way}
         tuned.undo(self.model)
 
     def _dialogues(self) -> list[spt.Dialogue]:
