@@ -3,13 +3,14 @@
     python -m tools.scaling_check
 
 takes about ten minutes and writes notebooks/results/scaling.json, from which `tools.scaling_plan` makes its table; with
-names of tasks ("replies" "attribution") only these are measured anew. Each figure comes from a process of its own:
-memory from one in which freed memory goes back to the system at once, time from one in which it does not. Times are of
-the process's own computing, in forward passes of the same tokens in the same process.
+names of tasks ("replies" "attribution") only these are measured anew. Memory and time come from processes of their own:
+memory from one in which freed memory goes back to the system at once. Times are of the process's own computing, in
+forward passes of the same tokens in the same process.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ RESULT, KIND = Path("notebooks/results/scaling.json"), "scaling"
 PAIRS, TOKENS, SUFFIX = 8, 64, 16
 BATCH, EPOCH, STEPS, WORDS, REPLY = 8, 2, 6, 32, 12  # batches an epoch; words of a dialogue before its reply, and in it
 PROMPTS, NEW = 16, 16
-ROUNDS, LONG = 3, 30  # rounds of each task, and seconds after which it has no more
+ROUNDS, LONG = 3, 15  # rounds of each task, and seconds after which it has no more
 TITLES = {"smollm2": "SmolLM2-135M", "llama-12x12": "Llama of 12 x 12 heads, d_model 768"}
 MODELS = tuple(TITLES)
 
@@ -160,15 +161,12 @@ def _tuning(name: str, model: Any, sizes: Sizes) -> Task:
     )
 
 
-def one(model_name: str, name: str) -> dict[str, float]:
-    """One figure's row, measured in this process: time, or memory if SPT_LENS_MEMORY says so."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    model, sizes = load(model_name)
+def measured(model: Any, sizes: Sizes, name: str, memory: bool) -> dict[str, float]:
+    """Of one task: memory, or else time."""
     work = task(name, model, sizes)
     with torch.no_grad():
         work.forward()
-    if os.environ.get("SPT_LENS_MEMORY"):
+    if memory:
         with spent() as took:
             work.run()
         return {"memory": work.bytes / 2**30, "memory measured": took.peak}
@@ -184,38 +182,65 @@ def one(model_name: str, name: str) -> dict[str, float]:
         whole.append(took.computing)
         runs.append(took.computing if seconds is None else seconds)
     unit = statistics.median(units)
-    measured = statistics.median(runs) / unit
-    return {"passes": work.passes, "passes measured": measured, "forward seconds": unit, "rounds": len(runs)}
+    passes = statistics.median(runs) / unit
+    return {"passes": work.passes, "passes measured": passes, "forward seconds": unit, "rounds": len(runs)}
 
 
-def row(model: str, name: str) -> dict[str, Any]:
-    """One row, each figure from a process of its own."""
-    found: dict[str, Any] = {"model": model, "name": TITLES[model], "task": name}
-    for memory in ("", "1"):
-        # Freed memory goes back to the system, and an attention mask is as large as it is.
-        trim = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if memory else {}
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "SPT_LENS_MEMORY": memory} | trim
-        command = [sys.executable, "-m", "tools.scaling_check", "--one", model, name]
-        said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found |= json.loads(said.splitlines()[-1])
-    return found
+def in_this_process(model_name: str, tasks: Sequence[str]) -> None:
+    """Prints a line of JSON for each task. Memory if SPT_LENS_MEMORY says so, else time."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    memory = bool(os.environ.get("SPT_LENS_MEMORY"))
+    model, sizes = load(model_name)
+    with torch.no_grad():
+        for weight in ModelView(model).weights().values():
+            weight.sum()  # read from the file only now, where nobody has looked at it
+    for name in tasks:
+        print(json.dumps({"task": name, **measured(model, sizes, name, memory)}), flush=True)
 
 
-def measure(tasks: Sequence[str]) -> None:
-    """Measures these at both sizes; rows of others stay as they are in the result, which is written after each."""
-    rows = saving.load_json(RESULT, KIND, dict)["rows"] if RESULT.exists() else []
-    by = {(each["model"], each["task"]): each for each in rows}
-    for model in MODELS:
-        for name in tasks:
-            by[model, name] = new = row(model, name)
-            print(new, flush=True)
-            kept = [by[key] for key in ((m, t) for m in MODELS for t in TASKS) if key in by]
-            versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-            saving.save_json(RESULT, KIND, {"rows": kept, **versions})
+def figures(model: str, tasks: Sequence[str], memory: bool) -> Iterator[dict[str, Any]]:
+    """From a process of its own, as they come."""
+    # Freed memory goes back to the system, and an attention mask is as large as it is.
+    trim = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if memory else {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "SPT_LENS_MEMORY": "1" if memory else ""} | trim
+    command = [sys.executable, "-m", "tools.scaling_check", "--here", model, *tasks]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def measure(models: Sequence[str], tasks: Sequence[str]) -> None:
+    """Measures these; other figures stay as they are in the result, which is written after each."""
+    for model in models:
+        for memory in (False, True):
+            for new in figures(model, tasks, memory):
+                print(model, new, flush=True)
+                rows = saving.load_json(RESULT, KIND, dict)["rows"] if RESULT.exists() else []
+                by = {(each["model"], each["task"]): each for each in rows}
+                key = model, new["task"]
+                by[key] = {"model": model, "name": TITLES[model], **by.get(key, {}), **new}
+                kept = [by[key] for key in ((m, t) for m in MODELS for t in TASKS) if key in by]
+                versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+                saving.save_json(RESULT, KIND, {"rows": kept, **versions})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: all of {', '.join(TASKS)}")
+    parser.add_argument("--model", choices=MODELS, help="default: both")
+    parser.add_argument("--here", choices=MODELS, help=argparse.SUPPRESS)  # in this process, one line for each
+    options = parser.parse_args()
+    tasks = options.tasks or TASKS
+    if unknown := set(tasks) - set(TASKS):
+        parser.error(f"no such task: {', '.join(unknown)}")
+    if options.here:
+        in_this_process(options.here, tasks)
+    else:
+        measure([options.model] if options.model else MODELS, tasks)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(one(*sys.argv[2:])))
-    else:
-        measure(sys.argv[1:] or TASKS)
+    main()
