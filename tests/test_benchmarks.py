@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks import head_sweep, replies
+from benchmarks.gpu.__main__ import main as gpu_main
+from benchmarks.gpu.course import Course, Skipped
+from benchmarks.gpu.models import SIZES
+from benchmarks.gpu.sections import Bench
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -34,6 +42,93 @@ def test_replies(tiny_folder, tmp_path, monkeypatch, capsys):
     assert "of its throughput; 7 of 7 replies are the same" in " ".join(capsys.readouterr().out.split())
     found = json.loads(out.read_text())
     assert found["prompts"] == 7 and found["prompt_tokens"][0] < found["prompt_tokens"][1] and found["ratio"] > 0
+
+
+FIGURES = {  # of each section of the GPU's run
+    "weights made on the device": {"seconds", "parameters", "gib"},
+    "transformers' generate": {"seconds", "tokens_a_second"},
+    "loading": {"seconds", "saving_seconds"},
+    "a forward pass": {"seconds", "tflops"},
+    "exactness of slices and undo": {"slices_moved", "outside_untouched", "undone_exactly"},
+    "activation patching, last position": {"forward_passes", "counted", "times_faster", "largest_difference"},
+    "tuning, heads from the middle on": {"seconds_a_step", "first_step_seconds", "weights", "predicted_gib"},
+    "tuning, heads in the top third": {"seconds_a_step"},
+    "tuning, LoRA of rank 16": {"seconds_a_step"},
+    "tuning, full": {"seconds_a_step"},
+    "replies": {"first_seconds", "of_generate", "same_replies"},
+    "path patching to the logits": {"forward_passes"},
+    "attribution": {"forward_passes"},
+    "activation patching, all positions": {"times_faster", "largest_difference"},
+    "float32 against bfloat16": {"spearman", "spearman_of_halves", "largest_difference"},
+}
+
+
+def test_the_gpu_script_runs_on_a_cpu(tmp_path, capfd):
+    out = tmp_path / "gpu.json"
+    assert gpu_main(["--size", "tiny", "--device", "cpu", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    rows = {row["section"]: row for row in found["sections"]}
+    assert list(rows) == list(FIGURES) and found["versions"]["torch"] == torch.__version__
+    for name, figures in FIGURES.items():
+        assert "skipped" not in rows[name] and "failed" not in rows[name]
+        assert all(math.isfinite(rows[name][figure]) for figure in figures)
+    exact = rows["exactness of slices and undo"]
+    assert exact["slices_moved"] and exact["outside_untouched"] and exact["undone_exactly"]
+    assert rows["weights made on the device"]["parameters"] == rows["tuning, full"]["weights"]
+    # Both are q and o of one head out of six, of d_head 16 and d_model 32.
+    assert rows["tuning, heads in the top third"]["weights"] == 2 * 16 * 32
+    assert rows["float32 against bfloat16"]["largest_difference"] < 1e-5
+    for name in ("last position", "all positions"):
+        assert rows[f"activation patching, {name}"]["engine"] == "sweep"
+        # In bfloat16, where logits of this size go in steps of 1/128 or so.
+        assert rows[f"activation patching, {name}"]["largest_difference"] < 0.03
+    assert rows["float32 against bfloat16"]["spearman"] > 0.5
+    assert "15 sections, 0 failed" in capfd.readouterr().out
+
+
+def test_a_model_too_large_for_its_files_is_loaded_from_memory(tmp_path):
+    bench, rows = Bench(replace(SIZES["tiny"], on_disk=False), torch.device("cpu"), tmp_path), [{}, {}, {}]
+    bench.weights(rows[0])
+    before = {name: p.clone() for name, p in bench.plain.named_parameters()}
+    bench.loading(rows[1])
+    assert rows[1]["from"] == "memory" and bench.plain is None
+    assert (tmp_path / "model.safetensors").stat().st_size < 200  # the weights are not in it
+    after = bench.view.hf_copy().named_parameters()
+    assert all(torch.equal(before[name], p) for name, p in after)
+    bench.forward(rows[2])
+    assert rows[2]["tokens"] == 4 * 24
+    with pytest.raises(Skipped, match="on the disk"):
+        bench.precision({})
+
+
+def test_what_goes_wrong_in_a_section_costs_no_other(tmp_path, capfd):
+    out = tmp_path / "gpu.json"
+    course = Course(out, time.time() + 60, torch.device("cpu"), {"device": "none"})
+
+    def full(row):
+        row["before"] = 1.5
+        raise torch.OutOfMemoryError("nothing left\nand more")
+
+    def wrong(row):
+        raise KeyError("what")
+
+    def skipped(row):
+        raise Skipped("no reason")
+
+    def slow(row):
+        row["before"] = 2.5
+        time.sleep(30)
+
+    for name, work, seconds in (("full", full, 5), ("wrong", wrong, 5), ("skipped", skipped, 5), ("slow", slow, 0.1)):
+        course.section("tiny", name, seconds, work)
+    course.ends = 0
+    course.section("tiny", "late", 5, wrong)
+    rows = {row["section"]: row for row in json.loads(out.read_text())["sections"]}
+    assert rows["full"]["skipped"] == "out of memory: nothing left" and rows["full"]["before"] == 1.5
+    assert rows["wrong"]["failed"] == "KeyError: 'what'" and rows["skipped"]["skipped"] == "no reason"
+    assert rows["slow"]["skipped"] == "cut off after 0.1 s" and rows["slow"]["before"] == 2.5
+    assert rows["late"]["skipped"] == "the whole run's time is over"
+    assert [row["section"] for row in course.failed] == ["wrong"]
 
 
 def test_the_docs_say_what_was_measured():
