@@ -102,7 +102,6 @@ def trl(job: Job, checkpointing: bool = True) -> Run:
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    datasets.disable_progress_bars()
     model, tokenizer = _plain(job)
     ours = [training_ids(tokenizer, dialogue) for dialogue in job.dialogues]
 

@@ -102,9 +102,6 @@ def chosen(n_layers: int, n_heads: int) -> dict[str, spt.HeadSet]:
 
 def work(job: Job, count: bool = False) -> dict[str, Any]:
     """One turn: seconds of each step, and memory in GiB; with `count`, operations instead."""
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(job.threads)
     with no_loading_bar():
         run = CONTENDERS[job.contender](job)
     flops = counter() if count else None
@@ -135,9 +132,17 @@ def work(job: Job, count: bool = False) -> dict[str, Any]:
 
 def apart(job: Job, count: bool = False) -> dict[str, Any]:
     """`work` in a new process, so that memory and caches are its own."""
+    os.environ |= {"OMP_NUM_THREADS": str(job.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_quiet, initargs=(job.threads,)) as pool:
         return pool.submit(work, job, count).result()
+
+
+def _quiet(threads: int) -> None:
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(threads)
 
 
 def contenders() -> list[str]:
@@ -203,12 +208,10 @@ def main() -> None:
     parser.add_argument("--before-name", default="before", help="what that file measured")
     parser.add_argument("--out", help="a JSON file for what was measured")
     options = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    warnings.simplefilter("ignore")
-
     names = [n for n in contenders() if not options.contenders or n in {"full", "lora", *options.contenders}]
     before = saving.load_json(options.before, KIND, dict) if options.before else None
     found: dict[str, Any] = {"threads": options.threads, "rounds": options.rounds, "batch": BATCH, "steps": LATER}
+    found["epoch"] = EPOCH
     found["versions"] = {
         n: importlib.metadata.version(n) for n in ("torch", "transformers", "transformer-lens", "peft")
     }
@@ -221,12 +224,9 @@ def main() -> None:
             if folder is None:
                 parser.error("smollm2 is not there: make smollm2, or leave it out (--models gpt2 llama)")
             found["models"][name] = measure(name, folder, given, options.rounds, options.threads, names)
-            if before is not None:
-                found["models"][name]["before"] = {
-                    each: row
-                    for each, row in before["models"][name]["contenders"].items()
-                    if each.startswith("pinpoint")
-                }
+            if before is not None and name in before["models"]:
+                rows = before["models"][name]["contenders"].items()
+                found["models"][name]["before"] = {each: row for each, row in rows if each.startswith("pinpoint")}
                 found["before"] = options.before_name
             if options.out:
                 saving.save_json(options.out, KIND, found)
