@@ -42,11 +42,15 @@ def counter() -> FlopCounterMode:
 
 
 def least(job: Job, heads: dict[str, spt.HeadSet]) -> dict[str, float]:
-    """Operations of a step that can't be left out, mean of an epoch: of full fine-tuning, and for each set of heads.
+    """Operations of a step that can't be left out, mean of an epoch, for each set of heads.
 
-    Full: forward, backward to activations, gradients of all weights; the targets alone are unembedded. Heads whose
-    lowest layer is L: forward from L on, backward to activations down to the queries, keys and values of L, gradients
-    of the slices. Of the lowest layer's attention, all heads' are counted.
+    Under "full" stand those of full fine-tuning as it is done here: forward, backward to activations, gradients of all
+    weights, unembedding at the targets alone.
+
+    Heads whose lowest layer is L: forward from L on, backward to activations down to the queries (keys, values) of L,
+    gradients of the slices, unembedding at the targets alone; in the last layer, keys and values of all positions and
+    all else of the targets' alone. Counted although one could do without: heads beside the chosen ones in L, padding,
+    and pairs of positions that the causal mask hides.
     """
     model: Any = AutoModelForCausalLM.from_pretrained(job.folder, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(job.folder)
@@ -57,6 +61,9 @@ def least(job: Job, heads: dict[str, spt.HeadSet]) -> dict[str, float]:
     batches = data.shuffled(job.batch, 0)
     count = len(job.dialogues) // job.batch
     found = dict.fromkeys(["full", *heads], 0.0)
+    last = model.get_submodule(layout.block.format(shape.n_layers - 1).rpartition(".")[0])
+    keys_values = 2 * shape.n_kv_heads * shape.part_size
+    beyond = sum(p.numel() for p in last.parameters() if p.ndim == 2) - keys_values  # weights that only targets need
     for _ in range(count):
         batch = next(batches)
 
@@ -72,19 +79,21 @@ def least(job: Job, heads: dict[str, spt.HeadSet]) -> dict[str, float]:
         forward, backward = passes()
         found["full"] += (forward + backward) / count
         model.requires_grad_(False)
-        blocks = forward - 2 * int(batch.where.sum()) * unembed.weight.numel()
+        read = int(batch.where.sum())
+        blocks = forward - 2 * read * unembed.weight.numel()
+        pattern = 4 * shape.n_heads * shape.d_head * batch.tokens.shape[1]  # of attention, for each position
+        unread = (batch.tokens.numel() - read) * (2 * beyond + pattern)  # forward
+        unread += (batch.tokens.numel() - read) * (2 * beyond + 2 * pattern)  # backward
         for name, chosen in heads.items():
             lowest = min(head.layer for head in chosen)
-            hooks = [
-                model.get_submodule(layout.module(lowest, which)).register_forward_hook(_leaf)
-                for which in ("q", "k", "v")
-            ]
+            names = {layout.module(lowest, which) for which in ("q", "k", "v") if which in shape.letters()}
+            hooks = [model.get_submodule(each).register_forward_hook(_leaf) for each in names]
             _, to_activations = passes()
             for hook in hooks:
                 hook.remove()
             slices = 2 * batch.tokens.numel() * shape.part_size * len(shape.parts(chosen))
             upper = forward - blocks * lowest / shape.n_layers
-            found[name] += (upper + to_activations + slices) / count
+            found[name] += (upper + to_activations - unread + slices) / count
     return found
 
 
