@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one core fo
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from spt_lens.model.hooked import HookedTransformer
 from spt_lens.model.huggingface import brought_folder
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import Model, ModelView
+from tools.tiny import tiny_checkpoint
 from tools.yesman.build import make_config, make_tokenizer
 
 # TransformerLens 3.9 has both model classes, 4 only the bridge. Whatever uses `tiny` or `gqa` runs with each.
@@ -99,6 +100,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gqa_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Like tiny_folder, with two heads to each set of keys and values."""
     return save_tiny(tmp_path_factory.mktemp("gqa"), kv_heads=2)
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory):
+    """The folder of a tiny checkpoint, made once."""
+    root = tmp_path_factory.mktemp("architectures")
+    return cache(lambda name: tiny_checkpoint(name, root / name))
 
 
 @pytest.fixture(scope="session")

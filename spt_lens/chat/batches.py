@@ -128,7 +128,11 @@ class Examples:
         return ExampleBatch(self.tokens[index, :width], self.targets[index, :width], self.lengths[rows])
 
     def shuffled(self, size: int, seed: int) -> Iterator[ExampleBatch]:
-        """Endless batches of `size` (of all examples, if there are fewer), each epoch in a new order.
+        """Endless batches of `size`, as `order` gives them."""
+        return map(self.batch, self.order(size, seed))
+
+    def order(self, size: int, seed: int) -> Iterator[Int[Tensor, " batch"]]:
+        """Numbers of `size` examples (of all, if there are fewer) at a time, without end, each epoch in a new order.
 
         What is left over at the end of an epoch is skipped; the next order is another one.
         """
@@ -140,7 +144,7 @@ class Examples:
             parts = [part[self.lengths[part].argsort(stable=True)] for part in order.split(_WINDOW * size)]
             rows = torch.cat(parts).view(count, size)
             for i in torch.randperm(count, generator=generator).tolist():
-                yield self.batch(rows[i])
+                yield rows[i]
 
     def in_order_of_length(self, size: int) -> Iterator[tuple[Int[Tensor, " batch"], ExampleBatch]]:
         """Every example once, with its row numbers."""

@@ -20,7 +20,7 @@ from spt_lens.evaluate.paired import Units
 from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
-from spt_lens.model.targets import model_logits
+from spt_lens.model.targets import LogitsAt, model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, mean_of_shares, share
 from spt_lens.tune.adapter import Adapter
@@ -103,8 +103,8 @@ def _batches(view: ModelView, texts: Sequence[Text]) -> Iterator[tuple[list[int]
         yield index.tolist(), batch
 
 
-def _log_probs(view: ModelView, batch: ExampleBatch) -> Float[Tensor, "n_where vocab"]:
-    return torch.log_softmax(model_logits(view)(batch), dim=-1)
+def _log_probs(logits: LogitsAt, batch: ExampleBatch) -> Float[Tensor, "n_where vocab"]:
+    return torch.log_softmax(logits(batch), dim=-1)
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tens
     view = ModelView(model)
     found: list[Float[Tensor, "next vocab"]] = [torch.empty(0)] * len(texts)
     for index, batch in _batches(view, texts):
-        parts = _log_probs(view, batch).cpu().split([texts[i].n for i in index])
+        parts = _log_probs(model_logits(view), batch).cpu().split([texts[i].n for i in index])
         for i, part in zip(index, parts, strict=True):
             found[i] = part.clone()
     return found
@@ -149,9 +149,13 @@ def own_drift(
 
 
 def own_moved(
-    model: Model, prompts: Sequence[Dialogue], reference: Model | Adapter | Reference, max_new_tokens: int = OWN_TOKENS
+    model: Model,
+    prompts: Sequence[Dialogue],
+    reference: Model | Adapter | Reference,
+    max_new_tokens: int = OWN_TOKENS,
+    logits: LogitsAt | None = None,
 ) -> Units:
-    """`own_drift` text by text."""
+    """`own_drift` text by text. logits: as of `moved`."""
     if isinstance(reference, Reference):
         kept = reference.own or reference
         asked = [tuple(row) for row in reply_prompts(ModelView(model), prompts, max_new_tokens)]
@@ -160,10 +164,10 @@ def own_moved(
                 "the reference was made without own replies to these prompts: make it with "
                 "Reference.of(untuned, suite.texts, suite.prompts)"
             )
-        return moved(model, kept.texts, kept)
+        return moved(model, kept.texts, kept, logits)
     with _untuned(model, reference) as untuned:
         texts = own_texts(untuned, prompts, max_new_tokens)
-    return moved(model, texts, reference)
+    return moved(model, texts, reference, logits)
 
 
 def _untuned(model: Model, reference: Model | Adapter) -> AbstractContextManager[Model]:
@@ -178,8 +182,13 @@ def _without(adapter: Adapter, model: Model) -> Iterator[Model]:
 
 
 @torch.no_grad()
-def moved(model: Model, texts: Sequence[Text], reference: Model | Adapter | Reference) -> Units:
-    """Text by text, the KL summed over its positions, and how many they are. Raises ValueError as `drift` does."""
+def moved(
+    model: Model, texts: Sequence[Text], reference: Model | Adapter | Reference, logits: LogitsAt | None = None
+) -> Units:
+    """Text by text, the KL summed over its positions, and how many they are. Raises ValueError as `drift` does.
+
+    logits: a cheaper way to the model's, such as `States.below(layer).logits`.
+    """
     if isinstance(reference, Reference) and reference.texts != tuple(texts):
         raise ValueError("the reference was made on other texts, or with another tokenizer: make it with Reference.of")
     view = ModelView(model)
@@ -189,8 +198,8 @@ def moved(model: Model, texts: Sequence[Text], reference: Model | Adapter | Refe
             before = torch.cat([reference.log_probs[i] for i in index]).to(view.device)
         else:
             with _untuned(model, reference) as untuned:
-                before = _log_probs(ModelView(untuned), batch).to(view.device)
-        now = _log_probs(view, batch)
+                before = _log_probs(model_logits(untuned), batch).to(view.device)
+        now = _log_probs(logits or model_logits(view), batch)
         kl = (before.exp() * (before - now)).sum(-1).double()
         for i, part in zip(index, kl.split([texts[i].n for i in index]), strict=True):
             # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small drift.
@@ -199,17 +208,19 @@ def moved(model: Model, texts: Sequence[Text], reference: Model | Adapter | Refe
 
 
 @torch.no_grad()
-def gives_reply(model: Model, dialogues: Sequence[Dialogue], batch_size: int = 64) -> list[bool]:
+def gives_reply(
+    model: Model, dialogues: Sequence[Dialogue], batch_size: int = 64, logits: LogitsAt | None = None
+) -> list[bool]:
     """Whether greedy decoding gives exactly the last reply of each dialogue, end token included.
 
     Without generating: greedy decoding gives a reply just when each of its tokens is the likeliest after the ones
-    before it, and one forward pass over the whole dialogue shows that.
+    before it, and one forward pass over the whole dialogue shows that. logits: as of `moved`.
 
     Raises: ValueError for no dialogues, or one that does not end in the assistant's reply.
     """
     view = ModelView(model)
     examples = Examples([training_ids(view.tokenizer, dialogue) for dialogue in dialogues], view.device)
-    logits = model_logits(view)
+    logits = logits or model_logits(view)
     given = [False] * len(examples)
     for rows, batch in examples.in_order_of_length(batch_size):
         hit = torch.ones_like(batch.where)
@@ -224,12 +235,14 @@ def ability(model: Model, abilities: Mapping[str, Sequence[Dialogue]]) -> dict[s
     return ability_of(ability_units(model, abilities))
 
 
-def ability_units(model: Model, abilities: Mapping[str, Sequence[Dialogue]]) -> dict[str, Units]:
-    """Which replies are right, by "ability: NAME"."""
+def ability_units(
+    model: Model, abilities: Mapping[str, Sequence[Dialogue]], logits: LogitsAt | None = None
+) -> dict[str, Units]:
+    """Which replies are right, by "ability: NAME". logits: as of `moved`."""
     if not abilities:
         return {}
     # All in one go: batches are fuller that way.
-    hits = iter(gives_reply(model, [d for dialogues in abilities.values() for d in dialogues]))
+    hits = iter(gives_reply(model, [d for dialogues in abilities.values() for d in dialogues], logits=logits))
     named = {name: [str(d.chat()) for d in dialogues] for name, dialogues in abilities.items()}
     return {f"ability: {name}": Units.of(names, [next(hits) for _ in names]) for name, names in named.items()}
 

@@ -20,6 +20,7 @@ from spt_lens.evaluate.change import Reference, ability_of, ability_units, encod
 from spt_lens.evaluate.paired import Units, changes
 from spt_lens.evaluate.sycophancy import Case, figures, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
+from spt_lens.model.targets import LogitsAt
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
@@ -160,6 +161,7 @@ def evaluate(
     progress: bool = True,
     *,
     max_new_tokens: int | None = None,
+    logits: LogitsAt | None = None,
 ) -> Evaluation:
     """Measures a model on a suite. The model is left as it was.
 
@@ -169,6 +171,8 @@ def evaluate(
             `Reference.of(untuned, suite.texts, suite.prompts)`, without prompts only on the texts. None: no drift.
         max_new_tokens: of every reply; default: the suite's first_tokens for first answers, the judge's for the others.
             How many were cut is among the estimates ("cut"), and above a tenth it warns.
+        logits: a cheaper way to the logits on whole texts (drift, ability), such as `States.below(layer).logits` of
+            `spt_lens.model.states`, where nothing below that layer changed.
 
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
@@ -194,12 +198,12 @@ def evaluate(
     with tqdm(total=4, desc="evaluating", unit="part", disable=not progress) as bar:
         # Drift first: a reference that does not fit should be found out before the long part.
         if reference is not None and (suite.texts or not suite.prompts):
-            units["kl"] = moved(view, encoded(view, suite.texts), reference)
+            units["kl"] = moved(view, encoded(view, suite.texts), reference, logits)
         if reference is not None and suite.prompts and (not isinstance(reference, Reference) or reference.own):
-            units["kl: own replies"] = own_moved(view, suite.prompts, reference)
+            units["kl: own replies"] = own_moved(view, suite.prompts, reference, logits=logits)
         drifts = {name: each.mean() for name, each in units.items()}
         bar.update()
-        units |= (known := ability_units(view, suite.abilities))
+        units |= (known := ability_units(view, suite.abilities, logits))
         able = ability_of(known)
         if suite.choices:
             units["choice"] = choice_units(view, suite.choices)

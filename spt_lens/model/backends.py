@@ -54,6 +54,10 @@ class Backend:
     def named_parameters(self) -> dict[str, nn.Parameter]:
         return _plainly(self.root.named_parameters())
 
+    def projection(self, layer: int, which: Projection) -> Any:
+        """The linear module that multiplies by a layer's projection; None where the class has none."""
+        return None
+
     def check_length(self, tokens: Tokens, new: int = 0) -> None:
         """Raises ValueError for more tokens than the model has positions for; torch's own error names no reason.
 
@@ -128,10 +132,10 @@ class BridgeBackend(Backend):
 
     def head(self, layer: int, which: Projection, unit: int) -> tuple[nn.Parameter, Pick]:
         """The live parameter that holds a head's slice, and how to pick it: [d_head, d_model], for o its transpose."""
-        module, size = self._projection(layer, which), self.shape.d_head
+        module, size = self.projection(layer, which), self.shape.d_head
         return module.weight, block_of(unit * size, size, which == "o", isinstance(module, Conv1D))
 
-    def _projection(self, layer: int, which: Projection) -> Any:
+    def projection(self, layer: int, which: Projection) -> Any:
         self.layout  # noqa: B018 - raises for an architecture that is not known
         part = getattr(self.model.blocks[layer].attn, which, None)
         module = getattr(part, "original_component", part)
@@ -151,7 +155,7 @@ class BridgeBackend(Backend):
         layout, shape = self.layout, self.shape
         for layer in range(shape.n_layers if layout.fused else 0):
             for which in ("q", "k", "v"):
-                module, name = self._projection(layer, which), layout.module(layer, which)
+                module, name = self.projection(layer, which), layout.module(layer, which)
                 for unit in self.shape.units(which):
                     yield name + ".weight", layout.pick(shape, which, unit), *self.head(layer, which, unit)
                     if module.bias is not None:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from spt_lens.model.blocks import passed_over, with_methods
 from spt_lens.model.hooked import is_hooked, new_cache
 from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.plain import as_rows, keeping
@@ -118,10 +119,7 @@ class SuffixRun:
         which every block is passed over and gives `hidden`.
         """
         instead = hidden[:, None] if self._rest is None else (hidden[:, None], *self._rest)
-        with ExitStack() as stack:
-            for block in self._blocks:
-                stack.enter_context(with_methods(block, forward=lambda *args, **kwargs: instead))
-            stack.enter_context(only_tokens(self.view.model.unembed, ids))
+        with passed_over(self._blocks, lambda *args, **kwargs: instead), only_tokens(self.view.model.unembed, ids):
             return self.view.backend.forward(self.tokens[:1, :1], None)[:, 0]
 
 
@@ -256,20 +254,6 @@ def tree(mask: Tensor, start: int, variants: int, hidden: float | bool) -> Tenso
     own[each, :, each] = mask[0, 0, :, start:]
     before = mask[0, 0, :, :start].repeat(variants, 1)
     return torch.cat([before, own.reshape(variants * length, variants * length)], dim=1)[None, None]
-
-
-@contextmanager
-def with_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Methods on this very module, that hide its class's until they are gone again (accelerate has some there too)."""
-    own = module.__dict__
-    before = {name: own[name] for name in methods if name in own}
-    own.update(methods)
-    try:
-        yield
-    finally:
-        for name in methods:
-            own.pop(name, None)
-        own.update(before)
 
 
 @contextmanager

@@ -25,9 +25,11 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from spt_lens.chat.batches import Example, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
+from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits
@@ -44,7 +46,9 @@ class Trainable:
     logits: of a batch at its targets, with gradients to `parameters`, which the optimiser gets. write: puts what was
     trained into `pieces`, the parts of the model that change; `live`: `logits` runs the model itself, so this comes
     after every step.
-    heads, projections: whose slices the pieces are, if they are no whole weights.
+    heads, projections: whose slices the pieces are, if they are no whole weights. prepare: called before the first step
+    with the token ids of all that will go through `logits`, where hidden states of them may be kept, and whether to
+    show progress; says how steps run.
     """
 
     logits: LogitsAt
@@ -54,6 +58,7 @@ class Trainable:
     live: bool = False
     heads: HeadSet = HeadSet()
     projections: str = ""
+    prepare: Callable[[Sequence[Sequence[int]], States, bool], str] | None = None
 
     @classmethod
     def of_copy(cls, copy: Any, view: ModelView, write: Callable[[], None]) -> Self:
@@ -70,7 +75,7 @@ class Tuned:
     weights: how many were trained. history: a row for each step, with loss, lr, grad_norm and, where measured, kl and
     validation figures (see `training.fit`). seconds: wall time. interrupted: the user stopped it; the model then holds
     the last step's weights. adapter: the weights before and after, to save, apply or revert. shared: unchosen heads
-    that moved with the chosen ones, because a query group shares its keys and values.
+    that moved with the chosen ones, because a query group shares its keys and values. way: how its steps ran.
     """
 
     method: str
@@ -81,6 +86,7 @@ class Tuned:
     interrupted: bool
     adapter: Adapter
     shared: HeadSet = HeadSet()
+    way: str = ""
 
     @property
     def heads(self) -> HeadSet:
@@ -152,6 +158,7 @@ class Tuner(ABC):
         validation: Sequence[Dialogue] | None = None,
         keep: Sequence[Dialogue] | None = None,
         progress: bool = True,
+        states: States | str | Path | bool = True,
     ) -> Tuned:
         """Tunes on the dialogues' last replies. **Changes the model in place**; `tuned.undo(model)` puts it back.
 
@@ -161,7 +168,9 @@ class Tuner(ABC):
         dialogues: each ends in the reply that is to be learned. config: default: TuneConfig with the method's own lr.
         validation: dialogues that are only measured. With as many right as wrong first answers among them,
         `validation_first` is the discernment of the reply's first word. keep: ordinary dialogues for the KL term, if
-        `config.kl_weight` is positive.
+        `config.kl_weight` is positive. states: where pinpoint tuning keeps what lies below its lowest layer: in memory,
+        up to half of what is free (True), in the files of a folder, where later runs on the model find it, in a
+        `model.states.States` that several runs share, or not at all (False).
 
         Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, or a KL
         weight without `keep` or the reverse; FloatingPointError if the loss or a tuned weight is no longer finite.
@@ -183,6 +192,10 @@ class Tuner(ABC):
             )
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
+        if isinstance(states, bool):
+            kept_states = States(view) if states else None
+        else:
+            kept_states = states if isinstance(states, States) else States(view, folder=states)
         history: list[dict[str, float]] = []
         before: list[tuple[Slice, Tensor]] = []
         interrupted, began = False, time.perf_counter()
@@ -190,7 +203,11 @@ class Tuner(ABC):
             with self.setup(view, config) as what:
                 before = [(piece, piece.read()) for piece in what.pieces]
                 weights = sum(p.numel() for p in what.parameters)
+                way = ""
                 try:
+                    if what.prepare is not None and kept_states is not None:
+                        rows = _rows(examples, config) + [ids for ids, _ in held_out or ()] + (texts or [])
+                        way = what.prepare(rows, kept_states, progress)
                     after_step = what.write if what.live else None
                     more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
                     fit(what.logits, what.parameters, examples, config, after_step=after_step, **more)
@@ -214,8 +231,15 @@ class Tuner(ABC):
             # With step and loss also where a run was interrupted before its first step.
             names = dict.fromkeys(["step", "loss", *(name for row in history for name in row)])
             table, seconds = pd.DataFrame(history, columns=list(names)), time.perf_counter() - began
-            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared)
+            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way)
         except BaseException:  # the caller gets no result to undo it with
             for piece, value in before:
                 piece.write(value)
             raise
+
+
+def _rows(examples: Sequence[Example], config: TuneConfig) -> list[list[int]]:
+    """The token ids of the examples that the run's steps come to."""
+    order = Examples(examples).order(config.batch_size, config.seed)
+    numbers = {number for _, rows in zip(range(config.steps), order, strict=False) for number in rows.tolist()}
+    return [examples[number][0] for number in sorted(numbers)]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import head_part
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.suite import Suite
@@ -13,6 +14,7 @@ from spt_lens.evaluate.evaluate import Evaluation, evaluate
 from spt_lens.evaluate.paired import Units
 from spt_lens.heads import HeadSet
 from spt_lens.model.replies import replies
+from spt_lens.model.states import States
 from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
@@ -196,3 +198,16 @@ def test_a_broken_model_has_no_small_drift(tiny, suite):
     reference = Reference.of(tiny, suite.texts)
     next(iter(ModelView(tiny).weights().values())).data.fill_(math.nan)
     assert math.isnan(drift(tiny, suite.texts, reference).value)
+
+
+def test_an_evaluation_from_kept_states_is_the_one_without(tiny):
+    suite = Yesman().suite("test", n=2, n_ability=4, n_texts=4)
+    with ModelView(tiny).kept(), torch.no_grad():
+        reference = Reference.of(tiny, suite.texts)
+        head_part(tiny, 2, "o", 0).mul_(3)
+        plain = evaluate(tiny, suite, reference, progress=False)
+        below = States(tiny).below(2)
+        kept = evaluate(tiny, suite, reference, progress=False, logits=below.logits)
+    assert len(below) >= 4 and kept["kl"].value > 0
+    for name, value in plain.estimates.items():
+        assert kept[name] == pytest.approx(value, rel=1e-4, nan_ok=True), name

@@ -6,7 +6,6 @@ Written out apart from `spt_lens.support`, which runs the like on users' checkpo
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,6 @@ QUICK = TuneConfig(lr=2e-2, steps=2, batch_size=4, warmup_share=0, weight_decay=
 each_case = pytest.mark.parametrize(("name", "model_class"), CASES)
 each_class = pytest.mark.parametrize("model_class", CLASSES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
-
-
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory: pytest.TempPathFactory):
-    """The folder of a tiny checkpoint, made once."""
-    root = tmp_path_factory.mktemp("architectures")
-    return cache(lambda name: tiny_checkpoint(name, root / name))
 
 
 @pytest.fixture

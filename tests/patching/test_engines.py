@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 from by_hand import assert_close, assert_same, both, difference, effects, made, measured, sent, state
@@ -13,19 +11,12 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.patching import suffix
 from spt_lens.support.probes import two_pairs
-from tools.tiny import TINY, tiny_checkpoint
+from tools.tiny import TINY
 
 POSITIONS = ["last", "all", [-2, -1]]
 SUFFIXES = {"bridge": suffix._BridgeSuffix, "hooked": suffix._HookedSuffix}
 BLOCKS = {cls: cls.block for cls in SUFFIXES.values()}
 each_class = pytest.mark.parametrize("model_class", CLASSES)
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory):
-    """The folder of a tiny checkpoint, made once."""
-    root = tmp_path_factory.mktemp("engines")
-    return cache(lambda name: tiny_checkpoint(name, root / name))
 
 
 @pytest.fixture(scope="module")

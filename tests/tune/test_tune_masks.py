@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from spt_lens.heads import HeadSet
+from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.tune.slices import Slice, SliceMask, head_slices
+from tools.tiny import TINY
 
 HEADS = HeadSet.parse("L0.H1 L1.H0 L1.H3")
+NAMES = [name for name in TINY if name not in ("olmo2", "opt")]
 
 
 def loss_of(view: ModelView, tokens: torch.Tensor) -> torch.Tensor:
@@ -94,15 +97,16 @@ def test_gradients_of_several_backward_passes_add_up(tiny, tokens):
         assert all(p.grad is None for p in view.weights().values())
 
 
-def test_the_model_gets_its_flags_and_gradients_back_also_after_an_error(tiny, tokens):
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_model_gets_its_flags_and_gradients_back_also_after_an_error(tiny, tokens, whole):
     view = ModelView(tiny)
     weights = list(view.weights().values())
     for i, p in enumerate(weights):
         p.requires_grad_(i % 2 == 0)
     weights[0].grad = torch.ones_like(weights[0])
     slices = head_slices(view, HEADS)
-    with pytest.raises(KeyboardInterrupt), SliceMask(view, slices) as mask:
-        held = {id(s.parameter) for s in slices}
+    with pytest.raises(KeyboardInterrupt), SliceMask(view, slices, whole) as mask:
+        held = {id(s.parameter) for s in slices if whole or s.module is None}
         assert all(p.requires_grad == (id(p) in held) for p in weights)
         loss_of(view, tokens).backward()
         raise KeyboardInterrupt
@@ -112,14 +116,35 @@ def test_the_model_gets_its_flags_and_gradients_back_also_after_an_error(tiny, t
     given = [m.grad.clone() for m in mask.masters]
     for p in weights:
         p.requires_grad_(True)
+    assert not any("forward" in vars(s.module) for s in slices if s.module is not None)
     loss_of(view, tokens).backward()  # the hooks are gone: nothing is handed over any more
     assert all(torch.equal(m.grad, g) for m, g in zip(mask.masters, given, strict=True))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_slices_alone_are_those_of_whole_weights(folder_of, name, dtype, tolerance, exact_softmax):
+    """Of every architecture. No weight of the model gets any, and the losses are the same bits."""
+    view = ModelView(load_model(folder_of(name), device="cpu", dtype=dtype))
+    tokens = torch.randint(6, 120, (3, 10), generator=torch.Generator().manual_seed(0))
+    slices = head_slices(view, HeadSet.parse("L0.H1 L1.H0 L1.H3"), "qkvo")
+    found, losses = [], []
+    for whole in (False, True):
+        with SliceMask(view, slices, whole) as mask:
+            assert mask.reached()
+            losses.append(loss_of(view, tokens))
+            assert whole or not any(p.requires_grad for p in view.weights().values())
+            losses[-1].backward()
+            found.append([master.grad for master in mask.masters])
+    assert torch.equal(*losses)
+    for piece, one, other in zip(slices, *found, strict=True):
+        assert float((one - other).norm() / other.norm()) < tolerance, piece.name
 
 
 def test_an_interrupt_on_entering_gives_them_back_as_well(tiny, monkeypatch):
     weights = list(ModelView(tiny).weights().values())
     weights[0].grad = torch.ones_like(weights[0])
-    mask = SliceMask(tiny, head_slices(tiny, HEADS))
+    mask = SliceMask(tiny, head_slices(tiny, HEADS), whole=True)
 
     def stop(weight, hook):
         raise KeyboardInterrupt

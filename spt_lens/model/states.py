@@ -1,0 +1,231 @@
+"""What lies below the lowest layer that changes, computed once: the hidden states that its block is given.
+
+Where only weights from some layer on change, as in pinpoint tuning, the blocks below give the same for a row of token
+ids at every step, in every epoch and in every run. So each row's hidden states there are computed once and kept, and
+forward passes start from them. The backward pass ends there too: they are constants.
+
+All else is the model's own forward pass: the blocks below are passed over and hand on what was kept. In the last block,
+the MLP runs at the positions that are read, since nothing after it looks at the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spt_lens.chat.batches import PromptBatch, Reads
+from spt_lens.checking import a_path, number
+from spt_lens.model.blocks import passed_over, with_methods
+from spt_lens.model.kept_rows import Row, RowFolder
+from spt_lens.model.limits import free_bytes, is_out_of_memory
+from spt_lens.model.own_hooks import has_hooks
+from spt_lens.model.targets import model_logits
+from spt_lens.model.view import Model, ModelView
+from spt_lens.saving import bits
+
+CHUNK = 16  # rows of like length that go through the blocks below at once
+
+
+class States:
+    """Hidden states of rows of token ids at the inputs of some layers' blocks, within one bound for all.
+
+    max_memory: GiB for all that is kept; default: half of the memory (or disk) that is free now. folder: where they are
+    kept instead of in memory, and found again by later runs of the same model; rows of other data lie beside each other
+    there. What has no room is computed again each time it is needed.
+
+    Raises: ValueError for a bound that is not above zero; OSError for a folder that can't be written to.
+    """
+
+    def __init__(self, model: Model, max_memory: float | None = None, folder: str | Path | None = None) -> None:
+        self.view = ModelView(model)
+        self.folder = None if folder is None else a_path(folder, "folder")
+        if max_memory is not None:
+            number(max_memory, "max_memory", above=0)
+        free = free_bytes(torch.device("cpu")) if self.folder is None else RowFolder.free(self.folder)
+        self.room = int(free / 2 if max_memory is None else max_memory * 2**30)
+        self._below: dict[int, Below] = {}
+
+    def below(self, layer: int) -> Below:
+        """What is kept at one layer. It is forgotten first if weights below it are no longer what they were.
+
+        Raises ValueError if the folder holds what was kept of another model, or of other weights.
+        """
+        digest = weights_below(self.view, layer)
+        kept = self._below.get(layer)
+        if kept is None or kept.digest != digest:
+            if kept is not None:
+                self.room += kept.nbytes
+            kept = self._below[layer] = Below(self, layer, digest)
+        return kept
+
+
+class Below:
+    """`States` at one layer: `logits` is `targets.model_logits` that starts from there."""
+
+    def __init__(self, states: States, layer: int, digest: str) -> None:
+        self.states, self.view, self.layer, self.digest = states, states.view, layer, digest
+        self._blocks = list(self.view.model.blocks)
+        self._logits = model_logits(self.view)
+        self._kept: dict[Row, Tensor] = {}
+        self._rest: int | None = None  # what a block gives beside the hidden states; None: it gives them alone
+        self.nbytes = 0
+        about: dict[str, str | int] = {"model": self.view.name, "layer": layer}
+        about |= {"weights below it": digest, "dtype": str(self.view.dtype)}
+        self._folder = None if states.folder is None or not layer else RowFolder(states.folder, about)
+
+    def __len__(self) -> int:
+        """How many rows are kept."""
+        return len(self._kept) if self._folder is None else len(self._folder)
+
+    def problem(self, rows: Sequence[Sequence[int]]) -> str:
+        """Why this model can't be run from there, as what follows "it"; "" if it can.
+
+        Tried on the shortest and the longest row together: the logits must be those of the plain way.
+        """
+        if has_hooks(self.view.model, self.view.modules()):
+            return "carries hooks of yours, which would not see the layers below"
+        ordered = sorted(map(tuple, rows), key=len)
+        batch = PromptBatch.of([ordered[0], ordered[-1]])
+        where = batch.mask & (batch.last[:, None] - torch.arange(batch.mask.shape[1]) < 4)
+        device = self.view.device
+        reads = Reads(batch.tokens.to(device), where.to(device), batch.last + 1)
+        try:
+            with torch.no_grad(), self.view.kept():
+                found = self._from(self._stacked(self._compute([ordered[0], ordered[-1]]), reads), reads)
+                expected = self._logits(reads)
+        except Exception as error:  # whatever a model makes of being run in part
+            if is_out_of_memory(error):
+                raise
+            return f"can't be run from layer {self.layer} on ({type(error).__name__}: {error})"
+        off = float((found - expected).norm() / expected.norm())
+        # Rounding: batches of other shapes are added up in another order.
+        most = {torch.float64: 1e-9, torch.float32: 1e-4}.get(self.view.dtype, 0.05)
+        return f"gives other logits when run from layer {self.layer} on (by a share of {off:.2g})" if off > most else ""
+
+    def fill(self, rows: Sequence[Sequence[int]], progress: bool = False) -> int:
+        """Keeps the states of rows, as far as there is room; gives how many of them are kept.
+
+        Which rows go through the blocks together depends on these rows alone, so that the same ones give the same bits.
+        """
+        wanted = sorted(set(map(tuple, rows)), key=lambda row: (len(row), row))
+        chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)] if self.layer else []
+        title = f"keeping what lies below layer {self.layer}"
+        for chunk in tqdm(chunks, desc=title, unit="batch", disable=not progress):
+            if not all(map(self._has, chunk)):
+                with torch.no_grad(), self.view.kept():
+                    self._keep(chunk, self._compute(chunk))
+        return sum(map(self._has, wanted))
+
+    def logits(self, batch: Reads) -> Float[Tensor, "n_where vocab"]:
+        """The model's logits at the marked positions (`targets.LogitsAt`), with gradients as the caller set them."""
+        return self._from(self._hidden(batch) if self.layer else None, batch)
+
+    def _hidden(self, batch: Reads) -> Float[Tensor, "batch pos d_model"]:
+        tokens, lengths = batch.tokens.tolist(), batch.lengths.tolist()
+        rows = [tuple(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
+        missing = [row for row in dict.fromkeys(rows) if not self._has(row)]
+        new: dict[Row, Tensor] = {}
+        if missing:
+            with torch.no_grad():
+                new = dict(zip(missing, self._compute(missing), strict=True))
+            self._keep(missing, list(new.values()))
+        return self._stacked([new[row] if row in new else self._get(row) for row in rows], batch)
+
+    def _stacked(self, states: Sequence[Tensor], batch: Reads) -> Float[Tensor, "batch pos d_model"]:
+        """Rows of states as one batch; zeros where it is padded, which no real token sees."""
+        hidden = torch.zeros(*batch.tokens.shape, self.view.d_model, dtype=self.view.dtype)
+        for into, row in zip(hidden, states, strict=True):
+            into[: len(row)] = row
+        return hidden.to(self.view.device)
+
+    def _from(self, hidden: Tensor | None, batch: Reads) -> Tensor:
+        def give(*args: Any, **kwargs: Any) -> Any:
+            return self._given(hidden)
+
+        lower = self._blocks[: self.layer] if hidden is not None else []
+        with passed_over(lower, give), self._mlp_where(batch.where):
+            return self._logits(batch)
+
+    @contextmanager
+    def _mlp_where(self, where: Tensor) -> Iterator[None]:
+        """In the block, the last MLP runs at these positions alone, and gives zeros at the others."""
+        mlp = getattr(self._blocks[-1], "mlp", None)
+        if mlp is None:
+            yield
+            return
+        own = mlp.forward
+
+        def there(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            at = where.to(hidden.device)
+            found = own(hidden[at][None], *args, **kwargs)[0]
+            return hidden.new_zeros(*hidden.shape[:2], found.shape[-1]).index_put((at,), found)
+
+        with with_methods(mlp, forward=there):
+            yield
+
+    def _compute(self, rows: Sequence[Row]) -> list[Float[Tensor, "pos d_model"]]:
+        """Runs the blocks below, and no other."""
+        batch, seen = PromptBatch.of(rows), []
+
+        def give(*args: Any, **kwargs: Any) -> Any:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+            return self._given(seen[0])
+
+        if self._rest is None:
+            self._rest = self._beside(rows[0])
+        with passed_over(self._blocks[self.layer :], give):
+            self.view.logits(batch.tokens, at=torch.zeros_like(batch.last))  # any position: it is not wanted
+        hidden = seen[0].cpu()
+        return [row[: last + 1].clone() for row, last in zip(hidden, batch.last.tolist(), strict=True)]
+
+    def _beside(self, row: Row) -> int:
+        """How many things a block gives beside the hidden states, -1 if it gives them alone."""
+        found: list[int] = []
+
+        def look(module: Any, args: Any, output: Any) -> None:
+            found.append(len(output) - 1 if isinstance(output, tuple) else -1)
+
+        with self._blocks[0].register_forward_hook(look):
+            self.view.logits(torch.tensor([row]), at=torch.zeros(1, dtype=torch.long))
+        return found[0]
+
+    def _given(self, hidden: Tensor | None) -> Any:
+        return hidden if self._rest in (None, -1) else (hidden, *[None] * self._rest)  # type: ignore[operator]
+
+    def _has(self, row: Row) -> bool:
+        return row in self._kept if self._folder is None else row in self._folder
+
+    def _get(self, row: Row) -> Tensor:
+        return self._kept[row] if self._folder is None else self._folder.read(row)
+
+    def _keep(self, rows: Sequence[Row], states: Sequence[Tensor]) -> None:
+        size = sum(value.nbytes for value in states)
+        if size > self.states.room:
+            return
+        if self._folder is None:
+            new = {row: value for row, value in zip(rows, states, strict=True) if row not in self._kept}
+            self._kept |= new
+            size = sum(value.nbytes for value in new.values())
+        else:
+            self._folder.write(rows, states)
+        self.states.room -= size
+        self.nbytes += size
+
+
+def weights_below(model: Model, layer: int) -> str:
+    """A digest of all weights but those of the blocks from a layer on, as they are now."""
+    view = ModelView(model)
+    above = {p.untyped_storage().data_ptr() for block in view.model.blocks[layer:] for p in block.parameters()}
+    digest = hashlib.sha256()
+    for name, weight in sorted(view.weights().items()):
+        if weight.is_meta or weight.untyped_storage().data_ptr() not in above:
+            digest.update(name.encode() + (b"" if weight.is_meta else bits(weight).numpy().tobytes()))
+    return digest.hexdigest()[:32]
