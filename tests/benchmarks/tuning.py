@@ -50,7 +50,7 @@ from tools.tiny import word_tokenizer
 KIND = "tuning benchmark"
 MODELS = ("smollm2", "gpt2", "llama")
 LAYERS, HEADS, D_HEAD, MLP = 12, 12, 64, 2048
-BATCH, EPOCH, LATER, ROUNDS = 16, 2, 2, 3  # dialogues; steps of the first epoch; steps that are timed; turns of each
+BATCH, EPOCH, LATER, ROUNDS = 16, 1, 2, 3  # dialogues; steps of the first epoch; steps that are timed; turns of each
 SHARE = 0.05
 FIGURES = ("computing", "clock", "first_epoch", "memory")
 # Random weights have no heads that were measured; these models have questions of their own length.
@@ -134,7 +134,8 @@ def apart(job: Job, count: bool = False) -> dict[str, Any]:
     """`work` in a new process, so that memory and caches are its own."""
     os.environ |= {"OMP_NUM_THREADS": str(job.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    fresh = multiprocessing.get_context("spawn")
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["tests.benchmarks.contenders", "peft"])  # imported once, before any model is there
     with ProcessPoolExecutor(1, mp_context=fresh, initializer=_quiet, initargs=(job.threads,)) as pool:
         return pool.submit(work, job, count).result()
 
