@@ -28,7 +28,9 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,44 +155,50 @@ def contenders() -> list[str]:
     return have
 
 
-def measure(name: str, folder: Path, given: list[Dialogue], rounds: int, threads: int, names: list[str]) -> Any:
-    """All contenders on one model."""
+def measure(
+    name: str, folder: Path, given: list[Dialogue], names: list[str], rounds: int, threads: int
+) -> Iterator[dict[str, Any]]:
+    """All contenders on one model: what is known after each round."""
     config = transformers.AutoConfig.from_pretrained(folder)
     heads = chosen(config.num_hidden_layers, config.num_attention_heads)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    lengths = [len(training_ids(tokenizer, each)[0]) for each in given]
-    targets = [sum(training_ids(tokenizer, each)[1]) for each in given]
+    encoded = [training_ids(tokenizer, each) for each in given]
+    lengths, targets = [len(ids) for ids, _ in encoded], [sum(marks) for _, marks in encoded]
+    about = {"layers": config.num_hidden_layers, "heads": config.num_attention_heads, "vocabulary": config.vocab_size}
+    about |= {"tokens": [min(lengths), max(lengths)], "targets": statistics.mean(targets)}
+    print(f"{name}: {len(given)} dialogues of {min(lengths)} to {max(lengths)} tokens", flush=True)
     jobs = {
         each: Job(folder, each, given, EPOCH + LATER, BATCH, str(heads.get(each.partition("-")[2], "")), threads)
         for each in names
     }
-    print(f"{name}: {len(given)} dialogues of {min(lengths)} to {max(lengths)} tokens", flush=True)
-    rows: dict[str, dict[str, Any]] = {each: {figure: [] for figure in FIGURES} for each in names}
-    for turn in range(rounds):
-        for each in names:
-            found = apart(jobs[each])
-            for figure in FIGURES:
-                rows[each][figure].append(round(found[figure], 6))
-            print(f"  {turn + 1} {each}: " + ", ".join(f"{f} {found[f]:.2f}" for f in FIGURES), flush=True)
-    for each in names:
-        rows[each] |= apart(jobs[each], count=True)
     limits = least(jobs[names[0]], heads)
-    for each, row in rows.items():
-        row["heads"] = jobs[each].heads
+    counted = {each: apart(replace(job, steps=EPOCH + 1), count=True) for each, job in jobs.items()}
+    turns: dict[str, dict[str, list[float]]] = {each: {figure: [] for figure in FIGURES} for each in names}
+    for turn in range(1, rounds + 1):
+        for each, job in jobs.items():
+            found = apart(job)
+            for figure in FIGURES:
+                turns[each][figure].append(round(found[figure], 6))
+            print(f"  {turn} {each}: " + ", ".join(f"{f} {found[f]:.2f}" for f in FIGURES), flush=True)
+        rows = {each: {"heads": job.heads} | counted[each] | turns[each] for each, job in jobs.items()}
+        compare(rows, limits)
+        yield about | {"rounds": turn, "limits": limits, "contenders": rows}
+
+
+def compare(rows: dict[str, dict[str, Any]], limits: dict[str, float]) -> None:
+    """Puts medians and ratios into the rows."""
+    for row in rows.values():
         for figure in FIGURES:
             row[f"median_{figure}"] = round(statistics.median(row[figure]), 6)
         for rival in ("full", "lora"):
             for figure in ("computing", "clock", "memory"):
                 row[f"{figure}_to_{rival}"] = _ratio(row[figure], rows[rival][figure])
     pace = rows["full"]["median_computing"] / rows["full"]["flops"]  # seconds an operation
-    for kind in heads:
-        if row := rows.get(f"pinpoint-{kind}"):
+    for kind in set(limits) - {"full"}:
+        if row := rows.get(f"pinpoint-{kind}", {}):
             row["limit_to_full"] = round(limits[kind] / limits["full"], 4)
             row["flops_to_limit"] = round(row["flops"] / limits[kind], 4)
             row["of_limit"] = round(limits[kind] * pace / row["median_computing"], 4)
-    about = {"layers": config.num_hidden_layers, "heads": config.num_attention_heads, "vocabulary": config.vocab_size}
-    about |= {"tokens": [min(lengths), max(lengths)], "targets": statistics.mean(targets), "limits": limits}
-    return about | {"contenders": rows}
 
 
 def _ratio(these: list[float], those: list[float]) -> list[float]:
@@ -211,7 +219,7 @@ def main() -> None:
     options = parser.parse_args()
     names = [n for n in contenders() if not options.contenders or n in {"full", "lora", *options.contenders}]
     before = saving.load_json(options.before, KIND, dict) if options.before else None
-    found: dict[str, Any] = {"threads": options.threads, "rounds": options.rounds, "batch": BATCH, "steps": LATER}
+    found: dict[str, Any] = {"threads": options.threads, "batch": BATCH, "steps": LATER}
     found["epoch"] = EPOCH
     found["versions"] = {
         n: importlib.metadata.version(n) for n in ("torch", "transformers", "transformer-lens", "peft")
@@ -224,13 +232,14 @@ def main() -> None:
             folder = brought_folder(name) if name == "smollm2" else random_folder(name, temporary / name, given)
             if folder is None:
                 parser.error("smollm2 is not there: make smollm2, or leave it out (--models gpt2 llama)")
-            found["models"][name] = measure(name, folder, given, options.rounds, options.threads, names)
-            if before is not None and name in before["models"]:
-                rows = before["models"][name]["contenders"].items()
-                found["models"][name]["before"] = {each: row for each, row in rows if each.startswith("pinpoint")}
-                found["before"] = options.before_name
-            if options.out:
-                saving.save_json(options.out, KIND, found)
+            for model in measure(name, folder, given, names, options.rounds, options.threads):
+                if before is not None and name in before["models"]:
+                    rows = before["models"][name]["contenders"].items()
+                    model["before"] = {each: row for each, row in rows if each.startswith("pinpoint")}
+                    found["before"] = options.before_name
+                found["models"][name] = model
+                if options.out:  # each round: what is there after an interrupt counts too
+                    saving.save_json(options.out, KIND, found)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for name, model in found["models"].items():
