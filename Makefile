@@ -30,7 +30,7 @@ help:
 	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
-	@echo "make tuning          what a step of tuning takes, against full fine-tuning, LoRA and TRL: docs/tuning.md, an hour"
+	@echo "make tuning          what a step of tuning takes, against full fine-tuning, LoRA and TRL: docs/tuning.md, half an hour"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the README's table and pictures, from notebooks/results/"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"

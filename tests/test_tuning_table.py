@@ -1,4 +1,4 @@
-"""The tables on tuning are what its kept result says. The result itself takes an hour: `make tuning`."""
+"""The tables on tuning are what its kept result says. The result itself takes half an hour: `make tuning`."""
 
 from __future__ import annotations
 
