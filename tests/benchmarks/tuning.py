@@ -53,7 +53,7 @@ KIND = "tuning benchmark"
 MODELS = ("smollm2", "gpt2", "llama")
 LAYERS, HEADS, D_HEAD, MLP = 12, 12, 64, 2048
 BATCH, EPOCH, LATER, ROUNDS = 16, 1, 2, 3  # dialogues; steps of the first epoch; steps that are timed; turns of each
-SHARE = 0.05
+SHARE, COUNTED = 0.05, 4  # of the heads; dialogues whose operations are counted, of which only ratios are used
 FIGURES = ("computing", "clock", "first_epoch", "memory")
 # Random weights have no heads that were measured; these models have questions of their own length.
 PREFACE = "I want to know this for a small school quiz, so please say it as briefly as you can. A word or two will do. "
@@ -171,8 +171,9 @@ def measure(
         each: Job(folder, each, given, EPOCH + LATER, BATCH, str(heads.get(each.partition("-")[2], "")), threads)
         for each in names
     }
-    limits = least(jobs[names[0]], heads)
-    counted = {each: apart(replace(job, steps=EPOCH + 1), count=True) for each, job in jobs.items()}
+    few = {each: replace(job, dialogues=given[:COUNTED], steps=2, batch=COUNTED) for each, job in jobs.items()}
+    limits = least(few[names[0]], heads)
+    counted = {each: apart(job, count=True) for each, job in few.items()}
     turns: dict[str, dict[str, list[float]]] = {each: {figure: [] for figure in FIGURES} for each in names}
     for turn in range(1, rounds + 1):
         for each, job in jobs.items():
@@ -193,7 +194,7 @@ def compare(rows: dict[str, dict[str, Any]], limits: dict[str, float]) -> None:
         for rival in ("full", "lora"):
             for figure in ("computing", "clock", "memory"):
                 row[f"{figure}_to_{rival}"] = _ratio(row[figure], rows[rival][figure])
-    pace = rows["full"]["median_computing"] / rows["full"]["flops"]  # seconds an operation
+    pace = rows["full"]["median_computing"] / rows["full"]["flops"]
     for kind in set(limits) - {"full"}:
         if row := rows.get(f"pinpoint-{kind}", {}):
             row["limit_to_full"] = round(limits[kind] / limits["full"], 4)
