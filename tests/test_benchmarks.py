@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import sys
@@ -10,12 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
 import torch
 from benchmarks import head_sweep, replies
 from benchmarks.gpu.__main__ import main as gpu_main
 from benchmarks.gpu.course import Course, Skipped
 from benchmarks.gpu.models import SIZES
 from benchmarks.gpu.sections import Bench
+=======
+from benchmarks import head_sweep, replies, tuning
+>>>>>>> bench
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -44,6 +49,7 @@ def test_replies(tiny_folder, tmp_path, monkeypatch, capsys):
     assert found["prompts"] == 7 and found["prompt_tokens"][0] < found["prompt_tokens"][1] and found["ratio"] > 0
 
 
+<<<<<<< HEAD
 FIGURES = {  # of each section of the GPU's run
     "weights made on the device": {"seconds", "parameters", "gib"},
     "transformers' generate": {"seconds", "tokens_a_second"},
@@ -129,6 +135,60 @@ def test_what_goes_wrong_in_a_section_costs_no_other(tmp_path, capfd):
     assert rows["slow"]["skipped"] == "cut off after 0.1 s" and rows["slow"]["before"] == 2.5
     assert rows["late"]["skipped"] == "the whole run's time is over"
     assert [row["section"] for row in course.failed] == ["wrong"]
+=======
+def test_tuning(tmp_path, monkeypatch, capsys):
+    small = {"LAYERS": 3, "HEADS": 4, "D_HEAD": 8, "MLP": 64, "BATCH": 4, "EPOCH": 1, "LATER": 1}
+    for name, value in small.items():
+        monkeypatch.setattr(tuning, name, value)
+    in_turn = iter([tuning.apart])  # a process of its own for the first; that takes longer than all the others
+
+    def next_turn(job, count=False):
+        return next(in_turn, tuning.work)(job, count)
+
+    for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(tuning, "apart", next_turn)
+    out = tmp_path / "found.json"
+    arguments = ["tuning", "--models", "gpt2", "--rounds", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    tuning.main()
+    said = capsys.readouterr().out
+    have_trl = importlib.util.find_spec("trl") is not None
+    assert ("TRL is left out" in said) is not have_trl
+    found = json.loads(out.read_text())
+    model = found["models"]["gpt2"]
+    rows = model["contenders"]
+    assert len(rows) == 6 + 2 * have_trl
+    for row in rows.values():
+        assert all(math.isfinite(row[f"median_{figure}"]) for figure in tuning.FIGURES)
+        assert len(row["computing_to_full"]) == 3 and row["flops"] > 0 and math.isfinite(row["loss"])
+    # Full fine-tuning does what it can't leave out and nothing else; so the same counter counts the limits.
+    assert rows["full"]["flops"] == model["limits"]["full"]
+    limits = [rows[f"pinpoint-{kind}"]["limit_to_full"] for kind in ("top", "middle", "all")]
+    assert 0 < limits[0] < limits[1] < limits[2] < 1
+    assert all(rows[f"pinpoint-{kind}"]["flops_to_limit"] >= 0.99 for kind in ("top", "middle", "all"))
+    assert all(rows[name]["same_ids_and_labels"] == 4 for name in rows if name.startswith("trl"))
+    again = [
+        "tuning",
+        "--models",
+        "gpt2",
+        "llama",
+        "--contenders",
+        "pinpoint-top",
+        "--rounds",
+        "1",
+        "--before",
+        str(out),
+    ]
+    monkeypatch.setattr(sys, "argv", [*again, "--before-name", "today", "--out", str(out)])
+    tuning.main()
+    kept = json.loads(out.read_text())
+    assert kept["before"] == "today"
+    for each in kept["models"].values():
+        assert set(each["contenders"]) == {"full", "lora", "pinpoint-top"}
+    before = {name: row for name, row in rows.items() if name.startswith("pinpoint")}
+    assert kept["models"]["gpt2"]["before"] == before and "before" not in kept["models"]["llama"]
+>>>>>>> bench
 
 
 def test_the_docs_say_what_was_measured():
