@@ -11,16 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
 import torch
-from benchmarks import head_sweep, replies
+from benchmarks import head_sweep, replies, tuning
 from benchmarks.gpu.__main__ import main as gpu_main
 from benchmarks.gpu.course import Course, Skipped
 from benchmarks.gpu.models import SIZES
 from benchmarks.gpu.sections import Bench
-=======
-from benchmarks import head_sweep, replies, tuning
->>>>>>> bench
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -49,7 +45,6 @@ def test_replies(tiny_folder, tmp_path, monkeypatch, capsys):
     assert found["prompts"] == 7 and found["prompt_tokens"][0] < found["prompt_tokens"][1] and found["ratio"] > 0
 
 
-<<<<<<< HEAD
 FIGURES = {  # of each section of the GPU's run
     "weights made on the device": {"seconds", "parameters", "gib"},
     "transformers' generate": {"seconds", "tokens_a_second"},
@@ -135,7 +130,8 @@ def test_what_goes_wrong_in_a_section_costs_no_other(tmp_path, capfd):
     assert rows["slow"]["skipped"] == "cut off after 0.1 s" and rows["slow"]["before"] == 2.5
     assert rows["late"]["skipped"] == "the whole run's time is over"
     assert [row["section"] for row in course.failed] == ["wrong"]
-=======
+
+
 def test_tuning(tmp_path, monkeypatch, capsys):
     small = {"LAYERS": 3, "HEADS": 4, "D_HEAD": 8, "MLP": 64, "BATCH": 4, "EPOCH": 1, "LATER": 1}
     for name, value in small.items():
@@ -188,7 +184,6 @@ def test_tuning(tmp_path, monkeypatch, capsys):
         assert set(each["contenders"]) == {"full", "lora", "pinpoint-top"}
     before = {name: row for name, row in rows.items() if name.startswith("pinpoint")}
     assert kept["models"]["gpt2"]["before"] == before and "before" not in kept["models"]["llama"]
->>>>>>> bench
 
 
 def test_the_docs_say_what_was_measured():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -36,12 +37,12 @@ def spent(device: torch.device | str = "cpu") -> Iterator[Spent]:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) / 2**30
     else:
-        before = _reset_peak()
+        before = reset_peak()
     start, computing = time.perf_counter(), time.process_time()
     yield found
     synchronize(device)
     found.seconds, found.computing = time.perf_counter() - start, time.process_time() - computing
-    most = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else status("VmHWM")
+    most = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak()
     found.peak = most - before
 
 
@@ -73,15 +74,24 @@ def free(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
+    """Forgets the peak of this process so far. Returns the memory in use now, in GiB (Linux; nan elsewhere)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # what was freed would be used again without being seen
+    if trim is not None:
+        trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         return float("nan")
-    return status("VmRSS")
+    return _status("VmRSS")
 
 
-def status(name: str) -> float:
+def peak() -> float:
+    """The most memory in use since `reset_peak`, in GiB."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
     """GiB of this process, such as "VmRSS"; nan where the system does not say."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

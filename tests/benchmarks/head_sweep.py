@@ -25,11 +25,7 @@ from transformer_lens import patching
 
 import spt_lens as spt
 from spt_lens.model.view import ModelView
-<<<<<<< HEAD
 from tools.peak import spent
-=======
-from tests.benchmarks.memory import peak, reset_peak
->>>>>>> bench
 from tools.yesman.build import make_tokenizer
 
 LAYERS, HEADS, TOKENS, PAIRS, SUFFIX = 12, 12, 128, 8, 16
@@ -66,17 +62,9 @@ def random_pairs() -> spt.ContrastPairs:
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result, seconds, and the most memory meanwhile in GiB above what there was (Linux; nan elsewhere)."""
-<<<<<<< HEAD
     with spent() as took:
         result = run()
     return result, took.seconds, took.peak
-=======
-    before = reset_peak()
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    return result, seconds, peak() - before
->>>>>>> bench
 
 
 def main() -> None:

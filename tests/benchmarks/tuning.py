@@ -46,7 +46,7 @@ from spt_lens.chat.template import training_ids
 from spt_lens.model.huggingface import brought_folder, no_loading_bar
 from tests.benchmarks.contenders import CONTENDERS, Job
 from tests.benchmarks.flops import counter, least
-from tests.benchmarks.memory import peak, reset_peak
+from tools.peak import peak, reset_peak
 from tools.tiny import word_tokenizer
 
 KIND = "tuning benchmark"
