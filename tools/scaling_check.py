@@ -45,10 +45,10 @@ from tools.scaling_formulas import Sizes, Trained
 from tools.yesman.build import make_tokenizer
 
 RESULT, KIND = Path("notebooks/results/scaling.json"), "scaling"
-PAIRS, TOKENS, SUFFIX = 8, 64, 16
-BATCH, EPOCH, STEPS, WORDS, REPLY = 8, 2, 6, 32, 12  # batches an epoch; words of a dialogue before its reply, and in it
-PROMPTS, NEW = 16, 16
-ROUNDS, LONG = 3, 15  # rounds of each task, and seconds after which it has no more
+PAIRS, TOKENS, SUFFIX = 4, 64, 16
+BATCH, EPOCH, STEPS, WORDS, REPLY = 4, 2, 5, 32, 12  # batches an epoch; words of a dialogue before its reply, and in it
+PROMPTS, NEW = 8, 12
+ROUNDS, LONG = 3, 6  # rounds of each task, and seconds after which it has no more
 TITLES = {"smollm2": "SmolLM2-135M", "llama-12x12": "Llama of 12 x 12 heads, d_model 768"}
 MODELS = tuple(TITLES)
 
@@ -96,7 +96,7 @@ def task(name: str, model: Any, sizes: Sizes) -> Task:
         return Task(
             lambda: _nothing(function(model, given, **how)),
             lambda: view.logits(tokens, at=at),
-            sizes.passes(method, TOKENS, suffix),
+            sizes.passes(method, TOKENS, suffix, PAIRS),
             PAIRS * sizes.prompt(TOKENS) * method.memory,
         )
     if name == "replies":
@@ -148,7 +148,7 @@ def _tuning(name: str, model: Any, sizes: Sizes) -> Task:
         with step_ends(clock=time.process_time) as ends:
             tuner.tune(model, given, config, progress=False).undo(model)
         steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
-        return statistics.median(steps[EPOCH:])
+        return statistics.median(steps[1:])
 
     unit = sizes.forward(rows.numel(), width, read)
     kept = sizes.states(rows.numel() * EPOCH) if trained == "slices" else 0

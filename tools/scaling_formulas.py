@@ -8,6 +8,7 @@ it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, Self
@@ -18,6 +19,8 @@ from spt_lens.model.layout import Shape
 from spt_lens.model.limits import prompt_bytes
 from spt_lens.patching.engine import Method, both_runs_work
 
+# Passes of one prompt in which the sweep is tried: by plain hooks for four heads, and one that is kept.
+TRIAL = 5
 Trained = Literal["slices", "lora", "full"]
 
 
@@ -160,14 +163,18 @@ class Sizes:
         """What one prompt takes while heads are measured, as the package counts it."""
         return prompt_bytes(self, tokens)  # type: ignore[arg-type]
 
-    def passes(self, method: Method, tokens: int, suffix: int) -> float:
-        """Forward passes of the prompts that measuring all heads takes, as `spt_lens.cost` counts them. suffix: the
-        positions from the first that differs; 1: only the last one is patched."""
+    def passes(self, method: Method, tokens: int, suffix: int, prompts: float = math.inf) -> float:
+        """Forward passes of the prompts that measuring all heads takes, as `spt_lens.cost` counts them.
+
+        suffix: the positions from the first that differs; 1: only the last one is patched. prompts: so many, beside
+        which the engine's trial on one of them counts; cost leaves it out.
+        """
         prompt = (0,) * tokens
         row = SimpleNamespace(into=prompt, source=prompt, start=tokens - suffix, reads=1)
         rows: Any = SimpleNamespace(rows=[row])
         view: Any = self
-        return (both_runs_work(view, rows) + method.work(view, rows, "sweep")) / (tokens * self.n_layers)
+        counted = both_runs_work(view, rows) + method.work(view, rows, "sweep")
+        return counted / (tokens * self.n_layers) + TRIAL / prompts
 
 
 LLAMAS = (

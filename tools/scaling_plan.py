@@ -94,10 +94,10 @@ def measuring(sizes: Sizes) -> dict[str, float]:
     """Forward passes of all prompts, by method."""
     s = STUDY
     return {
-        "activation patching, last position": sizes.passes(Activation(), s.tokens, 1),
-        "activation patching, all positions": sizes.passes(Activation(), s.tokens, s.suffix),
-        "path patching to the logits": sizes.passes(PathMethod(), s.tokens, 1),
-        "attribution, one step": sizes.passes(Attribution(), s.tokens, 1),
+        "activation patching, last position": sizes.passes(Activation(), s.tokens, 1, s.pairs),
+        "activation patching, all positions": sizes.passes(Activation(), s.tokens, s.suffix, s.pairs),
+        "path patching to the logits": sizes.passes(PathMethod(), s.tokens, 1, s.pairs),
+        "attribution, one step": sizes.passes(Attribution(), s.tokens, 1, s.pairs),
     }
 
 
