@@ -76,6 +76,7 @@ def free(device: torch.device) -> int:
 
 def reset_peak() -> float:
     """Forgets the peak of this process so far. Returns the memory in use now, in GiB (Linux; nan elsewhere)."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # what was freed would be used again without being seen
     if trim is not None:
         trim(0)
