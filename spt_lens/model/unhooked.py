@@ -67,8 +67,8 @@ def unhooked(view: ModelView) -> ModelView:
     """The same live model without hook points, to read and not to tune; the view itself where there is no such thing.
 
     That is so for a HookedTransformer, one that is spread over devices, one in float16 or float64, one with hooks of
-    the user's, where some weights are not live under Hugging Face's names (GPT-NeoX), and where it gives other logits, which is tried. Later changes of
-    the weights are seen, if they are written in place.
+    the user's, where some weights are not live under Hugging Face's names (GPT-NeoX), and where it gives other logits,
+    which is tried. Later changes of the weights are seen, if they are written in place.
     """
     known = isinstance(view.backend, BridgeBackend) and not isinstance(view.model, Unhooked)
     known = known and not spread(view.backend.root)
