@@ -16,7 +16,7 @@ JOBS ?= 2
 # The real model that some tests run on; without a network: make test SMOLLM2=
 SMOLLM2 := models/smollm2/config.json
 
-.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model
+.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make train-yesman    train the embedded model again, into yesman-retrained/"
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
+	@echo "make tuning          what a step of tuning takes, against full fine-tuning, LoRA and TRL: docs/tuning.md, half an hour"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the README's table and pictures, from notebooks/results/"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
@@ -114,3 +115,7 @@ support: $(VENV)/.dev-installed $(TL39)/.installed
 
 real-model: $(VENV)/.dev-installed $(SMOLLM2)
 	$(BIN)/python -m tools.real_model
+
+tuning: $(VENV)/.dev-installed $(SMOLLM2)
+	$(BIN)/python -m tests.benchmarks.tuning --out notebooks/results/tuning.json
+	$(BIN)/python -m tools.tuning_table

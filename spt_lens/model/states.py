@@ -233,5 +233,6 @@ def weights_below(model: Model, layer: int) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(view.weights().items()):
         if weight.is_meta or weight.untyped_storage().data_ptr() not in above:
-            digest.update(name.encode() + (b"" if weight.is_meta else bits(weight).numpy().tobytes()))
+            digest.update(name.encode())
+            digest.update(b"" if weight.is_meta else bits(weight).numpy().data)  # where it lies: a copy is large
     return digest.hexdigest()[:32]

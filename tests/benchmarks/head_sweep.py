@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,6 +25,7 @@ from transformer_lens import patching
 
 import spt_lens as spt
 from spt_lens.model.view import ModelView
+from tools.peak import spent
 from tools.yesman.build import make_tokenizer
 
 LAYERS, HEADS, TOKENS, PAIRS, SUFFIX = 12, 12, 128, 8, 16
@@ -63,31 +62,9 @@ def random_pairs() -> spt.ContrastPairs:
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result, seconds, and the most memory meanwhile in GiB above what there was (Linux; nan elsewhere)."""
-    before = _reset_peak()
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    return result, seconds, _peak() - before
-
-
-def _reset_peak() -> float:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return float("nan")
-    return _status("VmRSS")
-
-
-def _peak() -> float:
-    return _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 2**20
+    with spent() as took:
+        result = run()
+    return result, took.seconds, took.peak
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def launch(n: int, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", n, "--master-port", 29_400 + n]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", n, "--master-port", port]
     more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     whole = [*map(str, command), "-m", "tests.model.ranked", *map(str, arguments)]
     return subprocess.run(whole, cwd=ROOT, env=os.environ | more, capture_output=True, text=True, timeout=timeout)
