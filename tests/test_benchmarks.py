@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import head_sweep, replies, tuning
+from benchmarks import attention, head_sweep, replies, tuning
 from benchmarks.gpu.__main__ import main as gpu_main
 from benchmarks.gpu.course import Course, Skipped
 from benchmarks.gpu.models import SIZES
@@ -32,6 +32,13 @@ def test_the_head_sweep(architecture, monkeypatch, capsys):
     assert said.count("times faster") == 2
     differences = [float(line.split()[6]) for line in said.splitlines() if "largest difference" in line]
     assert len(differences) == 2 and max(differences) < 1e-5
+
+
+def test_attention(tiny_folder, capsys):
+    attention.main(["--model", str(tiny_folder), "--rounds", "2", "--shapes", "2x12"])
+    bridge, sdpa, ratio = capsys.readouterr().out.splitlines()
+    assert bridge.startswith("2 x 12 tokens, bridge: ") and sdpa.startswith("2 x 12 tokens, sdpa  : ")
+    assert ratio.endswith("of 2 rounds")
 
 
 def test_replies(tiny_folder, tmp_path, monkeypatch, capsys):
