@@ -17,6 +17,7 @@ from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.objective import objective_gradient
 from spt_lens.measure.sets import set_patching
 from spt_lens.model import devices, loading
+from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.tune.full import full_finetune
@@ -111,6 +112,8 @@ def test_several_devices_give_the_same_numbers(spread_model, plain):
 
 
 def test_several_devices_are_tuned_and_exported(spread_model, plain, tmp_path):
+    with without_patterns(spread_model) as kind:
+        assert kind == "sdpa"  # through accelerate's hooks
     assert_equal(trained(spread_model, tmp_path / "spread"), trained(plain, tmp_path / "plain"))
     for tune in (full_finetune, lora_tune):
         with pytest.raises(NotImplementedError, match="needs a model on one device.*pinpoint_tune"):
