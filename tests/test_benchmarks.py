@@ -163,7 +163,7 @@ def test_tuning(tmp_path, monkeypatch, capsys):
     limits = [rows[f"pinpoint-{kind}"]["limit_to_full"] for kind in ("top", "middle", "all")]
     assert 0 < limits[0] < limits[1] < limits[2] < 1
     assert all(rows[f"pinpoint-{kind}"]["flops_to_limit"] >= 0.99 for kind in ("top", "middle", "all"))
-    assert all(rows[name]["same_ids_and_labels"] == 4 for name in rows if name.startswith("trl"))
+    assert all(rows[f]["same_ids"] == rows[f]["same_labels"] == 4 for f in rows if f.startswith("trl"))
     again = [
         "tuning",
         "--models",

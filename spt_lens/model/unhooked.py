@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spt_lens.model.backends import BridgeBackend, Logits, Mask, Tokens
+from spt_lens.model.devices import spread
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.view import ModelView
 
@@ -65,11 +66,12 @@ class UnhookedBackend(BridgeBackend):
 def unhooked(view: ModelView) -> ModelView:
     """The same live model without hook points, to read and not to tune; the view itself where there is no such thing.
 
-    That is so for a HookedTransformer, one in float16 or float64, one with hooks of the user's, where some weights are
-    not live under Hugging Face's names (GPT-NeoX), and where it gives other logits, which is tried. Later changes of
-    the weights are seen, if they are written in place.
+    That is so for a HookedTransformer, one that is spread over devices, one in float16 or float64, one with hooks of
+    the user's, where some weights are not live under Hugging Face's names (GPT-NeoX), and where it gives other logits,
+    which is tried. Later changes of the weights are seen, if they are written in place.
     """
     known = isinstance(view.backend, BridgeBackend) and not isinstance(view.model, Unhooked)
+    known = known and not spread(view.backend.root)
     if not known or view.dtype not in (torch.float32, torch.bfloat16) or has_hooks(view.model, view.modules()):
         return view
     live = {_place(weight) for weight in view.weights().values()}

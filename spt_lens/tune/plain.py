@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from spt_lens.model.backends import BridgeBackend
+from spt_lens.model.devices import spread
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import Slice, whole_weights
 
@@ -17,8 +18,10 @@ def plain_model(view: ModelView, in_place: Sequence[torch.dtype] = WIDE) -> PreT
 
     In a dtype of `in_place` its parameters are the model's own tensors, but for fused ones whose live parts lie
     elsewhere (GPT-NeoX); in another, a copy in float32. Of a HookedTransformer, whose weights are laid out in another
-    way, it is a copy whatever the dtype.
+    way, it is a copy whatever the dtype; of a model that is spread over devices, one on the CPU.
     """
+    if spread(view.backend.root):
+        return view.hf_copy().float()
     plain = view.backend.plain(share=True).to(view.device).eval()
     if plain._supports_sdpa:  # transformers has no public name for it
         plain.set_attn_implementation("sdpa")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import operator
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -131,9 +130,12 @@ def trl(job: Job, checkpointing: bool = True) -> Run:
             for ids, targets in ours
         ]
         have = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
-        same = sum(map(operator.eq, have, wanted))
+        same = {
+            f"same_{name}": sum(one[i] == other[i] for one, other in zip(have, wanted, strict=True))
+            for i, name in enumerate(("ids", "labels"))
+        }
         weights = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        return {"weights": weights, "loss": float(loss), "same_ids_and_labels": same}
+        return {"weights": weights, "loss": float(loss), **same}
 
     return run
 
