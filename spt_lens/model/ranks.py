@@ -23,7 +23,7 @@ from torch import distributed as dist
 
 _ERRORS = (FileNotFoundError, FloatingPointError, IndexError, KeyError, MemoryError, NotImplementedError, OSError)
 # What an error of one rank is on the others, so that a script that expects it finds it on all.
-_KINDS: dict[str, type[BaseException]] = {
+_KINDS: Mapping[str, type[BaseException]] = {
     kind.__name__: kind for kind in (*_ERRORS, KeyboardInterrupt, PermissionError, RuntimeError, TypeError, ValueError)
 } | {"OutOfMemoryError": MemoryError}
 _SAMPLED = 32  # of each dimension of a weight, which is as many as tell two models apart

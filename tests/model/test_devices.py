@@ -230,6 +230,12 @@ def test_memory_that_does_not_suffice_is_said_before(gqa_folder, plain, monkeypa
             load_model(gqa_folder, **how)
 
 
+def test_what_torch_keeps_on_a_gpu_for_later_is_free(monkeypatch):
+    for name, value in {"mem_get_info": (100, 1000), "memory_reserved": 50, "memory_allocated": 20}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert devices.free_bytes(torch.device("cuda", 0)) == 130
+
+
 def test_other_classes_and_files_are_refused(gqa_folder, model_class, tmp_path):
     if model_class == "hooked":
         with pytest.raises(NotImplementedError, match='give model_class="bridge"'):
