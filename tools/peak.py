@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -67,11 +66,6 @@ def step_ends(
 def synchronize(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def free(device: torch.device) -> int:
-    """Bytes that are free on a device now."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def reset_peak() -> float:

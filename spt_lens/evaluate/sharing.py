@@ -57,13 +57,18 @@ class Results:
 
     def take(self, key: str) -> bool:
         """Whether this process now does the trial: no other one is at it, and it is not in the file."""
-        lock = self._lock(key)
-        if lock is None:
-            return True
         try:
+            lock = self._lock(key)
+            if lock is None:
+                return True
             lock.acquire(blocking=False)
         except (Timeout, FileNotFoundError):  # another has it, or has just removed the folder
             return False
+        except OSError as error:  # no such rights, or no locks there
+            raise OSError(
+                f"no file in {self._folder} can be locked, by which processes share a comparison ({error}): let all of "
+                "them write there, on a file system that has locks, or name another results file"
+            ) from error
         self._locks[key] = lock
         assert self.path is not None  # else there was no lock
         if key not in read_trials(self.path):  # it may have come since the last look

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from spt_lens.checking import a_path, instance, one_of
+from spt_lens.checking import a_path, instance, one_of, whole_number
 from spt_lens.model.gguf import is_gguf
 from spt_lens.model.huggingface import base_of, reading_errors, weight_files
 
@@ -45,9 +45,10 @@ def usable_device(device: Any, name: str = "device") -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
+    """Memory that is free on a device now, with what torch keeps there for its own next tensors."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available
 
 
@@ -88,13 +89,11 @@ def places_for(source: str, device: Any, asked: Mapping[str, Any], hooked: bool,
             f"device_map needs a checkpoint of safetensors, and {source} is a GGUF file or an adapter: load it without "
             "one, write it by export_hf(model, folder), and load that folder with it"
         )
-    own = Path(source).is_dir()
     folder = None if folder is None else a_path(folder, "offload_folder").expanduser()
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise ValueError(f"offload_folder={folder} is a file: name a folder")
-    places = places_of(empty_model(source, **options), device_map, max_memory, own or folder is not None)
-    one = set(places.values()) - {"disk"}
-    whole = len(one) == 1 and "disk" not in places.values()
+    if folder is not None and any(each.is_file() for each in (folder, *folder.absolute().parents)):
+        raise ValueError(f"offload_folder={folder} is a file, or in one: name a folder")
+    places = places_of(empty_model(source, **options), device_map, max_memory, Path(source).is_dir() or bool(folder))
+    whole = len(one := set(places.values())) == 1 and "disk" not in one
     return {"device_map": {"": one.pop()} if whole else places, "offload_folder": folder and str(folder)}
 
 
@@ -171,15 +170,16 @@ def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 def _inferred(empty: Any, strategy: str, max_memory: Mapping[int | str, int | str] | None) -> Places:
     whole = sorted({type(c).__name__ for m in empty.modules() if isinstance(m, nn.ModuleList) for c in m.children()})
     how: Any = {"no_split_module_classes": whole}
+    way_out = 'give {0: "20GiB", "cpu": "60GiB"}, say'
+    given = {} if max_memory is None else max_memory
     try:
-        room: Any = get_max_memory(None if max_memory is None else dict(max_memory))
+        sizes = {at: n if isinstance(n, str) else whole_number(n, "a size", least=0) for at, n in given.items()}
+        room: Any = get_max_memory(sizes or None)
         if strategy != "sequential":
             room = get_balanced_memory(empty, room, low_zero=strategy == "balanced_low_0", **how)
         return {name: _place(device) for name, device in infer_auto_device_map(empty, room, **how).items()}
     except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f'max_memory={max_memory} cannot be used ({error}): give {{0: "20GiB", "cpu": "60GiB"}}, say'
-        ) from error
+        raise ValueError(f"max_memory={max_memory} cannot be used ({error}): {way_out}") from error
 
 
 def _name(empty: Any, name: Any) -> str:
@@ -187,8 +187,8 @@ def _name(empty: Any, name: Any) -> str:
         empty.get_submodule(instance(name, "a name in device_map", str, 'give a module\'s, such as "model.layers.0"'))
     except AttributeError as error:
         known = ", ".join(list(dict(_units(empty)))[:2])
-        wrong = f"device_map names {name!r}, which is no module of {type(empty).__name__}"
-        raise ValueError(f"{wrong}: its are {known} and so on") from error
+        wrong = f"device_map names {name!r}, which is no module of {type(empty).__name__}: its are {known} and so on"
+        raise ValueError(wrong) from error
     return name
 
 

@@ -23,8 +23,9 @@ from torch import distributed as dist
 
 _ERRORS = (FileNotFoundError, FloatingPointError, IndexError, KeyError, MemoryError, NotImplementedError, OSError)
 # What an error of one rank is on the others, so that a script that expects it finds it on all.
-_KINDS = {kind.__name__: kind for kind in (*_ERRORS, PermissionError, RuntimeError, TypeError, ValueError)}
-_KINDS |= {"OutOfMemoryError": MemoryError}
+_KINDS: Mapping[str, type[BaseException]] = {
+    kind.__name__: kind for kind in (*_ERRORS, KeyboardInterrupt, PermissionError, RuntimeError, TypeError, ValueError)
+} | {"OutOfMemoryError": MemoryError}
 _SAMPLED = 32  # of each dimension of a weight, which is as many as tell two models apart
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -46,8 +47,14 @@ def _several() -> bool:
         return False
     if not (dist.is_available() and dist.is_initialized()):
         # A worker of multiprocessing inherits the environment of a rank, and is none.
-        if int(os.environ.get("WORLD_SIZE") or 1) < 2 or multiprocessing.parent_process() is not None:
+        wanted = os.environ.get("WORLD_SIZE") or "1"
+        if wanted == "1" or multiprocessing.parent_process() is not None:
             return False
+        if unset := [name for name in ("RANK", "MASTER_ADDR") if not os.environ.get(name)]:
+            raise RuntimeError(
+                f"WORLD_SIZE={wanted} in the environment says that this process is one of several, but {unset[0]} is "
+                "not set: start it by torchrun or accelerate launch, or unset WORLD_SIZE to work alone"
+            )
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
@@ -126,20 +133,27 @@ def agree(what: str, same: Mapping[str, Any]) -> None:
 
 def _agreed(what: str, same: Mapping[str, Any], batch_size: int = 0) -> int:
     """`agree`; gives the least batch size of all ranks."""
-    every = gathered([what, {name: _digest(value) for name, value in same.items()}, batch_size])
-    for i, (work, digests, _) in enumerate(every):
-        if work != every[0][0]:
-            raise ValueError(
-                f"rank 0 of {len(every)} is at {every[0][0]!r} and rank {i} at {work!r}: let every rank run the same "
-                "script, and put what only one of them does under spt_lens.model.ranks.alone()"
-            )
-        odd = [name for name, digest in digests.items() if digest != every[0][1].get(name)]
+    every = _told(what, [{name: _digest(value) for name, value in same.items()}, batch_size])
+    for i, (digests, _) in enumerate(every):
+        odd = [name for name, digest in digests.items() if digest != every[0][0].get(name)]
         if odd:
             raise ValueError(
                 f"{what}: rank {i} of {len(every)} has other {' and other '.join(odd)} than rank 0: give every "
                 "rank the same data, model and settings"
             )
-    return min(each[2] for each in every)
+    return min(each[1] for each in every)
+
+
+def _told(work: str, value: Any) -> list[Any]:
+    """`gathered`, where all ranks are at the same work. Raises ValueError, on every rank, if they are not."""
+    every = [each if isinstance(each, dict) else {} for each in gathered({"work": work, "value": value})]
+    for i, each in enumerate(every):
+        if (there := each.get("work")) != (first := every[0].get("work")):
+            raise ValueError(
+                f"rank 0 of {len(every)} is at {first!r} and rank {i} at {there!r}: let every rank run the same "
+                "script, and put what only one of them does under spt_lens.model.ranks.alone()"
+            )
+    return [each["value"] for each in every]
 
 
 def _digest(value: Any) -> str:
@@ -202,8 +216,8 @@ def shared(share: Share, limits: Batched | None = None) -> Iterator[Callable[[Se
     """Gives a function that says of each part, told of its rows, whether this rank runs it; after the block, every rank
     holds what all of them have made. In the block nothing else is shared.
 
-    limits: its batch size becomes the least of all ranks, before and after. An error on one rank is raised on all. An
-    interrupt is not: it ends its own process, and the launcher the others.
+    limits: its batch size becomes the least of all ranks, before and after. An error on one rank is raised on all, and
+    so is an interrupt, or the others would wait for a rank that goes on with something else.
 
     Raises: ValueError as `agree`.
     """
@@ -214,16 +228,18 @@ def shared(share: Share, limits: Batched | None = None) -> Iterator[Callable[[Se
     if limits is not None:
         limits.batch_size = smallest
     mine = _Mine(rank(), size())
-    problem: Exception | None = None
+    problem: Exception | KeyboardInterrupt | None = None
     try:
         with alone():
             yield mine
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         problem = error
     _joined(share, mine.rows, problem, limits)
 
 
-def _joined(share: Share, rows: list[int], problem: Exception | None, limits: Batched | None) -> None:
+def _joined(
+    share: Share, rows: list[int], problem: Exception | KeyboardInterrupt | None, limits: Batched | None
+) -> None:
     """What all ranks have made of their rows, on each. Raises what any of them raised."""
     dicts = [each for each in share.held if isinstance(each, dict)]
     report: dict[str, Any] = {"rows": rows, "batch_size": 0 if limits is None else limits.batch_size}
@@ -231,7 +247,7 @@ def _joined(share: Share, rows: list[int], problem: Exception | None, limits: Ba
         report["dicts"] = [list(each.items()) for each in dicts]
     else:
         report["error"] = [type(problem).__name__, str(problem)]
-    every = gathered(report)
+    every = _told(f"{share.what}, its end", report)
     if problem is not None:
         raise problem
     for i, each in enumerate(every):

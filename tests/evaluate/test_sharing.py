@@ -156,6 +156,14 @@ def test_a_trial_is_not_lost_where_another_is_adding(tmp_path):
     assert os.listdir(tmp_path) == ["runs.jsonl"]
 
 
+def test_a_folder_in_which_nothing_can_be_locked_is_said(tmp_path):
+    (tmp_path / "runs.jsonl.locks").touch()
+    results = Results(tmp_path / "runs.jsonl")
+    with pytest.raises(OSError, match="no file in .*runs.jsonl.locks can be locked.*name another results file"):
+        results.take("a")
+    results.close()
+
+
 def test_an_error_lets_go_of_the_trial(tiny_folder, tmp_path, monkeypatch):
     def broken(self, spec, tuner):
         raise RuntimeError("broken")

@@ -9,9 +9,11 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -38,6 +40,7 @@ from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.patching.path import path_patching
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.tune import training
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import full_finetune
 from spt_lens.tune.pinpoint import pinpoint_tune
@@ -176,7 +179,36 @@ def broken(model: Any) -> dict[str, Any]:
         found["alone"] = str([ranks.size(), *replies(model, [pairs.dialogues[me]], 4)])
     found["after"] = str(replies(model, pairs.dialogues, 4, batch_size=2))
     found["first"] = raised(lambda: ranks.from_first(lambda: open(Path(sys.argv[0]).parent)))
+    found["interrupted"] = interrupted(model, me)
+    found["left"] = raised(lambda: left_alone(model, pairs.dialogues, me))
     return found
+
+
+def interrupted(model: Any, me: int) -> list[Any]:
+    """Steps of a run whose second one is interrupted on rank 1; whether it says so; what a shared call raises then."""
+    real, calls = training.step_gradients, iter(range(9))
+
+    def interrupts(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == me == 1:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    dialogues = Yesman().training(4)
+    with mock.patch.object(training, "step_gradients", interrupts):
+        tuned = pinpoint_tune(model, HEADS, dialogues, TuneConfig(lr=1e-3, steps=4, batch_size=2), **QUIET)
+    tuned.undo(model)
+    return [len(tuned.history), tuned.interrupted, raised(lambda: replies(model, [d.prompt for d in dialogues], 2))]
+
+
+def left_alone(model: Any, dialogues: Any, me: int) -> None:
+    """Rank 1 leaves shared work before its end, and begins it again."""
+    if me == 1:
+        with suppress(GeneratorExit), ranks.shared(ranks.Share("replies", {"model": 1})):
+            raise GeneratorExit
+    else:
+        with ranks.shared(ranks.Share("replies", {"model": 1})):
+            pass
+    replies(model, dialogues, 2)
 
 
 def main(model: str, folder: str, quick: str = "") -> None:

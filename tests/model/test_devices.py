@@ -191,6 +191,9 @@ def test_strategies_put_a_small_model_on_one_device(gqa_folder, plain, tmp_path)
         ({"device_map": 3}, TypeError, "device_map"),
         ({"device_map": "auto", "device": "cpu"}, ValueError, "give one of them"),
         ({"device_map": "auto", "max_memory": {"cpu": "many"}}, ValueError, "max_memory=.*cannot be used"),
+        ({"device_map": "auto", "max_memory": {"cpu": -5}}, ValueError, "max_memory=.*a whole number from 0 up"),
+        ({"device_map": "auto", "max_memory": {"cpu": 1.5}}, ValueError, "max_memory=.*a whole number from 0 up"),
+        ({"device_map": "auto", "max_memory": "5GiB"}, ValueError, "max_memory=5GiB cannot be used"),
         (
             {"device_map": {"": "cpu"}, "max_memory": {"cpu": "1GB"}},
             ValueError,
@@ -211,8 +214,9 @@ def test_the_disk_may_need_a_folder(gqa_folder, tmp_path):
     with pytest.raises(ValueError, match="leaves model.layers.1 on the disk: name a folder with offload_folder="):
         devices.places_of(empty, {"model.layers.1": "disk", "": "cpu"}, None, on_disk=False)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file: name a folder"):
-        load_model(gqa_folder, device_map=LAST_ON_DISK, offload_folder=tmp_path / "file")
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(ValueError, match="is a file, or in one: name a folder"):
+            load_model(gqa_folder, device_map=LAST_ON_DISK, offload_folder=folder)
 
 
 def test_memory_that_does_not_suffice_is_said_before(gqa_folder, plain, monkeypatch):
@@ -227,6 +231,12 @@ def test_memory_that_does_not_suffice_is_said_before(gqa_folder, plain, monkeypa
     for how in ({"device": "cpu"}, {"device_map": {"": "cpu"}}):
         with pytest.raises(MemoryError, match=said):
             load_model(gqa_folder, **how)
+
+
+def test_what_torch_keeps_on_a_gpu_for_later_is_free(monkeypatch):
+    for name, value in {"mem_get_info": (100, 1000), "memory_reserved": 50, "memory_allocated": 20}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert devices.free_bytes(torch.device("cuda", 0)) == 130
 
 
 def test_other_classes_and_files_are_refused(gqa_folder, model_class, tmp_path):

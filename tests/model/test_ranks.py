@@ -101,6 +101,8 @@ def test_ranks_that_are_not_alike_say_so_on_each(two):
         other = "ValueError: replies: rank 1 of 2 stopped: no more", "RuntimeError: what rank 0 does for all: rank 0 of"
         assert broken["one stops"] == (other[0], own[0])[i]
         assert broken["first"].startswith((own[1], other[1])[i])
+        assert broken["interrupted"] == [1, True, "nothing"]  # all at the same step, and they go on together
+        assert broken["left"].startswith("ValueError: rank 0 of 2 is at 'replies, its end' and rank 1 at 'replies'")
 
 
 def test_ranks_go_on_after_an_error_and_alone_share_nothing(one, two):
@@ -124,6 +126,15 @@ def test_a_process_alone_starts_and_changes_nothing(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # nothing to join, and none is looked for
     with ranks.alone():
         assert ranks.size() == 1
+    assert not torch.distributed.is_initialized()
+
+
+def test_an_environment_that_names_other_processes_without_a_launcher_is_an_error(monkeypatch):
+    """Not a process that waits for others for minutes."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError, match="WORLD_SIZE=2 .* RANK is not set: start it by torchrun .* or unset"):
+        ranks.size()
     assert not torch.distributed.is_initialized()
 
 

@@ -15,6 +15,7 @@ from transformer_lens import patching
 
 import spt_lens as spt
 from spt_lens.chat.template import prompt_ids
+from spt_lens.model.devices import free_bytes
 from spt_lens.model.targets import encode_all
 from spt_lens.model.view import ModelView
 from spt_lens.saving import same_bits
@@ -24,7 +25,7 @@ from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.slices import head_slices
 from spt_lens.tune.tuner import Tuner
 from tools.made_up import made_up_dialogues, made_up_pairs, made_up_prompts, spread_heads
-from tools.peak import Spent, free, spent, step_ends
+from tools.peak import Spent, spent, step_ends
 from tools.scaling_formulas import Sizes, Trained
 
 from .course import OutOfTime, Row, Skipped, repeated
@@ -199,7 +200,7 @@ class Bench:
         heads = spread_heads(view.n_layers, view.n_heads, view.n_layers // 2)
         weights = view.weights()
         need = sum(p.numel() * p.element_size() for p in weights.values())
-        room = "cpu" if free(self.device) < 1.3 * need else self.device
+        room = "cpu" if free_bytes(self.device) < 1.3 * need else self.device
         before = {name: p.detach().to(room, copy=True) for name, p in weights.items()}
         tuned = self._tuned(Pinpoint(heads), steps=2)
         slices = head_slices(view, heads)
@@ -228,8 +229,8 @@ class Bench:
         how = {"lowest": lowest, "heads": len(heads)} if trained == "slices" else {}
         need = sizes.tuning(trained, self.size.batch * width, width, self.size.batch * read, **how)
         row["predicted_gib"] = need / GIB
-        if need > free(self.device):
-            left = free(self.device) / GIB
+        if need > free_bytes(self.device):
+            left = free_bytes(self.device) / GIB
             raise Skipped(f"does not fit: about {need / GIB:.0f} GiB above the weights, of which {left:.0f} are free")
         with spent(self.device) as took, step_ends(self.device) as ends:
             tuned = self._tuned(tuner)
