@@ -92,6 +92,14 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
         raise ValueError(f"{path} holds no saved {kind}, or is damaged: {found}") from error
 
 
+def make_folder(folder: Path, what: str) -> None:
+    """Makes a folder, and those above it, unless it is there. Raises OSError that names it, and what it is for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot make the folder {folder} for {what} ({error.strerror})") from error
+
+
 def read_json(path: str | Path, kind: str) -> Any:
     """What a JSON file holds. Raises as `existing_file`; ValueError for what is no JSON."""
     file = existing_file(path)

@@ -14,13 +14,17 @@ def with_methods(module: nn.Module, **methods: Callable[..., Any]) -> Iterator[N
     """Methods on this very module, that hide its class's until they are gone again (accelerate has some there too)."""
     own = module.__dict__
     before = {name: own[name] for name in methods if name in own}
-    own.update(methods)
     try:
+        own.update(methods)
         yield
     finally:
-        for name in methods:
-            own.pop(name, None)
-        own.update(before)
+        for name, method in methods.items():
+            if own.get(name) is not method:  # after two interrupts others may have put back what was there
+                continue
+            if name in before:
+                own[name] = before[name]
+            else:
+                del own[name]
 
 
 @contextmanager

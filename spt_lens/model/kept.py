@@ -22,6 +22,8 @@ def to_the_end(restore: Callable[[], object]) -> None:
 def as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     """`ModelView.kept`, of a model, the module that holds its parameters, and all modules of both."""
     trained = [(module, module.training) for module in modules]
+    # Also what stands in for a module's own method: an interrupt may come just as it is put there or taken away.
+    methods = [(own, own.get("forward")) for own in map(vars, modules)]
     # By module and name: weights that are brought to a device for their turn come back as other parameters.
     parameters: list[tuple[dict[str, nn.Parameter | None], str, bool, Any]] = []
     seen: set[int] = set()  # a tied one is there twice
@@ -41,6 +43,11 @@ def as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module]) -> Iter
     def restore() -> None:
         for module, training in trained:
             module.training = training
+        for own, forward in methods:
+            if forward is None:
+                own.pop("forward", None)
+            else:
+                own["forward"] = forward
         for p, requires_grad, grad in now():
             p.requires_grad_(requires_grad)
             p.grad = grad

@@ -26,7 +26,7 @@ class RowFolder:
 
     def __init__(self, folder: Path, about: dict[str, str | int]) -> None:
         self.folder = folder / f"layer-{about['layer']}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        saving.make_folder(self.folder, "hidden states")
         known = self.folder / _ABOUT
         if known.exists():
             found = saving.load_json(known, _KIND, dict)
@@ -39,7 +39,7 @@ class RowFolder:
                 raise ValueError(
                     f"{self.folder} holds the hidden states of another model ({'; '.join(odd)}): give another folder"
                 )
-        elif any(self.folder.iterdir()):
+        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):  # hidden: another run just makes it
             raise ValueError(f"{self.folder} is not empty and holds no {_KIND}: give another folder")
         else:
             saving.save_json(known, _KIND, about)

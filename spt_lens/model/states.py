@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import PromptBatch, Reads
-from spt_lens.checking import a_path, number
+from spt_lens.checking import a_path, instance, number, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.blocks import passed_over, with_methods
 from spt_lens.model.devices import free_bytes
@@ -43,23 +43,45 @@ class States:
     kept instead of in memory, and found again by later runs of the same model; rows of other data lie beside each other
     there. What has no room is computed again each time it is needed.
 
-    Raises: ValueError for a bound that is not above zero; OSError for a folder that can't be written to.
+    Raises: ValueError for a bound that is not above zero, or a file in place of a folder.
     """
 
     def __init__(self, model: Model, max_memory: float | None = None, folder: str | Path | None = None) -> None:
         self.view = ModelView(model)
         self.folder = None if folder is None else a_path(folder, "folder")
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{folder} is a file: name a folder for hidden states, which is made if it does not exist")
         if max_memory is not None:
             number(max_memory, "max_memory", above=0)
         free = free_bytes(torch.device("cpu")) if self.folder is None else RowFolder.free(self.folder)
         self.room = int(free / 2 if max_memory is None else max_memory * 2**30)
         self._below: dict[int, Below] = {}
 
+    @classmethod
+    def given(cls, model: Model, states: States | str | Path | bool) -> States | None:
+        """What an argument `states` asks for: in memory (True), in a folder, those of a caller, or none (False).
+
+        Raises: TypeError for anything else; ValueError for those of another model, whose numbers would be learned from.
+        """
+        if isinstance(states, bool):
+            return cls(model) if states else None
+        way_out = "give True, False, a folder, or the model.states.States that runs share"
+        found = instance(states, "states", (States, str, Path), way_out)
+        if isinstance(found, States):
+            if found.view.model is not ModelView(model).model:
+                raise ValueError(
+                    f"states are those of another model ({found.view.name}): give States(model) of this one"
+                )
+            return found
+        return cls(model, folder=found)
+
     def below(self, layer: int) -> Below:
         """What is kept at one layer. It is forgotten first if weights below it are no longer what they were.
 
-        Raises ValueError if the folder holds what was kept of another model, or of other weights.
+        Raises ValueError if the folder holds what was kept of another model, or of other weights; OSError if it can't
+        be written to.
         """
+        whole_number(layer, "layer", 0, self.view.n_layers - 1)
         digest = weights_below(self.view, layer)
         kept = self._below.get(layer)
         if kept is None or kept.digest != digest:
@@ -95,26 +117,39 @@ class Below:
         """Why this model can't be run from there, as what follows "it"; "" if it can.
 
         Tried on the shortest and the longest row together: the logits must be those of the plain way.
+
+        Raises ValueError if what is kept of them already is not what the model gives: its config may have changed.
         """
         if has_hooks(self.view.model, self.view.modules()):
             return "carries hooks of yours, which would not see the layers below"
         ordered = sorted(map(tuple, rows), key=len)
-        batch = PromptBatch.of([ordered[0], ordered[-1]])
+        tried = [ordered[0], ordered[-1]]
+        batch = PromptBatch.of(tried)
         where = batch.mask & (batch.last[:, None] - torch.arange(batch.mask.shape[1]) < 4)
         device = self.view.device
         reads = Reads(batch.tokens.to(device), where.to(device), batch.last + 1)
         try:
             with torch.no_grad(), self.view.kept():
-                found = self._from(self._stacked(self._compute([ordered[0], ordered[-1]]), reads), reads)
+                hidden = self._compute(tried)
+                found = self._from(self._stacked(hidden, reads), reads)
                 expected = self._logits(reads)
         except Exception as error:  # whatever a model makes of being run in part
             if is_out_of_memory(error):
                 raise
             return f"can't be run from layer {self.layer} on ({type(error).__name__}: {error})"
-        off = float((found - expected).norm() / expected.norm())
         # Rounding: batches of other shapes are added up in another order.
         most = {torch.float64: 1e-9, torch.float32: 1e-4}.get(self.view.dtype, 0.05)
-        return f"gives other logits when run from layer {self.layer} on (by a share of {off:.2g})" if off > most else ""
+        for row, here in zip(tried, hidden, strict=True):
+            # Not as exact: the softmax of most bridges is in float32 whatever the model is in.
+            if self._has(row) and not _off(self._get(row), here) <= max(most, 1e-4):
+                raise ValueError(
+                    f"{self.states.folder or 'the States'} holds hidden states below layer {self.layer} that "
+                    f"{self.view.name} does not give now: its config or how it is run has changed, so give another "
+                    "folder, or a new States"
+                )
+        off = _off(found, expected)
+        fits = off <= most  # nan does not
+        return "" if fits else f"gives other logits when run from layer {self.layer} on (by a share of {off:.2g})"
 
     def fill(self, rows: Sequence[Sequence[int]], progress: bool = False) -> int:
         """Keeps the states of rows, as far as there is room; gives how many of them are kept.
@@ -127,7 +162,9 @@ class Below:
         for chunk in tqdm(chunks, desc=title, unit="batch", disable=not ranks.shows(progress)):
             if not all(map(self._has, chunk)):
                 with torch.no_grad(), self.view.kept():
-                    self._keep(chunk, self._compute(chunk))
+                    fits = self._keep(chunk, self._compute(chunk))
+                if not fits:  # those to come are longer
+                    break
         return sum(map(self._has, wanted))
 
     def logits(self, batch: Reads) -> Float[Tensor, "n_where vocab"]:
@@ -212,10 +249,11 @@ class Below:
     def _get(self, row: Row) -> Tensor:
         return self._kept[row] if self._folder is None else self._folder.read(row)
 
-    def _keep(self, rows: Sequence[Row], states: Sequence[Tensor]) -> None:
+    def _keep(self, rows: Sequence[Row], states: Sequence[Tensor]) -> bool:
+        """Whether there was room for them."""
         size = sum(value.nbytes for value in states)
         if size > self.states.room:
-            return
+            return False
         if self._folder is None:
             new = {row: value for row, value in zip(rows, states, strict=True) if row not in self._kept}
             self._kept |= new
@@ -224,6 +262,13 @@ class Below:
             self._folder.write(rows, states)
         self.states.room -= size
         self.nbytes += size
+        return True
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    """How far numbers are from others, as a share of these."""
+    found, expected = found.double(), expected.double()
+    return float((found - expected).norm() / expected.norm())
 
 
 def weights_below(model: Model, layer: int) -> str:

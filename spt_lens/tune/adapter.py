@@ -86,10 +86,7 @@ class Adapter:
         tensors |= {f"after.{name}": value for name, value in self.after.items()}
         heads = HeadSet(self.heads.heads).to_json()  # what they are about is in meta
         about = {name: getattr(self, name) for name in ("projections", "fingerprint", "meta")}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot make the folder {folder} for the adapter ({error.strerror})") from error
+        saving.make_folder(folder, "the adapter")
         saving.save_tensors(folder / FILE, "adapter", tensors, {"heads": heads, **about})
         (folder / FIRST_DESCRIPTION).unlink(missing_ok=True)  # of an adapter of the first version, now replaced
         return folder

@@ -5,10 +5,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from spt_lens.model.blocks import with_methods
+from spt_lens.model.kept import to_the_end
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import ModelView
 
@@ -23,7 +25,29 @@ def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for block in {id(block): block for block in blocks}.values():  # one that a model runs twice is wrapped once
             stack.enter_context(with_methods(block, forward=partial(_run, block, block.forward)))
+        if blocks:
+            stack.enter_context(_saving_as_before())
         yield
+
+
+@contextmanager
+def _saving_as_before() -> Iterator[None]:
+    """After the block, what torch does with tensors saved for a backward pass is as before it.
+
+    An interrupt just as torch's own checkpoint begins leaves its hooks on for the process, and every later backward
+    pass under a checkpoint fails. There is no public way to see them.
+    """
+    hooks: Any = torch._C._autograd
+    before = hooks._top_saved_tensors_default_hooks(True)
+
+    def restore() -> None:
+        while hooks._top_saved_tensors_default_hooks(True) not in (None, before):
+            hooks._pop_saved_tensors_default_hooks()
+
+    try:
+        yield
+    finally:
+        to_the_end(restore)
 
 
 def _run(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

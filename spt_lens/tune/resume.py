@@ -37,14 +37,17 @@ class RunFolder:
         self.folder = a_path(folder, "resume")
         self.about, self.over = dict(about), False
         self.seconds, self._began = 0.0, time.perf_counter()
-        self._file = self.folder / FILE
+        self._file, self._known = self.folder / FILE, False
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"resume={str(folder)!r} is a file: name a folder, which is made if it does not exist")
         self._found = saving.load_tensors(self._file, KIND) if self._file.exists() else None
-        if self._found is not None:
-            self._check(self._found[1])
-        else:
+        if self._found is None:
             self._make()
+            return
+        found, self._known = self._found[1], True
+        self._check(found)
+        with saving.reading(self._file, KIND):
+            self.over, self.seconds = saving.entry(found, "over", bool), saving.entry(found, "seconds", float)
 
     def restore(self, run: Run) -> None:
         """Puts a run where an earlier part of it stopped, if there was one. Raises ValueError for a damaged file."""
@@ -54,19 +57,24 @@ class RunFolder:
         self._found = None  # as large as what is trained, three times or more
 
     def save(self, run: Run) -> None:
-        """Writes where the run is; not in the middle of a step, whose state would be of none. Raises OSError."""
+        """Writes where the run is; not in the middle of a step, whose state would be of none.
+
+        Raises: OSError; ValueError if another run was started on the folder meanwhile, and has saved.
+        """
         if run.whole:
+            if not self._known and self._file.exists():  # another run has begun in it meanwhile
+                self._check(saving.load_tensors(self._file, KIND)[1])
             tensors, about = run.state()
             seconds = self.seconds + time.perf_counter() - self._began
             # An interrupt may have come between the last step and its validation.
             measured = bool(run.rows) and ("validation_loss" in run.rows[-1] or "validation_loss" not in run.rows[0])
             about |= {"run": self.about, "seconds": seconds, "over": run.over and measured}
             saving.save_tensors(self._file, KIND, tensors, about)
+            self._known = True
 
     def _check(self, found: Mapping[str, Any]) -> None:
         with saving.reading(self._file, KIND):
-            theirs, self.over = saving.entry(found, "run", dict), saving.entry(found, "over", bool)
-            self.seconds = saving.entry(found, "seconds", float)
+            theirs = saving.entry(found, "run", dict)
         own = json.loads(json.dumps(self.about))  # tuples and the like as they come out of a file
         wrong = [_differs(key, theirs.get(key), own.get(key)) for key in _PARTS if theirs.get(key) != own.get(key)]
         if wrong:
@@ -76,10 +84,7 @@ class RunFolder:
             raise ValueError(f"{self.folder} holds another run, by {'; '.join(wrong)}: {way_out}")
 
     def _make(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot make the folder {self.folder} ({error.strerror})") from error
+        saving.make_folder(self.folder, "the run's state")
         # A run that was killed in its first save leaves a hidden file.
         other = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith(f".{FILE}"))
         if other:

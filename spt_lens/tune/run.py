@@ -79,6 +79,8 @@ class Run:
         """After a validation: keeps the weights if they are the best so far, and says whether patience is lost."""
         if self.config.patience is None or "validation_loss" not in self.rows[-1]:
             return
+        if self.best is None and math.isnan(self.rows[-1]["validation_loss"]):
+            raise FloatingPointError(f"step {self.step}: the validation loss is nan: load the model in a wider dtype")
         best, since = best_validation(self.rows)
         if best == self.step and (self.best is None or self.best[0] != best):
             self.best = best, [p.detach().to("cpu", copy=True) for p in self.trainable]

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from spt_lens.chat.batches import Example, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import instance, shown
+from spt_lens.checking import a_path, instance, shown
 from spt_lens.heads import HeadSet
+from spt_lens.model.kept import to_the_end
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
@@ -126,9 +127,9 @@ class Tuner(ABC):
         it returns True, the run ends as by an interrupt.
 
         Raises: ValueError for no dialogues, one that can't be encoded, a processed or a training-mode model, a KL
-        weight without `keep` or the reverse, patience without `validation`, or a folder of another run or of something
-        else; FloatingPointError if the loss or a tuned weight is no longer finite; MemoryError if a step does not fit;
-        OSError if the folder can't be written to.
+        weight without `keep` or the reverse, patience without `validation`, a folder of another run or of something
+        else, or states of another model or in the run's folder; FloatingPointError if the loss or a tuned weight is no
+        longer finite; MemoryError if a step does not fit; OSError if a folder can't be written to.
         """
         view = ModelView(model)
         self.check(view)
@@ -149,17 +150,18 @@ class Tuner(ABC):
             )
         held_out = encode_all(view, validation) if validation else None
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
-        if isinstance(states, bool):
-            kept_states = States(view) if states else None
-        else:
-            kept_states = states if isinstance(states, States) else States(view, folder=states)
+        kept_states = States.given(view, states)
+        if resume is not None and kept_states is not None and kept_states.folder is not None:
+            run, place = a_path(resume, "resume").resolve(), kept_states.folder.resolve()
+            if run in (place, *place.parents):
+                raise ValueError(f"states are to lie in {resume}, the folder of the run: give them one outside of it")
         data = {"dialogues": examples, "validation": held_out, "keep": texts}
         folder = None if resume is None else self._folder(resume, view, config, data)
         history: list[Row] = []
         before: list[tuple[Slice, Tensor]] = []
         interrupted, began = False, time.perf_counter()
         try:
-            with self.setup(view, config) as what:
+            with view.kept(), self.setup(view, config) as what:  # also where a second interrupt parts what setup undoes
                 before = [(piece, piece.read()) for piece in what.pieces]
                 weights = sum(p.numel() for p in what.parameters)
                 way = ""
@@ -200,8 +202,7 @@ class Tuner(ABC):
             stopped = ended and history[-1]["step"] < config.steps
             return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
         except BaseException:  # the caller gets no result to undo it with
-            for piece, value in before:
-                piece.write(value)
+            to_the_end(lambda: [piece.write(value) for piece, value in before])
             raise
 
     def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:

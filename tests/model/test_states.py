@@ -176,6 +176,61 @@ def test_an_interrupt_while_states_are_made_leaves_the_model_as_it_was(tiny):
     assert [vars(block) for block in view.model.blocks] == methods
 
 
+def test_states_of_another_model_are_refused(tiny, gqa):
+    # Its numbers would be learned from, and nothing would tell.
+    with pytest.raises(ValueError, match="states are those of another model"):
+        pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False, states=States(gqa))
+    assert all(p.grad is None for p in ModelView(gqa).weights().values())
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_what_the_model_does_not_give_any_more_is_refused(tiny, tmp_path, monkeypatch, fold):
+    """Such as by another rotation, which no weight shows."""
+    states = States(tiny, folder=tmp_path) if fold else States(tiny)
+    states.below(2).fill(ROWS)
+    below = (States(tiny, folder=tmp_path) if fold else states).below(2)
+    assert not below.problem(ROWS)
+    monkeypatch.setattr(below, "_compute", lambda rows, own=below._compute: [1.01 * row for row in own(rows)])
+    with pytest.raises(ValueError, match="below layer 2 that .* does not give now.*new States"):
+        below.problem(ROWS)
+
+
+def test_a_try_that_gives_no_number_is_no_success(tiny, monkeypatch):
+    below = States(tiny).below(2)
+    monkeypatch.setattr(below, "_from", lambda hidden, batch: torch.full((1,), torch.nan))
+    assert "gives other logits" in below.problem(ROWS)
+
+
+@pytest.mark.parametrize("wrong", [None, 1, 1.5, [], b"folder"])
+def test_states_that_can_not_be_meant(tiny, wrong):
+    with pytest.raises(TypeError, match="states must be .* give True, False, a folder"):
+        pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False, states=wrong)
+
+
+def test_folders_that_can_not_be_one(tiny, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file: name a folder"):
+        States(tiny, folder=tmp_path / "file")
+    with pytest.raises(OSError, match="cannot make the folder .*layer-2 for hidden states"):
+        States(tiny, folder=tmp_path / "file" / "in").below(2)
+    for folder in (tmp_path / "run", tmp_path / "run" / "states"):
+        with pytest.raises(ValueError, match="the folder of the run: give them one outside of it"):
+            pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False, states=folder, resume=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("layer", [-1, 3, 1.5, None])
+def test_layers_that_do_not_exist(tiny, layer):
+    with pytest.raises((ValueError, TypeError), match="layer.* from 0 to 2"):
+        States(tiny).below(layer)
+
+
+def test_no_row_is_computed_once_there_is_no_room(tiny, monkeypatch):
+    below, calls = States(tiny, max_memory=1e-6).below(2), []
+    monkeypatch.setattr(below, "_compute", lambda rows, own=below._compute: calls.append(len(rows)) or own(rows))
+    assert below.fill([[7 + i, 8, 9] for i in range(40)]) == 0 and calls == [16]
+
+
 @pytest.mark.parametrize("wrong, said", [({"max_memory": 0}, "above"), ({"max_memory": "a"}, "max_memory")])
 def test_bounds_that_can_not_be_meant(tiny, wrong, said):
     with pytest.raises((ValueError, TypeError), match=said):

@@ -68,7 +68,8 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(name, tune, dialogues
 
     def broken_fit(*args, **options):
         fit(*args, **options)
-        seen.append(same(model, before))
+        weights = view.weights()  # their gradients are set aside meanwhile
+        seen.append(all(same_bits(weights[name], old[0]) for name, old in before.items()))
         raise RuntimeError("broken")
 
     monkeypatch.setattr(tuner, "fit", broken_fit)

@@ -183,3 +183,22 @@ def test_an_error_of_the_callback_is_its_own():
     examples = [([a, a + 1], [False, True]) for a in range(4)]
     with pytest.raises(MemoryError, match="^the logger's$"):
         fit(lambda b: weight[b.tokens][b.where], [weight], examples, TuneConfig(), progress=False, on_step=fail)
+
+
+def test_what_an_interrupt_leaves_of_torchs_own_checkpoint_goes(tiny):
+    hooks = torch._C._autograd
+    block = ModelView(tiny).model.blocks[0]
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        users = hooks._top_saved_tensors_default_hooks(True)
+        with pytest.raises(KeyboardInterrupt), checkpointed([block]):
+            hooks._push_saved_tensors_default_hooks(lambda x: x, lambda x: x)  # and no pop
+            raise KeyboardInterrupt
+        assert hooks._top_saved_tensors_default_hooks(True) == users
+    assert hooks._top_saved_tensors_default_hooks(True) is None
+
+
+def test_a_model_without_a_loss_to_begin_with_is_said_where_patience_is_asked_for(tiny):
+    weights = ModelView(tiny).weights()
+    next(iter(weights.values())).data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="step 0: the validation loss is nan"):
+        pinpoint_tune(tiny, HEADS, CASES, TuneConfig(steps=2, patience=1), CASES[:3], progress=False)

@@ -189,6 +189,20 @@ def test_how_a_run_is_done_may_change_on_the_way(begun):
     assert pinpoint_tune(model, HEADS, CASES, config, **MORE, resume=folder).history["step"].max() == 7
 
 
+def test_another_run_that_has_begun_in_the_folder_meanwhile_is_not_overwritten(load, tiny_folder, tmp_path):
+    def begin(row) -> None:
+        if not (tmp_path / FILE).exists():
+            other = replace(CONFIG, lr=2e-2, steps=2)
+            pinpoint_tune(load(tiny_folder), HEADS, CASES, other, **MORE, resume=tmp_path)
+
+    model = load(tiny_folder)
+    before = copies(model)
+    with pytest.raises(ValueError, match=r"holds another run, by lr \(0.02 there, 0.01 here\), steps"):
+        pinpoint_tune(model, HEADS, CASES, CONFIG, **MORE, resume=tmp_path, on_step=begin)
+    assert same(copies(model), before)
+    assert saving.load_tensors(tmp_path / FILE, "tuning run")[1]["rows"][-1]["step"] == 2
+
+
 def test_what_is_no_run_is_refused_and_left_alone(tiny, tmp_path):
     def refused(folder: Path, said: str) -> None:
         with pytest.raises(ValueError, match=said):
