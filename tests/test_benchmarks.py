@@ -165,8 +165,9 @@ def test_tuning(tmp_path, monkeypatch, capsys):
     for row in rows.values():
         assert all(math.isfinite(row[f"median_{figure}"]) for figure in tuning.FIGURES)
         assert len(row["computing_to_full"]) == 3 and row["flops"] > 0 and math.isfinite(row["loss"])
-    # Full fine-tuning does what it can't leave out and nothing else; so the same counter counts the limits.
-    assert rows["full"]["flops"] == model["limits"]["full"]
+    # Full fine-tuning does what it can't leave out, and makes the attention's pattern again in the backward pass, as
+    # fused attention does; so the same counter counts the limits.
+    assert 1 <= rows["full"]["flops"] / model["limits"]["full"] < 1.06
     limits = [rows[f"pinpoint-{kind}"]["limit_to_full"] for kind in ("top", "middle", "all")]
     assert 0 < limits[0] < limits[1] < limits[2] < 1
     assert all(rows[f"pinpoint-{kind}"]["flops_to_limit"] >= 0.99 for kind in ("top", "middle", "all"))
