@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,6 +154,15 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
 def bits(tensor: Tensor) -> Tensor:
     """The bytes of a tensor, on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> Any:
+    """A SHA-256 of names and every bit, in order; of weights that are not in memory, the names alone."""
+    digest = hashlib.sha256()
+    for name, weight in weights:
+        digest.update(name.encode())
+        digest.update(b"" if weight.is_meta else bits(weight).numpy().data)  # where it lies: a copy is large
+    return digest
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:

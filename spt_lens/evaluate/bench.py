@@ -1,6 +1,5 @@
 """What the trials of a comparison share: data, suites, settings, and the model that each is done on and put back."""
 
-import hashlib
 import json
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt
 from spt_lens.model.unhooked import unhooked
 from spt_lens.model.view import Model, ModelView
-from spt_lens.saving import bits
+from spt_lens.saving import weights_digest
 from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuned import Tuned
 from spt_lens.tune.tuner import Tuner
@@ -40,9 +39,7 @@ class Task:
 
     def fingerprint(self, model: Model) -> str:
         """Changes when the model's weights, the data, the suites or the settings do."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(ModelView(model).weights().items()):
-            digest.update(name.encode() + bits(weight).numpy().tobytes())
+        digest = weights_digest(sorted(ModelView(model).weights().items()))
         parts: list[Any] = [replace(self.config, lr=1.0, seed=0).deciding(), _words(self.dialogues), _words(self.keep)]
         for name, suite in self.suites.items():
             groups = {**suite.groups, **suite.abilities}

@@ -10,7 +10,6 @@ the MLP runs at the positions that are read, since nothing after it looks at the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import Model, ModelView
-from spt_lens.saving import bits
+from spt_lens.saving import weights_digest
 
 CHUNK = 16  # rows of like length that go through the blocks below at once
 
@@ -275,9 +274,6 @@ def weights_below(model: Model, layer: int) -> str:
     """A digest of all weights but those of the blocks from a layer on, as they are now."""
     view = ModelView(model)
     above = {p.untyped_storage().data_ptr() for block in view.model.blocks[layer:] for p in block.parameters()}
-    digest = hashlib.sha256()
-    for name, weight in sorted(view.weights().items()):
-        if weight.is_meta or weight.untyped_storage().data_ptr() not in above:
-            digest.update(name.encode())
-            digest.update(b"" if weight.is_meta else bits(weight).numpy().data)  # where it lies: a copy is large
-    return digest.hexdigest()[:32]
+    weights = sorted(view.weights().items())
+    below = [(n, weight) for n, weight in weights if weight.is_meta or weight.untyped_storage().data_ptr() not in above]
+    return weights_digest(below).hexdigest()[:32]

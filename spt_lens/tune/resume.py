@@ -8,11 +8,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from spt_lens import saving
 from spt_lens.checking import a_path, shown
@@ -96,15 +94,6 @@ class RunFolder:
 def digest(data: Any) -> str:
     """Names what JSON can hold."""
     return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
-
-
-def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Names weights by every bit of them."""
-    found = hashlib.sha256()
-    for name, weight in weights:
-        found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-        found.update(b"" if weight.is_meta else saving.bits(weight).numpy().tobytes())  # offloaded ones are not here
-    return found.hexdigest()[:16]
 
 
 def _differs(key: str, theirs: Any, own: Any) -> str:

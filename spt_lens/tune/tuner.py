@@ -31,12 +31,12 @@ from spt_lens.model.kept import to_the_end
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
-from spt_lens.saving import same_bits
+from spt_lens.saving import same_bits, weights_digest
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.checkpointing import plain_blocks
 from spt_lens.tune.config import TuneConfig
-from spt_lens.tune.resume import RunFolder, digest, weights_digest
+from spt_lens.tune.resume import RunFolder, digest
 from spt_lens.tune.run import Row, best_validation
 from spt_lens.tune.slices import Slice
 from spt_lens.tune.training import OnStep, fit
@@ -206,7 +206,8 @@ class Tuner(ABC):
             raise
 
     def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
-        about = {"weights": weights_digest(view.weights().items()), "method": repr(self), "settings": config.deciding()}
+        weights = weights_digest(view.weights().items()).hexdigest()[:16]
+        about = {"weights": weights, "method": repr(self), "settings": config.deciding()}
         return RunFolder(resume, about | {name: digest(each) for name, each in data.items()})
 
 
