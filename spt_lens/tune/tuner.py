@@ -27,6 +27,7 @@ from spt_lens.chat.batches import Example, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import a_path, instance, shown
 from spt_lens.heads import HeadSet
+from spt_lens.model import ranks
 from spt_lens.model.kept import to_the_end
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
@@ -208,7 +209,9 @@ class Tuner(ABC):
     def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
         weights = weights_digest(view.weights().items()).hexdigest()[:16]
         about = {"weights": weights, "method": repr(self), "settings": config.deciding()}
-        return RunFolder(resume, about | {name: digest(each) for name, each in data.items()})
+        about |= {name: digest(each) for name, each in data.items()}
+        ranks.agree("a tuning run's folder", about)  # rank 0 may still be writing what an interrupt left
+        return RunFolder(resume, about)
 
 
 def _rows(examples: Sequence[Example], config: TuneConfig) -> list[list[int]]:
