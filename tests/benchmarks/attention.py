@@ -14,7 +14,6 @@ import argparse
 import statistics
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
@@ -25,6 +24,7 @@ from spt_lens.model.loading import load_model
 from spt_lens.model.targets import model_logits
 from spt_lens.model.view import ModelView
 from spt_lens.tune.slices import SliceMask, head_slices
+from tools.peak import peak, reset_peak
 
 KINDS = ("bridge", "sdpa")
 
@@ -38,15 +38,9 @@ def step(view: ModelView, kind: str, rows: int, length: int) -> tuple[float, flo
     with without_patterns(view) if kind == "sdpa" else nullcontext(kind) as used, SliceMask(view, slices):
         if used != kind:
             raise SystemExit(f"{view.name} keeps to the bridge's attention: there is nothing to compare")
-        Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
-        held, began = _memory("VmRSS"), time.process_time()
+        held, began = reset_peak(), time.process_time()
         model_logits(view)(reads).log_softmax(-1)[:, 0].sum().backward()
-        return time.process_time() - began, _memory("VmHWM") - held
-
-
-def _memory(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 2**20
+        return time.process_time() - began, peak() - held
 
 
 def main(arguments: list[str] | None = None) -> None:
