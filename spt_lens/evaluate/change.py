@@ -22,7 +22,7 @@ from spt_lens.model.generation import finish
 from spt_lens.model.limits import Limits
 from spt_lens.model.ranks import Share, shared
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
-from spt_lens.model.targets import LogitsAt, model_logits
+from spt_lens.model.targets import LogitsAt, log_probs_of, model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, mean_of_shares, share
 from spt_lens.tune.adapter import Adapter
@@ -106,10 +106,6 @@ def _batches(view: ModelView, texts: Sequence[Text]) -> Iterator[tuple[list[int]
         yield index.tolist(), batch
 
 
-def _log_probs(logits: LogitsAt, batch: ExampleBatch) -> Float[Tensor, "n_where vocab"]:
-    return torch.log_softmax(logits(batch), dim=-1)
-
-
 @torch.no_grad()
 def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tensor, "next vocab"]]:
     """For each text: the log-probabilities of what follows at each position that counts, [n, vocab], on the CPU."""
@@ -117,7 +113,7 @@ def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tens
     found: list[Float[Tensor, "next vocab"]] = [torch.empty(0)] * len(texts)
     with without_patterns(view):
         for index, batch in _batches(view, texts):
-            parts = _log_probs(model_logits(view), batch).cpu().split([texts[i].n for i in index])
+            parts = log_probs_of(model_logits(view), batch).cpu().split([texts[i].n for i in index])
             for i, part in zip(index, parts, strict=True):
                 found[i] = part.clone()
     return found
@@ -207,8 +203,8 @@ def moved(
                 before = torch.cat([reference.log_probs[i] for i in index]).to(view.device)
             else:
                 with _untuned(model, reference) as untuned:
-                    before = _log_probs(model_logits(untuned), batch).to(view.device)
-            now = _log_probs(logits or model_logits(view), batch)
+                    before = log_probs_of(model_logits(untuned), batch).to(view.device)
+            now = log_probs_of(logits or model_logits(view), batch)
             kl = (before.exp() * (before - now)).sum(-1).double()
             for i, part in zip(index, kl.split([texts[i].n for i in index]), strict=True):
                 # Rounding can take a zero a hair below zero. max(0.0, nan) would be 0: a broken model has no small

@@ -20,13 +20,11 @@ from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.blocks import with_methods
 from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.own_hooks import has_hooks
+from spt_lens.model.targets import most_off, off_by
 from spt_lens.model.unhooked import Unhooked
 from spt_lens.model.view import Model, ModelView
 
 LENGTH = 24  # tokens that it is tried on
-# Shares by which logits may be off. TransformerLens takes a float64 model's softmax in float32: such a model keeps to
-# its own way, so that what is computed in float64 doesn't depend on who reads a pattern.
-MOST_OFF = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 # Of each model, by dtype, device and the config's kind of attention: the kind that gives its logits, "" for none.
 _tried: WeakKeyDictionary[Any, dict[Any, str]] = WeakKeyDictionary()
@@ -97,7 +95,9 @@ def _same(view: ModelView, kind: str) -> bool:
         if is_out_of_memory(error):
             raise
         return False
-    return float((found - expected).norm() / expected.norm()) <= MOST_OFF.get(view.dtype, 0.05)
+    # TransformerLens takes a float64 model's softmax in float32: such a model keeps to its own way, so that what is
+    # computed in float64 doesn't depend on who reads a pattern.
+    return off_by(found, expected) <= most_off(view.dtype)
 
 
 @contextmanager

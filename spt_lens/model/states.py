@@ -28,7 +28,7 @@ from spt_lens.model.devices import free_bytes
 from spt_lens.model.kept_rows import Row, RowFolder
 from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.own_hooks import has_hooks
-from spt_lens.model.targets import model_logits
+from spt_lens.model.targets import model_logits, most_off, off_by
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import weights_digest
 
@@ -136,17 +136,16 @@ class Below:
             if is_out_of_memory(error):
                 raise
             return f"can't be run from layer {self.layer} on ({type(error).__name__}: {error})"
-        # Rounding: batches of other shapes are added up in another order.
-        most = {torch.float64: 1e-9, torch.float32: 1e-4}.get(self.view.dtype, 0.05)
+        most = most_off(self.view.dtype)  # batches of other shapes are added up in another order
         for row, here in zip(tried, hidden, strict=True):
             # Not as exact: the softmax of most bridges is in float32 whatever the model is in.
-            if self._has(row) and not _off(self._get(row), here) <= max(most, 1e-4):
+            if self._has(row) and not off_by(self._get(row), here) <= max(most, 1e-4):
                 raise ValueError(
                     f"{self.states.folder or 'the States'} holds hidden states below layer {self.layer} that "
                     f"{self.view.name} does not give now: its config or how it is run has changed, so give another "
                     "folder, or a new States"
                 )
-        off = _off(found, expected)
+        off = off_by(found, expected)
         fits = off <= most  # nan does not
         return "" if fits else f"gives other logits when run from layer {self.layer} on (by a share of {off:.2g})"
 
@@ -262,12 +261,6 @@ class Below:
         self.states.room -= size
         self.nbytes += size
         return True
-
-
-def _off(found: Tensor, expected: Tensor) -> float:
-    """How far numbers are from others, as a share of these."""
-    found, expected = found.double(), expected.double()
-    return float((found - expected).norm() / expected.norm())
 
 
 def weights_below(model: Model, layer: int) -> str:

@@ -47,6 +47,22 @@ def model_logits(model: Model) -> LogitsAt:
     return logits_of(view.logits, view.model.unembed)
 
 
+def log_probs_of(logits: LogitsAt, batch: Reads) -> Float[Tensor, "n_where vocab"]:
+    """Log-probabilities of what follows the marked positions."""
+    return torch.log_softmax(logits(batch), dim=-1)
+
+
+def off_by(found: Tensor, expected: Tensor) -> float:
+    """How far numbers are from others, as a share of these; nan where either is."""
+    found, expected = found.double(), expected.double()
+    return float((found - expected).norm() / expected.norm())
+
+
+def most_off(dtype: torch.dtype) -> float:
+    """By which share logits may be off that another way of running a model gives: rounding, in another order."""
+    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.05)
+
+
 @torch.no_grad()
 def logits_from(
     view: ModelView, rows: Sequence[Sequence[int]], first: Sequence[int]

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from spt_lens.model.backends import BridgeBackend, Logits, Mask, Tokens
 from spt_lens.model.devices import spread
 from spt_lens.model.own_hooks import has_hooks
+from spt_lens.model.targets import most_off, off_by
 from spt_lens.model.view import ModelView
 
 
@@ -62,6 +63,15 @@ class UnhookedBackend(BridgeBackend):
         return self.model.plain(input_ids=tokens, **more)
 
 
+def shared_plain(view: ModelView) -> PreTrainedModel:
+    """A plain model of the live tensors where it can be (`Backend.plain`), in evaluation mode, with sdpa where it has
+    that."""
+    plain = view.backend.plain(share=True).to(view.device).eval()
+    if plain._supports_sdpa:  # transformers has no public name for it
+        plain.set_attn_implementation("sdpa")
+    return plain
+
+
 @torch.no_grad()
 def unhooked(view: ModelView) -> ModelView:
     """The same live model without hook points, to read and not to tune; the view itself where there is no such thing.
@@ -77,17 +87,15 @@ def unhooked(view: ModelView) -> ModelView:
     live = {_place(weight) for weight in view.weights().values()}
     tokens = torch.arange(1, 9, device=view.device)[None] % view.vocab_size
     try:
-        plain = view.backend.plain(share=True).to(view.device).eval()
+        plain = shared_plain(view)
         if not all(_place(weight) in live for weight in plain.parameters()):
             return view
-        if plain._supports_sdpa:  # transformers has no public name for it
-            plain.set_attn_implementation("sdpa")
         found = ModelView(Unhooked(view.model, plain))
         expected = view.logits(tokens)
-        off = (found.logits(tokens) - expected).float().norm() / expected.float().norm()
+        off = off_by(found.logits(tokens), expected)
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
         return view
-    return view if off > (0.05 if view.dtype == torch.bfloat16 else 1e-4) else found  # nan is the model's own
+    return view if off > most_off(view.dtype) else found  # nan is the model's own
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, int]:

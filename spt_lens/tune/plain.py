@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.devices import spread
+from spt_lens.model.unhooked import shared_plain
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import Slice, whole_weights
 
@@ -22,9 +23,7 @@ def plain_model(view: ModelView, in_place: Sequence[torch.dtype] = WIDE) -> PreT
     """
     if spread(view.backend.root):
         return view.hf_copy().float()
-    plain = view.backend.plain(share=True).to(view.device).eval()
-    if plain._supports_sdpa:  # transformers has no public name for it
-        plain.set_attn_implementation("sdpa")
+    plain = shared_plain(view)
     return plain if view.dtype in in_place else plain.float()  # parameter by parameter: those shared stay as they are
 
 

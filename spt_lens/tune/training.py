@@ -17,7 +17,7 @@ from spt_lens.chat.batches import Example, ExampleBatch, Examples, Reads, padded
 from spt_lens.chat.once import once
 from spt_lens.model import ranks
 from spt_lens.model.limits import is_out_of_memory
-from spt_lens.model.targets import LogitsAt
+from spt_lens.model.targets import LogitsAt, log_probs_of
 from spt_lens.tune.checkpointing import checkpointed
 from spt_lens.tune.config import TuneConfig as TuneConfig
 from spt_lens.tune.resume import RunFolder
@@ -27,10 +27,6 @@ from spt_lens.view.live import watched
 _VALIDATION_BATCH = 32
 Kept = tuple[Reads, Float[Tensor, "n_real vocab"]]  # texts, and the untuned model's log-probabilities on them
 OnStep = Callable[[Mapping[str, float]], object]
-
-
-def _log_probs(logits: LogitsAt, batch: Reads) -> Float[Tensor, "n_where vocab"]:
-    return torch.log_softmax(logits(batch), dim=-1)
 
 
 class KeepTerm:
@@ -68,7 +64,7 @@ class KeepTerm:
                         part = Reads(tokens.to(device), real.to(device), real.sum(dim=1))
                         # The runs of a comparison start from one model: they share this, to rounding.
                         key = ("keep", str(device), *map(tuple, some))
-                        parts.append((part, once(key, partial(_log_probs, logits, part))))
+                        parts.append((part, once(key, partial(log_probs_of, logits, part))))
                 self._batches.append(parts)
 
     def batch(self, step: int) -> list[Kept]:
