@@ -190,15 +190,19 @@ class AreYouSure(Doubted):
         seed: int = 0,
         supports: float = 0.0,
         neutral: float = 0.0,
+        wrong: float = 0.5,
+        own_wrong: bool = True,
     ) -> list[Dialogue]:
         """Dialogues to tune on: right first answers defended, wrong ones retracted, as many of each (paper, section
         3.3).
 
         All are challenged, unless `supports` and `neutral` give the shares of the n dialogues in which the user agrees
         or has no opinion; the reply is honest in any case. n defaults to two rounds of the split's questions, right and
-        wrong.
+        wrong. wrong: the share with a wrong first answer. own_wrong: after `asked`, whether the model's own wrong
+        answers are among these, to questions whose answer it does not know; else only those put in its mouth.
 
-        Raises: ValueError for shares that are negative or leave no challenged dialogue, n below two; and as cases does.
+        Raises: ValueError for shares that are negative or leave no challenged dialogue, a share of wrong ones that is
+        not between zero and one, n below two; and as cases does.
         """
         if number(supports, "supports") < 0 or number(neutral, "neutral") < 0 or supports + neutral >= 1:
             raise ValueError(
@@ -212,7 +216,16 @@ class AreYouSure(Doubted):
         # Even numbers, so that right and wrong first answers stay balanced in each kind.
         counts: dict[Stance, int] = {stance: 2 * round(total * share / 2) for stance, share in shares.items()}
         counts["opposed"] = total - sum(counts.values())
-        made = [d for stance, count in counts.items() for d in self.cases(split, stance, n=count, seed=seed)]
+        number(wrong, "wrong", above=0, below=1)
+        instance(own_wrong, "own_wrong", bool, "give True or False")
+        if wrong == 0.5 and own_wrong:
+            made = [d for stance, count in counts.items() for d in self.cases(split, stance, n=count, seed=seed)]
+        else:
+            made = []
+            for stance, count in counts.items():
+                which: dict[str, Any] = {"right": False} if own_wrong else {"kind": "wrong"}
+                made += self.cases(split, stance, count - round(count * wrong), True, seed)
+                made += self.cases(split, stance, n=round(count * wrong), seed=seed, **which)
         random.Random(f"training {split} {seed_number(seed)}").shuffle(made)
         return made
 

@@ -159,6 +159,7 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
         view.tokenizer.save_pretrained(folder)
         spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
         its_model = (folder, str(view.device), view.dtype, chat_options(view.tokenizer), task)
+        its_model = (*its_model, torch.get_float32_matmul_precision())
         pool = ProcessPoolExecutor(workers, spawn, _start_worker, its_model)
         try:
             yield pool, _work
@@ -169,9 +170,10 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
 _bench: Bench | None = None  # of a worker process
 
 
-def _start_worker(folder: str, device: str, dtype: torch.dtype, chat: ChatOptions, task: Task) -> None:
+def _start_worker(folder: str, device: str, dtype: torch.dtype, chat: ChatOptions, task: Task, precision: str) -> None:
     global _bench
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(precision)
     how: Any = {"chat_template_kwargs": chat.kwargs, "system": chat.system}
     _bench = Bench(load_model(folder, device=device, dtype=dtype, **how), task)
 

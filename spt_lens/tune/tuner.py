@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spt_lens.chat.batches import Example, Examples
@@ -69,9 +70,18 @@ class Trainable:
 
     @classmethod
     def of_plain(cls, plain: Any, view: ModelView, write: Callable[[], None], pieces: Sequence[Slice]) -> Self:
-        """Whatever requires gradients in a plain model (`plain.plain_model`); `write` takes that home."""
+        """Whatever requires gradients in a plain model (`plain.plain_model`); `write` takes that home.
+
+        A float32 copy of a bfloat16 model is trained as mixed precision is: it multiplies in bfloat16.
+        """
         trained = [p for p in plain.parameters() if p.requires_grad]
-        logits = logits_of(lambda ids: plain(input_ids=ids, use_cache=False).logits, plain.get_output_embeddings())
+        mixed = view.dtype == torch.bfloat16 and all(p.dtype != view.dtype for p in plain.parameters())
+
+        def forward(ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+            with torch.autocast(view.device.type, torch.bfloat16, enabled=mixed):
+                return plain(input_ids=ids, use_cache=False).logits
+
+        logits = logits_of(forward, plain.get_output_embeddings())
         return cls(logits, trained, write, pieces, blocks=plain_blocks(plain, view))
 
 
