@@ -66,17 +66,15 @@ def own_answers(
     """The behaviour over the model's own first answers to the questions of some splits; of one that can't be asked, or
     that is not to be, itself."""
     asked: Any = getattr(behaviour, "asked", None)
-    if asked is None or not work.settings.ask:
+    if not callable(asked) or not work.settings.ask:
         return behaviour
     words = dict(work.settings.replies)
-    own, length = (
-        getattr(behaviour, "own", None),
-        {name: words.pop(name) for name in ("max_new_tokens",) if name in words},
-    )
+    if not isinstance(behaviour, AreYouSure):  # of one's own: it knows what to ask
+        own_kind: Behaviour = asked(work.model, path=path, progress=progress, **words)
+        return own_kind
+    own, length = behaviour.own, words.pop("max_new_tokens", 32)
     if path.exists():
         loaded(path, Answers.load)
-    if not isinstance(behaviour, AreYouSure):  # of one's own: it knows what to ask
-        return asked(work.model, path=path, progress=progress, **words, **length)
     if own is None:
         draw = f"asked {work.settings.seed}"
         questions = [
@@ -84,8 +82,8 @@ def own_answers(
             for split in splits
             for question in some(behaviour.of_split(split), work.settings.n_asked, draw)
         ]
-        how: Any = {"how": behaviour.how, "judge": behaviour.judge, "path": path, "progress": progress, **length}
-        own = ask(work.model, questions, **how)
+        how: Any = {"how": behaviour.how, "judge": behaviour.judge, "path": path, "progress": progress}
+        own = ask(work.model, questions, max_new_tokens=length, **how)
     elif not path.exists():
         own.save(path)
     return asked(own, **words)
