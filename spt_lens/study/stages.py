@@ -18,6 +18,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.data.wording import Figures, Wording
 from spt_lens.evaluate.compare import compare
 from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.trials import read_trials
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
@@ -168,6 +169,7 @@ def trying(work: Work, progress: bool) -> None:
     assert work.asked is not None and work.heads is not None
     path, settings = work.path("trials"), work.settings
     if not path.exists():
+        loaded(work.out / RUNS, read_trials, "remove that line, and its trial alone is done again")
         how: Any = {"methods": contenders(work), "seeds": settings.seeds, "test_each": settings.test_each}
         how |= {"suites": suites_of(work), "keep": kept_texts(work), "workers": work.workers}
         dialogues = work.asked.training(**settings.training)
@@ -177,7 +179,7 @@ def trying(work: Work, progress: bool) -> None:
         for name, table in (("table", found.table), ("frontier", found.frontier)):
             saving.write_text(work.out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
         found.save(path)
-    work.comparison = loaded(path, Comparison.load, f"it is made again from {RUNS}, without another trial")
+    work.comparison = loaded(path, Comparison.load, f"remove it, and it is made again from {RUNS}")
 
 
 def keeping(work: Work, progress: bool) -> None:
