@@ -6,6 +6,7 @@ it was, also where an error or an interrupt ends it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,6 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.data.wording import Figures, Wording
 from spt_lens.evaluate.compare import compare
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.trials import read_trials
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
@@ -169,7 +169,6 @@ def trying(work: Work, progress: bool) -> None:
     assert work.asked is not None and work.heads is not None
     path, settings = work.path("trials"), work.settings
     if not path.exists():
-        loaded(work.out / RUNS, read_trials, "remove that line, and its trial alone is done again")
         how: Any = {"methods": contenders(work), "seeds": settings.seeds, "test_each": settings.test_each}
         how |= {"suites": suites_of(work), "keep": kept_texts(work), "workers": work.workers}
         dialogues = work.asked.training(**settings.training)
@@ -207,6 +206,8 @@ def exporting(work: Work, progress: bool) -> None:
     if not work.export or work.adapter is None:
         return
     if not folder.exists():
+        for left in work.out.glob(f".{folder.name}.*"):  # of one that was killed: as large as the model
+            shutil.rmtree(left, ignore_errors=True)
         work.adapter.apply(work.model)
         try:
             export_hf(work.model, folder, progress=progress)

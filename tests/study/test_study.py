@@ -85,13 +85,19 @@ def bits(folder: Path, *names: str) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
+def state(model: Any) -> list[object]:
+    """`condition`, but for what TransformerLens and transformers note of their own at a first masked pass or a save."""
+    notes = {"_derived_position_ids_ok", "_is_hf_initialized"}
+    return [each for each in condition(model) if not (isinstance(each, tuple) and each[0] in notes)]
+
+
 def held(model: Any) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_behaviour_of_ones_own_goes_through_every_stage(tiny, tmp_path):
-    before, weights = condition(tiny), held(tiny)
+    before, weights = state(tiny), held(tiny)
     checks = {"facts": Yesman()}
     study = Study(tiny, Own(), tmp_path / "out", replace(SETTINGS, test_each=False), checks=checks, export=True)
     assert not study.out.exists() and study.table is None  # nothing is written before it runs
@@ -136,7 +142,7 @@ def test_a_behaviour_of_ones_own_goes_through_every_stage(tiny, tmp_path):
     assert again["kl"].value == pytest.approx(mine.evaluations["validation"]["kl"].value, rel=1e-4)
     assert json.loads((study.out / "export" / "config.json").read_text())["model_type"] == "llama"
     assert "own" in study._repr_html_() and "chosen heads" in study._repr_html_()
-    assert condition(tiny) == before and all(map(torch.equal, tiny.parameters(), weights))
+    assert state(tiny) == before and all(map(torch.equal, tiny.parameters(), weights))
 
     # A finished one is read, not done again.
     files = {path: path.stat().st_mtime_ns for path in study.out.rglob("*") if path.is_file()}
@@ -190,7 +196,7 @@ def test_a_study_that_is_killed_in_stage_after_stage_ends_as_one_that_never_was(
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_interrupt_leaves_the_model_as_it_was_and_the_folder_to_go_on_in(tiny, tmp_path, monkeypatch):
-    before, weights = condition(tiny), held(tiny)
+    before, weights = state(tiny), held(tiny)
     plain, calls = torch.optim.AdamW.step, iter(range(3))
 
     def step(*args: Any, **options: Any) -> Any:
@@ -202,7 +208,7 @@ def test_an_interrupt_leaves_the_model_as_it_was_and_the_folder_to_go_on_in(tiny
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch.optim.AdamW, "step", step)
         Study(tiny, Own(), tmp_path / "out", SETTINGS).run(progress=False)
-    assert condition(tiny) == before and all(map(torch.equal, tiny.parameters(), weights))
+    assert state(tiny) == before and all(map(torch.equal, tiny.parameters(), weights))
     assert len(read_trials(tmp_path / "out" / RUNS)) == 2  # the untuned model's, and the first
     study = Study(tiny, Own(), tmp_path / "out", SETTINGS).run(progress=False)
     whole = Study(tiny, Own(), tmp_path / "whole", SETTINGS).run(progress=False)
