@@ -167,7 +167,9 @@ def _together(work: Work) -> list[Section]:
     found: list[Section] = []
     for name, effect in {"patched in": work.patching, "knocked out": work.knockout}.items():
         if effect is not None:
-            text = f"{_sentence(name)}, beside random sets of the same layers. {effect.summary().replace(chr(10), '. ')}"
+            text = (
+                f"{_sentence(name)}, beside random sets of the same layers. {effect.summary().replace(chr(10), '. ')}"
+            )
             figure = effect.figure().update_layout(title=None, margin_t=20, height=380)
             found.append(Section("" if found else "What they do together", text, figure=figure))
     if work.heads and work.examples:
