@@ -39,7 +39,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.study import stages
 from spt_lens.study.rankings import RANKINGS
 from spt_lens.study.settings import StudySettings
-from spt_lens.study.work import RUNS, Work
+from spt_lens.study.work import CHOSEN, RUNS, Work
 from spt_lens.tune.tuner import Tuner
 
 SAMPLE = 12  # questions of each split that are asked
@@ -217,8 +217,8 @@ class Speeds:
             n = 2 + settings.n_sets
             found["knockout"] = self.knock(n_verified) * n / 2, f"{n} sets of heads, {n_verified} pairs"
         found["trials"] = self._trials(settings)
-        if stages.CHOSEN in settings.methods:
-            found["adapter"] = self.steps[stages.CHOSEN](settings.tune.steps), "the chosen heads once more"
+        if CHOSEN in settings.methods:
+            found["adapter"] = self.steps[CHOSEN](settings.tune.steps), "the chosen heads once more"
         found["report"] = PAGES + 2 * self.reply(8), "pages, and some replies before and after"
         left = {name: each for name, each in found.items() if not work.path(name).exists()}
         return StudyCost({n: seconds for n, (seconds, _) in left.items()}, {n: of for n, (_, of) in left.items()})
