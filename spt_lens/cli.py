@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,12 +29,9 @@ def demo(
     quick: Annotated[bool, typer.Option(help="A few steps and cases: only to see that it runs.")] = False,
 ) -> None:
     """Run the whole story on the embedded model: a table here, a report and an adapter in the folder."""
-    from spt_lens.yesman.demo import DemoSettings, run_demo
+    from spt_lens.yesman.studies import demo_settings
 
-    settings = DemoSettings(seed=seed)
-    if quick:
-        settings = DemoSettings(8, steps=5, random_draws=1, n_cases=8, n_ability=4, n_knockout=4, seed=seed)
-    run_demo(out, model, settings)
+    _study_yesman(out, model, demo_settings(seed, quick))
 
 
 @app.command()
@@ -46,9 +43,21 @@ def compare(
     kl_weight: Annotated[float, typer.Option(help="Of a KL term on ordinary text, for every method.", min=0)] = 0,
 ) -> None:
     """Compare every method over learning rates and seeds; goes on where an interrupted comparison stopped."""
-    from spt_lens.yesman.comparing import run_comparison
+    from spt_lens.yesman.studies import comparison_settings
 
-    run_comparison(out, model, workers, seeds=range(seeds), kl_weight=kl_weight)
+    _study_yesman(out, model, comparison_settings(seeds, kl_weight), workers)
+
+
+def _study_yesman(out: Path, model: str, settings: Any, workers: int = 1) -> None:
+    from spt_lens.model.loading import load_model
+    from spt_lens.saving import writable
+    from spt_lens.study.study import Study
+    from spt_lens.yesman import Yesman
+
+    writable(out, "the study")
+    study = Study(load_model(model), Yesman(), out, settings, workers=workers).run()
+    typer.echo(study.table)
+    typer.echo(f"Open {study.report}.")
 
 
 @app.command()

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import fields, is_dataclass
@@ -66,12 +65,7 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
 def open_folder(out: Path, mine: Mapping[str, Any]) -> None:
     """Makes the folder unless it is there, and writes what the study is. Raises as `check_folder`; OSError."""
     check_folder(out, mine)
-    saving.make_folder(out, "the study")
-    try:
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, f"{out} can't be written to ({error.strerror}): give another folder") from error
+    saving.writable(out, "the study")
     if not (out / FILE).exists():
         saving.save_json(out / FILE, KIND, dict(mine))
 
