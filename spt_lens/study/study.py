@@ -77,7 +77,8 @@ class Study(Work):
             raise ValueError(
                 "a study runs in one process, and shares its trials by workers=: start it without torchrun"
             )
-        check_room(self)
+        view = ModelView(model)
+        check_room(self.out, export * view.n_params * view.dtype.itemsize)
         self._check_heads()
         self._about = about(self, self._data())
         check_folder(self.out, self._about)
