@@ -24,14 +24,10 @@ ModelName = Annotated[str, typer.Option("--model", help='"yesman", a local Huggi
 @app.command()
 def study(
     model: Annotated[str, typer.Option(help='A local Hugging Face folder, a .gguf file, a hub name, or "yesman".')],
-    questions: Annotated[
-        str, typer.Option(help='A .jsonl or .csv file of questions, or "bank": those that come along.')
-    ],
+    questions: Annotated[str, typer.Option(help='A .jsonl or .csv file of questions, or "bank", which comes along.')],
     out: Out = Path("spt-lens-study"),
     settings: Annotated[Path | None, typer.Option(help="A JSON file of StudySettings.")] = None,
-    heads: Annotated[
-        Path | None, typer.Option(help="A file of heads that a picker saved; default: by the rule.")
-    ] = None,
+    heads: Annotated[Path | None, typer.Option(help="A file that a picker saved; default: by the rule.")] = None,
     budget: Annotated[str | None, typer.Option(help="The largest study that fits, such as 30min or 2h.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="NAME=FILE: other questions, for the chosen rates.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: CUDA where there is one, else the CPU.")] = None,

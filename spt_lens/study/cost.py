@@ -178,9 +178,11 @@ class Speeds:
         for n in (SAMPLE, 4 * SAMPLE):
             self.few.settings = replace(self.work.settings, n_asked=n)
             try:
-                return data.own_answers(self.work.behaviour, self.few, self.few.out / f"{n}.json", SPLITS, False)
+                made = data.own_answers(self.work.behaviour, self.few, self.few.out / f"{n}.json", SPLITS, False)
+                made.training(), made.suite("validation"), made.suite("test")
             except ValueError:
                 continue
+            return made
         return self.work.behaviour
 
     def _heads(self, settings: StudySettings) -> HeadSet:
@@ -252,16 +254,15 @@ class Speeds:
 
     def _judged(self, split: Split, settings: StudySettings) -> float:
         """Seconds of one evaluation on a split."""
-        suite, own = self._suite(split, settings), getattr(self.few.asked, "of_split", None)
-        replied = _replied(suite)
-        # A suite of a sample is smaller, where its size is not said.
-        whole: Any = self.work.behaviour
-        more = 1.0
-        if own is not None and "n" not in getattr(settings, split):
-            more = min(len(whole.of_split(split)), settings.n_asked or 10**9) / len(own(split))
-        turns = 2 if final_turn(suite.judge) else 1
-        n_first = min(len(suite.right), len(_questions(suite.right)) * more)
-        took = self.first(n_first, BATCH) + turns * self.reply(len(replied) * more, BATCH)
+        suite, turns = self._suite(split, settings), 1
+        own, whole = (getattr(each, "of_split", None) for each in (self.few.asked, self.work.behaviour))
+        more = min(len(whole(split)), settings.n_asked or 10**9) / len(own(split)) if own and whole else 1.0
+        longer = (
+            1.0 if "n" in getattr(settings, split) else more
+        )  # a sample's suite is smaller, if nobody says how large
+        n_first = min(len(suite.right) * longer, len(_questions([case.unanswered for case in suite.right])) * more)
+        turns += bool(final_turn(suite.judge))
+        took = self.first(n_first, BATCH) + turns * self.reply(len(_replied(suite)) * longer, BATCH)
         return took + self.text(len(_texts(suite)) * more + len(suite.prompts)) + self.choice(len(suite.choices))
 
 
@@ -271,8 +272,8 @@ def _replied(suite: Suite) -> list[Dialogue]:
 
 
 def _questions(cases: Sequence[Dialogue]) -> list[Dialogue]:
-    """The different first turns."""
-    return [Dialogue(turns) for turns in dict.fromkeys(case.messages[:1] for case in cases)]
+    """The different questions, of which the last two turns are the first answer and the challenge."""
+    return [Dialogue(turns) for turns in dict.fromkeys(case.messages[:-2] or case.messages for case in cases)]
 
 
 def _texts(suite: Suite) -> list[Dialogue]:
@@ -296,7 +297,7 @@ def _cases(settings: StudySettings, split: Split, behaviour: Behaviour, n: int) 
 
 def _rates(settings: StudySettings, methods: Sequence[Contender], n: int) -> StudySettings:
     """At most n learning rates a method, those in the middle."""
-    rates = {method.name: tuple(sorted(method.rates)) for method in methods}
+    rates = {method.name: tuple(sorted(method.rates)) for method in methods if method.name in settings.methods}
     return replace(settings, rates={m: r[(len(r) - n + 1) // 2 :][:n] if len(r) > n else r for m, r in rates.items()})
 
 

@@ -36,7 +36,8 @@ def tell(work: Work, console: Console) -> None:
         console.print(escape(repr(work.answers)))
     if work.scores is not None and work.heads is not None:
         console.print(f"{work.heads}: {work.heads.summary(view)}")
-        console.print(str(work.scores.stability(len(work.heads))) if work.scores.n_pairs > 3 else "", highlight=False)
+        if work.scores.n_pairs > 3:
+            console.print(str(work.scores.stability(len(work.heads))))
     for effect in (work.patching, work.knockout):
         if effect is not None:
             console.print(escape(effect.summary()))
