@@ -20,6 +20,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from spt_lens import saving  # noqa: E402
 from spt_lens.behaviours.are_you_sure import AreYouSure  # noqa: E402
 from spt_lens.evaluate import sharing  # noqa: E402
 from spt_lens.model.loading import load_model  # noqa: E402
@@ -113,7 +114,6 @@ def in_a_line() -> None:
 
 POINTS: dict[str, Callable[[], None]] = {
     "before the answers have their name": naming(FILES["ask"]),
-    "after them": naming(FILES["ask"], after=True),
     "before the scores": naming(FILES["scores"]),
     "after the null": naming(FILES["null"], after=True),
     "before the knockout": naming(FILES["knockout"]),
@@ -121,7 +121,6 @@ POINTS: dict[str, Callable[[], None]] = {
     "in a line of results": in_a_line,
     "before the comparison": naming(FILES["trials"]),
     "in the last tuning": at_step(2),
-    "before the adapter": naming("adapter.safetensors"),
     "before the export": naming(FILES["export"]),
     "before the report": naming(FILES["report"]),
     "not at all": lambda: None,
@@ -142,10 +141,10 @@ def run(study: Callable[[Path], Study], out: Path, prepare: Callable[[], None]) 
 
 
 def outcome(out: Path) -> dict[str, str]:
-    """What every file holds, but for the seconds that trials took."""
+    """A digest of every file, but for the seconds that stages and trials took."""
     found = {}
     for path in sorted(out.rglob("*")):
-        if path.suffix in (".json", ".safetensors", ".html") and path.name != SECONDS:
+        if path.suffix in (".json", ".safetensors") or path.name == "picker.html":
             data = path.read_bytes()
             if path.name == FILES["trials"]:
                 whole = json.loads(data)
@@ -153,14 +152,15 @@ def outcome(out: Path) -> dict[str, str]:
                     trial["seconds"] = 0
                 data = json.dumps(whole).encode()
             found[str(path.relative_to(out))] = hashlib.sha256(data).hexdigest()
+    found.pop("seconds.json", None)
     return found
 
 
 def main(model_folder: str, folder: str) -> None:
     torch.set_num_threads(1)
     model, place = load_model(model_folder, device="cpu"), Path(folder)
-    if stages.write_study_report.__doc__:  # pages have tests of their own
-        stages.write_study_report = lambda work: work.comparison.save(work.path("report"))  # type: ignore
+    # The page has tests of its own.
+    stages.write_study_report = lambda work: saving.write_text(work.path("report"), "")  # type: ignore[assignment]
 
     def study(out: Path) -> Study:
         return Study(model, behaviour(), out, SETTINGS, export=True)
