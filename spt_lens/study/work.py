@@ -33,6 +33,7 @@ FILES = {
     "report": "report.html",
 }
 RUNS = "runs.jsonl"  # each trial, as it ends
+SECONDS = "seconds.json"  # what each stage took
 CHOSEN = "chosen heads"  # the method whose tuning is kept
 
 
@@ -47,7 +48,7 @@ class Work:
     the model's own. wording: the words that were found, None for the behaviour's own. pairs: as they are read. scores,
     null: of every head; no null where a ranking has none. heads: the chosen ones. patching, knockout: what they do
     together, beside random sets. comparison: every trial. adapter: of the chosen heads at their chosen rate, with the
-    first seed. exported: the folder of the tuned model. report: the page's path.
+    first seed. exported: the folder of the tuned model. report: the page's path. seconds: what each stage took.
     """
 
     model: Model
@@ -73,6 +74,7 @@ class Work:
     adapter: Adapter | None = None
     exported: Path | None = None
     report: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def path(self, stage: str) -> Path:
         """The file or folder of a stage."""
