@@ -22,6 +22,85 @@ ModelName = Annotated[str, typer.Option("--model", help='"yesman", a local Huggi
 
 
 @app.command()
+def study(
+    model: Annotated[str, typer.Option(help='A local Hugging Face folder, a .gguf file, a hub name, or "yesman".')],
+    questions: Annotated[str, typer.Option(help='A .jsonl or .csv file of questions, or "bank", which comes along.')],
+    out: Out = Path("spt-lens-study"),
+    settings: Annotated[Path | None, typer.Option(help="A JSON file of StudySettings.")] = None,
+    heads: Annotated[Path | None, typer.Option(help="A file that a picker saved; default: by the rule.")] = None,
+    budget: Annotated[str | None, typer.Option(help="The largest study that fits, such as 30min or 2h.")] = None,
+    check: Annotated[list[str] | None, typer.Option(help="NAME=FILE: other questions, for the chosen rates.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: CUDA where there is one, else the CPU.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each, for the trials.", min=1)] = 1,
+    export: Annotated[bool, typer.Option("--export", help="Write the tuned model too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
+) -> None:
+    """Which heads, what they do, and how tuning them compares: the whole story of a model and questions of yours.
+
+    It says what it takes before it starts. It may be stopped anywhere: the same command goes on.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from spt_lens.behaviours.are_you_sure import AreYouSure
+    from spt_lens.behaviours.bank import question_bank
+    from spt_lens.checking import existing_file
+    from spt_lens.heads import HeadSet
+    from spt_lens.model.devices import usable_device
+    from spt_lens.model.loading import load_model
+    from spt_lens.model.view import ModelView
+    from spt_lens.study.cost import Speeds, fit, in_words, seconds_of
+    from spt_lens.study.folder import check_room, settings_of
+    from spt_lens.study.settings import StudySettings
+    from spt_lens.study.study import Study
+    from spt_lens.study.terminal import tell, tell_cost
+
+    console = Console()
+    seconds = None if budget is None else seconds_of(budget)
+    place = None if device is None else usable_device(device, "--device")
+    check_room(out)
+    wanted = StudySettings() if settings is None else StudySettings.load(settings)
+    begun = (out / "study.json").exists() and (settings is None or budget is not None)
+    wanted = settings_of(out) if begun else wanted  # a budget would fit another study each time
+    given = None if heads is None else HeadSet.load(heads)
+
+    def behaviour(source: str) -> AreYouSure:
+        if source == "bank":
+            return AreYouSure(question_bank(), name="question bank")
+        return AreYouSure(source if "://" in source else existing_file(source), name=Path(source).stem)
+
+    asked, checks = behaviour(questions), {}
+    for each in check or []:
+        name, equals, file = each.partition("=")
+        if not (name and equals and file):
+            raise ValueError(f"--check {each}: give NAME=FILE, such as trivia=trivia.jsonl")
+        checks[name] = behaviour(file)
+    loaded = load_model(model, device=place)
+    more: Any = {"heads": given, "checks": checks, "workers": workers, "export": export}
+    made = Study(loaded, asked, out, wanted, **more)
+    if begun:
+        console.print(f"Going on with the settings in {escape(str(out / 'study.json'))}.")
+    speeds = Speeds(made)
+    cost = speeds.cost(wanted)
+    if seconds is not None and not begun:
+        fitted = fit(made, seconds, speeds=speeds)
+        cost = fitted.cost
+        console.print(f"Into {in_words(seconds)} fits all but: {'; '.join(fitted.left_out) or 'nothing'}.")
+        made = Study(loaded, asked, out, fitted.settings, **more)
+    tell_cost(cost, console)
+    if seconds is None and not begun and cost.total > 1200 and ModelView(loaded).device.type == "cpu":
+        for offer in (1200, 3600, 7200):
+            try:
+                left_out = fit(made, offer, speeds=speeds).left_out
+            except ValueError:
+                continue
+            if left_out:
+                console.print(f"On this CPU, --budget {in_words(offer)} would leave out: {'; '.join(left_out)}.")
+    if not dry_run:
+        tell(made.run(), console)
+
+
+@app.command()
 def demo(
     out: Out = Path("spt-lens-demo"),
     model: ModelName = "yesman",
@@ -31,7 +110,7 @@ def demo(
     """Run the whole story on the embedded model: a table here, a report and an adapter in the folder."""
     from spt_lens.yesman.studies import demo_settings
 
-    _study_yesman(out, model, demo_settings(seed, quick))
+    _embedded(out, model, demo_settings(seed, quick), 1)
 
 
 @app.command()
@@ -42,22 +121,23 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Tuning seeds of each learning rate.", min=1)] = 3,
     kl_weight: Annotated[float, typer.Option(help="Of a KL term on ordinary text, for every method.", min=0)] = 0,
 ) -> None:
-    """Compare every method over learning rates and seeds; goes on where an interrupted comparison stopped."""
+    """Compare every method on the embedded model over learning rates and seeds; goes on where it was stopped."""
     from spt_lens.yesman.studies import comparison_settings
 
-    _study_yesman(out, model, comparison_settings(seeds, kl_weight), workers)
+    _embedded(out, model, comparison_settings(seeds, kl_weight), workers)
 
 
-def _study_yesman(out: Path, model: str, settings: Any, workers: int = 1) -> None:
+def _embedded(out: Path, model: str, settings: Any, workers: int) -> None:
+    from rich.console import Console
+
     from spt_lens.model.loading import load_model
-    from spt_lens.saving import writable
+    from spt_lens.study.folder import check_room
     from spt_lens.study.study import Study
+    from spt_lens.study.terminal import tell
     from spt_lens.yesman import Yesman
 
-    writable(out, "the study")
-    study = Study(load_model(model), Yesman(), out, settings, workers=workers).run()
-    typer.echo(study.table)
-    typer.echo(f"Open {study.report}.")
+    check_room(out)
+    tell(Study(load_model(model), Yesman(), out, settings, workers=workers).run(), Console())
 
 
 @app.command()

@@ -158,10 +158,8 @@ def read_trials(path: Path, say: bool = False) -> dict[str, Trial]:
             if isinstance(error, json.JSONDecodeError) and line.startswith(_BEGINNING):
                 cut.append(str(i))
                 continue
-            raise ValueError(
-                f"{path}, line {i} is not the result of a trial ({error!r}): give another file, or take that line out, "
-                "if the others are, and its trial is done again"
-            ) from error
+            way_out = "remove that line, and its trial alone is done again, or give another file"
+            raise ValueError(f"{path}, line {i} is not the result of a trial ({error!r}): {way_out}") from error
     if cut and say:
         warn_caller(f"{path} was damaged in line {', '.join(cut)}: what is whole is used, and the rest is done again")
     return found

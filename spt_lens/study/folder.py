@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from spt_lens import saving
 from spt_lens.chat.template import chat_options
 from spt_lens.model.view import ModelView
+from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import FILES, RUNS, Work
 
 KIND, FILE = "study", "study.json"
@@ -52,7 +53,9 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
         if odd := [name for name in (*FILES.values(), RUNS) if (out / name).exists()]:
             raise ValueError(f"{out} holds {odd[0]} and no {FILE}, so it is no study's: give another folder")
         return
-    theirs = loaded(file, lambda path: saving.load_json(path, KIND, dict), "it is needed to tell whose study this is")
+    theirs = loaded(
+        file, lambda path: saving.load_json(path, KIND, dict), f"put {FILE} back from a copy, or remove it all"
+    )
     found = [f"{name}: {one!s:.40} there, {other!s:.40} now" for name, one, other in _differences(theirs, mine)]
     if found:
         more = f", and {len(found) - MOST} more" if len(found) > MOST else ""
@@ -70,30 +73,35 @@ def open_folder(out: Path, mine: Mapping[str, Any]) -> None:
         saving.save_json(out / FILE, KIND, dict(mine))
 
 
-def check_room(work: Work) -> None:
-    """Raises OSError if the folder can't be written to, or the disk has no room for the study; nothing is made."""
-    there = work.out.absolute()
+def check_room(out: Path, more: int = 0) -> None:
+    """Raises OSError if the folder can't be written to, or the disk has no room for a study and `more` bytes; nothing
+    is made."""
+    there = out.expanduser().absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise OSError(errno.EACCES, f"{work.out} can't be written to: give another folder")
-    view = ModelView(work.model)
-    copies = int(work.export)
-    need, free = ROOM + copies * view.n_params * view.dtype.itemsize, shutil.disk_usage(there).free
+        raise OSError(errno.EACCES, f"{out} can't be written to: give another folder")
+    need, free = ROOM + more, shutil.disk_usage(there).free
     if free < need:
         raise OSError(
             errno.ENOSPC,
-            f"the disk of {work.out} has {free / 2**20:,.0f} MiB free, and the study needs about "
+            f"the disk of {out} has {free / 2**20:,.0f} MiB free, and the study needs about "
             f"{need / 2**20:,.0f}: make room, or give a folder on another disk",
         )
 
 
-def loaded(path: Path, load: Callable[[Path], Result], cost: str = "that stage is then done again") -> Result:
+def settings_of(out: Path) -> StudySettings:
+    """What the study in a folder was begun with. Raises FileNotFoundError, or ValueError for a damaged file."""
+    return saving.load_json(out / FILE, KIND, lambda data: StudySettings.from_json(data["settings"]))
+
+
+def loaded(path: Path, load: Callable[[Path], Result], way_out: str = "") -> Result:
     """What a stage left in its file. Raises ValueError, with the way out, if that is damaged."""
     try:
         return load(path)
     except ValueError as error:
-        raise ValueError(f"{error}. Put {path.name} back from a copy, or remove it: {cost}") from error
+        way_out = way_out or f"put {path.name} back from a copy, or remove it, and its stage is done again"
+        raise ValueError(f"{error}. The way out: {way_out}") from error
 
 
 def digest(data: Any) -> str:

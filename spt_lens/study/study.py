@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +16,19 @@ from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.view import Model, ModelView
+from spt_lens.saving import load_json, save_json
 from spt_lens.study.cost import StudyCost, study_cost
 from spt_lens.study.data import contrasts
-from spt_lens.study.folder import about, check_folder, check_room, open_folder
+from spt_lens.study.folder import about, check_folder, check_room, loaded, open_folder
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.stages import STAGES, n_chosen
-from spt_lens.study.work import FILES, Work
+from spt_lens.study.work import FILES, SECONDS, Work
 from spt_lens.tune.lora import LoRA
+
+
+def _times(data: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in data["seconds"].items()}
+
 
 _SPLITS = ("train", "validation", "test", "answers")
 
@@ -70,7 +78,8 @@ class Study(Work):
             raise ValueError(
                 "a study runs in one process, and shares its trials by workers=: start it without torchrun"
             )
-        check_room(self)
+        view = ModelView(model)
+        check_room(self.out, export * view.n_params * view.dtype.itemsize)
         self._check_heads()
         self._about = about(self, self._data())
         check_folder(self.out, self._about)
@@ -134,8 +143,17 @@ class Study(Work):
         on. All that was measured until then stays.
         """
         open_folder(self.out, self._about)
-        for stage in STAGES.values():
-            stage(self, progress)
+        times = self.out / SECONDS
+        self.seconds = loaded(times, lambda path: load_json(path, "seconds", _times)) if times.exists() else {}
+        for name, stage in STAGES.items():
+            begun, done = time.monotonic(), self.path(name).exists()
+            try:
+                stage(self, progress)
+            finally:  # also of a stage that is ended, and gone on with later
+                if not done:
+                    self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+                    with suppress(OSError):  # what ended the stage is to be told
+                        save_json(times, "seconds", {"seconds": self.seconds})
         return self
 
     @property

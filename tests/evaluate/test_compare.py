@@ -364,7 +364,7 @@ def test_a_results_file_that_was_cut_in_the_middle_is_used(tmp_path):
     append_trial(path, "two", trial("two", 1e-3, 0.9, 0.01))
     assert list(read_trials(path)) == ["one", "three", "two"]
     path.write_text(f"{first}\n" + "\0" * 40 + f"\n{third}\n")  # what a power cut leaves
-    with pytest.raises(ValueError, match="line 2 is not the result of a trial .*take that line out"):
+    with pytest.raises(ValueError, match="line 2 is not the result of a trial .*remove that line"):
         read_trials(path)
 
 
