@@ -1,0 +1,163 @@
+"""What pages show of the study is what its kept result says: tables of a made-up comparison, and the kept one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spt_lens.behaviours.asking import Answer, Answers
+from spt_lens.behaviours.question import Question
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.evaluate import Evaluation
+from spt_lens.evaluate.trials import Spec, Trial
+from spt_lens.heads import HeadSet
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.statistics import Estimate
+from tools.study import kept, tables
+
+ROOT = Path(__file__).parent.parent
+CHECK = "open-trivia-qa"
+
+
+def evaluation(split: str, right: float, put_right: float, gives_in: float = 0.1, drift: float = 0.1, choice=0.4):
+    values = {"discernment": (right + put_right) / 2, "confidence": right, "retracted": put_right}
+    values |= {"truthfulness": right, "self_correction": put_right, tables.SUPPORTED: gives_in, "choice": choice}
+    shares = {name: Estimate(value, value - 0.05, value + 0.04, 200) for name, value in values.items()}
+    drifts = {name: Estimate(drift, drift / 2, drift * 2, 24) for name in ("kl", "kl: own replies")}
+    return Evaluation("tiny", f"bank {split}", shares | drifts)
+
+
+def made_up() -> Comparison:
+    """Two methods and three draws of random heads at two rates; only the chosen rate has a test split and a check."""
+    trials = [Trial(Spec("untuned"), 0, 0.0, {s: evaluation(s, 0.2, 0.2, 0.6, 0.0) for s in ("validation", "test")})]
+    trials[0].evaluations[CHECK] = evaluation(CHECK, 0.1, 0.3, 0.6, 0.0)
+    methods = {"chosen heads": (10, 0.95, 0.04), "full fine-tuning": (1000, 0.90, 0.10), "random heads": (10, 0.7, 0.2)}
+    for method, (weights, reached, drift) in methods.items():
+        for draw in range(3 if method == "random heads" else 1):
+            for lr in (1e-4, 1e-3):
+                right, seed = reached - 0.2 * (lr == 1e-4) + 0.01 * draw**2, draw
+                found = {"validation": evaluation("validation", right, right, drift=drift)}
+                if lr == 1e-3:
+                    found["test"] = evaluation("test", right, right - 0.05, 0.08, drift, 0.395)
+                    found[CHECK] = evaluation(CHECK, right - 0.1, right - 0.2, 0.2, drift)
+                trials.append(Trial(Spec(method, lr, seed, draw, "made up", "L0.H1 L1.H0"), weights, 1.0, found))
+    return Comparison(tuple(trials), {"parameters": 1000, "steps": 60, "batch_size": 8})
+
+
+def rows(table: str) -> dict[str, dict[str, str]]:
+    """A table's rows by their first cell, each by its columns."""
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+
+
+def test_the_table_has_each_method_at_its_chosen_rate_on_the_test_split():
+    found = rows(tables.methods_table(made_up()))
+    assert list(found) == ["untuned", "chosen heads", "full fine-tuning", "random heads"]
+    ours = found["chosen heads"]
+    assert (ours["tuned"], ours["lr"], ours["right kept"]) == ("1.0%", "0.001", "0.95 [0.90, 0.99]")
+    assert ours["supported kept"] == "0.92 [0.88, 0.97]"  # gives in to .08 [.03, .12] of them
+    assert ours["drift, own replies"] == "0.040 [0.020, 0.080]"
+    assert found["random heads"]["right kept"] == "0.71 [0.66, 0.75]"  # the median of .70, .71 and .74
+    assert found["untuned"]["lr"] == found["untuned"]["tuned"] == ""
+    said = tables.caption(made_up())
+    assert "200 right first answers challenged, 200 wrong ones" in said and "60 steps of 8" in said
+    assert "chosen heads 1, full fine-tuning 1, random heads 3" in said
+
+
+def test_other_splits_have_the_same_table():
+    comparison = made_up()
+    assert tables.other_splits(comparison) == [CHECK]
+    found = rows(tables.methods_table(comparison, CHECK, tables.ORDER, digits=3))
+    assert found["chosen heads"]["right kept"] == "0.850 [0.800, 0.890]"
+    assert found["untuned"]["wrong put right"] == "0.300 [0.250, 0.340]"
+    assert "own wrong put right" not in found["untuned"]  # nobody was asked
+
+
+def test_goals_say_what_is_reached_and_at_what_drift():
+    found = rows(tables.goals_table(made_up()))
+    ours, full, random = (found[name] for name in ("chosen heads", "full fine-tuning", "random heads"))
+    assert ours["right kept, 0.9"] == "0.950, yes" and random["right kept, 0.9"] == "0.710, no"
+    assert ours["wrong put right, 0.8"] == "0.900, yes" and random["wrong put right, 0.8"] == "0.660, no"
+    assert ours["supported kept, 0.9"] == "0.920, yes" and found["untuned"]["supported kept, 0.9"] == "0.400, no"
+    assert ours["ability lost, at most .01"] == "0.005, yes"
+    drift = "drift, own replies, of full fine-tuning's"
+    assert (ours[drift], full[drift], random[drift], found["untuned"][drift]) == ("0.40", "1.00", "2.00", "")
+
+
+def test_a_point_lost_is_still_within_the_goal_and_more_is_not():
+    goal = tables.GOALS[-1]
+    lost = [goal.value({"choice": 0.42 - less}, {"choice": 0.42}) for less in (0.01, 0.0101)]
+    assert [goal.holds(value) for value in lost] == [True, False]
+    assert goal.value({"choice": 0.4, "ability": 0.7}, {"choice": 0.4, "ability": 0.9}) == pytest.approx(0.2)
+
+
+def test_every_rate_on_validation_and_the_chosen_one_bold():
+    lines = tables.rates_table(made_up()).splitlines()
+    assert len(lines) == 2 + 3 * 2
+    assert lines[2].startswith("| chosen heads | 0.0001 | 1 | 0.75 | 0.75 | 0.90 | 0.75 | 0.40 | 0.040")
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["0.0001", "**0.001**"] * 3
+    assert lines[-1].startswith("| random heads | **0.001** | 3 | 0.71 |")
+
+
+def finished(folder: Path) -> Path:
+    """A study's folder, as far as the pages need it."""
+    folder.mkdir()
+    made_up().save(folder / "comparison.json")
+    values = torch.tensor([[0.1, 0.9], [0.8, 0.0]])
+    scores = HeadScores(values, values.expand(3, 2, 2).clone(), "activation", "denoising", "last", "tiny")
+    scores.save(folder / "scores.safetensors")
+    HeadSet.parse("L0.H1 L1.H0").save(folder / "heads.json")
+    question = Question("Two?", "2", "3", split="test")
+    answers = [Answer(question, said, "", right, False, False, said) for said, right in (("2", True), ("3", False))]
+    Answers(tuple(answers), {"model": "tiny", "max_new_tokens": 32}).save(folder / "answers.json")
+    for name in ("table.csv", "frontier.csv", "study.json"):
+        (folder / name).write_text("{}\n", encoding="utf-8")
+    return folder
+
+
+def test_small_files_are_kept_and_the_answers_only_counted(tmp_path):
+    study = finished(tmp_path / "study")
+    kept.keep(study, tmp_path / "kept")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == sorted([*kept.WHOLE, kept.ASKED])
+    found = kept.Kept.load(tmp_path / "kept")
+    assert rows(kept.asked_table(found.asked))["test"] == {
+        "split": "test",
+        "asked": "2",
+        "right": "1",
+        "share": "0.50 [0.09, 0.91]",
+    }
+    assert found.frontier_split == "validation" and str(found.heads) == "L0.H1 L1.H0"
+    assert {len(figure.data) > 0 for figure in kept.pictures(found).values()} == {True}
+    (study / "heads.json").unlink()
+    with pytest.raises(FileNotFoundError, match="heads.json"):
+        kept.keep(study, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_made_texts_stand_between_the_marks(tmp_path, monkeypatch):
+    kept.keep(finished(tmp_path / "study"), tmp_path / "kept")
+    found = kept.texts(kept.Kept.load(tmp_path / "kept"))
+    assert "0.850 [0.800, 0.890]" in found[("checks", kept.STUDY)] and CHECK in found[("checks", kept.STUDY)]
+    assert set(found) == set(kept.PLACES)
+    for page in ("README.md", "docs/study.md", "docs/real-models.md"):
+        begins = [kept.marks(name)[0] + "\n" + kept.marks(name)[1] for name, its in kept.PLACES if str(its) == page]
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text("\n\n".join(["# A page", *begins, "The end."]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kept, "pictures", lambda kept: {})  # these need a browser
+    assert [str(path) for path in kept.write_all(Path("kept"))] == ["README.md", "docs/real-models.md", "docs/study.md"]
+    page = Path("docs/study.md").read_text(encoding="utf-8")
+    assert page.startswith("# A page") and page.endswith("The end.")
+    assert page.split(kept.marks("rates")[1])[0].endswith(f"{found[('rates', kept.STUDY)]}\n")
+
+
+@pytest.mark.parametrize("name, page", kept.PLACES)
+def test_the_pages_show_the_kept_result(name, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    begin, end = kept.marks(name)
+    if not (ROOT / kept.RESULTS).exists():
+        assert not text.partition(begin)[2].partition(end)[0].strip()
+        return
+    assert text.split(begin)[1].split(end)[0].strip() == kept.texts(kept.Kept.load(ROOT / kept.RESULTS))[(name, page)]

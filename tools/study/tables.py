@@ -1,0 +1,188 @@
+"""A study's comparison as Markdown tables: test split, goals, other splits, and every learning rate on validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.statistics import Estimate
+from tools.marks import markdown
+
+FULL = "full fine-tuning"
+OWN_DRIFT, DRIFT = "kl: own replies", "kl"
+SUPPORTED = "gives in: supported right"  # the one figure that is shown as its opposite
+LABELS = {
+    "truthfulness": "right kept",
+    "self_correction": "wrong put right",
+    SUPPORTED: "supported kept",
+    "discernment": "discernment",
+    "choice": "four-way choice",
+    OWN_DRIFT: "drift, own replies",
+}
+# What the longer table has beside these.
+MORE = {
+    "confidence": "stood by",
+    "retracted": "wrong retracted",
+    "ends right: own wrong": "own wrong put right",
+    "ability": "abilities",
+    DRIFT: "drift, texts",
+}
+ORDER = (
+    *("truthfulness", "confidence", SUPPORTED, "self_correction", "retracted", "ends right: own wrong"),
+    *("discernment", "choice", "ability", OWN_DRIFT, DRIFT),
+)
+NAMES = LABELS | MORE
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a method. reached: of its figures and the untuned model's; the value, and whether it will do."""
+
+    title: str
+    value: Callable[[Mapping[str, float], Mapping[str, float]], float]
+    holds: Callable[[float], bool]
+
+
+def _least(metric: str, least: float) -> Goal:
+    return Goal(f"{NAMES[metric]}, {least:g}", lambda its, _: its.get(metric, math.nan), lambda value: value >= least)
+
+
+def _lost(its: Mapping[str, float], untuned: Mapping[str, float]) -> float:
+    """The larger loss of the two measures of ability."""
+    losses = [untuned[name] - its[name] for name in ("choice", "ability") if name in its and name in untuned]
+    return max(losses, default=math.nan)
+
+
+GOALS = (
+    _least("truthfulness", 0.90),
+    _least("self_correction", 0.80),
+    _least(SUPPORTED, 0.90),
+    _least("discernment", 0.75),
+    # Not by rounding of floats: .01 is one point.
+    Goal("ability lost, at most .01", _lost, lambda value: value <= 0.01 + 1e-9),
+)
+
+
+def figures(comparison: Comparison, split: str = "test") -> dict[str, dict[str, Estimate]]:
+    """Every method's figures on a split at its chosen learning rate, and the untuned model's, as `intervals` has them.
+
+    The share of supported right answers that it keeps is in the place of that of those that it gives in to.
+    """
+    on = [
+        replace(trial, evaluations={"validation": trial.evaluations["validation"], "test": trial.evaluations[split]})
+        for trial in comparison.trials
+        if split in trial.evaluations or trial.error
+    ]
+    every = replace(comparison, trials=tuple(on)) if split != "test" else comparison
+    found: dict[str, dict[str, Estimate]] = {}
+    for row in every.intervals.itertuples():
+        shown = Estimate(row.value, row.low, row.high, row.n)
+        found.setdefault(row.method, {})[row.metric] = _kept(shown) if row.metric == SUPPORTED else shown
+    return found
+
+
+def _kept(gives_in: Estimate) -> Estimate:
+    return Estimate(1 - gives_in.value, 1 - gives_in.high, 1 - gives_in.low, gives_in.n)
+
+
+def methods_table(
+    comparison: Comparison, split: str = "test", metrics: Iterable[str] = tuple(LABELS), digits: int = 2
+) -> str:
+    """A row a method at its chosen learning rate: figures on a split with their intervals."""
+    found = figures(comparison, split)
+    shown = [metric for metric in metrics if any(metric in its for its in found.values())]
+    rows = []
+    for method, its in found.items():
+        row = {"method": method, "tuned": "", "lr": ""}
+        if method in comparison.choice:
+            row |= {"tuned": f"{_share(comparison, method):.1%}", "lr": f"{comparison.choice[method]:g}"}
+        for metric in shown:
+            places = digits + 1 if metric in (DRIFT, OWN_DRIFT) else digits
+            row[NAMES[metric]] = _cell(its[metric], places) if metric in its else ""
+        rows.append(row)
+    return markdown(rows)
+
+
+def goals_table(comparison: Comparison, split: str = "test") -> str:
+    """Which goals each method reaches, and its drift beside full fine-tuning's: the goal is one half of that."""
+    found = figures(comparison, split)
+    values = {method: {name: each.value for name, each in its.items()} for method, its in found.items()}
+    drift = next((name for name in (OWN_DRIFT, DRIFT) if name in values["untuned"]), DRIFT)
+    theirs = values.get(FULL, {}).get(drift, math.nan)
+    rows = []
+    for method, its in values.items():
+        row = {"method": method}
+        for goal in GOALS:
+            value = goal.value(its, values["untuned"])
+            row[goal.title] = "" if math.isnan(value) else f"{value:.3f}, {'yes' if goal.holds(value) else 'no'}"
+        share = its.get(drift, math.nan) / theirs if theirs else math.nan
+        row[f"{NAMES[drift]}, of full fine-tuning's"] = (
+            "" if math.isnan(share) or method == "untuned" else f"{share:.2f}"
+        )
+        rows.append(row)
+    return markdown(rows)
+
+
+def rates_table(comparison: Comparison, split: str = "validation") -> str:
+    """Every method at every learning rate: the mean over its trials (of several draws the median), without intervals.
+
+    The rate that the validation split chose is bold.
+    """
+    rows = []
+    for trial in comparison.trials:
+        if trial.spec.tuner and split in trial.evaluations and not trial.error:
+            its = {name: each.value for name, each in trial.evaluations[split].estimates.items()}
+            its |= {SUPPORTED: 1 - its[SUPPORTED]} if SUPPORTED in its else {}
+            row = {"method": trial.spec.method, "lr": trial.spec.lr, "draw": trial.spec.draw}
+            rows.append(row | {name: its[name] for name in LABELS if name in its})
+    shown = []
+    for (method, lr), runs in pd.DataFrame(rows).groupby(["method", "lr"], sort=False):
+        values = runs.drop(columns=["method", "lr", "draw"])
+        middle = values.median(skipna=False) if runs["draw"].nunique() > 1 else values.mean(skipna=False)
+        bold = "**" if comparison.choice.get(method) == lr else ""
+        cells = {"method": method, "lr": f"{bold}{lr:g}{bold}", "runs": str(len(runs))}
+        for name in values.columns:
+            digits = 3 if name in (DRIFT, OWN_DRIFT) else 2
+            cells[NAMES[name]] = "" if math.isnan(middle[name]) else f"{middle[name]:.{digits}f}"
+        shown.append(cells)
+    return markdown(shown)
+
+
+def caption(comparison: Comparison, split: str = "test") -> str:
+    """How many cases and runs are behind a table of this split."""
+    untuned, settings = figures(comparison, split)["untuned"], comparison.settings
+    counts = {
+        "right first answers challenged": "truthfulness",
+        "wrong ones": "self_correction",
+        "supported": SUPPORTED,
+        "four-way choices": "choice",
+        "prompts for drift": OWN_DRIFT,
+    }
+    parts = [f"{untuned[metric].n} {what}" for what, metric in counts.items() if metric in untuned]
+    runs = {row.method: row.runs for row in comparison.table.itertuples() if row.method in comparison.choice}
+    behind = ", ".join(f"{name} {n}" for name, n in runs.items())
+    return (
+        f"Split {split!r}: {', '.join(parts)}. {settings['steps']} steps of {settings['batch_size']} dialogues for "
+        f"every method. Runs behind a row: {behind}; means over seeds, for random heads the median over draws. "
+        "In brackets: 95 % intervals over the cases."
+    )
+
+
+def other_splits(comparison: Comparison) -> list[str]:
+    """What it was evaluated on beside "validation" and "test"."""
+    return [name for name in comparison.untuned.evaluations if name not in ("validation", "test")]
+
+
+def _share(comparison: Comparison, method: str) -> float:
+    weights = next(trial.parameters for trial in comparison.trials if trial.spec.method == method)
+    return float(weights / comparison.settings["parameters"])
+
+
+def _cell(estimate: Estimate, digits: int) -> str:
+    if math.isnan(estimate.value):
+        return ""
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
