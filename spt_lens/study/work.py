@@ -1,0 +1,73 @@
+"""A study's folder and all that was found for it so far: what its stages, its report and its cost have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spt_lens.behaviours.asking import Answers
+from spt_lens.behaviours.behaviour import Behaviour
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.heads import HeadSet
+from spt_lens.measure.set_effect import SetEffect
+from spt_lens.model.view import Model
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.study.settings import StudySettings
+from spt_lens.tune.adapter import Adapter
+from spt_lens.view.report import Example
+
+# The stages in their order, and the file (or folder) whose presence says that one is done.
+FILES = {
+    "ask": "answers.json",
+    "pairs": "pairs.json",
+    "scores": "scores.safetensors",
+    "null": "null.safetensors",
+    "heads": "heads.json",
+    "patching": "patching.json",
+    "knockout": "knockout.json",
+    "trials": "comparison.json",  # each trial as it ends: runs.jsonl
+    "adapter": "adapter",
+    "export": "export",
+    "report": "report.html",
+}
+
+
+@dataclass(eq=False, repr=False)
+class Work:
+    """What a study is of, and what its stages have found; None until they have.
+
+    behaviour: once the model was asked, the one of its own answers. given: heads that were chosen elsewhere. checks:
+    external behaviours by name. export: whether the tuned model is written too.
+
+    answers: the model's own. pairs: as they are read. scores, null: of every head; no null where a ranking has none.
+    heads: the chosen ones. patching, knockout: what they do together, beside random sets. comparison: every trial.
+    adapter: of the chosen heads at their chosen rate, with the first seed. examples: replies before and after it.
+    report: the page's path.
+    """
+
+    model: Model
+    behaviour: Behaviour
+    out: Path
+    settings: StudySettings
+    given: HeadSet | None = None
+    checks: Mapping[str, Behaviour] = field(default_factory=dict)
+    workers: int = 1
+    export: bool = False
+
+    answers: Answers | None = None
+    pairs: ContrastPairs | None = None
+    scores: HeadScores | None = None
+    null: HeadScores | None = None
+    heads: HeadSet | None = None
+    patching: SetEffect | None = None
+    knockout: SetEffect | None = None
+    comparison: Comparison | None = None
+    adapter: Adapter | None = None
+    examples: Sequence[Example] = ()
+    report: Path | None = None
+
+    def path(self, stage: str) -> Path:
+        """The file or folder of a stage."""
+        return self.out / FILES[stage]
