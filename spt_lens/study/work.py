@@ -44,7 +44,7 @@ class Work:
     answers: the model's own. pairs: as they are read. scores, null: of every head; no null where a ranking has none.
     heads: the chosen ones. patching, knockout: what they do together, beside random sets. comparison: every trial.
     adapter: of the chosen heads at their chosen rate, with the first seed. examples: replies before and after it.
-    report: the page's path.
+    report: the page's path. seconds: what each stage took, by its name.
     """
 
     model: Model
@@ -67,6 +67,7 @@ class Work:
     adapter: Adapter | None = None
     examples: Sequence[Example] = ()
     report: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def path(self, stage: str) -> Path:
         """The file or folder of a stage."""
