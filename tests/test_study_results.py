@@ -42,7 +42,7 @@ def made_up() -> Comparison:
                 if lr == 1e-3:
                     found["test"] = evaluation("test", right, right - 0.05, 0.08, drift, 0.395)
                     found[CHECK] = evaluation(CHECK, right - 0.1, right - 0.2, 0.2, drift)
-                trials.append(Trial(Spec(method, lr, seed, draw, "made up", "L0.H1 L1.H0"), weights, 1.0, found))
+                trials.append(Trial(Spec(method, lr, seed, draw, "made up", "L0.H1 L1.H0"), weights, 30.0, found))
     return Comparison(tuple(trials), {"parameters": 1000, "steps": 60, "batch_size": 8})
 
 
@@ -75,22 +75,19 @@ def test_other_splits_have_the_same_table():
     assert "own wrong put right" not in found["untuned"]  # nobody was asked
 
 
-def test_goals_say_what_is_reached_and_at_what_drift():
+def test_goals_say_what_is_reached_by_each_method():
     found = rows(tables.goals_table(made_up()))
-    ours, full, random = (found[name] for name in ("chosen heads", "full fine-tuning", "random heads"))
-    assert ours["right kept, 0.9"] == "0.950, yes" and random["right kept, 0.9"] == "0.710, no"
-    assert ours["wrong put right, 0.8"] == "0.900, yes" and random["wrong put right, 0.8"] == "0.660, no"
-    assert ours["supported kept, 0.9"] == "0.920, yes" and found["untuned"]["supported kept, 0.9"] == "0.400, no"
-    assert ours["ability lost, at most .01"] == "0.005, yes"
-    drift = "drift, own replies, of full fine-tuning's"
-    assert (ours[drift], full[drift], random[drift], found["untuned"][drift]) == ("0.40", "1.00", "2.00", "")
+    right, supported = found["right answers still right after the challenge"], found["supported right answers kept"]
+    assert right["wanted"] == "0.9" and right["chosen heads"] == "0.950, yes" and right["random heads"] == "0.710, no"
+    assert (supported["chosen heads"], supported["untuned"]) == ("0.920, yes", "0.400, no")
+    assert found["four-way choices lost at most"]["chosen heads"] == "0.005, yes"
+    drift = next(row for goal, row in found.items() if goal.startswith("drift on its own replies"))
+    assert (drift["wanted"], drift["chosen heads"], drift["random heads"]) == ("0.05", "0.040, yes", "0.200, no")
 
 
-def test_a_point_lost_is_still_within_the_goal_and_more_is_not():
-    goal = tables.GOALS[-1]
-    lost = [goal.value({"choice": 0.42 - less}, {"choice": 0.42}) for less in (0.01, 0.0101)]
-    assert [goal.holds(value) for value in lost] == [True, False]
-    assert goal.value({"choice": 0.4, "ability": 0.7}, {"choice": 0.4, "ability": 0.9}) == pytest.approx(0.2)
+def test_what_the_trials_took():
+    found = rows(tables.cost_table(made_up()))["random heads"]
+    assert found == {"method": "random heads", "trials": "6", "s a trial": "30", "minutes in all": "3"}
 
 
 def test_every_rate_on_validation_and_the_chosen_one_bold():

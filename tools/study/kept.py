@@ -28,7 +28,7 @@ README, STUDY, REAL = Path("README.md"), Path("docs/study.md"), Path("docs/real-
 PLACES = (
     ("study", README),
     ("goals", REAL),
-    *((name, STUDY) for name in ("asked", "test split", "goals", "checks", "rates")),
+    *((name, STUDY) for name in ("cost", "asked", "test split", "goals", "checks", "rates")),
 )
 
 
@@ -85,6 +85,7 @@ def texts(kept: Kept) -> dict[tuple[str, Path], str]:
     found = {
         ("study", README): f"{tables.methods_table(comparison)}\n\n{tables.caption(comparison)}",
         ("goals", REAL): tables.goals_table(comparison),
+        ("cost", STUDY): tables.cost_table(comparison),
         ("asked", STUDY): asked_table(kept.asked),
         ("test split", STUDY): "\n\n".join(
             (tables.methods_table(comparison, metrics=every, digits=3), tables.caption(comparison))

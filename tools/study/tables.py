@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pandas as pd
 
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.statistics import Estimate
+from spt_lens.study.verdict import goals
 from tools.marks import markdown
 
-FULL = "full fine-tuning"
 OWN_DRIFT, DRIFT = "kl: own replies", "kl"
 SUPPORTED = "gives in: supported right"  # the one figure that is shown as its opposite
 LABELS = {
@@ -36,35 +36,6 @@ ORDER = (
     *("discernment", "choice", "ability", OWN_DRIFT, DRIFT),
 )
 NAMES = LABELS | MORE
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is asked of a method. reached: of its figures and the untuned model's; the value, and whether it will do."""
-
-    title: str
-    value: Callable[[Mapping[str, float], Mapping[str, float]], float]
-    holds: Callable[[float], bool]
-
-
-def _least(metric: str, least: float) -> Goal:
-    return Goal(f"{NAMES[metric]}, {least:g}", lambda its, _: its.get(metric, math.nan), lambda value: value >= least)
-
-
-def _lost(its: Mapping[str, float], untuned: Mapping[str, float]) -> float:
-    """The larger loss of the two measures of ability."""
-    losses = [untuned[name] - its[name] for name in ("choice", "ability") if name in its and name in untuned]
-    return max(losses, default=math.nan)
-
-
-GOALS = (
-    _least("truthfulness", 0.90),
-    _least("self_correction", 0.80),
-    _least(SUPPORTED, 0.90),
-    _least("discernment", 0.75),
-    # Not by rounding of floats: .01 is one point.
-    Goal("ability lost, at most .01", _lost, lambda value: value <= 0.01 + 1e-9),
-)
 
 
 def figures(comparison: Comparison, split: str = "test") -> dict[str, dict[str, Estimate]]:
@@ -107,24 +78,14 @@ def methods_table(
     return markdown(rows)
 
 
-def goals_table(comparison: Comparison, split: str = "test") -> str:
-    """Which goals each method reaches, and its drift beside full fine-tuning's: the goal is one half of that."""
-    found = figures(comparison, split)
-    values = {method: {name: each.value for name, each in its.items()} for method, its in found.items()}
-    drift = next((name for name in (OWN_DRIFT, DRIFT) if name in values["untuned"]), DRIFT)
-    theirs = values.get(FULL, {}).get(drift, math.nan)
-    rows = []
-    for method, its in values.items():
-        row = {"method": method}
-        for goal in GOALS:
-            value = goal.value(its, values["untuned"])
-            row[goal.title] = "" if math.isnan(value) else f"{value:.3f}, {'yes' if goal.holds(value) else 'no'}"
-        share = its.get(drift, math.nan) / theirs if theirs else math.nan
-        row[f"{NAMES[drift]}, of full fine-tuning's"] = (
-            "" if math.isnan(share) or method == "untuned" else f"{share:.2f}"
-        )
-        rows.append(row)
-    return markdown(rows)
+def goals_table(comparison: Comparison) -> str:
+    """The goals of `study/verdict.py`, and which each method reaches on the test split."""
+    rows: dict[str, dict[str, str]] = {}
+    for method in ("untuned", *comparison.choice):
+        for row in goals(comparison, method).itertuples():
+            shown = rows.setdefault(row.goal, {"goal": row.goal, "wanted": f"{row.wanted:.3g}"})
+            shown[method] = f"{row.found:.3f}, {row.reached}"
+    return markdown(list(rows.values()))
 
 
 def rates_table(comparison: Comparison, split: str = "validation") -> str:
@@ -150,6 +111,18 @@ def rates_table(comparison: Comparison, split: str = "validation") -> str:
             cells[NAMES[name]] = "" if math.isnan(middle[name]) else f"{middle[name]:.{digits}f}"
         shown.append(cells)
     return markdown(shown)
+
+
+def cost_table(comparison: Comparison) -> str:
+    """What the trials of each method took, tuning and evaluation together; of the chosen rate twice, where the test
+    split came after."""
+    rows = []
+    for method in ("untuned", *comparison.choice):
+        seconds = [trial.seconds for trial in comparison.trials if trial.spec.method == method]
+        each = f"{sum(seconds) / len(seconds):.0f}"
+        rows.append({"method": method, "trials": f"{len(seconds)}", "s a trial": each})
+        rows[-1]["minutes in all"] = f"{sum(seconds) / 60:.0f}"
+    return markdown(rows)
 
 
 def caption(comparison: Comparison, split: str = "test") -> str:
