@@ -138,6 +138,8 @@ def test_made_texts_stand_between_the_marks(tmp_path, monkeypatch):
     found = kept.texts(kept.Kept.load(tmp_path / "kept"))
     assert "0.850 [0.800, 0.890]" in found[("checks", kept.STUDY)] and CHECK in found[("checks", kept.STUDY)]
     assert set(found) == set(kept.PLACES)
+    assert "2 of 4 heads (50.0%)" in found[("heads", kept.STUDY)] and ": L0.H1 L1.H0." in found[("heads", kept.STUDY)]
+    assert "on validation](../notebooks/results/study/frontier.png)" in found[("frontier", kept.STUDY)]
     for page in ("README.md", "docs/study.md", "docs/real-models.md"):
         begins = [kept.marks(name)[0] + "\n" + kept.marks(name)[1] for name, its in kept.PLACES if str(its) == page]
         (tmp_path / page).parent.mkdir(exist_ok=True)

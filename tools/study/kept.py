@@ -28,7 +28,7 @@ README, STUDY, REAL = Path("README.md"), Path("docs/study.md"), Path("docs/real-
 PLACES = (
     ("study", README),
     ("goals", REAL),
-    *((name, STUDY) for name in ("cost", "asked", "test split", "goals", "checks", "rates")),
+    *((name, STUDY) for name in ("asked", "heads", "test split", "goals", "frontier", "checks", "rates", "cost")),
 )
 
 
@@ -87,6 +87,11 @@ def texts(kept: Kept) -> dict[tuple[str, Path], str]:
         ("goals", REAL): tables.goals_table(comparison),
         ("cost", STUDY): tables.cost_table(comparison),
         ("asked", STUDY): asked_table(kept.asked),
+        ("heads", STUDY): heads_text(kept),
+        ("frontier", STUDY): (
+            f"![{comparison.goal.capitalize()} against drift, over the learning rates of every method, on "
+            f"{kept.frontier_split}](../{RESULTS}/frontier.png)"
+        ),
         ("test split", STUDY): "\n\n".join(
             (tables.methods_table(comparison, metrics=every, digits=3), tables.caption(comparison))
         ),
@@ -107,6 +112,13 @@ def asked_table(asked: pd.DataFrame) -> str:
         share = f"{row.share:.2f} [{row.low:.2f}, {row.high:.2f}]"
         rows.append({"split": row.split, "asked": str(row.asked), "right": str(row.right), "share": share})
     return markdown(rows)
+
+
+def heads_text(kept: Kept) -> str:
+    """Which heads were chosen, by what, and their map."""
+    n, every = len(kept.heads), kept.scores.values.numel()
+    said = f"{n} of {every} heads ({n / every:.1%}): {kept.heads}. The map is {kept.scores.describe()}."
+    return f"{said}\n\n![The score of every head; those that were tuned are outlined](../{RESULTS}/heads.png)"
 
 
 def marks(name: str) -> tuple[str, str]:
