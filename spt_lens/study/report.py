@@ -115,7 +115,7 @@ def command(work: Work) -> str:
     checks = "".join(f" --check {name}=FILE" for name in work.checks)
     more = given + checks + " --export" * work.export
     line = f"spt-lens study --model MODEL --questions QUESTIONS --settings settings.json --out {work.out.name}{more}"
-    return f"{line}\n\nsettings.json:\n{json.dumps(work.settings.to_json(), indent=1)}"
+    return f"{line}\n\nsettings.json:\n{json.dumps(work.settings.to_json())}"
 
 
 def _asked(work: Work) -> Section:
@@ -158,6 +158,7 @@ def _chosen(work: Work) -> list[Section]:
         said += f"here, {len(above & heads)} of the {len(heads)} chosen among them."
     table = scores.to_pandas().set_index("name").reindex(list(map(str, heads))).reset_index()
     columns = [name for name in ("name", "score", "low", "high", "rank", "logits", "note") if name in table]
+    columns = columns if table["note"].any() else columns[:-1]
     chosen = Section("", "The chosen heads, with 95 % intervals over the pairs.", table=as_text(table[columns]))
     return [Section("Which heads", said, figure=scores.heatmap(heads)), *([chosen] if heads else [])]
 
@@ -166,7 +167,9 @@ def _together(work: Work) -> list[Section]:
     found: list[Section] = []
     for name, effect in {"patched in": work.patching, "knocked out": work.knockout}.items():
         if effect is not None:
-            text = f"{_sentence(name)}, beside random sets of the same layers. {effect.summary()}"
+            text = (
+                f"{_sentence(name)}, beside random sets of the same layers. {effect.summary().replace(chr(10), '. ')}"
+            )
             figure = effect.figure().update_layout(title=None, margin_t=20, height=380)
             found.append(Section("" if found else "What they do together", text, figure=figure))
     if work.heads and work.examples:
@@ -226,6 +229,8 @@ def methods_table(comparison: Comparison, intervals: pd.DataFrame | None = None)
 
 def _cell(row: Mapping[str, Any]) -> str:
     digits = 4 if str(row["metric"]).startswith("kl") else 2
+    if row["method"] == "untuned" and digits == 4:
+        return ""
     if math.isnan(row["value"]):
         return "not known"
     text = f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
@@ -243,7 +248,7 @@ def frontiers(comparison: Comparison, split: str) -> list[Section]:
     for cost, name in ((drift, "drift"), ("ability_loss", "ability lost")):
         if cost in table and table[cost].notna().any():
             text = "Each small point is a run, each line a method over its learning rates. " * (not found)
-            title = f"What each method reaches at which cost, {split} split" if not found else ""
+            title = f"Frontiers, {split} split" if not found else ""
             figure = comparison.figure(x=cost, split=split).update_layout(title=None, margin_t=20)
             found.append(
                 Section(title, f"{text}{readable(comparison.goal).capitalize()} against {name}.", figure=figure)

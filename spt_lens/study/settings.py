@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -93,6 +94,10 @@ class StudySettings:
         self._check_pairs()
         self._check_methods()
         seed_number(self.seed)
+        try:
+            json.dumps(self.to_json(), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"these settings hold what JSON can't: {error}") from error
 
     def _check_pairs(self) -> None:
         contrast = self.pairs.get("contrast", "")
@@ -127,7 +132,8 @@ class StudySettings:
                     f"rates[{method!r}] is empty: give learning rates, or leave it out for the tuner's own"
                 )
             self.rates[method] = tuple(number(rate, f"a rate of {method!r}", above=0) for rate in found)  # type: ignore[index]
-        instance(self.tune, "tune", TuneConfig, "give TuneConfig(steps=60), say")
+        tune = instance(self.tune, "tune", TuneConfig, "give TuneConfig(steps=60), say")
+        object.__setattr__(self, "tune", replace(tune, lr=TuneConfig.lr, seed=TuneConfig.seed))
         if self.tune.patience is not None:
             raise ValueError("tune.patience: a study tunes every method for all its steps, leave it out")
         if bool(self.keep) != bool(self.tune.kl_weight):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from spt_lens.behaviours.asking import Answers
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.data.wording import Wording
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect
@@ -16,7 +17,6 @@ from spt_lens.model.view import Model
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.study.settings import StudySettings
 from spt_lens.tune.adapter import Adapter
-from spt_lens.view.report import Example
 
 # The stages in their order, and the file (or folder) whose presence says that one is done.
 FILES = {
@@ -27,24 +27,28 @@ FILES = {
     "heads": "heads.json",
     "patching": "patching.json",
     "knockout": "knockout.json",
-    "trials": "comparison.json",  # each trial as it ends: runs.jsonl
+    "trials": "comparison.json",
     "adapter": "adapter",
     "export": "export",
     "report": "report.html",
 }
+RUNS = "runs.jsonl"  # each trial, as it ends
+SECONDS = "seconds.json"  # what each stage took
+CHOSEN = "chosen heads"  # the method whose tuning is kept
 
 
 @dataclass(eq=False, repr=False)
 class Work:
     """What a study is of, and what its stages have found; None until they have.
 
-    behaviour: once the model was asked, the one of its own answers. given: heads that were chosen elsewhere. checks:
-    external behaviours by name. export: whether the tuned model is written too.
+    given: heads that were chosen elsewhere. checks: external behaviours by name. export: whether the tuned model is
+    written too.
 
-    answers: the model's own. pairs: as they are read. scores, null: of every head; no null where a ranking has none.
-    heads: the chosen ones. patching, knockout: what they do together, beside random sets. comparison: every trial.
-    adapter: of the chosen heads at their chosen rate, with the first seed. examples: replies before and after it.
-    report: the page's path. seconds: what each stage took, by its name.
+    asked: the behaviour of the model's own answers, or the behaviour as it is. answers: the model's own. wording: the
+    words that were found, None for the behaviour's own. pairs: as they are read. scores, null: of every head; no null
+    where a ranking has none. heads: the chosen ones. patching, knockout: what they do together, beside random sets.
+    comparison: every trial. adapter: of the chosen heads at their chosen rate, with the first seed. exported: the
+    folder of the tuned model. report: the page's path. seconds: what each stage took.
     """
 
     model: Model
@@ -56,7 +60,9 @@ class Work:
     workers: int = 1
     export: bool = False
 
+    asked: Behaviour | None = None
     answers: Answers | None = None
+    wording: Wording | None = None
     pairs: ContrastPairs | None = None
     scores: HeadScores | None = None
     null: HeadScores | None = None
@@ -65,7 +71,7 @@ class Work:
     knockout: SetEffect | None = None
     comparison: Comparison | None = None
     adapter: Adapter | None = None
-    examples: Sequence[Example] = ()
+    exported: Path | None = None
     report: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 

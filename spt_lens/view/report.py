@@ -86,6 +86,7 @@ def _section(section: Section, i: int) -> str:
     if section.table is not None:
         named = section.table.index.name is not None
         cells = section.table.to_html(index=named, index_names=False, border=0, na_rep="", float_format="{:.3f}".format)
+        cells = cells.replace("\\n", "<br>")  # as pandas writes the end of a line
         parts.append(f'<div class="wide">{cells}</div>')
     if section.attention is not None:
         parts.append(f'<div class="wide drawn">{section.attention.html}</div>')
