@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spt_lens import saving
 from spt_lens.behaviours.asking import Answer, Answers
 from spt_lens.behaviours.question import Question
 from spt_lens.evaluate.comparison import Comparison
@@ -15,6 +16,7 @@ from spt_lens.evaluate.trials import Spec, Trial
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import Estimate
+from spt_lens.study.settings import METHODS, StudySettings
 from tools.study import kept, tables
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,13 @@ def test_goals_say_what_is_reached_by_each_method():
     assert (drift["wanted"], drift["chosen heads"], drift["random heads"]) == ("0.05", "0.040, yes", "0.200, no")
 
 
+def test_what_is_reached_at_equal_drift():
+    found = rows(tables.equal_table(made_up(), "validation", 1.0, "random heads"))["0.200"]
+    assert found["chosen heads, discernment"].startswith("0.950 [") and found["chosen heads, lr"] == "0.001"
+    assert found["random heads, discernment"].startswith("0.710 [") and found["difference"].startswith("0.240 [")
+    assert tables.equal_table(made_up(), "validation", 1.0, "LoRA") == ""
+
+
 def test_what_the_trials_took():
     found = rows(tables.cost_table(made_up()))["random heads"]
     assert found == {"method": "random heads", "trials": "6", "s a trial": "30", "minutes in all": "3"}
@@ -108,7 +117,8 @@ def finished(folder: Path) -> Path:
     HeadSet.parse("L0.H1 L1.H0").save(folder / "heads.json")
     question = Question("Two?", "2", "3", split="test")
     answers = [Answer(question, said, "", right, False, False, said) for said, right in (("2", True), ("3", False))]
-    Answers(tuple(answers), {"model": "tiny", "max_new_tokens": 32}).save(folder / "answers.json")
+    for name, some in (("answers", answers), (f"answers-{CHECK}", answers[1:])):
+        Answers(tuple(some), {"model": "tiny", "max_new_tokens": 32}).save(folder / f"{name}.json")
     for name in ("table.csv", "frontier.csv", "study.json"):
         (folder / name).write_text("{}\n", encoding="utf-8")
     return folder
@@ -125,6 +135,7 @@ def test_small_files_are_kept_and_the_answers_only_counted(tmp_path):
         "right": "1",
         "share": "0.50 [0.09, 0.91]",
     }
+    assert found.asked.set_index("split").loc[CHECK, ["asked", "right"]].tolist() == [1, 0]
     assert found.frontier_split == "validation" and str(found.heads) == "L0.H1 L1.H0"
     assert {len(figure.data) > 0 for figure in kept.pictures(found).values()} == {True}
     (study / "heads.json").unlink()
@@ -160,3 +171,13 @@ def test_the_pages_show_the_kept_result(name, page):
         assert not text.partition(begin)[2].partition(end)[0].strip()
         return
     assert text.split(begin)[1].split(end)[0].strip() == kept.texts(kept.Kept.load(ROOT / kept.RESULTS))[(name, page)]
+
+
+def test_the_settings_ask_for_what_the_page_promises():
+    settings = StudySettings.load(ROOT / kept.SETTINGS)
+    assert settings.test["n"] >= 200 and settings.n_random >= 5 and len(settings.seeds) >= 2
+    assert set(settings.methods) == set(METHODS)
+    assert all(len(rates) >= 4 for rates in settings.rates.values())
+    if (ROOT / kept.RESULTS).exists():
+        about = saving.load_json(ROOT / kept.RESULTS / "study.json", "study", dict)
+        assert about["settings"] == settings.to_json()

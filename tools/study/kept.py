@@ -16,6 +16,7 @@ from spt_lens.checking import existing_file
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.study.verdict import CHOSEN, FULL, RANDOM
 from tools.marks import markdown, put_between
 from tools.study import tables
 
@@ -28,7 +29,10 @@ README, STUDY, REAL = Path("README.md"), Path("docs/study.md"), Path("docs/real-
 PLACES = (
     ("study", README),
     ("goals", REAL),
-    *((name, STUDY) for name in ("asked", "heads", "test split", "goals", "frontier", "checks", "rates", "cost")),
+    *(
+        (name, STUDY)
+        for name in ("asked", "heads", "test split", "goals", "frontier", "equal drift", "checks", "rates", "cost")
+    ),
 )
 
 
@@ -70,6 +74,9 @@ def keep(study: Path, folder: Path = RESULTS) -> None:
         shutil.copyfile(found[name], folder / name)
     answers = Answers.load(found["answers.json"])
     rows = [row for row in saving.rows(answers.table) if row["asked"]]
+    for path in sorted(study.glob("answers-*.json")):  # of the checks
+        whole = saving.rows(Answers.load(path).table)[-1]
+        rows.append(whole | {"split": path.stem.removeprefix("answers-")})
     saving.save_json(folder / ASKED, ASKED_KIND, {"model": answers.about["model"], "splits": rows})
 
 
@@ -98,6 +105,12 @@ def texts(kept: Kept) -> dict[tuple[str, Path], str]:
         ("goals", STUDY): tables.goals_table(comparison),
         ("rates", STUDY): tables.rates_table(comparison),
     }
+    equal = []
+    for rival, share in ((RANDOM, 1.0), (FULL, 0.5)):
+        if table := tables.equal_table(comparison, kept.frontier_split, share, rival):
+            within = "no more drift than" if share == 1 else f"{share:g} of the drift of"
+            equal.append(f"The {CHOSEN} at {within} {rival}, on {kept.frontier_split}:\n\n{table}")
+    found |= {("equal drift", STUDY): "\n\n".join(equal)}
     checks = []
     for name in tables.other_splits(comparison):
         table = tables.methods_table(comparison, name, every, digits=3)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pandas as pd
 
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.statistics import Estimate
-from spt_lens.study.verdict import goals
+from spt_lens.study.verdict import CHOSEN, goals
 from tools.marks import markdown
 
 OWN_DRIFT, DRIFT = "kl: own replies", "kl"
@@ -43,14 +42,8 @@ def figures(comparison: Comparison, split: str = "test") -> dict[str, dict[str, 
 
     The share of supported right answers that it keeps is in the place of that of those that it gives in to.
     """
-    on = [
-        replace(trial, evaluations={"validation": trial.evaluations["validation"], "test": trial.evaluations[split]})
-        for trial in comparison.trials
-        if split in trial.evaluations or trial.error
-    ]
-    every = replace(comparison, trials=tuple(on)) if split != "test" else comparison
     found: dict[str, dict[str, Estimate]] = {}
-    for row in every.intervals.itertuples():
+    for row in comparison.intervals_on(split).itertuples():
         shown = Estimate(row.value, row.low, row.high, row.n)
         found.setdefault(row.method, {})[row.metric] = _kept(shown) if row.metric == SUPPORTED else shown
     return found
@@ -147,7 +140,32 @@ def caption(comparison: Comparison, split: str = "test") -> str:
 
 def other_splits(comparison: Comparison) -> list[str]:
     """What it was evaluated on beside "validation" and "test"."""
-    return [name for name in comparison.untuned.evaluations if name not in ("validation", "test")]
+    return [name for name in comparison.splits if name not in ("validation", "test")]
+
+
+def equal_table(comparison: Comparison, split: str, share: float, rival: str) -> str:
+    """`Comparison.at_equal_drift` of the chosen heads, within a share of the rival's drift. "" without such a rival."""
+    if not {CHOSEN, rival} <= comparison.choice.keys():
+        return ""
+    drift = OWN_DRIFT if OWN_DRIFT in comparison.untuned.evaluations["validation"] else DRIFT
+    rows = []
+    for row in comparison.at_equal_drift(CHOSEN, rival, split, drift, share).itertuples():
+        if min(row.runs, row.rival_runs) == 0:
+            continue
+        ours = Estimate(row.value, row.low, row.high, row.runs)
+        theirs = Estimate(row.rival_value, row.rival_low, row.rival_high, row.rival_runs)
+        gap = Estimate(row.difference, row.difference_low, row.difference_high, row.runs)
+        rows.append(
+            {
+                f"{rival}, drift at most": f"{row.budget:.3f}",
+                f"{CHOSEN}, lr": f"{row.lr:g}",
+                f"{CHOSEN}, {comparison.goal}": _cell(ours, 3),
+                f"{rival}, lr": f"{row.rival_lr:g}",
+                f"{rival}, {comparison.goal}": _cell(theirs, 3),
+                "difference": _cell(gap, 3),
+            }
+        )
+    return markdown(rows) if rows else "The two have no drift in common."
 
 
 def _share(comparison: Comparison, method: str) -> float:
