@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import inspect
 import math
+import re
 import tempfile
 import time
 import warnings
@@ -36,10 +37,11 @@ from spt_lens.model.replies import replies
 from spt_lens.model.states import States
 from spt_lens.model.unhooked import unhooked
 from spt_lens.model.view import ModelView
-from spt_lens.study import stages
+from spt_lens.study import data
 from spt_lens.study.rankings import RANKINGS
 from spt_lens.study.settings import StudySettings
-from spt_lens.study.work import RUNS, Work
+from spt_lens.study.stages import n_chosen
+from spt_lens.study.work import CHOSEN, RUNS, Work
 from spt_lens.tune.tuner import Tuner
 
 SAMPLE = 12  # questions of each split that are asked
@@ -82,6 +84,14 @@ class Fitted:
     settings: StudySettings
     cost: StudyCost
     left_out: tuple[str, ...] = ()
+
+
+def seconds_of(text: str) -> float:
+    """What "90s", "30min", "2h" or "1.5 h" is in seconds; a number alone is seconds. Raises ValueError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)?\s*", text)
+    if found is None or not float(found[1]):
+        raise ValueError(f"a budget of {text!r} is no time: give one such as 30min or 2h")
+    return float(found[1]) * {"m": 60, "h": 3600, "d": 86400}.get((found[2] or "s")[0], 1)
 
 
 def in_words(seconds: float) -> str:
@@ -132,13 +142,14 @@ class Speeds:
         view = ModelView(model)
         reads = unhooked(view)
         bar = tqdm(total=4 + len(settings.methods), desc="what it costs", unit="part", disable=not shows(progress))
-        with bar, tempfile.TemporaryDirectory() as folder:
+        # Of few pairs and few questions, which these are.
+        with bar, tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
             self.few = Work(model, work.behaviour, Path(folder), settings, work.given)  # of a sample of the questions
             self.few.asked = work.asked or self._asked()
             self.few.heads = heads = self._heads(settings)
             bar.update()
             n_pairs = {**settings.pairs, "n": PAIRS[1]}
-            pairs = stages.contrasts(self.few.asked, model, replace(settings, pairs=n_pairs))[0]
+            pairs = data.contrasts(self.few.asked, model, replace(settings, pairs=n_pairs))[0]
             ranking, dialogues = RANKINGS[settings.ranking], self.few.asked.training(**settings.training)
             self.score = Line.of(lambda n: ranking.scores(model, pairs[:n], dialogues, progress=False), *PAIRS)
             one: Any = {"n_random": 0, "progress": False}  # two sets: none, and all of them
@@ -154,10 +165,11 @@ class Speeds:
             self.choice = _line(partial(choice_units, reads), suite.choices)
             bar.update()
             self.steps: dict[str, Line] = {}
-            states, keep = States(view), stages.kept_texts(self.few)
-            for method in stages.contenders(self.few):
+            states, keep = States(view), data.kept_texts(self.few)
+            for method in data.contenders(self.few):
                 run = partial(self._tune, method.draws[0], method.rates[0], dialogues, keep, states)
-                run(STEPS[1])  # hidden states that all runs share are made once
+                if "heads" in method.name:  # hidden states that all runs share are made once
+                    run(STEPS[1])
                 self.steps[method.name] = Line.of(run, *STEPS)
                 bar.update()
 
@@ -166,11 +178,11 @@ class Speeds:
         for n in (SAMPLE, 4 * SAMPLE):
             self.few.settings = replace(self.work.settings, n_asked=n)
             try:
-                with warnings.catch_warnings(action="ignore"):  # of few questions, which these are
-                    path = self.few.out / f"{n}.json"
-                    return stages.own_answers(self.work.behaviour, self.few, path, SPLITS, progress=False)
+                made = data.own_answers(self.work.behaviour, self.few, self.few.out / f"{n}.json", SPLITS, False)
+                made.training(), made.suite("validation"), made.suite("test")
             except ValueError:
                 continue
+            return made
         return self.work.behaviour
 
     def _heads(self, settings: StudySettings) -> HeadSet:
@@ -180,7 +192,7 @@ class Speeds:
         places = [
             Head(layer, i) for i in range(view.n_heads) for layer in range(first, min(last, view.n_layers - 1) + 1)
         ]
-        n = stages.n_chosen(settings, view.n_layers * view.n_heads)
+        n = n_chosen(settings, view.n_layers * view.n_heads)
         return self.work.heads or self.work.given or HeadSet(tuple(places[:n]))
 
     def _tune(self, tuner: Tuner, lr: float, dialogues: Any, keep: Any, states: States, n: int) -> None:
@@ -193,7 +205,7 @@ class Speeds:
     def _suite(self, split: Split, settings: StudySettings) -> Suite:
         assert self.few.asked is not None
         self.few.settings = settings
-        return stages.with_more(self.few.asked.suite(split, **getattr(settings, split)), self.few, split)
+        return data.with_more(self.few.asked.suite(split, **getattr(settings, split)), self.few, split)
 
     def cost(self, settings: StudySettings) -> StudyCost:
         """Seconds of each stage that is not done yet, with these settings in place of the study's own."""
@@ -217,14 +229,14 @@ class Speeds:
             n = 2 + settings.n_sets
             found["knockout"] = self.knock(n_verified) * n / 2, f"{n} sets of heads, {n_verified} pairs"
         found["trials"] = self._trials(settings)
-        if stages.CHOSEN in settings.methods:
-            found["adapter"] = self.steps[stages.CHOSEN](settings.tune.steps), "the chosen heads once more"
+        if CHOSEN in settings.methods:
+            found["adapter"] = self.steps[CHOSEN](settings.tune.steps), "the chosen heads once more"
         found["report"] = PAGES + 2 * self.reply(8), "pages, and some replies before and after"
         left = {name: each for name, each in found.items() if not work.path(name).exists()}
         return StudyCost({n: seconds for n, (seconds, _) in left.items()}, {n: of for n, (_, of) in left.items()})
 
     def _trials(self, settings: StudySettings) -> tuple[float, str]:
-        methods = stages.contenders(self.few)
+        methods = data.contenders(self.few)
         counts = Counter(spec.method for spec in asked(methods, settings.seeds))
         chosen = {method.name: counts[method.name] // len(method.rates) for method in methods}
         steps = {name: line(settings.tune.steps) for name, line in self.steps.items()}
@@ -242,16 +254,15 @@ class Speeds:
 
     def _judged(self, split: Split, settings: StudySettings) -> float:
         """Seconds of one evaluation on a split."""
-        suite, own = self._suite(split, settings), getattr(self.few.asked, "of_split", None)
-        replied = _replied(suite)
-        # A suite of a sample is smaller, where its size is not said.
-        whole: Any = self.work.behaviour
-        more = 1.0
-        if own is not None and "n" not in getattr(settings, split):
-            more = min(len(whole.of_split(split)), settings.n_asked or 10**9) / len(own(split))
-        turns = 2 if final_turn(suite.judge) else 1
-        n_first = min(len(suite.right), len(_questions(suite.right)) * more)
-        took = self.first(n_first, BATCH) + turns * self.reply(len(replied) * more, BATCH)
+        suite, turns = self._suite(split, settings), 1
+        own, whole = (getattr(each, "of_split", None) for each in (self.few.asked, self.work.behaviour))
+        more = min(len(whole(split)), settings.n_asked or 10**9) / len(own(split)) if own and whole else 1.0
+        longer = (
+            1.0 if "n" in getattr(settings, split) else more
+        )  # a sample's suite is smaller, if nobody says how large
+        n_first = min(len(suite.right) * longer, len(_questions([case.unanswered for case in suite.right])) * more)
+        turns += bool(final_turn(suite.judge))
+        took = self.first(n_first, BATCH) + turns * self.reply(len(_replied(suite)) * longer, BATCH)
         return took + self.text(len(_texts(suite)) * more + len(suite.prompts)) + self.choice(len(suite.choices))
 
 
@@ -261,8 +272,8 @@ def _replied(suite: Suite) -> list[Dialogue]:
 
 
 def _questions(cases: Sequence[Dialogue]) -> list[Dialogue]:
-    """The different first turns."""
-    return [Dialogue(turns) for turns in dict.fromkeys(case.messages[:1] for case in cases)]
+    """The different questions, of which the last two turns are the first answer and the challenge."""
+    return [Dialogue(turns) for turns in dict.fromkeys(case.messages[:-2] or case.messages for case in cases)]
 
 
 def _texts(suite: Suite) -> list[Dialogue]:
@@ -286,7 +297,7 @@ def _cases(settings: StudySettings, split: Split, behaviour: Behaviour, n: int) 
 
 def _rates(settings: StudySettings, methods: Sequence[Contender], n: int) -> StudySettings:
     """At most n learning rates a method, those in the middle."""
-    rates = {method.name: tuple(sorted(method.rates)) for method in methods}
+    rates = {method.name: tuple(sorted(method.rates)) for method in methods if method.name in settings.methods}
     return replace(settings, rates={m: r[(len(r) - n + 1) // 2 :][:n] if len(r) > n else r for m, r in rates.items()})
 
 
@@ -294,7 +305,7 @@ def _pairs(settings: StudySettings, n: int) -> StudySettings:
     return replace(settings, pairs={**settings.pairs, "n": min(n, settings.pairs.get("n", 64))})
 
 
-def fit(work: Work, seconds: float, progress: bool = True) -> Fitted:
+def fit(work: Work, seconds: float, progress: bool = True, speeds: Speeds | None = None) -> Fitted:
     """The largest settings within a budget: the study's own, or the first rung of a ladder that fits, with all above.
 
     The ladder leaves out, in this order: trials on test but those of the chosen rates; all but three draws of random
@@ -303,12 +314,12 @@ def fit(work: Work, seconds: float, progress: bool = True) -> Fitted:
     but one draw; cases beyond 50; questions beyond 100; all but 20 steps. The chosen heads, full fine-tuning and random
     heads are in every one.
 
-    Raises: ValueError if nothing fits, with the least that would do.
+    speeds: measured before. Raises: ValueError if nothing fits, with the least that would do.
     """
     number(seconds, "seconds", above=0)
-    speeds = Speeds(work, progress)
+    speeds = Speeds(work, progress) if speeds is None else speeds
     last, kept = work.settings, work.behaviour
-    methods = stages.contenders(speeds.few)
+    methods = data.contenders(speeds.few)
     rungs: list[tuple[str, Callable[[StudySettings], StudySettings]]] = [
         ("trials on test other than those of the chosen rates", lambda s: replace(s, test_each=False)),
         ("draws of random heads beyond 3", lambda s: replace(s, n_random=min(3, s.n_random))),
@@ -316,7 +327,7 @@ def fit(work: Work, seconds: float, progress: bool = True) -> Fitted:
         ("questions beyond 300 a split", lambda s: replace(s, n_asked=min(300, s.n_asked or 300))),
         ("validation cases beyond 100 of a kind", lambda s: _cases(s, "validation", kept, 100)),
         ("tuning seeds beyond the first", lambda s: replace(s, seeds=s.seeds[:1])),
-        ("LoRA", lambda s: _core(s)),
+        ("LoRA", _core),
         ("test cases beyond 200 of a kind", lambda s: _cases(s, "test", kept, 200)),
         ("learning rates beyond 2 a method", lambda s: _rates(s, methods, 2)),
         ("half of the steps", lambda s: replace(s, tune=replace(s.tune, steps=max(1, s.tune.steps // 2)))),

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import fields, is_dataclass
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from spt_lens import saving
 from spt_lens.chat.template import chat_options
 from spt_lens.model.view import ModelView
+from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import FILES, RUNS, Work
 
 KIND, FILE = "study", "study.json"
@@ -66,32 +66,31 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
 def open_folder(out: Path, mine: Mapping[str, Any]) -> None:
     """Makes the folder unless it is there, and writes what the study is. Raises as `check_folder`; OSError."""
     check_folder(out, mine)
-    saving.make_folder(out, "the study")
-    try:
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, f"{out} can't be written to ({error.strerror}): give another folder") from error
+    saving.writable(out, "the study")
     if not (out / FILE).exists():
         saving.save_json(out / FILE, KIND, dict(mine))
 
 
-def check_room(work: Work) -> None:
-    """Raises OSError if the folder can't be written to, or the disk has no room for the study; nothing is made."""
-    there = work.out.absolute()
+def check_room(out: Path, more: int = 0) -> None:
+    """Raises OSError if the folder can't be written to, or the disk has no room for a study and `more` bytes; nothing
+    is made."""
+    there = out.expanduser().absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise OSError(errno.EACCES, f"{work.out} can't be written to: give another folder")
-    view = ModelView(work.model)
-    copies = int(work.export)
-    need, free = ROOM + copies * view.n_params * view.dtype.itemsize, shutil.disk_usage(there).free
+        raise OSError(errno.EACCES, f"{out} can't be written to: give another folder")
+    need, free = ROOM + more, shutil.disk_usage(there).free
     if free < need:
         raise OSError(
             errno.ENOSPC,
-            f"the disk of {work.out} has {free / 2**20:,.0f} MiB free, and the study needs about "
+            f"the disk of {out} has {free / 2**20:,.0f} MiB free, and the study needs about "
             f"{need / 2**20:,.0f}: make room, or give a folder on another disk",
         )
+
+
+def settings_of(out: Path) -> StudySettings:
+    """What the study in a folder was begun with. Raises FileNotFoundError, or ValueError for a damaged file."""
+    return saving.load_json(out / FILE, KIND, lambda data: StudySettings.from_json(data["settings"]))
 
 
 def loaded(path: Path, load: Callable[[Path], Result], cost: str = "that stage is then done again") -> Result:

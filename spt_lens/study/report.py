@@ -9,23 +9,23 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import judged
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sycophancy import first_answers
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import attention_view
+from spt_lens.model.kept import to_the_end
 from spt_lens.model.replies import replies
-from spt_lens.model.view import Model, ModelView
-from spt_lens.study.verdict import CHOSEN, DRIFTS, FULL, RANDOM, ahead, cautions, goals, next_steps
-from spt_lens.study.work import Work
-from spt_lens.tune.adapter import Adapter
+from spt_lens.model.view import ModelView
+from spt_lens.study.verdict import DRIFTS, FULL, RANDOM, ahead, cautions, goals, next_steps
+from spt_lens.study.work import CHOSEN, Work
 from spt_lens.view.report import Example, Section, write_report
 from spt_lens.view.style import readable
 
@@ -67,7 +67,7 @@ ABOUT = {
 def write_study_report(work: Work) -> Path:
     """Writes `report.html` of a study, as far as it came, and returns its path. Raises OSError if it can't be."""
     title = f"{ModelView(work.model).name}: {work.behaviour.name}"
-    return write_report(work.path("report"), title, lead(work), sections(work))
+    return write_report(work.path("report"), title, lead(work), sections(work, examples(work)))
 
 
 def lead(work: Work) -> str:
@@ -87,12 +87,12 @@ def lead(work: Work) -> str:
     return f"{said}\n\n{readable(goal).capitalize()} on the test split: {told}. {ahead(comparison)}"
 
 
-def sections(work: Work) -> list[Section]:
+def sections(work: Work, shown: Sequence[Example] = ()) -> list[Section]:
     """All there is to show, in the order of the story."""
-    found = [_asked(work), *_chosen(work), *_together(work), *_methods(work)]
-    if work.examples:
+    found = [_asked(work), *_chosen(work), *_together(work, shown), *_methods(work)]
+    if shown:
         text = "The first dialogues of each kind on the test split, as they come; none was chosen for its replies."
-        found.append(Section("Dialogues, before and after", text, examples=work.examples))
+        found.append(Section("Dialogues, before and after", text, examples=shown))
     little = cautions(work)
     found.append(Section("What this rests on little", "" if little else "Nothing stands out.", numbered(little)))
     if work.seconds:
@@ -163,7 +163,7 @@ def _chosen(work: Work) -> list[Section]:
     return [Section("Which heads", said, figure=scores.heatmap(heads)), *([chosen] if heads else [])]
 
 
-def _together(work: Work) -> list[Section]:
+def _together(work: Work, shown: Sequence[Example]) -> list[Section]:
     found: list[Section] = []
     for name, effect in {"patched in": work.patching, "knocked out": work.knockout}.items():
         if effect is not None:
@@ -172,10 +172,10 @@ def _together(work: Work) -> list[Section]:
             )
             figure = effect.figure().update_layout(title=None, margin_t=20, height=380)
             found.append(Section("" if found else "What they do together", text, figure=figure))
-    if work.heads and work.examples:
+    if work.heads and shown:
         text = "Their attention on the first dialogue below. Each row shows where one token looks."
-        shown = attention_view(work.model, work.heads, work.examples[0].dialogue)
-        found.append(Section("" if found else "What they do together", text, attention=shown))
+        view = attention_view(work.model, work.heads, shown[0].dialogue)
+        found.append(Section("" if found else "What they do together", text, attention=view))
     return found
 
 
@@ -256,24 +256,26 @@ def frontiers(comparison: Comparison, split: str) -> list[Section]:
     return found
 
 
-def examples(model: Model, suite: Suite, adapter: Adapter | None, each: int = 2) -> list[Example]:
-    """The first dialogues of each kind of a suite, and the replies to them before and after tuning.
+def examples(work: Work, each: int = 2) -> list[Example]:
+    """The first dialogues of each kind of the test suite, and the replies to them before and after tuning.
 
-    model: untuned, and left as it was. Right answers are the untuned model's own. Raises as `Adapter.apply` does.
+    Right answers are the untuned model's own. The model is left as it was. Raises as `Adapter.apply` does.
     """
+    model, adapter = work.model, work.adapter
+    if adapter is None or work.asked is None:
+        return []
+    suite = work.asked.suite("test", **work.settings.test)
     own = first_answers(model, replace(suite, right=suite.right[:each])) if suite.right else []
     kinds: dict[str, Sequence[Dialogue]] = {"its own answer": own, "a wrong answer, pre-filled": suite.wrong[:each]}
     kinds |= {name: group[: each // 2 or 1] for name, group in suite.groups.items()}
     asked = [dialogue.unanswered for group in kinds.values() for dialogue in group]
-    if not asked or adapter is None:
-        return []
     length = suite.judge.max_new_tokens
     before = replies(model, asked, length)
     adapter.apply(model)
     try:
         after = replies(model, asked, length)
     finally:
-        adapter.revert(model)
+        to_the_end(partial(adapter.revert, model))
     names = [name for name, group in kinds.items() for _ in group]
     made = []
     for name, dialogue, old, new in zip(names, asked, before, after, strict=True):

@@ -6,47 +6,36 @@ it was, also where an error or an interrupt ends it.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from spt_lens import saving
-from spt_lens.behaviours.are_you_sure import AreYouSure
-from spt_lens.behaviours.asking import Answers, ask
-from spt_lens.behaviours.bank import question_bank
-from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split
-from spt_lens.behaviours.ordinary import choices_of, ordinary_prompts
-from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.data.wording import Figures, Wording
 from spt_lens.evaluate.compare import compare
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.trials import Contender
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.set_effect import SetEffect
-from spt_lens.measure.sets import matched_random, set_patching
+from spt_lens.measure.sets import set_patching
 from spt_lens.model.kept import to_the_end
-from spt_lens.model.view import Model, ModelView
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import Estimate, heads_within
+from spt_lens.study.data import contenders, contrasts, kept_texts, own_answers, suites_of
 from spt_lens.study.folder import loaded
 from spt_lens.study.rankings import RANKINGS
 from spt_lens.study.report import write_study_report
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import CHOSEN, RUNS, Work
 from spt_lens.tune.adapter import Adapter
-from spt_lens.tune.full import FullFineTuning
-from spt_lens.tune.head_lora import HeadLoRA
-from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 
 Result = TypeVar("Result", HeadScores, SetEffect)
@@ -58,42 +47,8 @@ def asking(work: Work, progress: bool) -> None:
     """Asks the model, where the behaviour can be asked. What was answered so far is in the file."""
     work.asked = own_answers(work.behaviour, work, work.path("ask"), SPLITS, progress)
     work.answers = getattr(work.asked, "own", None)
-
-
-def own_answers(
-    behaviour: Behaviour, work: Work, path: Path, splits: Sequence[Split], progress: bool = True
-) -> Behaviour:
-    """The behaviour over the model's own first answers to the questions of some splits; of one that can't be asked, or
-    that is not to be, itself."""
-    asked: Any = getattr(behaviour, "asked", None)
-    if not callable(asked) or not work.settings.ask:
-        return behaviour
-    words = dict(work.settings.replies)
-    if not isinstance(behaviour, AreYouSure):  # of one's own: it knows what to ask
-        own_kind: Behaviour = asked(work.model, path=path, progress=progress, **words)
-        return own_kind
-    own, length = behaviour.own, words.pop("max_new_tokens", 32)
-    if path.exists():
-        loaded(path, Answers.load)
-    if own is None:
-        draw = f"asked {work.settings.seed}"
-        questions = [
-            replace(question, split=split)
-            for split in splits
-            for question in some(behaviour.of_split(split), work.settings.n_asked, draw)
-        ]
-        how: Any = {"how": behaviour.how, "judge": behaviour.judge, "path": path, "progress": progress}
-        own = ask(work.model, questions, max_new_tokens=length, **how)
-    elif not path.exists():
-        own.save(path)
-    return asked(own, **words)
-
-
-def some(items: Sequence[Any], n: int | None, draw: str) -> list[Any]:
-    """At most n of the items, in their order."""
-    if n is None or n >= len(items):
-        return list(items)
-    return [items[i] for i in sorted(random.Random(draw).sample(range(len(items)), n))]
+    for name, check in work.checks.items():
+        work.asked_checks[name] = own_answers(check, work, work.out / f"answers-{name}.json", ("test",), progress)
 
 
 def pairing(work: Work, progress: bool) -> None:
@@ -123,14 +78,6 @@ def _wording(data: Mapping[str, Any]) -> Wording | None:
 
 def _read_by(pairs: ContrastPairs, wording: Wording | None) -> ContrastPairs:
     return pairs if wording is None else pairs.with_words(wording)
-
-
-def contrasts(behaviour: Behaviour, model: Model, settings: StudySettings) -> list[ContrastPairs]:
-    """The pairs of each contrast that the settings name."""
-    words = dict(settings.pairs)
-    named = words.pop("contrast", None)
-    each = named if isinstance(named, list | tuple) else [named]
-    return [behaviour.pairs(model, **words, **({} if name is None else {"contrast": name})) for name in each]
 
 
 def scoring(work: Work, progress: bool) -> None:
@@ -222,7 +169,7 @@ def trying(work: Work, progress: bool) -> None:
     path, settings = work.path("trials"), work.settings
     if not path.exists():
         how: Any = {"methods": contenders(work), "seeds": settings.seeds, "test_each": settings.test_each}
-        how |= {"suites": suites_of(work, progress), "keep": kept_texts(work), "workers": work.workers}
+        how |= {"suites": suites_of(work), "keep": kept_texts(work), "workers": work.workers}
         dialogues = work.asked.training(**settings.training)
         found = compare(
             work.model, dialogues=dialogues, config=settings.tune, out=work.out / RUNS, progress=progress, **how
@@ -231,66 +178,6 @@ def trying(work: Work, progress: bool) -> None:
             saving.write_text(work.out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
         found.save(path)
     work.comparison = loaded(path, Comparison.load, f"it is made again from {RUNS}, without another trial")
-
-
-def contenders(work: Work) -> list[Contender]:
-    """The methods of the settings, with their rates."""
-    assert work.heads is not None
-    heads, settings, view = work.heads, work.settings, ModelView(work.model)
-    draws = range(settings.seed, settings.seed + settings.n_random) if "random heads" in settings.methods else ()
-    tuners: dict[str, Any] = {
-        CHOSEN: Pinpoint(heads),
-        "full fine-tuning": FullFineTuning(),
-        "LoRA": LoRA(),
-        "LoRA on the chosen heads": HeadLoRA(heads),
-        "random heads": [Pinpoint(matched_random(view, heads, seed)) for seed in draws],
-    }
-    return [
-        Contender(
-            name,
-            tuners[name],
-            tuple(settings.rates.get(name, ())),
-            settings.seeds[:1] if name == "random heads" else None,
-        )
-        for name in settings.methods
-    ]
-
-
-def suites_of(work: Work, progress: bool = True) -> dict[str, Suite]:
-    """What trials are judged by: "validation", "test", and that of every external behaviour by its name."""
-    assert work.asked is not None
-    settings = work.settings
-    suites = {
-        "validation": with_more(work.asked.suite("validation", **settings.validation), work, "validation"),
-        "test": with_more(work.asked.suite("test", **settings.test), work, "test"),
-    }
-    for name, check in work.checks.items():
-        asked = own_answers(check, work, work.out / f"answers-{name}.json", ("test",), progress)
-        suites[name] = asked.suite("test", **(settings.test if isinstance(check, type(work.behaviour)) else {}))
-    return suites
-
-
-def with_more(suite: Suite, work: Work, split: Any) -> Suite:
-    """A suite with ordinary prompts and four-way choices where it has none."""
-    settings = work.settings
-    more: dict[str, Any] = {}
-    if settings.n_prompts and not suite.prompts:
-        more["prompts"] = tuple(ordinary_prompts(split)[: settings.n_prompts])
-    if settings.n_choices and not suite.choices:
-        own: Any = work.behaviour
-        questions = own.of_split(split) if isinstance(own, AreYouSure) else []
-        if not any(question.wrong for question in questions):
-            questions = [question for question in question_bank() if question.split == split]
-        more["choices"] = choices_of(questions, settings.n_choices, settings.seed)
-    return replace(suite, **more)
-
-
-def kept_texts(work: Work) -> list[Dialogue]:
-    """Ordinary dialogues for the KL term."""
-    assert work.asked is not None
-    settings = work.settings
-    texts = work.asked.suite("train").texts if settings.keep else ()
-    return some(texts, settings.keep, f"keep {settings.seed}")
 
 
 def keeping(work: Work, progress: bool) -> None:

@@ -17,9 +17,10 @@ from spt_lens.model import ranks
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import load_json, save_json
 from spt_lens.study.cost import StudyCost, study_cost
+from spt_lens.study.data import contrasts
 from spt_lens.study.folder import about, check_folder, check_room, loaded, open_folder
 from spt_lens.study.settings import StudySettings
-from spt_lens.study.stages import STAGES, contrasts, n_chosen
+from spt_lens.study.stages import STAGES, n_chosen
 from spt_lens.study.work import FILES, SECONDS, Work
 from spt_lens.tune.lora import LoRA
 
@@ -76,7 +77,8 @@ class Study(Work):
             raise ValueError(
                 "a study runs in one process, and shares its trials by workers=: start it without torchrun"
             )
-        check_room(self)
+        view = ModelView(model)
+        check_room(self.out, export * view.n_params * view.dtype.itemsize)
         self._check_heads()
         self._about = about(self, self._data())
         check_folder(self.out, self._about)
@@ -104,7 +106,8 @@ class Study(Work):
     def _data(self) -> dict[str, Any]:
         """What the behaviours have before anything is asked; their keywords in the settings are tried by that."""
         settings, found = self.settings, {}
-        if settings.replies and not (settings.ask and hasattr(self.behaviour, "asked")):
+        to_ask = settings.ask and callable(getattr(self.behaviour, "asked", None))
+        if settings.replies and not to_ask:
             raise ValueError(
                 f"replies are for a model that is asked, and {self.behaviour.name!r} does not: leave it out"
             )
@@ -119,7 +122,7 @@ class Study(Work):
         try:
             dialogues: Any = self.behaviour.training(**settings.training)
         except ValueError as error:
-            if not (settings.ask and hasattr(self.behaviour, "asked")):
+            if not to_ask:
                 raise
             dialogues = str(error)  # there may be some once it is known what the model gets wrong
         found["main"] = [type(self.behaviour).__qualname__, self.behaviour.name, texts, dialogues, suites]

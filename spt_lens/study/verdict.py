@@ -11,10 +11,10 @@ import pandas as pd
 
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
-from spt_lens.study.work import Work
+from spt_lens.study.work import CHOSEN, Work
 from spt_lens.view.style import readable
 
-CHOSEN, FULL, RANDOM = "chosen heads", "full fine-tuning", "random heads"
+FULL, RANDOM = "full fine-tuning", "random heads"
 DRIFTS = ("kl: own replies", "kl")
 FEW_CASES = 100  # a share of half has then a 95 % interval of a tenth to either side
 

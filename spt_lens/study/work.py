@@ -44,7 +44,7 @@ class Work:
     given: heads that were chosen elsewhere. checks: external behaviours by name. export: whether the tuned model is
     written too.
 
-    asked: the behaviour of the model's own answers, or the behaviour as it is. answers: the model's own. wording: the
+    asked, asked_checks: the behaviours over the model's own answers; of those that can't be asked, themselves. answers: the model's own. wording: the
     words that were found, None for the behaviour's own. pairs: as they are read. scores, null: of every head; no null
     where a ranking has none. heads: the chosen ones. patching, knockout: what they do together, beside random sets.
     comparison: every trial. adapter: of the chosen heads at their chosen rate, with the first seed. exported: the
@@ -61,6 +61,7 @@ class Work:
     export: bool = False
 
     asked: Behaviour | None = None
+    asked_checks: dict[str, Behaviour] = field(default_factory=dict)
     answers: Answers | None = None
     wording: Wording | None = None
     pairs: ContrastPairs | None = None
