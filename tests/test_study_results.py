@@ -119,6 +119,7 @@ def finished(folder: Path) -> Path:
     answers = [Answer(question, said, "", right, False, False, said) for said, right in (("2", True), ("3", False))]
     for name, some in (("answers", answers), (f"answers-{CHECK}", answers[1:])):
         Answers(tuple(some), {"model": "tiny", "max_new_tokens": 32}).save(folder / f"{name}.json")
+    saving.save_json(folder / "seconds.json", "seconds", {"seconds": {"ask": 90.0, "trials": 600.0}})
     for name in ("table.csv", "frontier.csv", "study.json"):
         (folder / name).write_text("{}\n", encoding="utf-8")
     return folder
@@ -136,8 +137,13 @@ def test_small_files_are_kept_and_the_answers_only_counted(tmp_path):
         "share": "0.50 [0.09, 0.91]",
     }
     assert found.asked.set_index("split").loc[CHECK, ["asked", "right"]].tolist() == [1, 0]
+    took = rows(kept.stages_table(found.seconds))
+    assert {name: row["minutes"] for name, row in took.items()} == {"ask": "1.5", "trials": "10.0", "in all": "12"}
     assert found.frontier_split == "validation" and str(found.heads) == "L0.H1 L1.H0"
-    assert {len(figure.data) > 0 for figure in kept.pictures(found).values()} == {True}
+    made = kept.pictures(found)
+    assert set(made) == {"heads.png", "frontier.png"} and len(made["heads.png"].data) > 0
+    assert made["frontier.png"].layout.xaxis.title.text.startswith("drift, own replies")
+    assert {0.04, 0.1, 0.2} <= {x for trace in made["frontier.png"].data for x in trace.x}
     (study / "heads.json").unlink()
     with pytest.raises(FileNotFoundError, match="heads.json"):
         kept.keep(study, tmp_path / "other")

@@ -17,11 +17,13 @@ from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.study.verdict import CHOSEN, FULL, RANDOM
+from spt_lens.study.work import SECONDS
+from spt_lens.view.curves import frontier_figure
 from tools.marks import markdown, put_between
 from tools.study import tables
 
 RESULTS = Path("notebooks/results/study")
-WHOLE = ("study.json", "comparison.json", "scores.safetensors", "heads.json", "table.csv", "frontier.csv")
+WHOLE = ("study.json", SECONDS, "comparison.json", "scores.safetensors", "heads.json", "table.csv", "frontier.csv")
 ASKED, ASKED_KIND = "asked.json", "study's answers"  # the answers themselves are as many as the questions
 SETTINGS = Path("tools/study/smollm2.json")
 README, STUDY, REAL = Path("README.md"), Path("docs/study.md"), Path("docs/real-models.md")
@@ -44,6 +46,7 @@ class Kept:
     scores: HeadScores
     heads: HeadSet
     asked: pd.DataFrame
+    seconds: dict[str, float]
 
     @classmethod
     def load(cls, folder: Path = RESULTS) -> Kept:
@@ -54,6 +57,7 @@ class Kept:
             HeadScores.load(folder / "scores.safetensors"),
             HeadSet.load(folder / "heads.json"),
             asked,
+            saving.load_json(folder / SECONDS, "seconds", lambda data: dict(data["seconds"])),
         )
 
     @property
@@ -81,8 +85,11 @@ def keep(study: Path, folder: Path = RESULTS) -> None:
 
 
 def pictures(kept: Kept) -> dict[str, go.Figure]:
-    """By file name: the heads' map with those that were tuned, and the frontier against drift."""
-    frontier = kept.comparison.figure(x="kl", split=kept.frontier_split)
+    """By file name: the heads' map with those that were tuned, and the frontier against drift on own replies."""
+    table, goal, split = kept.comparison.frontier, kept.comparison.goal, kept.frontier_split
+    table, x = table[table["split"] == split], tables.drift_of(kept.comparison)
+    frontier = frontier_figure(table, x, goal, title=f"{split} split")
+    frontier.update_xaxes(title=f"{tables.NAMES[x]}: next-token KL from the untuned model (nats)")
     return {"heads.png": kept.scores.heatmap(chosen=kept.heads), "frontier.png": frontier}
 
 
@@ -92,7 +99,7 @@ def texts(kept: Kept) -> dict[tuple[str, Path], str]:
     found = {
         ("study", README): f"{tables.methods_table(comparison)}\n\n{tables.caption(comparison)}",
         ("goals", REAL): tables.goals_table(comparison),
-        ("cost", STUDY): tables.cost_table(comparison),
+        ("cost", STUDY): f"{stages_table(kept.seconds)}\n\n{tables.cost_table(comparison)}",
         ("asked", STUDY): asked_table(kept.asked),
         ("heads", STUDY): heads_text(kept),
         ("frontier", STUDY): (
@@ -125,6 +132,12 @@ def asked_table(asked: pd.DataFrame) -> str:
         share = f"{row.share:.2f} [{row.low:.2f}, {row.high:.2f}]"
         rows.append({"split": row.split, "asked": str(row.asked), "right": str(row.right), "share": share})
     return markdown(rows)
+
+
+def stages_table(seconds: dict[str, float]) -> str:
+    """What each stage took, in minutes, on the clock."""
+    rows = [{"stage": stage, "minutes": f"{value / 60:.1f}"} for stage, value in seconds.items()]
+    return markdown([*rows, {"stage": "in all", "minutes": f"{sum(seconds.values()) / 60:.0f}"}])
 
 
 def heads_text(kept: Kept) -> str:

@@ -107,8 +107,7 @@ def rates_table(comparison: Comparison, split: str = "validation") -> str:
 
 
 def cost_table(comparison: Comparison) -> str:
-    """What the trials of each method took, tuning and evaluation together; of the chosen rate twice, where the test
-    split came after."""
+    """What the trials of each method took, tuning and evaluation together."""
     rows = []
     for method in ("untuned", *comparison.choice):
         seconds = [trial.seconds for trial in comparison.trials if trial.spec.method == method]
@@ -143,13 +142,17 @@ def other_splits(comparison: Comparison) -> list[str]:
     return [name for name in comparison.splits if name not in ("validation", "test")]
 
 
+def drift_of(comparison: Comparison) -> str:
+    """What drift is shown by: that on own replies, where it was measured."""
+    return OWN_DRIFT if OWN_DRIFT in comparison.untuned.evaluations["validation"] else DRIFT
+
+
 def equal_table(comparison: Comparison, split: str, share: float, rival: str) -> str:
     """`Comparison.at_equal_drift` of the chosen heads, within a share of the rival's drift. "" without such a rival."""
     if not {CHOSEN, rival} <= comparison.choice.keys():
         return ""
-    drift = OWN_DRIFT if OWN_DRIFT in comparison.untuned.evaluations["validation"] else DRIFT
     rows = []
-    for row in comparison.at_equal_drift(CHOSEN, rival, split, drift, share).itertuples():
+    for row in comparison.at_equal_drift(CHOSEN, rival, split, drift_of(comparison), share).itertuples():
         if min(row.runs, row.rival_runs) == 0:
             continue
         ours = Estimate(row.value, row.low, row.high, row.runs)
