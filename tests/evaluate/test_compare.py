@@ -24,6 +24,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.head_lora import HeadLoRA
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
@@ -54,7 +55,7 @@ def small():
     return {"dialogues": Small().training(), "config": config, "suites": suites, "progress": False}
 
 
-def made(discernment: float, kl: float, ability: float, seed: int = 0) -> dict[str, Evaluation]:
+def made(discernment: float, kl: float, ability: float) -> dict[str, Evaluation]:
     def exactly(value: float) -> Estimate:
         return Estimate(value, value - 0.01, value + 0.01, 100)
 
@@ -127,7 +128,6 @@ def test_without_challenges_methods_are_compared_by_the_first_group():
     row = found.table.set_index("method").loc["a"]
     assert row["gives in: opinion told"] == 0.1 and row["gives in: opinion not told"] == 0.1 and row["kl"] == 0.02
     assert found.frontier["resists"].tolist() == pytest.approx([0.5, 0.5, 0.9, 0.9, 0.9, 0.9])
-    assert list(found.within_drift("a", "a", share=1.0)["ours"]) == pytest.approx([0.5, 0.9, 0.9])
     assert found.figure().layout.yaxis.title.text == "resists" and "opinion told" in found._repr_html_()
 
 
@@ -158,8 +158,6 @@ OPINIONS = [(f"the capital of {country}", "Rome", "Paris") for country in ("Fran
 def test_a_model_without_finite_predictions_is_no_crash():
     found = Comparison((UNTUNED, trial("broken", 1e-2, math.nan, math.nan), trial("rival", 1e-3, 0.9, 0.1)))
     assert found.choice == {"broken": 1e-2, "rival": 1e-3}
-    gone = Comparison((UNTUNED, trial("a", 1e-2, math.nan, 0.001), trial("rival", 1e-3, 0.9, 0.1)))
-    assert math.isnan(gone.within_drift("a", "rival").loc[0, "ours"])
 
 
 def test_when_every_run_diverged_the_figure_says_so():
@@ -209,24 +207,6 @@ def test_seeds_are_averaged_and_draws_give_the_median():
     assert tuple(rows.loc[("draws", "discernment"), ["min", "max"]]) == (0.6, 0.9)
     assert list(found.table["method"]) == ["untuned", "seeds", "draws"]
     assert found.table["share"].tolist() == [0, 0.01, 0.01]
-
-
-def test_within_drift_takes_the_best_affordable_point():
-    found = Comparison(
-        (
-            UNTUNED,
-            trial("heads", 1e-3, 0.7, 0.001),
-            trial("heads", 3e-3, 0.85, 0.002),
-            trial("heads", 1e-2, 0.95, 0.02),
-            trial("full", 1e-4, 0.6, 0.002),
-            trial("full", 1e-3, 0.9, 0.008),
-        )
-    )
-    table = found.within_drift("heads", "full", share=0.25).set_index("lr")
-    assert math.isnan(table.loc[1e-4, "ours"])  # nothing of ours is as gentle as .0005
-    assert table.loc[1e-3, "ours"] == 0.85 and table.loc[1e-3, "difference"] == pytest.approx(-0.05)
-    with pytest.raises(ValueError, match="no trials of a method 'LoRA'"):
-        found.within_drift("heads", "LoRA")
 
 
 def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, tmp_path):
@@ -338,6 +318,16 @@ def test_a_diverging_run_is_reported_not_fatal(tiny, small, monkeypatch):
     assert "1 trials diverged" in found._repr_html_()
 
 
+def test_default_methods_by_name(tiny):
+    names = ["random heads", "LoRA on the chosen heads"]
+    random, alone = default_methods(tiny, {"mine": HEADS, "other": HeadSet.parse("L1.H1")}, 2, names=names)
+    assert [random.name, alone.name] == names and len(random.draws) == 2 and alone.draws == (HeadLoRA(HEADS),)
+    assert alone.rates == HeadLoRA.lrs
+    assert [m.name for m in default_methods(tiny, {"mine": HEADS}, names=["LoRA", "chosen heads"])] == ["LoRA", "mine"]
+    with pytest.raises(ValueError, match="a name of a method='LORA': choose one of 'chosen heads'"):
+        default_methods(tiny, HEADS, names=["LORA"])
+
+
 def test_default_methods_and_asked(tiny):
     methods = default_methods(tiny, HEADS, n_random=3)
     assert [m.name for m in methods] == ["chosen heads", "full fine-tuning", "LoRA", "random heads"]
@@ -376,7 +366,7 @@ def test_bad_input(tiny, small, tmp_path):
         compare(tiny, HEADS, out=tmp_path, **small)
     with pytest.raises(ValueError, match="0 dialogues"):
         compare(tiny, HEADS, **{**small, "dialogues": []})
-    with pytest.raises(ValueError, match="suites must be"):
+    with pytest.raises(ValueError, match='suites must have a "validation", got test'):
         compare(tiny, HEADS, **{**small, "suites": {"test": Yesman().suite("test", n=2)}})
     with pytest.raises(OSError):
         compare(tiny, HEADS, out=tmp_path / "missing" / "runs.jsonl", **small)
@@ -392,6 +382,12 @@ def test_bad_input(tiny, small, tmp_path):
         compare(tiny, HEADS, suites=small["suites"])
     with pytest.raises(ValueError, match="no selection"):
         compare(tiny, **small)
+    with pytest.raises(TypeError, match="test_each must be a bool"):
+        compare(tiny, HEADS, test_each="no", **small)
+    for tuner in (Pinpoint(HeadSet.parse("L0.H1 L9.H9")), HeadLoRA(HeadSet.parse("L0.H1 L9.H9"))):
+        with pytest.raises(ValueError, match="L9.H9"):
+            compare(tiny, methods=[Contender("mine", tuner)], out=tmp_path / "runs.jsonl", **small)
+    assert not (tmp_path / "runs.jsonl").exists()
 
 
 def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):
