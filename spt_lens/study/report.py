@@ -96,7 +96,7 @@ def sections(work: Work, shown: Sequence[Example] = ()) -> list[Section]:
     little = cautions(work)
     found.append(Section("What this rests on little", "" if little else "Nothing stands out.", numbered(little)))
     if work.seconds:
-        times = [(stage, f"{value:,.0f} s") for stage, value in work.seconds.items()]
+        times = [(stage, f"{value:,.0f} s") for stage, value in work.seconds.items() if value >= 0.5]
         times.append(("in all", f"{sum(work.seconds.values()):,.0f} s"))
         found.append(Section("What it cost", "Wall-clock seconds of each stage on this machine.", times))
     about = [(f.name, ABOUT.get(f.name, "")) for f in sorted(work.out.iterdir()) if not f.name.startswith(".")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,7 +152,8 @@ class Study(Work):
             finally:  # also of a stage that is ended, and gone on with later
                 if not done:
                     self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
-                    save_json(times, "seconds", {"seconds": self.seconds})
+                    with suppress(OSError):  # what ended the stage is to be told
+                        save_json(times, "seconds", {"seconds": self.seconds})
         return self
 
     @property

@@ -27,7 +27,7 @@ from spt_lens.model.loading import load_model  # noqa: E402
 from spt_lens.study import stages  # noqa: E402
 from spt_lens.study.settings import StudySettings  # noqa: E402
 from spt_lens.study.study import Study  # noqa: E402
-from spt_lens.study.work import FILES, SECONDS  # noqa: E402
+from spt_lens.study.work import FILES  # noqa: E402
 from spt_lens.tune.config import TuneConfig  # noqa: E402
 from spt_lens.yesman.facts import all_facts  # noqa: E402
 
