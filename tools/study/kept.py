@@ -16,8 +16,8 @@ from spt_lens.checking import existing_file
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.study.verdict import CHOSEN, FULL, RANDOM
-from spt_lens.study.work import SECONDS
+from spt_lens.study.verdict import FULL, RANDOM
+from spt_lens.study.work import CHOSEN, SECONDS
 from spt_lens.view.curves import frontier_figure
 from tools.marks import markdown, put_between
 from tools.study import tables

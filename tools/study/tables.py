@@ -9,7 +9,8 @@ import pandas as pd
 
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.statistics import Estimate
-from spt_lens.study.verdict import CHOSEN, goals
+from spt_lens.study.verdict import goals
+from spt_lens.study.work import CHOSEN
 from tools.marks import markdown
 
 OWN_DRIFT, DRIFT = "kl: own replies", "kl"
