@@ -146,7 +146,8 @@ def read_trials(path: Path) -> dict[str, Trial]:
             data = json.loads(line)
             found[data["key"]] = Trial.from_json(data["run"])
         except DAMAGE as error:
-            raise ValueError(f"{path}, line {i} is not the result of a trial ({error!r}): give another file") from error
+            way_out = "remove that line, and its trial alone is done again, or give another file"
+            raise ValueError(f"{path}, line {i} is not the result of a trial ({error!r}): {way_out}") from error
     return found
 
 

@@ -53,7 +53,9 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
         if odd := [name for name in (*FILES.values(), RUNS) if (out / name).exists()]:
             raise ValueError(f"{out} holds {odd[0]} and no {FILE}, so it is no study's: give another folder")
         return
-    theirs = loaded(file, lambda path: saving.load_json(path, KIND, dict), "it is needed to tell whose study this is")
+    theirs = loaded(
+        file, lambda path: saving.load_json(path, KIND, dict), f"put {FILE} back from a copy, or remove it all"
+    )
     found = [f"{name}: {one!s:.40} there, {other!s:.40} now" for name, one, other in _differences(theirs, mine)]
     if found:
         more = f", and {len(found) - MOST} more" if len(found) > MOST else ""
@@ -93,12 +95,13 @@ def settings_of(out: Path) -> StudySettings:
     return saving.load_json(out / FILE, KIND, lambda data: StudySettings.from_json(data["settings"]))
 
 
-def loaded(path: Path, load: Callable[[Path], Result], cost: str = "that stage is then done again") -> Result:
+def loaded(path: Path, load: Callable[[Path], Result], way_out: str = "") -> Result:
     """What a stage left in its file. Raises ValueError, with the way out, if that is damaged."""
     try:
         return load(path)
     except ValueError as error:
-        raise ValueError(f"{error}. Put {path.name} back from a copy, or remove it: {cost}") from error
+        way_out = way_out or f"put {path.name} back from a copy, or remove it, and its stage is done again"
+        raise ValueError(f"{error}. The way out: {way_out}") from error
 
 
 def digest(data: Any) -> str:

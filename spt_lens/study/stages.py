@@ -6,6 +6,7 @@ it was, also where an error or an interrupt ends it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -177,7 +178,7 @@ def trying(work: Work, progress: bool) -> None:
         for name, table in (("table", found.table), ("frontier", found.frontier)):
             saving.write_text(work.out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
         found.save(path)
-    work.comparison = loaded(path, Comparison.load, f"it is made again from {RUNS}, without another trial")
+    work.comparison = loaded(path, Comparison.load, f"remove it, and it is made again from {RUNS}")
 
 
 def keeping(work: Work, progress: bool) -> None:
@@ -205,6 +206,8 @@ def exporting(work: Work, progress: bool) -> None:
     if not work.export or work.adapter is None:
         return
     if not folder.exists():
+        for left in work.out.glob(f".{folder.name}.*"):  # of one that was killed: as large as the model
+            shutil.rmtree(left, ignore_errors=True)
         work.adapter.apply(work.model)
         try:
             export_hf(work.model, folder, progress=progress)

@@ -44,11 +44,11 @@ class Work:
     given: heads that were chosen elsewhere. checks: external behaviours by name. export: whether the tuned model is
     written too.
 
-    asked, asked_checks: the behaviours over the model's own answers; of those that can't be asked, themselves. answers: the model's own. wording: the
-    words that were found, None for the behaviour's own. pairs: as they are read. scores, null: of every head; no null
-    where a ranking has none. heads: the chosen ones. patching, knockout: what they do together, beside random sets.
-    comparison: every trial. adapter: of the chosen heads at their chosen rate, with the first seed. exported: the
-    folder of the tuned model. report: the page's path. seconds: what each stage took.
+    asked, asked_checks: the behaviours over the model's own answers; of those that can't be asked, themselves. answers:
+    the model's own. wording: the words that were found, None for the behaviour's own. pairs: as they are read. scores,
+    null: of every head; no null where a ranking has none. heads: the chosen ones. patching, knockout: what they do
+    together, beside random sets. comparison: every trial. adapter: of the chosen heads at their chosen rate, with the
+    first seed. exported: the folder of the tuned model. report: the page's path. seconds: what each stage took.
     """
 
     model: Model

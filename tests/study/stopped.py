@@ -1,4 +1,4 @@
-"""Runs a study again and again in processes of its own that are killed in stage after stage, each going on from the last.
+"""Runs a study again and again in processes that are killed in stage after stage, each going on from the last.
 
 `python tests/study/stopped.py MODEL FOLDER` prints as JSON what each was ended by, and the digests of what came of a
 study that was never killed, and of the one that was. Forked, so that all is imported and loaded once: with one thread,
