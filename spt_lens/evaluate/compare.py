@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import a_path, instance, one_of, whole_number
+from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.evaluate.bench import Task
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
@@ -26,28 +26,21 @@ from spt_lens.model.ranks import shows
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.full import FullFineTuning
-from spt_lens.tune.head_lora import HeadLoRA
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
 from spt_lens.tune.tuner import Tuner
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
-METHODS = ("chosen heads", "full fine-tuning", "LoRA", "LoRA on the chosen heads", "random heads")
-CHOSEN, FULL, LORA, ALONE, RANDOM = METHODS
 
 
 def default_methods(
-    model: Model,
-    heads: HeadSet | Mapping[str, HeadSet],
-    n_random: int = 5,
-    seed: int = 0,
-    names: Sequence[str] = (CHOSEN, FULL, LORA, RANDOM),
+    model: Model, heads: HeadSet | Mapping[str, HeadSet], n_random: int = 5, seed: int = 0
 ) -> list[Contender]:
     """The chosen heads (one method for each selection), full fine-tuning, LoRA of rank 16, and random heads.
 
-    names: which, in what order, of METHODS: "LoRA on the chosen heads" is of the first selection alone, and so are the
-    `n_random` draws of random heads, matched to it layer by layer, each tuned with one seed.
+    The random heads are `n_random` draws matched to the first selection layer by layer, each tuned with one seed. LoRA
+    on the chosen heads alone is Contender("LoRA on the chosen heads", HeadLoRA(heads)) beside them.
     """
     way_out = "give a HeadSet, such as scores.top(4), or a dict of them by name"
     instance(heads, "heads", (HeadSet, Mapping), way_out)
@@ -56,16 +49,11 @@ def default_methods(
         raise ValueError(f"no selection of heads to compare: {way_out}")
     for name, selection in chosen.items():
         instance(selection, f"heads[{name!r}]", HeadSet, way_out).check(model)
+    methods = [Contender(name, Pinpoint(selection)) for name, selection in chosen.items()]
+    methods += [Contender("full fine-tuning", FullFineTuning()), Contender("LoRA", LoRA())]
     first = next(iter(chosen.values()))
-    draws = [Pinpoint(first.random_like(model, seed + i)) for i in range(n_random)] if RANDOM in names else []
-    made = {
-        CHOSEN: [Contender(name, Pinpoint(selection)) for name, selection in chosen.items()],
-        FULL: [Contender(FULL, FullFineTuning())],
-        LORA: [Contender(LORA, LoRA())],
-        ALONE: [Contender(ALONE, HeadLoRA(first))],
-        RANDOM: [Contender(RANDOM, draws, seeds=(0,))] if draws else [],
-    }
-    return [method for name in names for method in made[one_of(name, "a name of a method", METHODS)]]
+    draws = [Pinpoint(first.random_like(model, seed + i)) for i in range(n_random)]
+    return methods + ([Contender("random heads", draws, seeds=(0,))] if draws else [])
 
 
 def compare(
@@ -172,7 +160,7 @@ def _done(
     keys = {spec: spec.key(fingerprint) for spec in todo}
     # Two methods may ask for one and the same trial: it is done once, and stands in both.
     wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
-    found = {key: trial for key, trial in (read_trials(path) if path else {}).items() if key in wanted}
+    found = {key: trial for key, trial in (read_trials(path, say=True) if path else {}).items() if key in wanted}
     results = Results(path)
     left = {key: each for key, each in wanted.items() if key not in found}
     off = not shows(name is not None)

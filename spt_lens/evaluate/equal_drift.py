@@ -75,33 +75,29 @@ def at_equal_drift(
     if len(shares) < 2:
         raise ValueError(f"{method!r} is to be held against itself: name two methods")
     before = {name: each.value for name, each in untuned.estimates.items()}
-    points = {
-        name: _points(by_method[one_of(name, "a method", list(by_method))], split, goal, drift) for name in shares
-    }
+    known = list(by_method)
+    points = {name: _points(by_method[one_of(name, "a method", known)], split, goal, drift) for name in shares}
     rows = []
     for budget in sorted({point.drift / shares[name] for name, each in points.items() for point in each}):
-        row: dict[str, Any] = {"budget": budget}
         ends = []
+        row: dict[str, Any] = {"budget": budget}
         for name, start in ((method, ""), (rival, "rival_")):
             # To rounding: what a method spends is within its own budget.
             within = [point for point in points[name] if point.drift <= budget * shares[name] * (1 + 1e-9)]
             trials = max(within, key=lambda point: (point.goal, -point.drift)).trials if within else []
             found = over_both(trials, split, goal) if trials else Estimate(math.nan, math.nan, math.nan, 0)
-            its = {name: spread(trials, split, name)["value"] for name in before if _all_have(trials, split, name)}
+            wanted = {m for m in (drift, *(each.metric for each in goals)) if _all_have(trials, split, m)}
+            its = {m: spread(trials, split, m)["value"] for m in wanted}
             missed = [each.name for each in goals if each.metric in its and not each.holds(each.value(its, before))]
             side: dict[str, Any] = {"lr": trials[0].spec.lr if trials else math.nan, "drift": its.get(drift, math.nan)}
             side |= {"value": found.value, "low": found.low, "high": found.high, "runs": len(trials)}
-            side |= {"missed": "; ".join(missed)}
-            row |= {f"{start}{column}": value for column, value in side.items()}
+            row |= {f"{start}{column}": value for column, value in (side | {"missed": "; ".join(missed)}).items()}
             ends.append(found)
         ours, theirs = ends
         gap = ours.value - theirs.value
-        row |= {
-            "difference": gap,
-            "difference_low": gap - math.hypot(ours.value - ours.low, theirs.high - theirs.value),
-        }
-        row |= {"difference_high": gap + math.hypot(ours.high - ours.value, theirs.value - theirs.low)}
-        rows.append(row)
+        below = math.hypot(ours.value - ours.low, theirs.high - theirs.value)
+        above = math.hypot(ours.high - ours.value, theirs.value - theirs.low)
+        rows.append(row | {"difference": gap, "difference_low": gap - below, "difference_high": gap + above})
     return pd.DataFrame(rows)
 
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import resource
+import shutil
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -318,16 +323,6 @@ def test_a_diverging_run_is_reported_not_fatal(tiny, small, monkeypatch):
     assert "1 trials diverged" in found._repr_html_()
 
 
-def test_default_methods_by_name(tiny):
-    names = ["random heads", "LoRA on the chosen heads"]
-    random, alone = default_methods(tiny, {"mine": HEADS, "other": HeadSet.parse("L1.H1")}, 2, names=names)
-    assert [random.name, alone.name] == names and len(random.draws) == 2 and alone.draws == (HeadLoRA(HEADS),)
-    assert alone.rates == HeadLoRA.lrs
-    assert [m.name for m in default_methods(tiny, {"mine": HEADS}, names=["LoRA", "chosen heads"])] == ["LoRA", "mine"]
-    with pytest.raises(ValueError, match="a name of a method='LORA': choose one of 'chosen heads'"):
-        default_methods(tiny, HEADS, names=["LORA"])
-
-
 def test_default_methods_and_asked(tiny):
     methods = default_methods(tiny, HEADS, n_random=3)
     assert [m.name for m in methods] == ["chosen heads", "full fine-tuning", "LoRA", "random heads"]
@@ -352,6 +347,55 @@ def test_results_file(tmp_path):
     path.write_text('{"precious": "data"}')  # no line break: not to be taken for a line that was cut off
     with pytest.raises(ValueError, match="give another file"):
         read_trials(path)
+
+
+def test_a_results_file_that_was_cut_in_the_middle_is_used(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    for key in ("one", "two", "three"):
+        append_trial(path, key, trial(key, 1e-3, 0.9, 0.01))
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, second[: len(second) // 2], third, third[:60]]))  # the last one by a kill
+    with pytest.warns(UserWarning, match="runs.jsonl was damaged in line 2: what is whole is used") as told:
+        assert list(read_trials(path, say=True)) == ["one", "three"]
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_trials(path)) == ["one", "three"]
+    append_trial(path, "two", trial("two", 1e-3, 0.9, 0.01))
+    assert list(read_trials(path)) == ["one", "three", "two"]
+    path.write_text(f"{first}\n" + "\0" * 40 + f"\n{third}\n")  # what a power cut leaves
+    with pytest.raises(ValueError, match="line 2 is not the result of a trial .*remove that line"):
+        read_trials(path)
+
+
+def test_a_disk_that_gets_full_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    append_trial(path, "one", UNTUNED)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))  # the write stops in the line
+    try:
+        with pytest.raises(OSError, match="no trial can be added to .*runs.jsonl .*make room and start again") as e:
+            append_trial(path, "two", trial("a", 1e-3, 0.9, 0.01))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert e.value.errno == errno.EFBIG and path.read_bytes() == before
+    append_trial(path, "two", trial("a", 1e-3, 0.9, 0.01))
+    assert list(read_trials(path)) == ["one", "two"]
+
+
+def test_a_full_disk_is_said_before_a_trial_is_begun(tiny, small, tmp_path, monkeypatch):
+    given = {"methods": METHODS, "seeds": (0,), "out": tmp_path / "runs.jsonl", **small}
+    free, whole = iter((2**30, 1000)), Bench.trial
+    with monkeypatch.context() as patch:
+        done: list[Spec] = []
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
+        patch.setattr(Bench, "trial", lambda self, spec, tuner: done.append(spec) or whole(self, spec, tuner))
+        with pytest.raises(OSError, match="no trial can be added to .* are free.*all that is in it counts") as e:
+            compare(tiny, HEADS, **given)
+    assert e.value.errno == errno.ENOSPC and len(done) == len(read_trials(tmp_path / "runs.jsonl")) == 1
+    assert len(compare(tiny, HEADS, **given).trials) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
 
 
 def test_bad_input(tiny, small, tmp_path):
