@@ -80,6 +80,8 @@ def study(
     made = Study(loaded, asked, out, wanted, **more)
     if begun:
         console.print(f"Going on with the settings in {escape(str(out / 'study.json'))}.")
+    if made.path("report").exists():
+        return tell(made.run(), console)
     speeds = Speeds(made)
     cost = speeds.cost(wanted)
     if seconds is not None and not begun:

@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,7 +101,7 @@ class Comparison:
                 rows.append(row)
         return pd.DataFrame(rows)
 
-    @property
+    @cached_property
     def choice(self) -> dict[str, float]:
         """The learning rate of each method that the rule above chooses on the validation split."""
         table = self._rows()

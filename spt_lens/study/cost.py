@@ -29,7 +29,6 @@ from spt_lens.evaluate.sycophancy import BATCH
 from spt_lens.evaluate.text import choice_units
 from spt_lens.evaluate.trials import Contender, asked, read_trials
 from spt_lens.heads import Head, HeadSet
-from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.sets import set_patching, sets_of
 from spt_lens.model.kept import to_the_end
 from spt_lens.model.ranks import shows
@@ -48,6 +47,7 @@ SAMPLE = 12  # questions of each split that are asked
 MANY = 24  # of what is measured at once
 PAIRS = (2, 4)
 STEPS = (1, 3)
+HOOKED = 1.5  # a reply through hooks, by one without
 PAGES = 20.0  # seconds for the report, the picker's page and what lies between stages
 CORE = ("chosen heads", "full fine-tuning", "random heads")  # the methods that the claim is about
 
@@ -154,7 +154,6 @@ class Speeds:
             self.score = Line.of(lambda n: ranking.scores(model, pairs[:n], dialogues, progress=False), *PAIRS)
             one: Any = {"n_random": 0, "progress": False}  # two sets: none, and all of them
             self.patch = Line.of(lambda n: set_patching(model, pairs[:n], heads, **one), *PAIRS)
-            self.knock = Line.of(lambda n: set_knockout(model, pairs[:n], heads, **one), *PAIRS)
             bar.update()
             suite = self._suite("validation", settings)
             asked = _replied(suite)
@@ -226,8 +225,9 @@ class Speeds:
             found["null"] = self.score(n_scored), f"{n_scored} random pairs"
         found["patching"] = self.patch(n_pairs) * n_sets / 2, f"{n_sets} sets of heads, {n_pairs} pairs"
         if n_verified:
-            n = 2 + settings.n_sets
-            found["knockout"] = self.knock(n_verified) * n / 2, f"{n} sets of heads, {n_verified} pairs"
+            n = 2 + settings.n_sets  # a pass of both runs, and the replies
+            took = n * (self.patch(n_verified) / 2 + HOOKED * self.reply(n_verified))
+            found["knockout"] = took, f"{n} sets of heads, {n_verified} pairs"
         found["trials"] = self._trials(settings)
         if CHOSEN in settings.methods:
             found["adapter"] = self.steps[CHOSEN](settings.tune.steps), "the chosen heads once more"

@@ -194,7 +194,34 @@ def _methods(work: Work) -> list[Section]:
     frame = methods_table(comparison)
     told = [(readable(name), said) for name, said in FIGURES.items() if readable(name) in set(frame[""])]
     found.append(Section("Every method on the test split", text, told, table=frame))
-    return found + [section for split in ("validation", "test") for section in frontiers(comparison, split)]
+    for split in comparison.splits:
+        if split not in ("validation", "test"):
+            text = "Questions from elsewhere, evaluated once, at the same learning rates; cells as above."
+            frame = methods_table(comparison, comparison.intervals_on(split))
+            found.append(Section(f"External check: {split}", text, table=frame))
+    found += [section for split in ("validation", "test") for section in frontiers(comparison, split)]
+    return found + [section for rival, share in ((RANDOM, 1.0), (FULL, 0.5)) for section in _equal(work, rival, share)]
+
+
+def _equal(work: Work, rival: str, share: float) -> list[Section]:
+    """What the chosen heads and a rival reach at no more drift; nothing where that was not measured."""
+    comparison = work.comparison
+    assert comparison is not None
+    drift = next((kl for kl in DRIFTS if kl in comparison.frontier), "")
+    if not drift or CHOSEN not in comparison.choice or rival not in comparison.choice:
+        return []
+    split = "test" if work.settings.test_each else "validation"
+    try:
+        table = comparison.at_equal_drift(CHOSEN, rival, split, drift, share)
+    except ValueError:  # a method without such figures
+        return []
+    within = "as much drift" if share == 1 else f"{share:g} of the drift"
+    text = (
+        f"{readable(comparison.goal).capitalize()} of the chosen heads within {within} as {rival} may spend (budget, "
+        f"{drift}), on the {split} split; of each the learning rate that is best within it on validation. Intervals: "
+        "over cases and runs. Missed: the goals that do not hold."
+    )
+    return [Section(f"At equal drift: {rival}", text, table=as_text(table.rename(columns=readable)))]
 
 
 def _sentence(text: str) -> str:
@@ -286,7 +313,12 @@ def examples(work: Work, each: int = 2) -> list[Example]:
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """A table as it is read: drift to four places, learning rates and shares short, the rest to three places."""
-    formats, text = {"lr": "{:g}", "share": "{:.1%}", "kl": "{:.4f}", "runs": "{:.0f}", "n": "{:.0f}"}, table.copy()
+    formats, text = {"share": "{:.1%}", "n": "{:.0f}"}, table.copy()
+    formats |= (
+        dict.fromkeys(("runs", "rival runs"), "{:.0f}")
+        | dict.fromkeys(("lr", "rival lr"), "{:g}")
+        | dict.fromkeys(("kl", "budget", "drift"), "{:.4f}")
+    )
     for column in text.select_dtypes("number"):
         whole = pd.api.types.is_integer_dtype(text[column])
         form = formats.get(str(column), "{:.0f}" if whole else "{:.3f}")

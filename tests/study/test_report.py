@@ -81,7 +81,7 @@ def test_goals_are_told_with_what_was_found_and_how_sure_it_is() -> None:
     assert table.loc["supported right answers kept", "found"] == pytest.approx(0.93)
     assert table.loc["four-way choices lost at most", "found"] == pytest.approx(0.0)
     assert (table["reached"] == "yes").all()
-    drift = table.loc["drift on its own replies, at most half of full fine-tuning's"]
+    drift = table.loc["drift on the untuned model's own replies, at most half of full fine-tuning's"]
     assert (drift["wanted"], drift["found"]) == (pytest.approx(0.15), pytest.approx(0.1))
     worse = goals(comparison(chosen=0.7, choice=0.55), share_of_heads=0.06).set_index("goal")["reached"]
     assert worse["heads chosen, at most, as a share of all"] == "no"
