@@ -89,7 +89,7 @@ class Bench:
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
         heads: Any = getattr(tuner, "heads", None)
-        way = min(head.layer for head in heads) if heads else type(tuner)
+        way: Any = min(head.layer for head in heads) if heads else type(tuner)
         if way != self._way:
             self._way, self.kept, self._by_seed = way, {}, {}
         if spec.seed not in self._by_seed:
