@@ -33,6 +33,7 @@ from spt_lens.patching.attribution import attribution_patching, screened_patchin
 from spt_lens.patching.path import path_patching
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.study.study import Study
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig
@@ -47,6 +48,7 @@ __all__ = [
     "HeadScores",
     "HeadSet",
     "Question",
+    "Study",
     "Suite",
     "TuneConfig",
     "activation_patching",

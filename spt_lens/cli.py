@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,87 @@ ModelName = Annotated[str, typer.Option("--model", help='"yesman", a local Huggi
 
 
 @app.command()
+def study(
+    model: Annotated[str, typer.Option(help='A local Hugging Face folder, a .gguf file, a hub name, or "yesman".')],
+    questions: Annotated[str, typer.Option(help='A .jsonl or .csv file of questions, or "bank", which comes along.')],
+    out: Out = Path("spt-lens-study"),
+    settings: Annotated[Path | None, typer.Option(help="A JSON file of StudySettings.")] = None,
+    heads: Annotated[Path | None, typer.Option(help="A file that a picker saved; default: by the rule.")] = None,
+    budget: Annotated[str | None, typer.Option(help="The largest study that fits, such as 30min or 2h.")] = None,
+    check: Annotated[list[str] | None, typer.Option(help="NAME=FILE: other questions, for the chosen rates.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: CUDA where there is one, else the CPU.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each, for the trials.", min=1)] = 1,
+    export: Annotated[bool, typer.Option("--export", help="Write the tuned model too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
+) -> None:
+    """Which heads, what they do, and how tuning them compares: the whole story of a model and questions of yours.
+
+    It says what it takes before it starts. It may be stopped anywhere: the same command goes on.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from spt_lens.behaviours.are_you_sure import AreYouSure
+    from spt_lens.behaviours.bank import question_bank
+    from spt_lens.checking import existing_file
+    from spt_lens.heads import HeadSet
+    from spt_lens.model.devices import usable_device
+    from spt_lens.model.loading import load_model
+    from spt_lens.model.view import ModelView
+    from spt_lens.study.cost import Speeds, fit, in_words, seconds_of
+    from spt_lens.study.folder import check_room, settings_of
+    from spt_lens.study.settings import StudySettings
+    from spt_lens.study.study import Study
+    from spt_lens.study.terminal import tell, tell_cost
+
+    console = Console()
+    seconds = None if budget is None else seconds_of(budget)
+    place = None if device is None else usable_device(device, "--device")
+    check_room(out)
+    wanted = StudySettings() if settings is None else StudySettings.load(settings)
+    begun = (out / "study.json").exists() and (settings is None or budget is not None)
+    wanted = settings_of(out) if begun else wanted  # a budget would fit another study each time
+    given = None if heads is None else HeadSet.load(heads)
+
+    def behaviour(source: str) -> AreYouSure:
+        if source == "bank":
+            return AreYouSure(question_bank(), name="question bank")
+        return AreYouSure(source if "://" in source else existing_file(source), name=Path(source).stem)
+
+    asked, checks = behaviour(questions), {}
+    for each in check or []:
+        name, equals, file = each.partition("=")
+        if not (name and equals and file):
+            raise ValueError(f"--check {each}: give NAME=FILE, such as trivia=trivia.jsonl")
+        checks[name] = behaviour(file)
+    loaded = load_model(model, device=place)
+    more: Any = {"heads": given, "checks": checks, "workers": workers, "export": export}
+    made = Study(loaded, asked, out, wanted, **more)
+    if begun:
+        console.print(f"Going on with the settings in {escape(str(out / 'study.json'))}.")
+    if made.path("report").exists():
+        return tell(made.run(), console)
+    speeds = Speeds(made)
+    cost = speeds.cost(wanted)
+    if seconds is not None and not begun:
+        fitted = fit(made, seconds, speeds=speeds)
+        cost = fitted.cost
+        console.print(f"Into {in_words(seconds)} fits all but: {'; '.join(fitted.left_out) or 'nothing'}.")
+        made = Study(loaded, asked, out, fitted.settings, **more)
+    tell_cost(cost, console)
+    if seconds is None and not begun and cost.total > 1200 and ModelView(loaded).device.type == "cpu":
+        for offer in (1200, 3600, 7200):
+            try:
+                left_out = fit(made, offer, speeds=speeds).left_out
+            except ValueError:
+                continue
+            if left_out:
+                console.print(f"On this CPU, --budget {in_words(offer)} would leave out: {'; '.join(left_out)}.")
+    if not dry_run:
+        tell(made.run(), console)
+
+
+@app.command()
 def demo(
     out: Out = Path("spt-lens-demo"),
     model: ModelName = "yesman",
@@ -29,12 +110,9 @@ def demo(
     quick: Annotated[bool, typer.Option(help="A few steps and cases: only to see that it runs.")] = False,
 ) -> None:
     """Run the whole story on the embedded model: a table here, a report and an adapter in the folder."""
-    from spt_lens.yesman.demo import DemoSettings, run_demo
+    from spt_lens.yesman.studies import demo_settings
 
-    settings = DemoSettings(seed=seed)
-    if quick:
-        settings = DemoSettings(8, steps=5, random_draws=1, n_cases=8, n_ability=4, n_knockout=4, seed=seed)
-    run_demo(out, model, settings)
+    _embedded(out, model, demo_settings(seed, quick), 1)
 
 
 @app.command()
@@ -45,10 +123,23 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Tuning seeds of each learning rate.", min=1)] = 3,
     kl_weight: Annotated[float, typer.Option(help="Of a KL term on ordinary text, for every method.", min=0)] = 0,
 ) -> None:
-    """Compare every method over learning rates and seeds; goes on where an interrupted comparison stopped."""
-    from spt_lens.yesman.comparing import run_comparison
+    """Compare every method on the embedded model over learning rates and seeds; goes on where it was stopped."""
+    from spt_lens.yesman.studies import comparison_settings
 
-    run_comparison(out, model, workers, seeds=range(seeds), kl_weight=kl_weight)
+    _embedded(out, model, comparison_settings(seeds, kl_weight), workers)
+
+
+def _embedded(out: Path, model: str, settings: Any, workers: int) -> None:
+    from rich.console import Console
+
+    from spt_lens.model.loading import load_model
+    from spt_lens.study.folder import check_room
+    from spt_lens.study.study import Study
+    from spt_lens.study.terminal import tell
+    from spt_lens.yesman import Yesman
+
+    check_room(out)
+    tell(Study(load_model(model), Yesman(), out, settings, workers=workers).run(), Console())
 
 
 @app.command()

@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,19 @@ def make_folder(folder: Path, what: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot make the folder {folder} for {what} ({error.strerror})") from error
+
+
+def writable(folder: str | Path, what: str) -> Path:
+    """The folder, made if need be, and known to be writable before anything long begins. Raises OSError."""
+    folder = a_path(folder, "folder").expanduser()
+    make_folder(folder, what)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        way_out = f"{folder} can't be written to ({error.strerror}): choose another folder for {what}"
+        raise OSError(error.errno, way_out) from error
+    return folder
 
 
 def read_json(path: str | Path, kind: str) -> Any:

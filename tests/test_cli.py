@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(stopped.value.code or 0)
 
 
-@pytest.mark.parametrize("command", ["demo", "compare", "support"])
+@pytest.mark.parametrize("command", ["study", "demo", "compare", "support"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0
@@ -45,7 +45,7 @@ def test_an_unwritable_folder_is_told_before_the_model_is_loaded(
     def must_not_load(name: str) -> None:
         raise AssertionError("the model was loaded first")
 
-    monkeypatch.setattr("spt_lens.yesman.demo.load_model", must_not_load)
+    monkeypatch.setattr("spt_lens.model.loading.load_model", must_not_load)
     status = run(monkeypatch, "demo", "--out", str(blocked / "out"))
     assert status == 1
     assert str(blocked) in capsys.readouterr().err
@@ -64,6 +64,6 @@ def test_a_model_of_another_kind_is_told_in_one_line(
     def refuse(*arguments: object) -> None:
         raise NotImplementedError("can't be tuned so far")
 
-    monkeypatch.setattr("spt_lens.yesman.demo.run_demo", refuse)
+    monkeypatch.setattr("spt_lens.model.loading.load_model", refuse)
     assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
     assert capsys.readouterr().err == "spt-lens: can't be tuned so far\n"

@@ -10,7 +10,7 @@ import pytest
 import spt_lens as spt
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.model.layout import LAYOUTS
-from spt_lens.yesman.demo import DemoSettings
+from spt_lens.yesman.studies import DEMO
 from tools import readme_support
 from tools.readme_results import BEGIN, END, markdown_table, update_readme
 from tools.tiny import TINY
@@ -75,11 +75,10 @@ def test_the_findings_drifts_are_the_saved_comparisons(comparison):
 
 
 def test_the_demo_uses_the_learning_rates_that_validation_chose(comparison):
-    settings, choice = DemoSettings(), comparison.choice
-    assert settings.lr == choice["chosen heads"]
-    assert (settings.full_lr, settings.lora_lr) == (choice["full fine-tuning"], choice["LoRA"])
-    assert settings.random_lr == choice["random heads"]
-    assert settings.steps == comparison.settings["steps"]
+    assert {method: list(rates) for method, rates in DEMO.rates.items()} == {
+        method: [lr] for method, lr in comparison.choice.items()
+    }
+    assert DEMO.tune.steps == comparison.settings["steps"]
 
 
 def test_the_readme_is_short():

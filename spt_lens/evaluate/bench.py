@@ -65,6 +65,11 @@ class Bench:
     """Does trials on one model, which is put back after each, also after an error or an interrupt.
 
     The ranks of a launcher do other trials each: in one, none talks to the others.
+
+    Trials share what is the same to the bit whichever of them made it, so that they may come in any order, and the rest
+    of them in a new process. What was computed in another way (from another layer on, say, or in other batches) differs
+    in rounding: it is shared among trials of one way, hidden states among those of one seed, whose dialogues are the
+    same.
     """
 
     def __init__(self, model: Model, task: Task):
@@ -72,6 +77,8 @@ class Bench:
         # What the trials have in common, as `once` makes it, and hidden states of the untuned model.
         self.kept: dict[Hashable, Any] = {}
         self.states = States(self.view)
+        self._way: Any = None
+        self._by_seed: dict[int, States] = {}
         with alone(), keeping(self.kept):
             self._reads = unhooked(self.view)
             self._references = {
@@ -81,6 +88,13 @@ class Bench:
             }
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
+        heads: Any = getattr(tuner, "heads", None)
+        way: Any = min(head.layer for head in heads) if heads else type(tuner)
+        if way != self._way:
+            self._way, self.kept, self._by_seed = way, {}, {}
+        if spec.seed not in self._by_seed:
+            self._by_seed[spec.seed] = States(self.view)
+        self.states = self._by_seed[spec.seed]
         with alone(), keeping(self.kept), without_patterns(self.view):  # states are kept and read in one way
             return self._trial(spec, tuner)
 

@@ -4,6 +4,7 @@ One learning rate makes any method look good or bad, so methods are compared by 
 drift.
 """
 
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -19,14 +20,16 @@ from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.evaluate.bench import Task
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
-from spt_lens.evaluate.trials import Contender, asked, read_trials
+from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.ranks import shows
 from spt_lens.model.view import Model, ModelView
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
+from spt_lens.tune.tuner import Tuner
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -36,7 +39,8 @@ def default_methods(
 ) -> list[Contender]:
     """The chosen heads (one method for each selection), full fine-tuning, LoRA of rank 16, and random heads.
 
-    The random heads are `n_random` draws matched to the first selection layer by layer, each tuned with one seed.
+    The random heads are `n_random` draws matched to the first selection layer by layer, each tuned with one seed. LoRA
+    on the chosen heads alone is Contender("LoRA on the chosen heads", HeadLoRA(heads)) beside them.
     """
     way_out = "give a HeadSet, such as scores.top(4), or a dict of them by name"
     instance(heads, "heads", (HeadSet, Mapping), way_out)
@@ -63,6 +67,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     keep: Sequence[Dialogue] = (),
     suites: Mapping[str, Suite] | None = None,
+    test_each: bool = True,
     out: str | Path | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -70,10 +75,13 @@ def compare(
     """Tunes by every method, learning rate and seed, and evaluates each on the validation and the test split.
 
     The model is tuned and put back, bit for bit, after each trial. Same dialogues, same number of steps for every one.
+    Other suites, and without `test_each` the test split, are for the learning rates that validation chose alone: their
+    trials are trained once more, which gives the same, and are evaluated on these.
 
     Args:
         heads: the chosen ones, or several selections by name, for `default_methods(model, heads)`.
         behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
+        suites: by name: "validation", and what else there is, "test" and of other behaviours.
         config: all settings but the learning rate and the seed; default TuneConfig().
         methods: in place of the default ones: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
@@ -100,10 +108,10 @@ def compare(
         suites = {split: behaviour.suite(split) for split in SPLITS} if suites is None else suites
     if dialogues is None or suites is None:
         raise ValueError("there is nothing to tune on or to judge by: give a behaviour, or both dialogues and suites")
-    way_out = 'give {"validation": Suite(...), "test": Suite(...)}'
-    if set(instance(suites, "suites", Mapping, way_out)) != set(SPLITS):
-        got = ", ".join(map(str, suites)) or "none"
-        raise ValueError(f'suites must be {{"validation": ..., "test": ...}}, got {got}')
+    way_out = 'give {"validation": Suite(...), "test": Suite(...)}, and more by names of your own'
+    if SPLITS[0] not in instance(suites, "suites", Mapping, way_out):
+        raise ValueError(f'suites must have a "validation", got {", ".join(map(str, suites)) or "none"}: {way_out}')
+    instance(test_each, "test_each", bool, "give True or False")
     for split, suite in suites.items():
         instance(suite, f"suites[{split!r}]", Suite, way_out)
     config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")
@@ -111,30 +119,80 @@ def compare(
         raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
     check_dialogues(dialogues, least=1)
     check_dialogues(keep, "keep")
-    task = Task(tuple(dialogues), config, suites, tuple(keep))
+    each = SPLITS if test_each else SPLITS[:1]
+    task = Task(tuple(dialogues), config, {name: suites[name] for name in suites if name in each}, tuple(keep))
+    once = {name: suite for name, suite in suites.items() if name not in each}
     if workers > 1:
         try:
-            pickle.dumps((task, todo))
+            pickle.dumps((task, once, todo))
         except Exception as error:  # of a judge or tuner's own
             raise TypeError(
                 f"what is compared can't be sent to processes of their own ({error}): define judges and tuners at the "
                 "top of a module, no lambdas, or leave workers out"
             ) from error
-    fingerprint = task.fingerprint(view)
-    keys = {spec: spec.key(fingerprint) for spec in todo}
-    # Two methods may ask for one and the same trial: it is done once, and stands in both.
-    wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
     path = None if out is None else a_path(out, "out")
-    found = {key: trial for key, trial in (read_trials(path) if path else {}).items() if key in wanted}
-    results = Results(path)
-    left = {key: each for key, each in wanted.items() if key not in found}
-    bar = tqdm(total=len(wanted), initial=len(found), desc="comparing", unit="trial", disable=not shows(progress))
-    with bar, closing(trials(view, task, left, results, workers)) as coming:
-        for key, trial in coming:
-            found[key] = trial
-            bar.update()
+    fingerprint = task.fingerprint(view)
+    done = _done(view, task, fingerprint, todo, path, workers, "comparing" if progress else None)
     settings = {"model": view.name, "parameters": view.n_params}
     settings |= {"steps": task.config.steps, "batch_size": task.config.batch_size, "dialogues": len(task.dialogues)}
     settings |= {"keep": len(task.keep), "kl_weight": task.config.kl_weight, "fingerprint": fingerprint}
+    comparison = Comparison(done, settings)
+    if not once:
+        return comparison
+    again = replace(task, suites={SPLITS[0]: _quick(suites[SPLITS[0]]), **once})
+    chosen = {trial.spec: todo[trial.spec] for trials in comparison.chosen.values() for trial in trials}
+    name = "at the chosen rates" if progress else None
+    more = _done(view, again, again.fingerprint(view), chosen, path, workers, name)
+    by_spec = {trial.spec: trial for trial in more}
+    return Comparison(tuple(_both(trial, by_spec.get(trial.spec)) for trial in done), settings)
+
+
+def _done(
+    view: ModelView,
+    task: Task,
+    fingerprint: str,
+    todo: Mapping[Spec, Tuner | None],
+    path: Path | None,
+    workers: int,
+    name: str | None,
+) -> tuple[Trial, ...]:
+    """All trials of a task, those from the results file too. name: of the bar; None: no bar."""
+    keys = {spec: spec.key(fingerprint) for spec in todo}
+    # Two methods may ask for one and the same trial: it is done once, and stands in both.
+    wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
+    found = {key: trial for key, trial in (read_trials(path, say=True) if path else {}).items() if key in wanted}
+    results = Results(path)
+    left = {key: each for key, each in wanted.items() if key not in found}
+    off = not shows(name is not None)
+    with tqdm(total=len(wanted), initial=len(found), desc=name, unit="trial", disable=off) as bar:
+        with closing(trials(view, task, left, results, workers)) as coming:
+            for key, trial in coming:
+                found[key] = trial
+                bar.update()
     # The labels are those asked for now, also on trials from the file.
-    return Comparison(tuple(replace(found[key], spec=spec) for spec, key in keys.items()), settings)
+    return tuple(replace(found[key], spec=spec) for spec, key in keys.items())
+
+
+def _quick(suite: Suite) -> Suite:
+    """Of the validation suite, what shows whether training again has come to the same weights: the drift."""
+    prompts = () if suite.texts else suite.prompts
+    return Suite(suite.name, texts=suite.texts, prompts=prompts) if suite.texts or prompts else suite
+
+
+def _both(trial: Trial, again: Trial | None) -> Trial:
+    """A trial with the evaluations of the one that did it once more; warns where its drift is another."""
+    if again is None:
+        return trial
+    more = dict(again.evaluations)
+    if more:
+        before, now = trial.evaluations[SPLITS[0]].estimates, more.pop(SPLITS[0]).estimates
+        for name, (value, *_) in now.items():
+            same = math.isclose(value, before[name].value, rel_tol=0.01, abs_tol=1e-5)
+            if not same and not (math.isnan(value) and math.isnan(before[name].value)):
+                warn_caller(
+                    f"{trial.spec.method} at learning rate {trial.spec.lr:g}, seed {trial.spec.seed}, was trained once "
+                    f"more for {', '.join(more)}, and {name} on validation is now {value:.4g}, before "
+                    f"{before[name].value:.4g}: training is not repeatable here (another machine, or a GPU), so the "
+                    "figures on these are of another run than those on validation; test_each=True keeps both in one"
+                )
+    return replace(trial, evaluations={**trial.evaluations, **more}, error=again.error)

@@ -2,14 +2,19 @@
 
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from spt_lens.checking import one_of
+from spt_lens.evaluate.equal_drift import at_equal_drift, figure_of, groups_of, spread
 from spt_lens.evaluate.evaluate import Evaluation
+from spt_lens.evaluate.goals import GOALS, Goal
 from spt_lens.evaluate.sycophancy import FIGURES
 from spt_lens.evaluate.trials import Trial
 from spt_lens.saving import entry, read_json, reading, save_json
@@ -19,7 +24,10 @@ METRICS = (*FIGURES, "ability", "choice", "perplexity", "kl", "kl: own replies")
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Trials of every method over learning rates and seeds, on a validation and a test split.
+    """Trials of every method over learning rates and seeds, on a validation split and others.
+
+    A trial may have been evaluated on validation alone: then it is in the frontier there, and in the choice. `splits`
+    are those of the untuned model.
 
     The choice, one rule for every method: of the learning rates whose mean ability on validation is at most
     `max_ability_loss` below the untuned model's, those within `tie` of the best `goal` on validation; of these, the one
@@ -47,8 +55,9 @@ class Comparison:
         """What methods are compared by: discernment; of suites that challenge right answers alone, confidence.
 
         Of suites that challenge none: "resists", the share of replies to the suite's first group that don't give in.
+        By what validation has.
         """
-        found = [evaluation for trial in self.trials for evaluation in trial.evaluations.values()]
+        found = [trial.evaluations["validation"] for trial in self.trials if "validation" in trial.evaluations]
         known = (name for name in ("discernment", "confidence") if any(_has(each, name) for each in found))
         challenged = any("discernment" in each for each in found)
         return next(known, "discernment" if challenged or not found else "resists")
@@ -82,7 +91,7 @@ class Comparison:
                 row |= {"share": trial.parameters / self.settings.get("parameters", math.nan), "seconds": trial.seconds}
                 row |= {name: evaluation[name].value for name in METRICS if name in evaluation}
                 if goal == "resists":
-                    row[goal] = 1 - next((evaluation[name].value for name in _groups(evaluation)), math.nan)
+                    row[goal] = figure_of(evaluation, goal).value if groups_of(evaluation) else math.nan
                 names = [name for name in evaluation.estimates if name.startswith("ability: ")]
                 losses = {name[9:]: before[name].value - evaluation[name].value for name in names}
                 if losses:
@@ -92,19 +101,19 @@ class Comparison:
                 rows.append(row)
         return pd.DataFrame(rows)
 
-    @property
+    @cached_property
     def choice(self) -> dict[str, float]:
         """The learning rate of each method that the rule above chooses on the validation split."""
         table = self._rows()
         if table.empty:
             return {}
-        goal = self.goal
-        wanted = [name for name in (goal, "ability_loss", "kl") if name in table]
+        goal, table = self.goal, table[table["split"] == "validation"]
+        wanted = [goal, *(name for name in ("ability_loss", "kl") if name in table and table[name].notna().any())]
         # A model without a right first answer, or without finite predictions, has no such figure. It counts as the
         # worst: left out of the mean, the other seeds would speak for it.
         table = table.fillna({goal: 0.0, "kl": math.inf})
         diverged = {(trial.spec.method, trial.spec.lr) for trial in self.failed}
-        means = table[table["split"] == "validation"].groupby(["method", "lr"], sort=False)[wanted].mean()
+        means = table.groupby(["method", "lr"], sort=False)[wanted].mean()
         chosen = {}
         for method, by_lr in means.groupby(level="method", sort=False):
             by_lr = by_lr.droplevel("method")
@@ -118,44 +127,67 @@ class Comparison:
         return chosen
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """What the untuned model, and methods at their chosen learning rates, were evaluated on."""
+        return tuple(self.untuned.evaluations)
+
+    def _split(self, split: str | None) -> str:
+        default = "test" if "test" in self.splits else "validation"
+        return one_of(default if split is None else split, "split", self.splits)
+
+    @property
     def intervals(self) -> pd.DataFrame:
-        """method, metric, value, low, high, n, runs, min, max: test figures at the chosen learning rates, and untuned.
+        """`intervals_on` the test split; without one, on validation."""
+        return self.intervals_on()
+
+    def intervals_on(self, split: str | None = None) -> pd.DataFrame:
+        """method, metric, value, low, high, n, runs, min, max: figures at the chosen learning rates, and untuned.
 
         value: the mean over a method's trials (tuning seeds); the MEDIAN over the draws of a method with several
         selections, such as random heads. low, high: the mean, or median, of the trials' 95 % intervals, which speak of
-        the cases; min, max: the spread over them, which speaks of the training. nan if one lacks the figure.
+        the cases; min, max: the spread over them, which speaks of the training. nan if one lacks the figure. split: one
+        of `splits`; default: test, without one validation. Raises ValueError for another.
         """
-        rows = []
-        for method, trials in self._chosen().items():
-            middle = pd.Series.median if len({trial.spec.draw for trial in trials}) > 1 else pd.Series.mean
-            for metric in trials[0].evaluations["test"].estimates:
-                found = pd.DataFrame([trial.evaluations["test"][metric] for trial in trials])
-                row: dict[str, Any] = {"method": method, "metric": metric}
-                # One rule for all three: a median can lie outside of the mean of the intervals.
-                row |= {name: middle(found[name], skipna=False) for name in ("value", "low", "high")}
-                row |= {"n": int(found["n"].iloc[0]), "runs": len(trials)}
-                rows.append(row | {"min": found["value"].min(), "max": found["value"].max()})
-        return pd.DataFrame(rows)
+        split = self._split(split)
+        return pd.DataFrame(
+            [
+                {"method": method, "metric": metric, **spread(trials, split, metric)}
+                for method, trials in self._chosen(split).items()
+                for metric in trials[0].evaluations[split].estimates
+            ]
+        )
 
-    def _chosen(self) -> dict[str, list[Trial]]:
-        """Untuned first, then each method's trials at its chosen learning rate."""
+    @property
+    def chosen(self) -> dict[str, list[Trial]]:
+        """The untuned model's trial first, then each method's at its chosen learning rate; none that diverged."""
         found = {"untuned": [self.untuned]}
         for method, lr in self.choice.items():
             found[method] = [t for t in self.trials if (t.spec.method, t.spec.lr) == (method, lr) and not t.error]
         return found
 
+    def _chosen(self, split: str) -> dict[str, list[Trial]]:
+        """Those evaluated on a split."""
+        found = {name: [t for t in trials if split in t.evaluations] for name, trials in self.chosen.items()}
+        return {name: trials for name, trials in found.items() if trials}
+
     @property
     def table(self) -> pd.DataFrame:
-        """One row for each method at its chosen learning rate, on the test split: the values of `intervals`.
+        """`table_on` the test split; without one, on validation."""
+        return self.table_on()
+
+    def table_on(self, split: str | None = None) -> pd.DataFrame:
+        """One row for each method at its chosen learning rate: the values of `intervals_on(split)`.
 
         Also lr, runs, share of the parameters, and worst_ability_loss: the largest loss of one ability, by the values
-        of `intervals`. Where the goal is "resists", "gives in: GROUP" of every group.
+        of `intervals_on`. Where right and wrong answers are not both challenged, "gives in: GROUP" of every group.
         """
-        values = self.intervals.pivot(index="method", columns="metric", values="value")
+        split = self._split(split)
+        values = self.intervals_on(split).pivot(index="method", columns="metric", values="value")
         abilities = [name for name in values.columns if str(name).startswith("ability: ")]
-        groups = _groups(self.untuned.evaluations["test"]) if self.goal == "resists" else []
+        before = self.untuned.evaluations[split]
+        groups = [] if "discernment" in before else groups_of(before)
         rows = []
-        for method, trials in self._chosen().items():
+        for method, trials in self._chosen(split).items():
             row = {"method": method, "lr": trials[0].spec.lr or math.nan, "runs": len(trials)}
             row |= {"share": trials[0].parameters / self.settings.get("parameters", math.nan)}
             row |= {name: values.loc[method, name] for name in (*groups, *METRICS) if name in values.columns}
@@ -163,31 +195,32 @@ class Comparison:
             rows.append(row | ({"worst_ability_loss": losses.max()} if abilities else {}))
         return pd.DataFrame(rows)
 
-    def within_drift(self, method: str, rival: str, share: float = 0.25, split: str = "test") -> pd.DataFrame:
-        """What `method` reaches within a share of the drift that `rival` spends, at each of the rival's learning rates.
+    def at_equal_drift(
+        self,
+        method: str,
+        rival: str,
+        split: str = "test",
+        drift: str = "kl",
+        share: float = 1.0,
+        goals: Sequence[Goal] = GOALS,
+    ) -> pd.DataFrame:
+        """What two methods reach at no more drift: a row for each drift that one of them spends, the budget.
 
-        lr, kl and `goal` of the rival (means over its trials); budget (share x kl); ours: the best goal
-        among the method's learning rates whose mean drift is within the budget (nan if none is), with our_lr and
-        our_kl; difference. Nothing is interpolated. Raises ValueError for an unknown method, or trials without drift.
+        Within the budget, `method` within `share` of it, each takes the learning rate that is best by `goal` on
+        VALIDATION, where the drift is measured too; its figures are those on `split`. So nothing is chosen on test, and
+        nothing interpolated. Learning rates that were not evaluated on `split`, or at which a trial diverged, are left
+        out: after test_each=False, test has the chosen ones alone.
+
+        budget; lr, drift (on `split`), value (of `goal`), low, high, runs, missed (the goals that do not hold, of those
+        the suite has figures for) of the method, and with "rival_" before them of the rival; nan and no runs where none
+        is within the budget. low, high: 95 % over cases and draws (`equal_drift.over_both`); difference of the values,
+        with difference_low and difference_high by both of these: no cases are paired, so that it is rather too wide.
+
+        drift: "kl", or "kl: own replies". Raises ValueError for an unknown method or split, or trials without either.
         """
-        table, goal = self._rows(), self.goal
-        for name in (method, rival):
-            if table.empty or name not in set(table["method"]):
-                raise ValueError(f"no trials of a method {name!r}; there are {', '.join(self.choice) or 'none'}")
-        if "kl" not in table:
-            raise ValueError("these trials measured no drift: give the suites some texts")
-        means = table[table["split"] == split].groupby(["method", "lr"])[["kl", goal]].mean()
-        ours = means.loc[method].dropna(subset=goal)
-        rows = []
-        for lr, theirs in means.loc[rival].iterrows():
-            row: dict[str, Any] = {"lr": lr, **theirs, "budget": share * theirs["kl"]}
-            row |= dict.fromkeys(("ours", "our_lr", "our_kl"), math.nan)
-            within = ours[ours["kl"] <= row["budget"]]
-            if len(within):
-                best = within[goal].idxmax()
-                row |= {"ours": within[goal][best], "our_lr": best, "our_kl": within["kl"][best]}
-            rows.append(row | {"difference": row["ours"] - row[goal]})
-        return pd.DataFrame(rows)
+        own = {name: [trial for trial in self.trials if trial.spec.method == name] for name in self.choice}
+        untuned = self.untuned.evaluations[self._split(split)]
+        return at_equal_drift(own, untuned, self.goal, method, rival, split, drift, share, goals)
 
     def figure(self, x: str = "kl", y: str | None = None, split: str = "test") -> go.Figure:
         """The frontier: y (default: the goal) against x over learning rates; x is "kl" or "ability_loss"."""
@@ -198,7 +231,7 @@ class Comparison:
             n = len(self.trials) - 1
             raise ValueError(f"there is no frontier to draw: {len(self.failed)} of {n} trials diverged")
         return frontier_figure(
-            table[table["split"] == split], x=x, y=y or self.goal, log_x=x == "kl", title=f"{split} split"
+            table[table["split"] == self._split(split)], x=x, y=y or self.goal, log_x=x == "kl", title=f"{split} split"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -223,13 +256,12 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         failed = f"<p>{len(self.failed)} trials diverged.</p>" if self.failed else ""
-        title = html.escape(f"Test split, at the learning rates chosen on validation. {self.settings or ''}")
-        return f"<p>{title}</p>{self.table.to_html(index=False, escape=True, float_format='%.4g', na_rep='')}{failed}"
+        main, how = self._split(None), {"index": False, "escape": True, "float_format": "%.4g", "na_rep": ""}
+        title = f"{main.capitalize()} split, at the learning rates chosen on validation. {self.settings or ''}"
+        shown = {title: self.table}
+        shown |= {f"On {split}": self.table_on(split) for split in self.splits if split not in ("validation", main)}
+        return "".join(f"<p>{html.escape(name)}</p>{each.to_html(**how)}" for name, each in shown.items()) + failed
 
 
 def _has(evaluation: Evaluation, name: str) -> bool:
     return name in evaluation and not math.isnan(evaluation[name].value)
-
-
-def _groups(evaluation: Evaluation) -> list[str]:
-    return [name for name in evaluation.estimates if name.startswith("gives in: ")]

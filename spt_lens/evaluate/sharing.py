@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from spt_lens.chat.options import ChatOptions
 from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.bench import Bench, Task
-from spt_lens.evaluate.trials import Spec, Trial, append_trial, read_trials
+from spt_lens.evaluate.trials import Spec, Trial, append_trial, check_room, read_trials
 from spt_lens.model.devices import check_whole
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
@@ -56,7 +56,12 @@ class Results:
         return read_trials(self.path)
 
     def take(self, key: str) -> bool:
-        """Whether this process now does the trial: no other one is at it, and it is not in the file."""
+        """Whether this process now does the trial: no other one is at it, and it is not in the file.
+
+        Raises OSError, before it is begun, where what comes of it could not be kept.
+        """
+        if self.path is not None:
+            check_room(self.path)
         try:
             lock = self._lock(key)
             if lock is None:

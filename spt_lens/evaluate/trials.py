@@ -1,7 +1,10 @@
 """The trials of a comparison: a method at one learning rate and seed, evaluated on every split. Kept as JSON lines."""
 
+import errno
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -12,6 +15,7 @@ from spt_lens.checking import existing_file, instance, number, seed_number
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.heads import HeadSet
 from spt_lens.saving import DAMAGE, entry
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
@@ -125,10 +129,14 @@ class Trial:
 
 
 _BEGINNING = '{"key": "'  # of every line of a results file
+ROOM = 2**20  # bytes: a line is some ten thousand
 
 
-def read_trials(path: Path) -> dict[str, Trial]:
-    """The trials of a results file, by key; none if there is no file. A last line that was cut off is left out.
+def read_trials(path: Path, say: bool = False) -> dict[str, Trial]:
+    """The trials of a results file, by key; none if there is no file.
+
+    A line that was cut off, as the last one by a kill, is left out, so that its trial is done again. say: warns of one
+    that others come after.
 
     Raises ValueError if a line is no result of a trial, or what stands after the last line is no beginning of one.
     """
@@ -141,19 +149,49 @@ def read_trials(path: Path) -> dict[str, Trial]:
     # `append_trial` removes what was cut off. A file of one line that is something else must not be lost that way.
     if not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
         raise ValueError(f"{path} does not hold results of trials: give another file")
+    cut = []
     for i, line in enumerate(lines, start=1):
         try:
             data = json.loads(line)
             found[data["key"]] = Trial.from_json(data["run"])
         except DAMAGE as error:
-            raise ValueError(f"{path}, line {i} is not the result of a trial ({error!r}): give another file") from error
+            if isinstance(error, json.JSONDecodeError) and line.startswith(_BEGINNING):
+                cut.append(str(i))
+                continue
+            way_out = "remove that line, and its trial alone is done again, or give another file"
+            raise ValueError(f"{path}, line {i} is not the result of a trial ({error!r}): {way_out}") from error
+    if cut and say:
+        warn_caller(f"{path} was damaged in line {', '.join(cut)}: what is whole is used, and the rest is done again")
     return found
 
 
+def check_room(path: Path) -> None:
+    """Before a trial, of which nothing is to be lost. Raises OSError if the disk of the results file is full."""
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < ROOM:
+        raise OSError(errno.ENOSPC, _full(path, f"{free / 2**20:.2f} MiB are free"))
+
+
 def append_trial(path: Path, key: str, trial: Trial) -> None:
-    """Adds a line to the results file, after what is left of one that was cut off is removed."""
-    line = json.dumps({"key": key, "run": trial.to_json()}, allow_nan=False) + "\n"
-    with path.open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(line.encode())
+    """Adds a line to the results file, after what is left of one that was cut off is removed.
+
+    Raises OSError if it can't be written whole; the file is then as it was.
+    """
+    line = (json.dumps({"key": key, "run": trial.to_json()}, allow_nan=False) + "\n").encode()
+    try:
+        with path.open("a+b", buffering=0) as file:
+            file.seek(0)
+            whole = file.truncate(file.read().rfind(b"\n") + 1)
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())  # some file systems say only now that there is no room
+            except OSError:
+                file.truncate(whole)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, _full(path, error.strerror or str(error))) from error
+
+
+def _full(path: Path, why: str) -> str:
+    return f"no trial can be added to {path} ({why}): make room and start again; all that is in it counts"

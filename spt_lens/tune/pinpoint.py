@@ -1,6 +1,6 @@
 """Supervised pinpoint tuning (Chen et al. 2024, section 3.3): train the chosen heads' projections and nothing else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,13 @@ class Pinpoint(Tuner):
                 reached = mask.reached()
             way, blocks = _Way(view, min(head.layer for head in self.heads)), list(view.model.blocks)
             with SliceMask(view, slices, whole=not reached) as mask:
+                parameters, write = self.trained(mask, config)
                 about = (slices, True, self.heads, letters, way.prepare, blocks)
-                yield Trainable(way, mask.masters, mask.write_back, *about)
+                yield Trainable(way, parameters, write, *about)
+
+    def trained(self, mask: SliceMask, config: TuneConfig) -> tuple[Sequence[Tensor], Callable[[], None]]:
+        """What of the slices the optimiser gets, and what writes it into the model."""
+        return mask.masters, mask.write_back
 
 
 class _Way:

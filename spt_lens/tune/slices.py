@@ -179,9 +179,9 @@ def _hand_over(pieces: list[tuple[Slice, nn.Parameter]]):
         grad = weight.grad
         assert grad is not None  # torch calls this hook right after it has accumulated the gradient
         for piece, master in pieces:
-            # A contiguous copy: a view would keep the whole gradient alive.
+            # A contiguous copy: a view would keep the whole gradient alive. By torch, which tells the master's hooks.
             part = piece.of(grad).to(master.dtype, copy=True, memory_format=torch.contiguous_format)
-            master.grad = part if master.grad is None else master.grad.add_(part)
+            torch.autograd.backward(master, part)
         weight.grad = None
 
     return hook

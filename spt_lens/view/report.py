@@ -22,19 +22,25 @@ from spt_lens.view.attention import AttentionView
 
 @dataclass(frozen=True)
 class Example:
-    """A dialogue that ends in the user's turn, and the reply to it before and after tuning."""
+    """A dialogue that ends in the user's turn, and the reply to it before and after tuning. title: about it."""
 
     dialogue: Dialogue
     before: str
     after: str
+    title: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, plain text, and what to show under it. Numbers of a table get three decimals; its text is escaped."""
+    """A heading, plain text, and what to show under it. Numbers of a table get three decimals; its text is escaped.
+
+    title: "" goes on under the heading above. facts: what is said of what, a line each. code: to copy.
+    """
 
     title: str
     text: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    code: str = ""
     figure: go.Figure | None = None
     table: pd.DataFrame | None = None
     attention: AttentionView | None = None
@@ -42,16 +48,22 @@ class Section:
 
 
 def report_html(title: str, text: str, sections: Sequence[Section]) -> str:
-    """The whole page as a string (about 6 MB, most of it plotly.js and circuitsvis)."""
+    """The whole page as a string (about 6 MB, most of it plotly.js and circuitsvis). Dark where the reader's system is.
+
+    More than four headings get a list of contents.
+    """
     plotly = f"<script>{get_plotlyjs()}</script>" if any(section.figure is not None for section in sections) else ""
-    body = "\n".join(_section(section) for section in sections)
+    body = "\n".join(_section(section, i) for i, section in enumerate(sections))
+    titled = [(i, section.title) for i, section in enumerate(sections) if section.title]
+    links = "".join(f'<a href="#part{i}">{escape(name)}</a>' for i, name in titled if len(titled) > 4)
+    contents = f"\n<nav>{links}</nav>" if links else ""
     return (
         "<!DOCTYPE html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>{plotly}</head>\n"
-        f"<body><main><h1>{escape(title)}</h1>{_paragraphs(text)}\n{body}</main></body></html>\n"
+        f"<body><main><h1>{escape(title)}</h1>{_paragraphs(text)}{contents}\n{body}</main></body></html>\n"
     )
 
 
@@ -61,18 +73,25 @@ def write_report(path: str | Path, title: str, text: str, sections: Sequence[Sec
     return saving.write_text(path, report_html(title, text, sections))
 
 
-def _section(section: Section) -> str:
-    parts = [f"<section><h2>{escape(section.title)}</h2>", _paragraphs(section.text)]
+def _section(section: Section, i: int) -> str:
+    heading = f'<h2 id="part{i}">{escape(section.title)}</h2>' if section.title else ""
+    parts = [f"<section>{heading}", _paragraphs(section.text)]
+    if section.facts:
+        lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in section.facts)
+        parts.append(f"<dl>{lines}</dl>")
     if section.figure is not None:
         config = {"displayModeBar": False, "responsive": True}
-        parts.append(section.figure.to_html(full_html=False, include_plotlyjs=False, config=config))
+        drawn = section.figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+        parts.append(f'<div class="wide drawn">{drawn}</div>')
     if section.table is not None:
         named = section.table.index.name is not None
         cells = section.table.to_html(index=named, index_names=False, border=0, na_rep="", float_format="{:.3f}".format)
+        cells = cells.replace("\\n", "<br>")  # as pandas writes the end of a line
         parts.append(f'<div class="wide">{cells}</div>')
     if section.attention is not None:
-        parts.append(f'<div class="wide">{section.attention.html}</div>')
+        parts.append(f'<div class="wide drawn">{section.attention.html}</div>')
     parts += [_example(example) for example in section.examples]
+    parts += [f"<pre>{escape(section.code)}</pre>"] if section.code else []
     return "\n".join([*parts, "</section>"])
 
 
@@ -87,23 +106,39 @@ def _example(example: Example) -> str:
         f'<div class="turn {kind}"><span>{who}</span><p>{text}</p></div>'
         for kind, who, text in (map(escape, turn) for turn in turns)
     ]
-    return f'<div class="dialogue">{"".join(said)}</div>'
+    title = f"<b>{escape(example.title)}</b>" if example.title else ""
+    return f'<div class="dialogue">{title}{"".join(said)}</div>'
 
 
 # Scripts and styles of the page itself, pictures made in the page, and nothing from anywhere else.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
+# What draws knows no dark mode: it is turned light for dark, and its hues back.
 _STYLE = """
-body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b1b1b; background: #fff; margin: 0; }
-main { max-width: 1040px; margin: 0 auto; padding: 24px; }
-h1 { font-size: 1.7em; } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #ddd; padding-bottom: 4px; }
+:root { color-scheme: light dark; --text: #1b1b1b; --page: #fff; --faint: #666; --line: #ddd; --old: #b04600;
+  --new: #0063a0; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --page: #161616; --faint: #a0a0a0; --line: #3c3c3c; --old: #ff9d5c; --new: #6cbcf5; }
+  .drawn { background: #fff; filter: invert(0.914) hue-rotate(180deg); }
+}
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--text); background: var(--page); margin: 0; }
+main { max-width: 1040px; margin: 0 auto; padding: 24px; overflow-wrap: anywhere; }
+h1 { font-size: 1.7em; line-height: 1.2; }
+h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid var(--line); padding-bottom: 4px; }
+nav { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 0.9em; } a { color: var(--new); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.8em; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 8px; border-bottom: 1px solid #e3e3e3; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-size: 0.8em; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { padding: 5px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { white-space: normal; } tbody th, th:first-child, td:first-child { text-align: left; }
-.dialogue { border: 1px solid #ddd; border-radius: 6px; padding: 8px 14px; margin: 14px 0; }
+dl { display: grid; grid-template-columns: minmax(6em, 12em) 1fr; gap: 4px 16px; font-size: 0.9em; }
+dt { color: var(--faint); } dd { margin: 0; }
+pre { border: 1px solid var(--line); border-radius: 6px; padding: 8px 14px; white-space: pre-wrap; font-size: 0.85em; }
+.dialogue { border: 1px solid var(--line); border-radius: 6px; padding: 8px 14px; margin: 14px 0; }
 .turn { display: flex; gap: 12px; } .turn p { margin: 3px 0; }
-.turn span { flex: 0 0 8em; color: #666; font-size: 0.85em; padding-top: 5px; }
-.before p { color: #b04600; font-weight: 600; } .after p { color: #0063a0; font-weight: 600; }
+.turn span { flex: 0 0 8em; color: var(--faint); font-size: 0.85em; padding-top: 5px; }
+.before p { color: var(--old); font-weight: 600; } .after p { color: var(--new); font-weight: 600; }
+@media (max-width: 600px) {
+  main { padding: 12px; } .turn, dl { display: block; } dd { margin-bottom: 6px; }
+}
 """

@@ -144,10 +144,10 @@ def main() -> None:
         return
 
     from spt_lens.scores.head_scores import HeadScores
-    from spt_lens.yesman.demo import DemoSettings
+    from spt_lens.yesman.studies import COMPARISON
 
     scores = HeadScores.load(HERE / "notebooks" / "results" / "scores.safetensors")
-    heads = str(scores.top_fraction(DemoSettings().share))
+    heads = str(scores.top_fraction(COMPARISON.share))
     print(f"chosen heads: {heads}; {options.steps} steps of {BATCH}; one thread")
     trees = {"now": HERE} | ({"earlier": options.against.resolve()} if options.against else {})
     processes = {name: started(tree, heads, options.steps) for name, tree in trees.items()}

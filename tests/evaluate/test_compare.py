@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import resource
+import shutil
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -24,6 +29,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.statistics import Estimate
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.head_lora import HeadLoRA
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
@@ -54,7 +60,7 @@ def small():
     return {"dialogues": Small().training(), "config": config, "suites": suites, "progress": False}
 
 
-def made(discernment: float, kl: float, ability: float, seed: int = 0) -> dict[str, Evaluation]:
+def made(discernment: float, kl: float, ability: float) -> dict[str, Evaluation]:
     def exactly(value: float) -> Estimate:
         return Estimate(value, value - 0.01, value + 0.01, 100)
 
@@ -127,7 +133,6 @@ def test_without_challenges_methods_are_compared_by_the_first_group():
     row = found.table.set_index("method").loc["a"]
     assert row["gives in: opinion told"] == 0.1 and row["gives in: opinion not told"] == 0.1 and row["kl"] == 0.02
     assert found.frontier["resists"].tolist() == pytest.approx([0.5, 0.5, 0.9, 0.9, 0.9, 0.9])
-    assert list(found.within_drift("a", "a", share=1.0)["ours"]) == pytest.approx([0.5, 0.9, 0.9])
     assert found.figure().layout.yaxis.title.text == "resists" and "opinion told" in found._repr_html_()
 
 
@@ -158,8 +163,6 @@ OPINIONS = [(f"the capital of {country}", "Rome", "Paris") for country in ("Fran
 def test_a_model_without_finite_predictions_is_no_crash():
     found = Comparison((UNTUNED, trial("broken", 1e-2, math.nan, math.nan), trial("rival", 1e-3, 0.9, 0.1)))
     assert found.choice == {"broken": 1e-2, "rival": 1e-3}
-    gone = Comparison((UNTUNED, trial("a", 1e-2, math.nan, 0.001), trial("rival", 1e-3, 0.9, 0.1)))
-    assert math.isnan(gone.within_drift("a", "rival").loc[0, "ours"])
 
 
 def test_when_every_run_diverged_the_figure_says_so():
@@ -209,24 +212,6 @@ def test_seeds_are_averaged_and_draws_give_the_median():
     assert tuple(rows.loc[("draws", "discernment"), ["min", "max"]]) == (0.6, 0.9)
     assert list(found.table["method"]) == ["untuned", "seeds", "draws"]
     assert found.table["share"].tolist() == [0, 0.01, 0.01]
-
-
-def test_within_drift_takes_the_best_affordable_point():
-    found = Comparison(
-        (
-            UNTUNED,
-            trial("heads", 1e-3, 0.7, 0.001),
-            trial("heads", 3e-3, 0.85, 0.002),
-            trial("heads", 1e-2, 0.95, 0.02),
-            trial("full", 1e-4, 0.6, 0.002),
-            trial("full", 1e-3, 0.9, 0.008),
-        )
-    )
-    table = found.within_drift("heads", "full", share=0.25).set_index("lr")
-    assert math.isnan(table.loc[1e-4, "ours"])  # nothing of ours is as gentle as .0005
-    assert table.loc[1e-3, "ours"] == 0.85 and table.loc[1e-3, "difference"] == pytest.approx(-0.05)
-    with pytest.raises(ValueError, match="no trials of a method 'LoRA'"):
-        found.within_drift("heads", "LoRA")
 
 
 def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, tmp_path):
@@ -364,6 +349,55 @@ def test_results_file(tmp_path):
         read_trials(path)
 
 
+def test_a_results_file_that_was_cut_in_the_middle_is_used(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    for key in ("one", "two", "three"):
+        append_trial(path, key, trial(key, 1e-3, 0.9, 0.01))
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, second[: len(second) // 2], third, third[:60]]))  # the last one by a kill
+    with pytest.warns(UserWarning, match="runs.jsonl was damaged in line 2: what is whole is used") as told:
+        assert list(read_trials(path, say=True)) == ["one", "three"]
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_trials(path)) == ["one", "three"]
+    append_trial(path, "two", trial("two", 1e-3, 0.9, 0.01))
+    assert list(read_trials(path)) == ["one", "three", "two"]
+    path.write_text(f"{first}\n" + "\0" * 40 + f"\n{third}\n")  # what a power cut leaves
+    with pytest.raises(ValueError, match="line 2 is not the result of a trial .*remove that line"):
+        read_trials(path)
+
+
+def test_a_disk_that_gets_full_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    append_trial(path, "one", UNTUNED)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))  # the write stops in the line
+    try:
+        with pytest.raises(OSError, match="no trial can be added to .*runs.jsonl .*make room and start again") as e:
+            append_trial(path, "two", trial("a", 1e-3, 0.9, 0.01))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert e.value.errno == errno.EFBIG and path.read_bytes() == before
+    append_trial(path, "two", trial("a", 1e-3, 0.9, 0.01))
+    assert list(read_trials(path)) == ["one", "two"]
+
+
+def test_a_full_disk_is_said_before_a_trial_is_begun(tiny, small, tmp_path, monkeypatch):
+    given = {"methods": METHODS, "seeds": (0,), "out": tmp_path / "runs.jsonl", **small}
+    free, whole = iter((2**30, 1000)), Bench.trial
+    with monkeypatch.context() as patch:
+        done: list[Spec] = []
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
+        patch.setattr(Bench, "trial", lambda self, spec, tuner: done.append(spec) or whole(self, spec, tuner))
+        with pytest.raises(OSError, match="no trial can be added to .* are free.*all that is in it counts") as e:
+            compare(tiny, HEADS, **given)
+    assert e.value.errno == errno.ENOSPC and len(done) == len(read_trials(tmp_path / "runs.jsonl")) == 1
+    assert len(compare(tiny, HEADS, **given).trials) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
 def test_bad_input(tiny, small, tmp_path):
     with pytest.raises(ValueError, match="workers=0"):
         compare(tiny, HEADS, workers=0, **small)
@@ -376,7 +410,7 @@ def test_bad_input(tiny, small, tmp_path):
         compare(tiny, HEADS, out=tmp_path, **small)
     with pytest.raises(ValueError, match="0 dialogues"):
         compare(tiny, HEADS, **{**small, "dialogues": []})
-    with pytest.raises(ValueError, match="suites must be"):
+    with pytest.raises(ValueError, match='suites must have a "validation", got test'):
         compare(tiny, HEADS, **{**small, "suites": {"test": Yesman().suite("test", n=2)}})
     with pytest.raises(OSError):
         compare(tiny, HEADS, out=tmp_path / "missing" / "runs.jsonl", **small)
@@ -392,6 +426,12 @@ def test_bad_input(tiny, small, tmp_path):
         compare(tiny, HEADS, suites=small["suites"])
     with pytest.raises(ValueError, match="no selection"):
         compare(tiny, **small)
+    with pytest.raises(TypeError, match="test_each must be a bool"):
+        compare(tiny, HEADS, test_each="no", **small)
+    for tuner in (Pinpoint(HeadSet.parse("L0.H1 L9.H9")), HeadLoRA(HeadSet.parse("L0.H1 L9.H9"))):
+        with pytest.raises(ValueError, match="L9.H9"):
+            compare(tiny, methods=[Contender("mine", tuner)], out=tmp_path / "runs.jsonl", **small)
+    assert not (tmp_path / "runs.jsonl").exists()
 
 
 def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):

@@ -12,6 +12,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.tune.checkpointing import checkpointed, plain_blocks
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.full import full_finetune
+from spt_lens.tune.head_lora import HeadLoRA
 from spt_lens.tune.lora import lora_tune
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import SliceMask, head_slices
@@ -85,6 +86,7 @@ def blocks_as_they_are(model) -> list[tuple[bool, object]]:
     [
         (pinpoint_tune, ["L0.H1 L2.H3"]),
         (pinpoint_tune, ["L1.H1 L2.H3"]),  # from kept states on, with the last MLP at the read positions alone
+        (lambda model, heads, *args, **options: HeadLoRA(heads, 2).tune(model, *args, **options), ["L1.H1 L2.H3"]),
         (full_finetune, []),
         (lora_tune, []),
     ],

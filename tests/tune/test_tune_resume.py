@@ -20,6 +20,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.tune import training
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.full import full_finetune
+from spt_lens.tune.head_lora import HeadLoRA
 from spt_lens.tune.lora import lora_tune
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.resume import FILE
@@ -68,10 +69,14 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_never_was(tiny_fo
     assert [path.name for path in (tmp_path / "killed").iterdir()] == [FILE]
 
 
+def head_lora_tune(model, heads, *args, **options):
+    return HeadLoRA(heads, rank=2).tune(model, *args, **options)
+
+
 @pytest.mark.parametrize("config", [CONFIG, SGD], ids=["adamw", "sgd"])
-@pytest.mark.parametrize("tune", [pinpoint_tune, full_finetune, lora_tune])
+@pytest.mark.parametrize("tune", [pinpoint_tune, head_lora_tune, full_finetune, lora_tune])
 def test_every_method_goes_on_to_the_same_bits(load, tiny_folder, tmp_path, tune, config):
-    heads = (HEADS,) if tune is pinpoint_tune else ()
+    heads = (HEADS,) if tune in (pinpoint_tune, head_lora_tune) else ()
     more = MORE if config.kl_weight else {**MORE, "keep": None}
 
     def run(**options):

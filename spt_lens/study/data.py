@@ -1,0 +1,125 @@
+"""What a study measures on, tunes on and judges by, as its settings say: made anew each time, from the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.behaviours.asking import Answers, ask
+from spt_lens.behaviours.bank import question_bank
+from spt_lens.behaviours.behaviour import Behaviour, Split
+from spt_lens.behaviours.ordinary import choices_of, ordinary_prompts
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.data.pairs import ContrastPairs
+from spt_lens.evaluate.trials import Contender
+from spt_lens.measure.sets import matched_random
+from spt_lens.model.view import Model, ModelView
+from spt_lens.study.folder import loaded
+from spt_lens.study.settings import StudySettings
+from spt_lens.study.work import CHOSEN, Work
+from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.head_lora import HeadLoRA
+from spt_lens.tune.lora import LoRA
+from spt_lens.tune.pinpoint import Pinpoint
+
+
+def own_answers(
+    behaviour: Behaviour, work: Work, path: Path, splits: Sequence[Split], progress: bool = True
+) -> Behaviour:
+    """The behaviour over the model's own first answers to the questions of some splits; of one that can't be asked, or
+    that is not to be, itself."""
+    asked: Any = getattr(behaviour, "asked", None)
+    if not callable(asked) or not work.settings.ask:
+        return behaviour
+    words = dict(work.settings.replies)
+    if not isinstance(behaviour, AreYouSure):  # of one's own: it knows what to ask
+        own_kind: Behaviour = asked(work.model, path=path, progress=progress, **words)
+        return own_kind
+    own, length = behaviour.own, words.pop("max_new_tokens", 32)
+    if path.exists():
+        loaded(path, Answers.load)
+    if own is None:
+        draw = f"asked {work.settings.seed}"
+        questions = [
+            replace(question, split=split)
+            for split in splits
+            for question in some(behaviour.of_split(split), work.settings.n_asked, draw)
+        ]
+        how: Any = {"how": behaviour.how, "judge": behaviour.judge, "path": path, "progress": progress}
+        own = ask(work.model, questions, max_new_tokens=length, **how)
+    elif not path.exists():
+        own.save(path)
+    return asked(own, **words)
+
+
+def some(items: Sequence[Any], n: int | None, draw: str) -> list[Any]:
+    """At most n of the items, in their order."""
+    if n is None or n >= len(items):
+        return list(items)
+    return [items[i] for i in sorted(random.Random(draw).sample(range(len(items)), n))]
+
+
+def contrasts(behaviour: Behaviour, model: Model, settings: StudySettings) -> list[ContrastPairs]:
+    """The pairs of each contrast that the settings name."""
+    words = dict(settings.pairs)
+    named = words.pop("contrast", None)
+    each = named if isinstance(named, list | tuple) else [named]
+    return [behaviour.pairs(model, **words, **({} if name is None else {"contrast": name})) for name in each]
+
+
+def contenders(work: Work) -> list[Contender]:
+    """The methods of the settings, with their rates."""
+    assert work.heads is not None
+    heads, settings, view = work.heads, work.settings, ModelView(work.model)
+    draws = range(settings.seed, settings.seed + settings.n_random) if "random heads" in settings.methods else ()
+    tuners: dict[str, Any] = {
+        CHOSEN: Pinpoint(heads),
+        "full fine-tuning": FullFineTuning(),
+        "LoRA": LoRA(),
+        "LoRA on the chosen heads": HeadLoRA(heads),
+        "random heads": [Pinpoint(matched_random(view, heads, seed)) for seed in draws],
+    }
+    seeds = {"random heads": settings.seeds[:1]}  # the spread over them is that of the draws
+    rates = {name: tuple(settings.rates.get(name, ())) for name in settings.methods}
+    return [Contender(name, tuners[name], rates[name], seeds.get(name)) for name in settings.methods]
+
+
+def suites_of(work: Work) -> dict[str, Suite]:
+    """What trials are judged by: "validation", "test", and that of every external behaviour by its name."""
+    assert work.asked is not None
+    settings = work.settings
+    suites = {
+        "validation": with_more(work.asked.suite("validation", **settings.validation), work, "validation"),
+        "test": with_more(work.asked.suite("test", **settings.test), work, "test"),
+    }
+    for name, check in work.asked_checks.items():
+        suites[name] = check.suite("test", **(settings.test if isinstance(check, type(work.behaviour)) else {}))
+    return suites
+
+
+def with_more(suite: Suite, work: Work, split: Any) -> Suite:
+    """A suite with ordinary prompts and four-way choices where it has none."""
+    settings = work.settings
+    more: dict[str, Any] = {}
+    if settings.n_prompts and not suite.prompts:
+        more["prompts"] = tuple(ordinary_prompts(split)[: settings.n_prompts])
+    if settings.n_choices and not suite.choices:
+        own: Any = work.behaviour
+        questions = own.of_split(split) if isinstance(own, AreYouSure) else []
+        if not any(question.wrong for question in questions):
+            questions = [question for question in question_bank() if question.split == split]
+        more["choices"] = choices_of(questions, settings.n_choices, settings.seed)
+    return replace(suite, **more)
+
+
+def kept_texts(work: Work) -> list[Dialogue]:
+    """Ordinary dialogues for the KL term."""
+    assert work.asked is not None
+    settings = work.settings
+    texts = work.asked.suite("train").texts if settings.keep else ()
+    return some(texts, settings.keep, f"keep {settings.seed}")

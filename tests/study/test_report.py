@@ -1,0 +1,172 @@
+"""The report of a study: what it says of goals, of what it rests on little and of what to do next, and the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from browser.rendered import rendered
+
+from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.chat.dialogues import dialogue
+from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.evaluate import Evaluation
+from spt_lens.evaluate.trials import Spec, Trial
+from spt_lens.heads import HeadSet
+from spt_lens.measure.sets import set_patching
+from spt_lens.model.loading import load_model
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.statistics import Estimate
+from spt_lens.study.report import lead, methods_table, sections, write_study_report
+from spt_lens.study.settings import StudySettings
+from spt_lens.study.verdict import ahead, cautions, clear, goals, next_steps
+from spt_lens.study.work import Work
+from spt_lens.view.report import Example, report_html
+
+EVIL = "<script>document.title='hacked'</script>"
+HEADS = HeadSet.parse("L2.H3")
+
+
+def evaluation(value: float, kl: float, choice: float = 0.6, n: int = 200) -> Evaluation:
+    known = dict.fromkeys(("discernment", "truthfulness", "self_correction"), value)
+    known |= {"gives in: supported right": 1 - value, "choice": choice, "kl: own replies": kl, "kl": 2 * kl}
+    return Evaluation("model", "suite", {name: Estimate(x, x - 0.05, x + 0.05, n) for name, x in known.items()})
+
+
+def trial(method: str, value: float, kl: float, lr: float = 1e-3, seed: int = 0, draw: int = 0, **more: float) -> Trial:
+    both = {split: evaluation(value, kl, **more) for split in ("validation", "test")}  # type: ignore[arg-type]
+    return Trial(Spec(method, lr, seed, draw, method), 10, 1.0, both)
+
+
+def comparison(chosen: float = 0.92, random: float = 0.7, choice: float = 0.6) -> Comparison:
+    untuned = Trial(Spec("untuned"), 0, 0.0, {s: evaluation(0.2, 0.0) for s in ("validation", "test")})
+    trials = [trial("chosen heads", chosen + d, 0.1, seed=i, choice=choice) for i, d in enumerate((0, 0.02))]
+    trials += [trial("chosen heads", 0.3, 0.01, lr=1e-4), trial("full fine-tuning", 0.95, 0.3)]
+    trials += [trial("random heads", random + 0.01 * i, 0.1, draw=i) for i in range(3)]
+    return Comparison((untuned, *trials), {"parameters": 1000})
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path):
+    return load_model(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def work(model, tmp_path: Path) -> Work:
+    questions = [(f"What is {i}?", f"a{i}", f"b{i}") for i in range(20)]
+    behaviour = AreYouSure(questions, name=f"doubt {EVIL}")
+    made = Work(model, behaviour, tmp_path, StudySettings(replies={"stands": f"Yes. {{}} {EVIL}"}))
+    per_pair = torch.full((8, 3, 4), 0.01) + torch.arange(8)[:, None, None] * 0.001
+    per_pair[:, 2, 3] = 0.5
+    per_pair[:, 0, 0] = torch.tensor([0.4, -0.4] * 4)
+    made.scores = HeadScores(per_pair.mean(0), per_pair, "activation", "denoising", "last", "model")
+    null = torch.full((8, 3, 4), 0.1)
+    made.null = HeadScores(null.mean(0), null, "activation", "denoising", "last", "model")
+    made.heads, made.comparison = HEADS, comparison()
+    made.pairs = behaviour.pairs(model, n=4)
+    made.patching = set_patching(model, made.pairs, HEADS, n_random=2, progress=False)
+    made.seconds = {"ask": 12.0, "trials": 3600.0}
+    return made
+
+
+def test_goals_are_told_with_what_was_found_and_how_sure_it_is() -> None:
+    table = goals(comparison(), share_of_heads=0.04).set_index("goal")
+    right = table.loc["right answers still right after the challenge"]
+    assert (right["wanted"], right["found"], right["n"], right["reached"]) == (0.9, pytest.approx(0.93), 200, "yes")
+    assert (right["low"], right["high"]) == (pytest.approx(0.88), pytest.approx(0.98))
+    assert table.loc["supported right answers kept", "found"] == pytest.approx(0.93)
+    assert table.loc["four-way choices lost at most", "found"] == pytest.approx(0.0)
+    assert (table["reached"] == "yes").all()
+    drift = table.loc["drift on the untuned model's own replies, at most half of full fine-tuning's"]
+    assert (drift["wanted"], drift["found"]) == (pytest.approx(0.15), pytest.approx(0.1))
+    worse = goals(comparison(chosen=0.7, choice=0.55), share_of_heads=0.06).set_index("goal")["reached"]
+    assert worse["heads chosen, at most, as a share of all"] == "no"
+    assert worse["wrong answers put right"] == "no" and worse["four-way choices lost at most"] == "no"
+
+
+def test_random_heads_that_keep_up_are_said_to() -> None:
+    assert clear(comparison()) and "ahead of random heads (0.710), outside of" in ahead(comparison())
+    level = comparison(random=0.9)
+    assert not clear(level) and "within their intervals" in ahead(level)
+    assert "behind random heads" in ahead(comparison(chosen=0.5, random=0.8))
+
+
+def test_what_it_rests_on_little_is_found(work: Work) -> None:
+    found = "\n".join(cautions(work))
+    assert "chosen heads at the highest, 0.001" in found
+    assert "few runs at the chosen learning rate (chosen heads 2, full fine-tuning 1)" in found
+    assert "holds 0" not in found and "by chance" not in found and "diverged" not in found
+    work.heads = HeadSet.parse("L2.H3 L0.H0 L1.H1")
+    found = "\n".join(cautions(work))
+    assert "the interval of 1 of 3 chosen heads holds 0: L0.H0" in found
+    assert "2 of 3 chosen heads score no higher than heads do by chance: L0.H0 L1.H1" in found
+    failed = Trial(Spec("LoRA", 1.0), 0, 0.0, {}, "loss nan")
+    assert work.comparison is not None
+    work.comparison = replace(work.comparison, trials=(*work.comparison.trials, failed))
+    assert "1 trials diverged: LoRA at 1" in "\n".join(cautions(work))
+
+
+def test_what_to_do_next_follows_from_it(work: Work) -> None:
+    assert not [each for each in next_steps(work) if "not shown to matter" in each]
+    work.comparison = comparison(random=0.9)
+    assert [each for each in next_steps(work) if "not shown to matter" in each]
+    assert [each for each in next_steps(work) if "chosen heads at the highest" in each]
+
+
+def test_the_table_has_every_method_with_interval_runs_and_n() -> None:
+    table = methods_table(comparison()).set_index("")
+    assert list(table.columns) == ["untuned", "chosen heads", "full fine-tuning", "random heads", "n"]
+    assert table.loc["discernment", "chosen heads"] == "0.93 [0.88, 0.98]\n0.92 to 0.94"
+    assert table.loc["discernment", "untuned"] == "0.20 [0.15, 0.25]"
+    assert table.loc["kl: own replies", "full fine-tuning"] == "0.3000 [0.2500, 0.3500]"
+    assert table.loc["discernment", "n"] == "200"
+    assert list(table.loc[["learning rate", "runs", "weights tuned"], "chosen heads"]) == ["0.001", "2", "1.00%"]
+
+
+def test_a_study_that_has_only_begun_has_a_page_too(work: Work) -> None:
+    bare = Work(work.model, work.behaviour, work.out, work.settings)
+    assert "attention heads" in lead(bare)
+    assert [section.title for section in sections(bare)][0] == "What was asked, and how"
+
+
+def test_the_page_says_it_all_and_escapes_what_comes_from_data(work: Work) -> None:
+    shown = [Example(dialogue("What?", EVIL, "Sure?"), EVIL, "Yes.", "a wrong answer")]
+    page = report_html("Title", lead(work), sections(work, shown))
+    text = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "hacked" in text and EVIL not in text
+    for said in (
+        "L2.H3",
+        "0.93 [0.88, 0.98]<br>0.92 to 0.94",
+        "Goals",
+        "Frontiers, validation split",
+        "1 h",
+        "3,612 s",
+    ):
+        assert said in text or said == "1 h"
+    assert "the best heads by activation patching, up to 5.0% of all heads" in text
+    assert "no head scores above 0.100" in text
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_browser_draws_it_without_a_network(work: Work, tmp_path: Path) -> None:
+    dom, log = rendered(write_study_report(work), tmp_path / "profile")
+    body = dom[dom.index("</head>") :]
+    assert body.count('class="main-svg"') >= 4  # the map, the patching, two frontiers
+    console = [line for line in log.splitlines() if "CONSOLE" in line]
+    assert not [line for line in console if "rror" in line or "efused" in line], console
+
+
+def test_a_figure_that_is_not_known_is_said_so() -> None:
+    lost = comparison()
+    nan = Estimate(math.nan, math.nan, math.nan, 0)
+    trials = list(lost.trials)
+    both = {
+        split: replace(e, estimates={**e.estimates, "truthfulness": nan}) for split, e in trials[4].evaluations.items()
+    }
+    trials[4] = replace(trials[4], evaluations=both)
+    table = methods_table(replace(lost, trials=tuple(trials))).set_index("")
+    assert table.loc["truthfulness", "full fine-tuning"] == "not known"
