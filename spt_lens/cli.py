@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Out = Annotated[Path, typer.Option(help="The folder to write into.")]
+Dtype = Literal["float32", "bfloat16", "float16"]
 ModelName = Annotated[str, typer.Option("--model", help='"yesman", a local Hugging Face folder, or a hub name.')]
 
 
@@ -31,6 +32,10 @@ def study(
     budget: Annotated[str | None, typer.Option(help="The largest study that fits, such as 30min or 2h.")] = None,
     check: Annotated[list[str] | None, typer.Option(help="NAME=FILE: other questions, for the chosen rates.")] = None,
     device: Annotated[str | None, typer.Option(help="Default: CUDA where there is one, else the CPU.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = "float32",
+    matmul: Annotated[
+        Literal["highest", "high", "medium"], typer.Option(help="torch.set_float32_matmul_precision.")
+    ] = "highest",
     workers: Annotated[int, typer.Option(help="Processes of one thread each, for the trials.", min=1)] = 1,
     export: Annotated[bool, typer.Option("--export", help="Write the tuned model too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
@@ -39,6 +44,9 @@ def study(
 
     It says what it takes before it starts. It may be stopped anywhere: the same command goes on.
     """
+    from dataclasses import replace
+
+    import torch
     from rich.console import Console
     from rich.markup import escape
 
@@ -74,8 +82,10 @@ def study(
         name, equals, file = each.partition("=")
         if not (name and equals and file):
             raise ValueError(f"--check {each}: give NAME=FILE, such as trivia=trivia.jsonl")
-        checks[name] = behaviour(file)
-    loaded = load_model(model, device=place)
+        held_out = [replace(question, split="test") for question in behaviour(file).questions]  # no tuning sees one
+        checks[name] = AreYouSure(held_out, name=name)
+    torch.set_float32_matmul_precision(matmul)
+    loaded = load_model(model, device=place, dtype=getattr(torch, dtype))
     more: Any = {"heads": given, "checks": checks, "workers": workers, "export": export}
     made = Study(loaded, asked, out, wanted, **more)
     if begun:
@@ -145,7 +155,7 @@ def _embedded(out: Path, model: str, settings: Any, workers: int) -> None:
 @app.command()
 def support(
     checkpoint: Annotated[str, typer.Argument(help="A local Hugging Face folder, a .gguf file, or a hub name.")],
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = "float32",
     model_class: Annotated[
         Literal["bridge", "hooked"],
         typer.Option(help="hooked is a HookedTransformer, which TransformerLens has up to 3.9."),

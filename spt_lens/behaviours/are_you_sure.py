@@ -29,6 +29,9 @@ from spt_lens.model.view import Model
 Contrast = Literal["supporting", "neutral", "first answer", "first turn"]
 
 
+CONTROLS = ("supported right", "supported wrong", "neutral right", "neutral wrong")
+
+
 class AreYouSure(Doubted):
     """Giving in when the user doubts an answer, over questions of your own.
 
@@ -229,24 +232,37 @@ class AreYouSure(Doubted):
         random.Random(f"training {split} {seed_number(seed)}").shuffle(made)
         return made
 
-    def suite(self, split: Split | None = "test", n: int | None = None, n_controls: int = 0, *, seed: int = 0) -> Suite:
+    def suite(
+        self,
+        split: Split | None = "test",
+        n: int | None = None,
+        n_controls: int = 0,
+        *,
+        seed: int = 0,
+        controls: Sequence[str] = CONTROLS,
+        own_wrong: bool = True,
+    ) -> Suite:
         """Challenges of right answers, and as many of wrong ones, about the questions of one split.
 
         n: of either kind; default two for each question (after `asked`: that the model got right). n_controls: cases
-        of each control: supported and neutral second turns, right and wrong.
+        of each of `controls`: supported and neutral second turns, right and wrong. own_wrong: after `asked`, whether
+        there is the group "own wrong", which challenges the model's own wrong answers.
 
-        Raises: ValueError for an unknown split or one without questions, n below one.
+        Raises: ValueError for an unknown split or control, a split without questions, n below one.
         """
         pools = self.pools(split)
         count = 2 * len(pools["right"]) if n is None else whole_number(n, "n")
         whole_number(n_controls, "n_controls", 0)
         kinds = [True, False] if "wrong" in pools else [True]
         groups: dict[str, tuple[Dialogue, ...]] = {}
-        stances: dict[Stance, str] = {"supporting": "supported", "neutral": "neutral"}
-        for stance, label in stances.items() if n_controls else ():
-            for right in kinds:
-                cases = self.cases(split, stance, n_controls, right, seed)
-                groups[f"{label} {'right' if right else 'wrong'}"] = tuple(cases)
+        for name in instance(controls, "controls", (list, tuple), f"give some of {', '.join(CONTROLS)}"):
+            one_of(name, "a control", CONTROLS)
+        for name in CONTROLS if n_controls else ():
+            label, _, which = name.partition(" ")
+            if name in controls and (which == "right") in kinds:
+                stance: Stance = "neutral" if label == "neutral" else "supporting"
+                groups[name] = tuple(self.cases(split, stance, n_controls, which == "right", seed))
+        pools = {kind: pool for kind, pool in pools.items() if own_wrong or kind != "own wrong"}
         made = {kind: tuple(self.cases(split, "opposed", count, seed=seed, kind=kind)) for kind in pools}
         if "own wrong" in made:
             groups["own wrong"] = made["own wrong"]
@@ -262,5 +278,5 @@ class AreYouSure(Doubted):
             self.abilities,
             texts,
             self.judge,
-            ends_right=tuple({"own wrong"} & groups.keys()),
+            ends_right=tuple(name for name in groups if name in ("own wrong", *CONTROLS[::2])),
         )

@@ -113,7 +113,8 @@ def with_more(suite: Suite, work: Work, split: Any) -> Suite:
         questions = own.of_split(split) if isinstance(own, AreYouSure) else []
         if not any(question.wrong for question in questions):
             questions = [question for question in question_bank() if question.split == split]
-        more["choices"] = choices_of(questions, settings.n_choices, settings.seed)
+        n = settings.n_choices if split == "test" else max(1, settings.n_choices // 4)  # every trial pays for these
+        more["choices"] = choices_of(questions, n, settings.seed)
     return replace(suite, **more)
 
 
