@@ -88,8 +88,8 @@ class Bench:
             }
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
-        heads = getattr(tuner, "heads", None)
-        way: Hashable = min(head.layer for head in heads) if heads else type(tuner)
+        heads: Any = getattr(tuner, "heads", None)
+        way: Any = min(head.layer for head in heads) if heads else type(tuner)
         if way != self._way:
             self._way, self.kept, self._by_seed = way, {}, {}
         if spec.seed not in self._by_seed:
