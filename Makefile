@@ -16,7 +16,10 @@ JOBS ?= 2
 # The real model that some tests run on; without a network: make test SMOLLM2=
 SMOLLM2 := models/smollm2/config.json
 
-.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning
+# Questions of other people, the study's external check where they are there.
+TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
+
+.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study
 .DEFAULT_GOAL := help
 
 help:
@@ -31,8 +34,9 @@ help:
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
 	@echo "make tuning          what a step of tuning takes, against full fine-tuning, LoRA and TRL: docs/tuning.md, half an hour"
+	@echo "make study           the study on SmolLM2 behind docs/study.md, into spt-lens-study/: about two hours on two cores"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
-	@echo "make figures         the README's table and pictures, from notebooks/results/"
+	@echo "make figures         the tables and pictures of README and docs, from notebooks/results/"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
 
 $(BIN)/python:
@@ -102,11 +106,17 @@ train-yesman: $(VENV)/.demo-installed
 measure-yesman: $(VENV)/.demo-installed
 	$(BIN)/python -m tools.yesman.measure
 
+# Goes on where it was stopped. Then python -m tools.study spt-lens-study keeps its result and makes the pages of it.
+study: $(VENV)/.dev-installed $(SMOLLM2)
+	$(BIN)/spt-lens study --model smollm2 --questions bank --settings tools/study/smollm2.json --workers $(JOBS) \
+		--out spt-lens-study $(if $(wildcard $(TRIVIA)),--check open-trivia-qa=$(TRIVIA))
+
 compare: $(VENV)/.demo-installed
 	$(BIN)/spt-lens compare --out spt-lens-compare
 
 figures: $(VENV)/.dev-installed
 	$(BIN)/python -m tools.readme_results
+	$(BIN)/python -m tools.study
 
 support: $(VENV)/.dev-installed $(TL39)/.installed
 	$(BIN)/python -m tools.readme_support notebooks/results/support-4.3.json

@@ -61,5 +61,6 @@ def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
             "with TransformerLens 3.9 only the quickstart runs, to save time: the rest is tested piece by piece"
         )
     notebook = nbformat.read(path, as_version=4)
+    (tmp_path / "results").symlink_to(FOLDER / "results")  # kept results that one shows; beside it, as in its folder
     resources = {"metadata": {"path": tmp_path}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()

@@ -1,8 +1,9 @@
-"""Made text between two marks of a Markdown page."""
+"""Made tables, and made text between two marks of a Markdown page."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spt_lens.saving import write_text
@@ -21,3 +22,9 @@ def put_between(page: Path, begin: str, end: str, text: str) -> bool:
     if made != old:
         write_text(page, made)
     return made != old
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of the same columns as a Markdown table."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows])

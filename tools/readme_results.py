@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from spt_lens import saving
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
-from tools.marks import put_between
+from tools.marks import markdown, put_between
 
 README, RESULTS = Path("README.md"), Path("notebooks/results")
 SHOWN = {
@@ -40,10 +39,7 @@ def markdown_table(comparison: Comparison) -> str:
             cells[label] = f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
         cells["largest loss of one ability"] = "" if runs is None else f"{row.worst_ability_loss:.3f}"
         rows.append(cells)
-    frame = pd.DataFrame(rows)
-    lines = ["| " + " | ".join(frame.columns) + " |", "| " + " | ".join("---" for _ in frame.columns) + " |"]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)
+    return markdown(rows)
 
 
 def caption(comparison: Comparison) -> str:

@@ -77,7 +77,7 @@ class Bench:
         # What the trials have in common, as `once` makes it, and hidden states of the untuned model.
         self.kept: dict[Hashable, Any] = {}
         self.states = States(self.view)
-        self._way: Hashable = None
+        self._way: Any = None
         self._by_seed: dict[int, States] = {}
         with alone(), keeping(self.kept):
             self._reads = unhooked(self.view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -17,7 +18,6 @@ KIND = "study settings"
 METHODS = ("chosen heads", "full fine-tuning", "LoRA", "LoRA on the chosen heads", "random heads")
 Words = Literal["behaviour", "found"]
 _MAPPINGS = ("pairs", "replies", "training", "validation", "test", "rates")
-_REPLIES = ("stands", "gives_in", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -73,90 +73,79 @@ class StudySettings:
         for name in ("ask", "test_each"):
             instance(getattr(self, name), name, bool, "give true or false")
         for name in _MAPPINGS:
-            given = instance(getattr(self, name), name, Mapping, "give keywords and their values, {} for none")
-            object.__setattr__(
-                self, name, {instance(key, f"a keyword of {name}", str, "give texts"): given[key] for key in given}
-            )
+            given = dict(instance(getattr(self, name), name, Mapping, "give keywords and their values, {} for none"))
             if "split" in given:
                 raise ValueError(f"{name} names a split: leave it out, a study takes each for what it is for")
+            try:
+                object.__setattr__(self, name, json.loads(json.dumps(given, allow_nan=False)))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name} holds what JSON can't: {error}") from error
         for name, words in self.replies.items():
-            one_of(name, "a keyword of replies", _REPLIES)
+            one_of(name, "a keyword of replies", ("stands", "gives_in", "max_new_tokens"))
             whole_number(words, name) if name == "max_new_tokens" else instance(words, name, str, "write the reply")
-        for name, least in dict.fromkeys(
-            ("n_verify", "n_sets", "n_prompts", "n_choices", "keep", "n_random"), 0
-        ).items():
-            whole_number(getattr(self, name), name, least)
+        for name in ("n_verify", "n_sets", "n_prompts", "n_choices", "keep", "n_random"):
+            whole_number(getattr(self, name), name, least=0)
         if self.n_asked is not None:
             whole_number(self.n_asked, "n_asked")
         one_of(self.words, "words", get_args(Words))
         one_of(self.ranking, "ranking", RANKINGS)
         number(self.share, "share", above=0, most=0.5)  # as many others are needed beside them
+        seed_number(self.seed)
         self._check_pairs()
         self._check_methods()
-        seed_number(self.seed)
-        try:
-            json.dumps(self.to_json(), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"these settings hold what JSON can't: {error}") from error
 
     def _check_pairs(self) -> None:
         contrast = self.pairs.get("contrast", "")
         if not isinstance(contrast, str):
-            both = instance(contrast, 'pairs["contrast"]', (list, tuple), "give a name, or a list of two")
-            if len(both) != 2 or not all(isinstance(each, str) for each in both):
+            if not isinstance(contrast, list) or [type(each) for each in contrast] != [str, str]:
                 raise ValueError(f'pairs["contrast"] is {contrast!r}: give a name, or a list of two')
             if RANKINGS[self.ranking].by_dialogues:
                 raise ValueError(f"{self.ranking!r} is not measured on pairs: give one contrast, or another ranking")
         if self.layers is not None:
-            ends = tuple(instance(self.layers, "layers", (list, tuple), "give [first, last], or null for all"))
+            ends = self._listed("layers", "give [first, last], or null for all")
             if len(ends) != 2 or whole_number(ends[0], "layers[0]", 0) > whole_number(ends[1], "layers[1]", 0):
                 raise ValueError(f"layers={list(ends)}: give [first, last], or null for all")
-            object.__setattr__(self, "layers", ends)
 
     def _check_methods(self) -> None:
-        for name in ("methods", "seeds"):
-            object.__setattr__(self, name, tuple(instance(getattr(self, name), name, (list, tuple), "give a list")))
-            if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}={list(getattr(self, name))}: give at least one, and each one once")
-        for method in self.methods:
-            one_of(method, "a method", METHODS)
-        for seed in self.seeds:
-            seed_number(seed, "a seed")
+        checks: dict[str, Any] = {"methods": partial(one_of, allowed=METHODS), "seeds": seed_number}
+        for name, check in checks.items():
+            found = [check(each, f"one of {name}") for each in self._listed(name, "give a list")]
+            if not found or len(set(found)) < len(found):
+                raise ValueError(f"{name}={found}: give at least one, and each one once")
         if "random heads" in self.methods and not self.n_random:
             raise ValueError('n_random=0 draws no heads: give at least 1, or leave "random heads" out of methods')
         for method, rates in self.rates.items():
             one_of(method, "a method of rates", self.methods)
-            found = tuple(instance(rates, f"rates[{method!r}]", (list, tuple), "give a list of learning rates"))
-            if not found:
-                raise ValueError(
-                    f"rates[{method!r}] is empty: give learning rates, or leave it out for the tuner's own"
-                )
-            self.rates[method] = tuple(number(rate, f"a rate of {method!r}", above=0) for rate in found)  # type: ignore[index]
+            if not isinstance(rates, list) or not rates:
+                raise ValueError(f"rates[{method!r}] is {rates!r}: give a list of learning rates, or leave it out")
+            for rate in rates:
+                number(rate, f"a rate of {method!r}", above=0)
         tune = instance(self.tune, "tune", TuneConfig, "give TuneConfig(steps=60), say")
         object.__setattr__(self, "tune", replace(tune, lr=TuneConfig.lr, seed=TuneConfig.seed))
-        if self.tune.patience is not None:
+        if tune.patience is not None:
             raise ValueError("tune.patience: a study tunes every method for all its steps, leave it out")
-        if bool(self.keep) != bool(self.tune.kl_weight):
-            raise ValueError(
-                f"keep={self.keep} and tune.kl_weight={self.tune.kl_weight:g}: the KL term needs both, and neither "
-                "counts without the other"
-            )
+        if bool(self.keep) != bool(tune.kl_weight):
+            raise ValueError(f"keep={self.keep} and tune.kl_weight={tune.kl_weight:g}: a KL term needs both, give both")
+
+    def _listed(self, name: str, way_out: str) -> tuple[Any, ...]:
+        object.__setattr__(self, name, tuple(instance(getattr(self, name), name, (list, tuple), way_out)))
+        return tuple(getattr(self, name))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse of `to_json`; what is left out has its default. Raises TypeError or ValueError as the class."""
         instance(data, "settings", Mapping, "give an object of settings by name")
-        known = {f.name for f in fields(cls)}
         made = {name: value for name, value in data.items() if name != "kind"}
         for name in made:
-            one_of(name, "a setting", sorted(known))
+            one_of(name, "a setting", [f.name for f in fields(cls)])
         if isinstance(tune := made.get("tune"), Mapping):
             for name in tune:
-                one_of(name, "a setting of tune", sorted(f.name for f in fields(TuneConfig)))
+                one_of(name, "a setting of tune", [f.name for f in fields(TuneConfig)])
             made["tune"] = TuneConfig(**{**asdict(cls().tune), **tune})
         return cls(**made)
 
@@ -172,11 +161,3 @@ class StudySettings:
             return cls.from_json(data)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, TuneConfig):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

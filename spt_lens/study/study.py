@@ -87,7 +87,7 @@ class Study(Work):
     def _check_heads(self) -> None:
         view, settings = ModelView(self.model), self.settings
         view.check_tunable()
-        if any("LoRA" == name for name in settings.methods):
+        if "LoRA" in settings.methods:
             LoRA().check(view)
         every = view.n_layers * view.n_heads
         if self.given is not None:
