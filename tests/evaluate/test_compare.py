@@ -470,3 +470,20 @@ def test_trials_share_hidden_states_encodings_and_predictions_and_give_the_same(
                 value.value
             )
             assert first.evaluations[split][name].value == pytest.approx(value.value, abs=1e-5, nan_ok=True)
+
+
+def test_what_came_before_changes_no_bit_of_a_trial(tiny, small):
+    """So that a comparison which goes on in a new process gives the figures of one that was never stopped."""
+    config = TuneConfig(steps=2, batch_size=2, kl_weight=0.1)
+    task = Task(tuple(small["dialogues"]), config, small["suites"], tuple(small["dialogues"][:2]))
+    heads = Pinpoint(HeadSet.parse("L2.H3"))
+    methods = [Contender("top", heads, (1e-2,)), Contender("full", FullFineTuning(), (1e-3,))]
+    bench, tuners = Bench(tiny, task), {spec: tuner for spec, tuner in asked(methods, (0, 1)).items() if tuner}
+    together = {spec: bench.trial(spec, tuner) for spec, tuner in tuners.items()}
+    for spec in list(tuners)[1:]:
+        alone = Bench(tiny, task).trial(spec, tuners[spec])
+        for split, evaluation in alone.evaluations.items():
+            found = together[spec].evaluations[split].estimates
+            assert {name: repr(tuple(e)) for name, e in found.items()} == {
+                name: repr(tuple(e)) for name, e in evaluation.estimates.items()
+            }
