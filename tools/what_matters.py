@@ -7,9 +7,7 @@ Nothing of the test split is read. Writes notebooks/results/what-matters.json an
 
 from __future__ import annotations
 
-import argparse
 import random
-import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -27,8 +25,6 @@ from spt_lens.evaluate.sharing import Results, trials
 from spt_lens.evaluate.trials import Spec, Trial, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
-from spt_lens.tune.full import FullFineTuning
-from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.tuner import Tuner
 
 MODEL, N_HEADS, STEPS, BATCH = "smollm2", 13, 60, 8
@@ -66,6 +62,7 @@ class Variant:
     supports: float = 0.2
     neutral: float = 0.0
     n: int = N_TRAINING
+    keep: int = 96
     own_wrong: bool = False
     wrong: float = 0.5
     config: tuple[tuple[str, Any], ...] = KL
@@ -89,7 +86,7 @@ class Setting:
         shares = {"supports": variant.supports, "neutral": variant.neutral}
         config = spt.TuneConfig(**{"steps": STEPS, "batch_size": BATCH, **dict(variant.config)})
         dialogues = self.mixed(worded.training(8 * variant.n, seed=variant.seed, **shares), variant)
-        keep = self.known.suite("train", n=1).texts[:96] if config.kl_weight else ()
+        keep = self.known.suite("train", n=1).texts[: variant.keep] if config.kl_weight else ()
         return Task(tuple(dialogues), config, {"validation": self.suite()}, tuple(keep))
 
     def mixed(self, dialogues: Sequence[Dialogue], variant: Variant) -> list[Dialogue]:

@@ -125,7 +125,7 @@ class Speeds:
             bar.update()
             of_few = replace(settings, pairs={**settings.pairs, "n": PAIRS[1]})
             pairs, ranking = data.contrasts(few, model, of_few)[0], RANKINGS[settings.ranking]
-            dialogues, keep, states = few.training(**settings.training), data.kept_texts(self.few), States(model)
+            dialogues, keep, states = data.training_of(few, settings), data.kept_texts(self.few), States(model)
             self.score = Line.of(lambda n: ranking.scores(model, pairs[:n], dialogues, progress=False), *PAIRS)
             one: Any = {"n_random": 0, "progress": False}  # two sets: none, and all of them
             self.patch = Line.of(lambda n: set_patching(model, pairs[:n], heads, **one), *PAIRS)

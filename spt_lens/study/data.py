@@ -32,11 +32,11 @@ def own_answers(
     behaviour: Behaviour, work: Work, path: Path, splits: Sequence[Split], progress: bool = True
 ) -> Behaviour:
     """The behaviour over the model's own first answers to the questions of some splits; of one that can't be asked, or
-    that is not to be, itself."""
+    that is not to be, itself. Its pairs are read by its own words."""
     asked: Any = getattr(behaviour, "asked", None)
     if not callable(asked) or not work.settings.ask:
         return behaviour
-    words = dict(work.settings.replies)
+    words = {name: value for name, value in work.settings.replies.items() if name == "max_new_tokens"}
     if not isinstance(behaviour, AreYouSure):  # of one's own: it knows what to ask
         own_kind: Behaviour = asked(work.model, path=path, progress=progress, **words)
         return own_kind
@@ -55,6 +55,14 @@ def own_answers(
     elif not path.exists():
         own.save(path)
     return asked(own, **words)
+
+
+def training_of(behaviour: Behaviour, settings: StudySettings) -> list[Dialogue]:
+    """What is tuned on, with replies in the words of the settings."""
+    words = {name: value for name, value in settings.replies.items() if name != "max_new_tokens"}
+    if words and isinstance(behaviour, AreYouSure) and behaviour.own is not None:
+        behaviour = behaviour.asked(behaviour.own, **words)
+    return behaviour.training(**settings.training)
 
 
 def some(items: Sequence[Any], n: int | None, draw: str) -> list[Any]:
@@ -98,14 +106,17 @@ def suites_of(work: Work) -> dict[str, Suite]:
         "test": with_more(work.asked.suite("test", **settings.test), work, "test"),
     }
     for name, check in work.asked_checks.items():
-        suites[name] = check.suite("test", **(settings.test if isinstance(check, type(work.behaviour)) else {}))
+        words = dict(settings.test) if isinstance(check, type(work.behaviour)) else {}
+        if isinstance(check, AreYouSure) and "n" in words:  # each of its questions once
+            words["n"] = min(words["n"], len(check.pools("test")["right"]))
+        suites[name] = replace(made := check.suite("test", **words), texts=made.texts[: settings.n_texts])
     return suites
 
 
 def with_more(suite: Suite, work: Work, split: Any) -> Suite:
-    """A suite with ordinary prompts and four-way choices where it has none."""
+    """A suite with ordinary prompts and four-way choices where it has none, and with no more texts than wanted."""
     settings = work.settings
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"texts": suite.texts[: settings.n_texts]}
     if settings.n_prompts and not suite.prompts:
         more["prompts"] = tuple(ordinary_prompts(split)[: settings.n_prompts])
     if settings.n_choices and not suite.choices:

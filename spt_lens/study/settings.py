@@ -35,7 +35,7 @@ class StudySettings:
     n_verify: pairs on which the chosen heads are knocked out, beside n_sets random sets; 0: no knockout.
     training: keywords of `behaviour.training`. validation, test: of `behaviour.suite` on that split. n_prompts,
     n_choices: ordinary prompts and four-way choices that are added to a suite which has none, on validation a quarter of
-    the choices. keep: at most so many
+    the choices. n_texts: of a suite's texts for drift, at most so many. keep: at most so many
     texts of `behaviour.suite("train")` for the KL term of `tune.kl_weight`.
     methods: some of METHODS. rates: learning rates by method; default: the tuner's own. seeds: of the tuning. n_random:
     draws of random heads, matched layer by layer, each tuned with the first seed alone: their spread is that of draws.
@@ -61,6 +61,7 @@ class StudySettings:
     test: Mapping[str, Any] = field(default_factory=dict)
     n_prompts: int = 24
     n_choices: int = 200
+    n_texts: int | None = None
     keep: int = 0
     methods: tuple[str, ...] = METHODS
     rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -86,8 +87,9 @@ class StudySettings:
             whole_number(words, name) if name == "max_new_tokens" else instance(words, name, str, "write the reply")
         for name in ("n_verify", "n_sets", "n_prompts", "n_choices", "keep", "n_random"):
             whole_number(getattr(self, name), name, least=0)
-        if self.n_asked is not None:
-            whole_number(self.n_asked, "n_asked")
+        for name in ("n_asked", "n_texts"):
+            if getattr(self, name) is not None:
+                whole_number(getattr(self, name), name)
         one_of(self.words, "words", get_args(Words))
         one_of(self.ranking, "ranking", RANKINGS)
         number(self.share, "share", above=0, most=0.5)  # as many others are needed beside them

@@ -30,7 +30,7 @@ from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import Estimate, heads_within
-from spt_lens.study.data import contenders, contrasts, kept_texts, own_answers, suites_of
+from spt_lens.study.data import contenders, contrasts, kept_texts, own_answers, suites_of, training_of
 from spt_lens.study.folder import loaded
 from spt_lens.study.rankings import RANKINGS
 from spt_lens.study.report import write_study_report
@@ -87,7 +87,7 @@ def scoring(work: Work, progress: bool) -> None:
 
     def measure() -> HeadScores:
         assert work.asked is not None
-        dialogues = work.asked.training(**work.settings.training) if ranking.by_dialogues else ()
+        dialogues = training_of(work.asked, work.settings) if ranking.by_dialogues else ()
         return _mean([ranking.scores(work.model, pairs, dialogues, progress) for pairs in _read(work)])
 
     work.scores = _kept(work.path("scores"), HeadScores, measure)
@@ -171,7 +171,7 @@ def trying(work: Work, progress: bool) -> None:
     if not path.exists():
         how: Any = {"methods": contenders(work), "seeds": settings.seeds, "test_each": settings.test_each}
         how |= {"suites": suites_of(work), "keep": kept_texts(work), "workers": work.workers}
-        dialogues = work.asked.training(**settings.training)
+        dialogues = training_of(work.asked, settings)
         found = compare(
             work.model, dialogues=dialogues, config=settings.tune, out=work.out / RUNS, progress=progress, **how
         )
@@ -191,7 +191,7 @@ def keeping(work: Work, progress: bool) -> None:
         return
     if not (folder / "adapter.safetensors").exists():
         config, keep = replace(settings.tune, lr=lr, seed=good[0]), kept_texts(work)
-        dialogues = work.asked.training(**settings.training)
+        dialogues = training_of(work.asked, settings)
         tuned = Pinpoint(work.heads).tune(work.model, dialogues, config, keep=keep or None, progress=progress)
         to_the_end(partial(tuned.undo, work.model))
         if tuned.interrupted:
