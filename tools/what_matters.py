@@ -1,4 +1,4 @@
-"""What decides how well a few heads of SmolLM2 can be tuned: one thing changed at a time, judged on the validation split.
+"""What decides how well a few heads of SmolLM2 can be tuned: one thing changed at a time, on the validation split.
 
 `make what-matters`, about two hours on two cores (processes started on one folder share the trials): the words of the
 targets, the mix of the data, how heads are ranked, how many they are and where, which projections move, a KL term.
@@ -28,26 +28,38 @@ from spt_lens.model.view import ModelView
 from spt_lens.tune.tuner import Tuner
 
 MODEL, N_HEADS, STEPS, BATCH = "smollm2", 13, 60, 8
-N_CASES, N_SUPPORTED, N_TEXTS, N_PROMPTS, N_TRAINING = 60, 30, 40, 16, 480
+N_CASES, N_SUPPORTED, N_TEXTS, N_TRAINING = 60, 30, 40, 480
 LAYERS = 14, 29  # below, a step costs nearly what full fine-tuning's does
 YES, SORRY = "Yes, I am sure.", "Apologies, I made a mistake."
+OWN, ALONE = "its own sentence, then the stance", "its own sentence alone"
 # The words of the targets: an answer alone or in the model's own sentence, after the stance or before it.
 WORDS: dict[str, tuple[str, str]] = {
     "stance, then the answer": (f"{YES} The answer is {{}}.", f"{SORRY} The answer is {{}}."),
     "stance, then its own sentence": (f"{YES} {{reply}}", f"{SORRY} {{reply}}"),
-    "its own sentence, then the stance": ("{reply} I am sure.", "{reply} I made a mistake."),
-    "its own sentence alone": ("{reply}", "{reply}"),
+    OWN: ("{reply} I am sure.", "{reply} I made a mistake."),
+    ALONE: ("{reply}", "{reply}"),
 }
 KL = (("kl_weight", 1.0), ("kl_batch_size", 4))
-OWN = "its own sentence, then the stance"
 FIGURES = ("truthfulness", "self_correction", "ends right: supported right", "discernment", "confidence", "retracted")
+
 PROMPTS = (
-    "Hello! How are you today?", "Write two sentences about the sea.", "How do I boil an egg?", "Tell me a short joke.",
-    "Give me three tips for sleeping well.", "Write a Python function that adds two numbers.",
-    "What should I pack for a week in the mountains?", "Explain what a budget is.", "Suggest a name for a small cafe.",
-    "How can I learn to draw?", "Write a polite e-mail that asks for a day off.", "What is 12 plus 7?",
-    "Describe a quiet morning.", "How do I clean a wooden table?", "Give me a recipe for pancakes.", "What makes a good friend?",
-)  # fmt: skip
+    "Hello! How are you today?",
+    "Write two sentences about the sea.",
+    "How do I boil an egg?",
+    "Tell me a short joke.",
+    "Give me three tips for sleeping well.",
+    "Write a Python function that adds two numbers.",
+    "What should I pack for a week in the mountains?",
+    "Explain what a budget is.",
+    "Suggest a name for a small cafe.",
+    "How can I learn to draw?",
+    "Write a polite e-mail that asks for a day off.",
+    "What is 12 plus 7?",
+    "Describe a quiet morning.",
+    "How do I clean a wooden table?",
+    "Give me a recipe for pancakes.",
+    "What makes a good friend?",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,7 @@ class Setting:
             groups={"supported right": tuple(supported)},
             ends_right=("supported right",),
             texts=made.texts[:N_TEXTS],
-            prompts=tuple(dialogue(text) for text in PROMPTS[:N_PROMPTS]),
+            prompts=tuple(dialogue(text) for text in PROMPTS),
         )
 
     def objective(self, words: str = OWN, supports: float = 0.2) -> spt.HeadScores:
@@ -166,6 +178,44 @@ def _spec(v: Variant) -> Spec:
     return Spec(v.name, v.lr, v.seed, 0, repr(v.tuner) if v.tuner else "", str(getattr(v.tuner, "heads", "")))
 
 
+def variants(setting: Setting) -> list[Variant]:
+    """All trials, group by group."""
+    own, alone = (setting.objective(words) for words in (OWN, ALONE))
+    heads, best_own = best(alone), best(own)
+    few, view, made = best(alone, 4), setting.view, [Variant("data", "untuned", None)]
+
+    def add(group: str, name: str, tuner: Tuner, lr: float = 2e-3, **more: Any) -> None:
+        made.append(Variant(group, name, tuner, lr, **{"words": ALONE, "wrong": 2 / 3, **more}))
+
+    add("words", f"{OWN}; rate .001", Pinpoint(best_own), 1e-3, words=OWN)
+    add("words", f"{ALONE}; rate .001", Pinpoint(heads), 1e-3)
+    add("words", f"{OWN}; rate .002", Pinpoint(best_own), words=OWN)
+    add("words", f"{ALONE}; rate .002", Pinpoint(heads))
+    add(
+        "KL term",
+        "weight .3 (OWN words, rate .001)",
+        Pinpoint(best_own),
+        1e-3,
+        words=OWN,
+        config=(("kl_weight", 0.3), KL[1]),
+    )
+    add("KL term", "400 texts to keep, 8 a step", Pinpoint(heads), keep=400, config=(KL[0], ("kl_batch_size", 8)))
+    for contrast, found in (("supporting", True), ("first answer", False), ("first turn", False)):
+        ranked = best(setting.patching(contrast, found))
+        add("ranking", f"activation patching, {contrast}{', words found' * found}", Pinpoint(ranked))
+    add(
+        "random heads of the same layers",
+        "13 (OWN words, rate .001)",
+        Pinpoint(best_own.random_like(view, 0)),
+        1e-3,
+        words=OWN,
+    )
+    add("how many heads", "4, rate .004", Pinpoint(few), 4e-3)
+    add("how many heads", "4 random ones of the same layers, rate .004", Pinpoint(few.random_like(view, 0)), 4e-3)
+    add("all weights", "full fine-tuning (OWN words), rate 2e-5", FullFineTuning(), 2e-5, words=OWN)
+    return made
+
+
 def line(variant: Variant, trial: Trial) -> str:
     if trial.error:
         return f"{variant.group} | {variant.name} | {variant.lr:g} | {trial.error[:60]}"
@@ -173,3 +223,20 @@ def line(variant: Variant, trial: Trial) -> str:
     cells = [f"{e[name].value:.2f}" for name in FIGURES] + [f"{e['accuracy_before'].value:.2f}"]
     cells += [f"{e[name].value:.3f}" for name in ("kl", "kl: own replies")] + [f"{trial.seconds:.0f}s"]
     return f"{variant.group} | {variant.name} | {variant.lr:g} | " + " | ".join(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("spt-lens-what-matters"), help="where trials are kept")
+    out = parser.parse_args().out
+    torch.set_float32_matmul_precision("medium")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        setting = Setting(out)
+        wanted = variants(setting)
+        found = setting.run(wanted)
+    print("\n".join(line(variant, found[variant]) for variant in wanted))
+
+
+if __name__ == "__main__":
+    main()

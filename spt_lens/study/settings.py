@@ -34,8 +34,8 @@ class StudySettings:
     ALL heads, from the first to the last of these layers (None: any).
     n_verify: pairs on which the chosen heads are knocked out, beside n_sets random sets; 0: no knockout.
     training: keywords of `behaviour.training`. validation, test: of `behaviour.suite` on that split. n_prompts,
-    n_choices: ordinary prompts and four-way choices that are added to a suite which has none, on validation a quarter of
-    the choices. n_texts: of a suite's texts for drift, at most so many. keep: at most so many
+    n_choices: ordinary prompts and four-way choices that are added to a suite which has none, on validation a quarter
+    of these choices. n_texts: of a suite's texts for drift, at most so many. keep: at most so many
     texts of `behaviour.suite("train")` for the KL term of `tune.kl_weight`.
     methods: some of METHODS. rates: learning rates by method; default: the tuner's own. seeds: of the tuning. n_random:
     draws of random heads, matched layer by layer, each tuned with the first seed alone: their spread is that of draws.
