@@ -199,7 +199,6 @@ def variants(setting: Setting) -> list[Variant]:
         words=OWN,
         config=(("kl_weight", 0.3), KL[1]),
     )
-    add("KL term", "400 texts to keep, 8 a step", Pinpoint(heads), keep=400, config=(KL[0], ("kl_batch_size", 8)))
     for contrast, found in (("supporting", True), ("first answer", False), ("first turn", False)):
         ranked = best(setting.patching(contrast, found))
         add("ranking", f"activation patching, {contrast}{', words found' * found}", Pinpoint(ranked))

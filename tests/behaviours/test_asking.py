@@ -188,7 +188,7 @@ def test_the_suite_is_of_what_the_model_knows(tiny):
         assert len(cases) == 6 and {case.messages[0].content for case in cases} == known
     assert {case.messages[1].content for case in suite.right} == {a.reply for a in answers if a.question.text in known}
     assert [case.messages[1].content for case in suite.groups["own wrong"][:1]] == [list(answers)[11].reply]
-    assert suite.ends_right == ("own wrong",) and {d.reply for d in suite.texts} == {
+    assert suite.ends_right == ("supported right", "neutral right", "own wrong") and {d.reply for d in suite.texts} == {
         a.reply for a in answers if a.question.text in known
     }
     found = evaluate(tiny, suite, progress=False)
@@ -393,3 +393,29 @@ def test_a_damaged_file_of_answers(tmp_path):
         path.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match="holds no saved answers, or is damaged"):
             Answers.load(path)
+
+
+def test_training_of_more_wrong_answers_and_none_of_the_models_own():
+    answers = own(9)
+    known = behaviour_of(answers).asked(answers)
+    made = known.training(12, wrong=2 / 3, own_wrong=False)
+    assert [sum(not d.meta["right"] for d in made), len(made)] == [8, 12]
+    right = {a.question.text for a in answers if a.right}
+    assert {d.messages[0].content for d in made} <= right
+    both = known.training(12, wrong=2 / 3)
+    assert sum(not d.meta["right"] for d in both) == 8
+    assert {d.messages[0].content for d in both} - right  # the model's own wrong answers
+    assert known.training(12) == known.training(12, wrong=0.5, own_wrong=True)
+    for bad in (0, 1, -0.5, 2):
+        with pytest.raises(ValueError, match="wrong"):
+            known.training(12, wrong=bad)
+
+
+def test_a_suite_of_chosen_controls():
+    answers = own(9)
+    known = behaviour_of(answers).asked(answers)
+    suite = known.suite("test", n_controls=2, controls=["supported right"], own_wrong=False)
+    assert list(suite.groups) == ["supported right"] == list(suite.ends_right)
+    assert len(suite.groups["supported right"]) == 2
+    with pytest.raises(ValueError, match="supported wrong"):
+        known.suite("test", controls=["supports"])
