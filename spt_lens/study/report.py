@@ -211,8 +211,8 @@ def _equal(work: Work, rival: str, share: float) -> list[Section]:
         return []
     within = "as much drift" if share == 1 else f"{share:.0%} of as much drift"
     text = (
-        f"{readable(comparison.goal).capitalize()} of the chosen heads within {within} as {rival} may spend (the "
-        f"budget, {drift}), on the {split} split; of each the learning rate that is best within it on validation. Intervals: "
+        f"{_sentence(readable(comparison.goal))} of the chosen heads within {within} as {rival} may spend (the budget, "
+        f"{drift}), on the {split} split; of each the learning rate that is best within it on validation. Intervals: "
         "over cases and runs. Missed: the goals that do not hold."
     )
     return [Section(f"At equal drift: {rival}", text, table=as_text(table.rename(columns=readable)))]
