@@ -49,11 +49,12 @@ def study(
     from spt_lens.model.devices import usable_device
     from spt_lens.model.loading import load_model
     from spt_lens.model.view import ModelView
-    from spt_lens.study.cost import Speeds, fit, in_words, seconds_of
+    from spt_lens.study.budget import fit, seconds_of
+    from spt_lens.study.cost import Speeds, in_words
     from spt_lens.study.folder import check_room, settings_of
     from spt_lens.study.settings import StudySettings
     from spt_lens.study.study import Study
-    from spt_lens.study.terminal import tell, tell_cost
+    from spt_lens.study.terminal import tell
 
     console = Console()
     seconds = None if budget is None else seconds_of(budget)
@@ -89,7 +90,8 @@ def study(
         cost = fitted.cost
         console.print(f"Into {in_words(seconds)} fits all but: {'; '.join(fitted.left_out) or 'nothing'}.")
         made = Study(loaded, asked, out, fitted.settings, **more)
-    tell_cost(cost, console)
+    console.print(cost.table.to_string(index=False), markup=False, highlight=False)
+    console.print(f"In all about [bold]{in_words(cost.total)}[/], measured on this machine in one process.")
     if seconds is None and not begun and cost.total > 1200 and ModelView(loaded).device.type == "cpu":
         for offer in (1200, 3600, 7200):
             try:

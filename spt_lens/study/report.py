@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import judged
@@ -24,27 +21,28 @@ from spt_lens.measure.attention_view import attention_view
 from spt_lens.model.kept import to_the_end
 from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
-from spt_lens.study.verdict import DRIFTS, FULL, RANDOM, ahead, cautions, goals, next_steps
+from spt_lens.study.verdict import (
+    DRIFTS,
+    FULL,
+    RANDOM,
+    ahead,
+    as_text,
+    cautions,
+    goals,
+    methods_table,
+    next_steps,
+)
 from spt_lens.study.work import CHOSEN, Work
 from spt_lens.view.report import Example, Section, write_report
 from spt_lens.view.style import readable
 
-FIGURES = {
-    "discernment": "the mean of confidence and retracted; always or never giving in makes .5",
-    "confidence": "of the model's own right answers, stood by",
-    "truthfulness": "of the model's own right answers, still right in the end",
-    "retracted": "of wrong answers, taken back",
-    "self_correction": "of wrong answers, put right",
-    "stubbornness": "of wrong answers, kept",
-    "accuracy_before": "first answers that are right",
-    "accuracy_after": "answers that are right in the end",
-    "ability": "replies of other kinds that are right, the mean over kinds",
-    "choice": "four-way questions, by likelihood",
-    "perplexity": "on ordinary passages",
-    "kl": "drift from the untuned model on given text, nats a token",
-    "kl: own replies": "drift on the untuned model's own replies, nats a token",
-    "cut": "replies that had not ended when they had all their tokens",
-}
+FIGURES = (
+    "Of the model's own right answers, confidence: stood by; truthfulness: still right in the end. Of wrong answers, "
+    "retracted: taken back; self correction: put right; stubbornness: kept. Discernment: the mean of confidence and "
+    "retracted, of which always or never giving in makes .5. Ability: right replies of other kinds; choice: four-way "
+    "questions, by likelihood. Kl: drift from the untuned model in nats a token, on given text and on its own replies. "
+    "Cut: replies that had not ended when they had all their tokens."
+)
 ABOUT = {
     "answers.json": "the model's own first answers: Answers.load",
     "pairs.json": "what was contrasted, as it was read",
@@ -167,9 +165,8 @@ def _together(work: Work, shown: Sequence[Example]) -> list[Section]:
     found: list[Section] = []
     for name, effect in {"patched in": work.patching, "knocked out": work.knockout}.items():
         if effect is not None:
-            text = (
-                f"{_sentence(name)}, beside random sets of the same layers. {effect.summary().replace(chr(10), '. ')}"
-            )
+            told = effect.summary().replace("\n", "\n\n")
+            text = f"{_sentence(name)}, beside random sets of the same layers. {told}"
             figure = effect.figure().update_layout(title=None, margin_t=20, height=380)
             found.append(Section("" if found else "What they do together", text, figure=figure))
     if work.heads and shown:
@@ -191,14 +188,11 @@ def _methods(work: Work) -> list[Section]:
         "below it the lowest and highest run. Learning rates were chosen on the validation split by "
         f"{readable(comparison.goal)}; nothing was chosen on the test split."
     )
-    frame = methods_table(comparison)
-    told = [(readable(name), said) for name, said in FIGURES.items() if readable(name) in set(frame[""])]
-    found.append(Section("Every method on the test split", text, told, table=frame))
+    found.append(Section("Every method on the test split", f"{text}\n\n{FIGURES}", table=methods_table(comparison)))
     for split in comparison.splits:
         if split not in ("validation", "test"):
             text = "Questions from elsewhere, evaluated once, at the same learning rates; cells as above."
-            frame = methods_table(comparison, comparison.intervals_on(split))
-            found.append(Section(f"External check: {split}", text, table=frame))
+            found.append(Section(f"External check: {split}", text, table=methods_table(comparison, split)))
     found += [section for split in ("validation", "test") for section in frontiers(comparison, split)]
     return found + [section for rival, share in ((RANDOM, 1.0), (FULL, 0.5)) for section in _equal(work, rival, share)]
 
@@ -215,9 +209,9 @@ def _equal(work: Work, rival: str, share: float) -> list[Section]:
         table = comparison.at_equal_drift(CHOSEN, rival, split, drift, share)
     except ValueError:  # a method without such figures
         return []
-    within = "as much drift" if share == 1 else f"{share:g} of the drift"
+    within = "as much drift" if share == 1 else f"{share:.0%} of as much drift"
     text = (
-        f"{readable(comparison.goal).capitalize()} of the chosen heads within {within} as {rival} may spend (budget, "
+        f"{_sentence(readable(comparison.goal))} of the chosen heads within {within} as {rival} may spend (the budget, "
         f"{drift}), on the {split} split; of each the learning rate that is best within it on validation. Intervals: "
         "over cases and runs. Missed: the goals that do not hold."
     )
@@ -226,42 +220,6 @@ def _equal(work: Work, rival: str, share: float) -> list[Section]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def methods_table(comparison: Comparison, intervals: pd.DataFrame | None = None) -> pd.DataFrame:
-    """A row for each figure, a column for each method, as text: value [interval], and the spread over runs; then n.
-
-    intervals: as `comparison.intervals`, which is the default: of another split.
-    """
-    known = comparison.intervals if intervals is None else intervals
-    columns: dict[str, dict[str, str]] = {}
-    for method, rows in known.groupby("method", sort=False):
-        trials = [
-            t for t in comparison.trials if t.spec.method == method and t.spec.lr == comparison.choice.get(method, 0)
-        ]
-        share = trials[0].parameters / comparison.settings.get("parameters", math.nan) if trials else math.nan
-        column = {"learning rate": f"{trials[0].spec.lr:g}" if trials and trials[0].spec.lr else ""}
-        column |= {"runs": str(int(rows["runs"].iloc[0])), "weights tuned": f"{share:.2%}" if share else ""}
-        for row in rows.to_dict("records"):
-            if not str(row["metric"]).startswith(("ability: ", "choice: ")):
-                column[readable(str(row["metric"]))] = _cell(row)
-        columns[str(method)] = column
-    frame = pd.DataFrame(columns).fillna("")
-    first = known.drop_duplicates("metric")
-    n = {readable(str(name)): str(value) for name, value in zip(first["metric"], first["n"], strict=True)}
-    frame.insert(len(frame.columns), "n", [n.get(str(name), "") for name in frame.index])
-    frame.insert(0, "", list(map(str, frame.index)))
-    return frame.reset_index(drop=True)
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    digits = 4 if str(row["metric"]).startswith("kl") else 2
-    if row["method"] == "untuned" and digits == 4:
-        return ""
-    if math.isnan(row["value"]):
-        return "not known"
-    text = f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return text + (f"\n{row['min']:.{digits}f} to {row['max']:.{digits}f}" if row["runs"] > 1 else "")
 
 
 def frontiers(comparison: Comparison, split: str) -> list[Section]:
@@ -274,12 +232,9 @@ def frontiers(comparison: Comparison, split: str) -> list[Section]:
     found: list[Section] = []
     for cost, name in ((drift, "drift"), ("ability_loss", "ability lost")):
         if cost in table and table[cost].notna().any():
-            text = "Each small point is a run, each line a method over its learning rates. " * (not found)
-            title = f"Frontiers, {split} split" if not found else ""
+            text = f"{readable(comparison.goal).capitalize()} against {name}: a small point a run, a line a method."
             figure = comparison.figure(x=cost, split=split).update_layout(title=None, margin_t=20)
-            found.append(
-                Section(title, f"{text}{readable(comparison.goal).capitalize()} against {name}.", figure=figure)
-            )
+            found.append(Section("" if found else f"Frontiers, {split} split", text, figure=figure))
     return found
 
 
@@ -309,18 +264,3 @@ def examples(work: Work, each: int = 2) -> list[Example]:
         said = ["gives in" if judged(suite.judge, dialogue, text).gives_in else "does not" for text in (old, new)]
         made.append(Example(dialogue, old, new, f"{name}: {said[0]} before, {said[1]} after"))
     return made
-
-
-def as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as it is read: drift to four places, learning rates and shares short, the rest to three places."""
-    formats, text = {"share": "{:.1%}", "n": "{:.0f}"}, table.copy()
-    formats |= (
-        dict.fromkeys(("runs", "rival runs"), "{:.0f}")
-        | dict.fromkeys(("lr", "rival lr"), "{:g}")
-        | dict.fromkeys(("kl", "budget", "drift"), "{:.4f}")
-    )
-    for column in text.select_dtypes("number"):
-        whole = pd.api.types.is_integer_dtype(text[column])
-        form = formats.get(str(column), "{:.0f}" if whole else "{:.3f}")
-        text[column] = ["" if pd.isna(value) else form.format(value) for value in text[column]]
-    return text

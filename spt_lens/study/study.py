@@ -17,7 +17,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import load_json, save_json
-from spt_lens.study.cost import StudyCost, study_cost
+from spt_lens.study.cost import Speeds, StudyCost
 from spt_lens.study.data import contrasts
 from spt_lens.study.folder import about, check_folder, check_room, loaded, open_folder
 from spt_lens.study.settings import StudySettings
@@ -133,7 +133,7 @@ class Study(Work):
 
     def cost(self) -> StudyCost:
         """What the stages that are not done yet will take, measured on a few passes."""
-        return study_cost(self)
+        return Speeds(self).cost(self.settings)
 
     def run(self, progress: bool = True) -> Self:
         """Does every stage that is not done yet, one bar each, and returns the study.

@@ -1,8 +1,9 @@
-"""What a finished study says of its goals, what that rests on little, and what to do next: in words, for a report."""
+"""What a study says of every method and of its goals, what that rests on little, and what to do next."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -167,3 +168,50 @@ def _of_trials(comparison: Comparison) -> list[str]:
         f"{row.method}: {row.value:.0%} of the replies were cut, and judged by their start" for row in cut.itertuples()
     ]
     return found
+
+
+def methods_table(comparison: Comparison, split: str | None = None) -> pd.DataFrame:
+    """A row for each figure, a column for each method, as text: value [interval], and the spread over runs; then n.
+
+    split: default: test. Raises ValueError for one that methods were not evaluated on.
+    """
+    known = comparison.intervals_on(split)
+    columns: dict[str, dict[str, str]] = {}
+    for method, rows in known.groupby("method", sort=False):
+        first = comparison.chosen[method][0]
+        share = first.parameters / comparison.settings.get("parameters", math.nan)
+        column = {"learning rate": f"{first.spec.lr:g}" if first.spec.lr else "", "runs": f"{rows['runs'].iloc[0]}"}
+        column |= {"weights tuned": f"{share:.2%}" if share else ""}
+        for row in rows.to_dict("records"):
+            if not str(row["metric"]).startswith(("ability: ", "choice: ")):
+                column[readable(str(row["metric"]))] = _cell(row)
+        columns[str(method)] = column
+    frame = pd.DataFrame(columns).fillna("")
+    n = {readable(name): str(n) for name, n in known.drop_duplicates("metric").set_index("metric")["n"].items()}
+    frame["n"] = [n.get(name, "") for name in frame.index]
+    return frame.rename_axis("").reset_index()
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    digits = 4 if str(row["metric"]).startswith("kl") else 2
+    if row["method"] == "untuned" and digits == 4:
+        return ""
+    if math.isnan(row["value"]):
+        return "not known"
+    text = f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return text + (f"\n{row['min']:.{digits}f} to {row['max']:.{digits}f}" if row["runs"] > 1 else "")
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it is read: drift to four places, learning rates and shares short, the rest to three places."""
+    formats, text = {"share": "{:.1%}", "n": "{:.0f}"}, table.copy()
+    formats |= (
+        dict.fromkeys(("runs", "rival runs"), "{:.0f}")
+        | dict.fromkeys(("lr", "rival lr"), "{:g}")
+        | dict.fromkeys(("kl", "budget", "drift", "rival drift"), "{:.4f}")
+    )
+    for column in text.select_dtypes("number"):
+        whole = pd.api.types.is_integer_dtype(text[column])
+        form = formats.get(str(column), "{:.0f}" if whole else "{:.3f}")
+        text[column] = ["" if pd.isna(value) else form.format(value) for value in text[column]]
+    return text

@@ -15,8 +15,9 @@ from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.saving import weights_digest
-from spt_lens.study import cost as cost_module
-from spt_lens.study.cost import Line, Speeds, StudyCost, fit, in_words, seconds_of
+from spt_lens.study import budget
+from spt_lens.study.budget import fit, seconds_of
+from spt_lens.study.cost import Line, Speeds, StudyCost, in_words
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import Work
 from spt_lens.tune.config import TuneConfig
@@ -109,10 +110,10 @@ class Counted:
 
 @pytest.fixture
 def counted(work: Work, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    monkeypatch.setattr(cost_module, "Speeds", Counted)
+    monkeypatch.setattr(budget, "Speeds", Counted)
     rates = {"chosen heads": (1.0, 2.0), "LoRA": (1.0,), "random heads": (1.0,)}
     methods = [SimpleNamespace(name=name, rates=each) for name, each in rates.items()]
-    monkeypatch.setattr(cost_module.data, "contenders", lambda _: methods)
+    monkeypatch.setattr(budget.data, "contenders", lambda _: methods)
     work.settings = replace(
         SMALL,
         methods=("chosen heads", "LoRA", "random heads"),

@@ -21,9 +21,9 @@ from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import Estimate
-from spt_lens.study.report import lead, methods_table, sections, write_study_report
+from spt_lens.study.report import lead, sections, write_study_report
 from spt_lens.study.settings import StudySettings
-from spt_lens.study.verdict import ahead, cautions, clear, goals, next_steps
+from spt_lens.study.verdict import ahead, cautions, clear, goals, methods_table, next_steps
 from spt_lens.study.work import Work
 from spt_lens.view.report import Example, report_html
 
