@@ -165,9 +165,8 @@ def _together(work: Work, shown: Sequence[Example]) -> list[Section]:
     found: list[Section] = []
     for name, effect in {"patched in": work.patching, "knocked out": work.knockout}.items():
         if effect is not None:
-            text = (
-                f"{_sentence(name)}, beside random sets of the same layers. {effect.summary().replace(chr(10), '. ')}"
-            )
+            told = effect.summary().replace("\n", "\n\n")
+            text = f"{_sentence(name)}, beside random sets of the same layers. {told}"
             figure = effect.figure().update_layout(title=None, margin_t=20, height=380)
             found.append(Section("" if found else "What they do together", text, figure=figure))
     if work.heads and shown:
@@ -210,9 +209,9 @@ def _equal(work: Work, rival: str, share: float) -> list[Section]:
         table = comparison.at_equal_drift(CHOSEN, rival, split, drift, share)
     except ValueError:  # a method without such figures
         return []
-    within = "as much drift" if share == 1 else f"{share:g} of the drift"
+    within = "as much drift" if share == 1 else f"{share:.0%} of as much drift"
     text = (
-        f"{readable(comparison.goal).capitalize()} of the chosen heads within {within} as {rival} may spend (budget, "
+        f"{_sentence(readable(comparison.goal))} of the chosen heads within {within} as {rival} may spend (the budget, "
         f"{drift}), on the {split} split; of each the learning rate that is best within it on validation. Intervals: "
         "over cases and runs. Missed: the goals that do not hold."
     )

@@ -208,7 +208,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
     formats |= (
         dict.fromkeys(("runs", "rival runs"), "{:.0f}")
         | dict.fromkeys(("lr", "rival lr"), "{:g}")
-        | dict.fromkeys(("kl", "budget", "drift"), "{:.4f}")
+        | dict.fromkeys(("kl", "budget", "drift", "rival drift"), "{:.4f}")
     )
     for column in text.select_dtypes("number"):
         whole = pd.api.types.is_integer_dtype(text[column])

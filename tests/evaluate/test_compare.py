@@ -474,10 +474,10 @@ def test_trials_share_hidden_states_encodings_and_predictions_and_give_the_same(
 
 def test_what_came_before_changes_no_bit_of_a_trial(tiny, small):
     """So that a comparison which goes on in a new process gives the figures of one that was never stopped."""
-    config = TuneConfig(steps=2, batch_size=2, kl_weight=0.1)
-    task = Task(tuple(small["dialogues"]), config, small["suites"], tuple(small["dialogues"][:2]))
+    config, texts = TuneConfig(steps=3, batch_size=3, kl_weight=1.0), Yesman().suite("train", 1, n_texts=20).texts
+    task = Task(tuple(Yesman().training(30)), config, small["suites"], texts)
     heads = Pinpoint(HeadSet.parse("L2.H3"))
-    methods = [Contender("top", heads, (1e-2,)), Contender("full", FullFineTuning(), (1e-3,))]
+    methods = [Contender("top", heads, (1e-2,)), Contender("full", FullFineTuning(), (1e-2,))]
     bench, tuners = Bench(tiny, task), {spec: tuner for spec, tuner in asked(methods, (0, 1)).items() if tuner}
     together = {spec: bench.trial(spec, tuner) for spec, tuner in tuners.items()}
     for spec in list(tuners)[1:]:
