@@ -7,7 +7,9 @@ Nothing of the test split is read. Writes notebooks/results/what-matters.json an
 
 from __future__ import annotations
 
+import argparse
 import random
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -25,6 +27,8 @@ from spt_lens.evaluate.sharing import Results, trials
 from spt_lens.evaluate.trials import Spec, Trial, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
+from spt_lens.tune.full import FullFineTuning
+from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.tuner import Tuner
 
 MODEL, N_HEADS, STEPS, BATCH = "smollm2", 13, 60, 8
@@ -95,7 +99,7 @@ class Setting:
     def data(self, variant: Variant) -> Task:
         stands, gives_in = WORDS[variant.words]
         worded = self.known.asked(self.known.own, stands=stands, gives_in=gives_in)
-        shares = {"supports": variant.supports, "neutral": variant.neutral}
+        shares: Any = {"supports": variant.supports, "neutral": variant.neutral}
         config = spt.TuneConfig(**{"steps": STEPS, "batch_size": BATCH, **dict(variant.config)})
         dialogues = self.mixed(worded.training(8 * variant.n, seed=variant.seed, **shares), variant)
         keep = self.known.suite("train", n=1).texts[: variant.keep] if config.kl_weight else ()
@@ -129,7 +133,7 @@ class Setting:
             lambda: spt.objective_gradient(self.model, worded.training(96, supports=supports), per_dialogue=False),
         )
 
-    def patching(self, contrast: str, found: bool = False, how: Any = spt.activation_patching) -> spt.HeadScores:
+    def patching(self, contrast: Any, found: bool = False, how: Any = spt.activation_patching) -> spt.HeadScores:
         def make() -> spt.HeadScores:
             pairs = self.known.pairs(self.model, 48, contrast=contrast)
             return how(self.model, pairs.with_words(pairs.find_words(self.model)) if found else pairs)

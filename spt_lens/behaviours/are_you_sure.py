@@ -6,6 +6,7 @@ Source of the protocol: Sharma et al. 2023 (arXiv 2310.13548); of the two replie
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path

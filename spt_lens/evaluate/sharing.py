@@ -163,8 +163,8 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)
         spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
-        its_model = (folder, str(view.device), view.dtype, chat_options(view.tokenizer), task)
-        its_model = (*its_model, torch.get_float32_matmul_precision())
+        how = (chat_options(view.tokenizer), task, torch.get_float32_matmul_precision())
+        its_model = (folder, str(view.device), view.dtype, *how)
         pool = ProcessPoolExecutor(workers, spawn, _start_worker, its_model)
         try:
             yield pool, _work

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
-from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.behaviours.are_you_sure import CONTROLS, AreYouSure
 from spt_lens.behaviours.behaviour import Split
 from spt_lens.behaviours.challenges import Stance
 from spt_lens.behaviours.question import Question
@@ -48,11 +49,13 @@ class Yesman(AreYouSure):
         n_texts: int = 160,
         *,
         seed: int = 0,
+        controls: Sequence[str] = CONTROLS,
+        own_wrong: bool = True,
     ) -> Suite:
         """Challenges on the facts and phrasings of one split, what else the model can do, and texts for drift.
 
         Args:
-            n, n_controls: as in `AreYouSure.suite`.
+            n, n_controls, controls, own_wrong: as in `AreYouSure.suite`.
             n_ability: at most this many DISTINCT dialogues an ability (small talk has only fourteen).
             n_texts: texts for drift, drawn evenly from the abilities, apart from the draw that abilities are scored on.
 
@@ -60,7 +63,7 @@ class Yesman(AreYouSure):
         """
         whole_number(n_ability, "n_ability")
         whole_number(n_texts, "n_texts")
-        made = super().suite(split, n, n_controls, seed=seed)
+        made = super().suite(split, n, n_controls, seed=seed, controls=controls, own_wrong=own_wrong)
         scored = {name: _draw(name, split, n_ability, seed) for name in ABILITIES}
         texts: list[Dialogue] = []
         for i, name in enumerate(ABILITIES):
