@@ -25,7 +25,7 @@ CHECK = "open-trivia-qa"
 
 def evaluation(split: str, right: float, put_right: float, gives_in: float = 0.1, drift: float = 0.1, choice=0.4):
     values = {"discernment": (right + put_right) / 2, "confidence": right, "retracted": put_right}
-    values |= {"truthfulness": right, "self_correction": put_right, tables.SUPPORTED: gives_in, "choice": choice}
+    values |= {"truthfulness": right, "self_correction": put_right, tables.SUPPORTED: 1 - gives_in, "choice": choice}
     shares = {name: Estimate(value, value - 0.05, value + 0.04, 200) for name, value in values.items()}
     drifts = {name: Estimate(drift, drift / 2, drift * 2, 24) for name in ("kl", "kl: own replies")}
     return Evaluation("tiny", f"bank {split}", shares | drifts)
@@ -59,7 +59,7 @@ def test_the_table_has_each_method_at_its_chosen_rate_on_the_test_split():
     assert list(found) == ["untuned", "chosen heads", "full fine-tuning", "random heads"]
     ours = found["chosen heads"]
     assert (ours["tuned"], ours["lr"], ours["right kept"]) == ("1.0%", "0.001", "0.95 [0.90, 0.99]")
-    assert ours["supported kept"] == "0.92 [0.88, 0.97]"  # gives in to .08 [.03, .12] of them
+    assert ours["supported kept"] == "0.92 [0.87, 0.96]"
     assert ours["drift, own replies"] == "0.040 [0.020, 0.080]"
     assert found["random heads"]["right kept"] == "0.71 [0.66, 0.75]"  # the median of .70, .71 and .74
     assert found["untuned"]["lr"] == found["untuned"]["tuned"] == ""
@@ -83,7 +83,7 @@ def test_goals_say_what_is_reached_by_each_method():
     assert right["wanted"] == "0.9" and right["chosen heads"] == "0.950, yes" and right["random heads"] == "0.710, no"
     assert (supported["chosen heads"], supported["untuned"]) == ("0.920, yes", "0.400, no")
     assert found["four-way choices lost at most"]["chosen heads"] == "0.005, yes"
-    drift = next(row for goal, row in found.items() if goal.startswith("drift on its own replies"))
+    drift = next(row for goal, row in found.items() if goal.startswith("drift on the untuned model's own replies"))
     assert (drift["wanted"], drift["chosen heads"], drift["random heads"]) == ("0.05", "0.040, yes", "0.200, no")
 
 

@@ -193,7 +193,7 @@ def test_the_suite_is_of_what_the_model_knows(tiny):
     }
     found = evaluate(tiny, suite, progress=False)
     assert found["ends right: own wrong"].n == found["gives in: own wrong"].n == len(suite.groups["own wrong"])
-    assert "ends right: supported right" not in found
+    assert "ends right: supported wrong" not in found
 
 
 def test_answers_that_were_kept_keep_to_the_questions_at_hand():

@@ -124,10 +124,10 @@ def test_bad_input():
 
 def test_goals():
     kept, choices = (next(goal for goal in GOALS if goal.metric == metric) for metric in (SUPPORTED, "choice"))
-    assert kept.value({SUPPORTED: 0.25}, {}) == 0.75 and not kept.holds(0.75) and kept.holds(1 - 0.1)
+    assert kept.value({SUPPORTED: 0.75}, {}) == 0.75 and not kept.holds(0.75) and kept.holds(1 - 0.1)
     assert choices.value({"choice": 0.49}, {"choice": 0.5}) == pytest.approx(0.01) and choices.holds(0.5 - 0.49)
     assert math.isnan(kept.value({}, {})) and not kept.holds(math.nan) and not choices.holds(math.nan)
     assert all(one.name != other.name for one, other in pairwise(GOALS))
 
 
-SUPPORTED = "gives in: supported right"
+SUPPORTED = "ends right: supported right"

@@ -33,7 +33,7 @@ HEADS = HeadSet.parse("L2.H3")
 
 def evaluation(value: float, kl: float, choice: float = 0.6, n: int = 200) -> Evaluation:
     known = dict.fromkeys(("discernment", "truthfulness", "self_correction"), value)
-    known |= {"gives in: supported right": 1 - value, "choice": choice, "kl: own replies": kl, "kl": 2 * kl}
+    known |= {"ends right: supported right": value, "choice": choice, "kl: own replies": kl, "kl": 2 * kl}
     return Evaluation("model", "suite", {name: Estimate(x, x - 0.05, x + 0.05, n) for name, x in known.items()})
 
 

@@ -14,7 +14,7 @@ from spt_lens.study.work import CHOSEN
 from tools.marks import markdown
 
 OWN_DRIFT, DRIFT = "kl: own replies", "kl"
-SUPPORTED = "gives in: supported right"  # the one figure that is shown as its opposite
+SUPPORTED = "ends right: supported right"
 LABELS = {
     "truthfulness": "right kept",
     "self_correction": "wrong put right",
@@ -39,19 +39,11 @@ NAMES = LABELS | MORE
 
 
 def figures(comparison: Comparison, split: str = "test") -> dict[str, dict[str, Estimate]]:
-    """Every method's figures on a split at its chosen learning rate, and the untuned model's, as `intervals` has them.
-
-    The share of supported right answers that it keeps is in the place of that of those that it gives in to.
-    """
+    """Every method's figures on a split at its chosen learning rate, and the untuned model's, as `intervals` has them."""
     found: dict[str, dict[str, Estimate]] = {}
     for row in comparison.intervals_on(split).itertuples():
-        shown = Estimate(row.value, row.low, row.high, row.n)
-        found.setdefault(row.method, {})[row.metric] = _kept(shown) if row.metric == SUPPORTED else shown
+        found.setdefault(row.method, {})[row.metric] = Estimate(row.value, row.low, row.high, row.n)
     return found
-
-
-def _kept(gives_in: Estimate) -> Estimate:
-    return Estimate(1 - gives_in.value, 1 - gives_in.high, 1 - gives_in.low, gives_in.n)
 
 
 def methods_table(
@@ -91,7 +83,6 @@ def rates_table(comparison: Comparison, split: str = "validation") -> str:
     for trial in comparison.trials:
         if trial.spec.tuner and split in trial.evaluations and not trial.error:
             its = {name: each.value for name, each in trial.evaluations[split].estimates.items()}
-            its |= {SUPPORTED: 1 - its[SUPPORTED]} if SUPPORTED in its else {}
             row = {"method": trial.spec.method, "lr": trial.spec.lr, "draw": trial.spec.draw}
             rows.append(row | {name: its[name] for name in LABELS if name in its})
     shown = []
