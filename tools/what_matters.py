@@ -128,14 +128,14 @@ def variants(work: Work) -> Iterator[Variant]:
         tune = replace(base.tune, projections=letters)
         yield Variant("projections (base: q and o)", letters, chosen, {"tune": tune})
 
-    mixes = {
+    mixes: dict[str, dict[str, Any]] = {
         "as many wrong as right": {"wrong": 0.5},
         "its own wrong answers too": {"own_wrong": True},
         "no supported turns": {"supports": 0.0},
         "neutral turns beside supported ones": {"supports": 0.2, "neutral": 0.1},
     }
-    for name, words in mixes.items():
-        yield Variant("data", name, chosen, {"training": {**base.training, **words}})
+    for name, mix in mixes.items():
+        yield Variant("data", name, chosen, {"training": {**base.training, **mix}})
 
     targets = {
         "stance, then the answer": (f"{YES} The answer is {{}}.", f"{SORRY} The answer is {{}}."),
@@ -146,7 +146,8 @@ def variants(work: Work) -> Iterator[Variant]:
         yield Variant("targets", name, chosen, {"replies": {"stands": stands, "gives_in": gives_in}})
 
     for weight in (0.0, 0.3, 3.0):
-        changes = {"tune": replace(base.tune, kl_weight=weight)} | ({} if weight else {"keep": 0})
+        changes: dict[str, Any] = {"tune": replace(base.tune, kl_weight=weight)}
+        changes |= {} if weight else {"keep": 0}
         yield Variant("KL term", f"weight {weight:g}", chosen, changes)
 
 
