@@ -183,16 +183,18 @@ def _both(trial: Trial, again: Trial | None) -> Trial:
     """A trial with the evaluations of the one that did it once more; warns where its drift is another."""
     if again is None:
         return trial
+    its = f"{trial.spec.method} at learning rate {trial.spec.lr:g}, seed {trial.spec.seed}, was trained once more for"
+    if again.error:  # the choice stands: it is validation's, where this rate held
+        warn_caller(f"{its} other suites and diverged ({again.error}): it has no figures there, give lower rates")
+        return trial
     more = dict(again.evaluations)
-    if more:
-        before, now = trial.evaluations[SPLITS[0]].estimates, more.pop(SPLITS[0]).estimates
-        for name, (value, *_) in now.items():
-            same = math.isclose(value, before[name].value, rel_tol=0.01, abs_tol=1e-5)
-            if not same and not (math.isnan(value) and math.isnan(before[name].value)):
-                warn_caller(
-                    f"{trial.spec.method} at learning rate {trial.spec.lr:g}, seed {trial.spec.seed}, was trained once "
-                    f"more for {', '.join(more)}, and {name} on validation is now {value:.4g}, before "
-                    f"{before[name].value:.4g}: training is not repeatable here (another machine, or a GPU), so the "
-                    "figures on these are of another run than those on validation; test_each=True keeps both in one"
-                )
-    return replace(trial, evaluations={**trial.evaluations, **more}, error=again.error)
+    before, now = trial.evaluations[SPLITS[0]].estimates, more.pop(SPLITS[0]).estimates
+    for name, (value, *_) in now.items():
+        same = math.isclose(value, before[name].value, rel_tol=0.01, abs_tol=1e-5)
+        if not same and not (math.isnan(value) and math.isnan(before[name].value)):
+            warn_caller(
+                f"{its} {', '.join(more)}, and {name} on validation is now {value:.4g}, before "
+                f"{before[name].value:.4g}: training is not repeatable here (another machine, or a GPU), so the "
+                "figures on these are of another run than those on validation; test_each=True keeps both in one"
+            )
+    return replace(trial, evaluations={**trial.evaluations, **more})

@@ -153,3 +153,20 @@ def test_training_that_is_not_repeatable_is_said(tiny, monkeypatch):
     with pytest.warns(UserWarning, match="full fine-tuning at learning rate 0.01, seed 1, was trained once more"):
         found = compare(tiny, suites=SUITES, test_each=False, **given)
     assert len(numbers(found, "test")) == 2
+
+
+def test_training_that_diverges_the_second_time_is_said_and_changes_no_choice(tiny, monkeypatch):
+    tune, calls = FullFineTuning.tune, iter(range(6))
+    methods = [Contender("full fine-tuning", FullFineTuning(), (1e-2, 1e-1))]
+
+    def diverging(self, model, dialogues, config, **more):
+        if next(calls) == 5:  # the second seed at the chosen rate, once more
+            raise FloatingPointError("too hot")
+        return tune(self, model, dialogues, config, **more)
+
+    monkeypatch.setattr(FullFineTuning, "tune", diverging)
+    with pytest.warns(UserWarning, match=r"seed 1, was trained once more .* diverged \(too hot\): it has no figures"):
+        found = compare(tiny, suites=SUITES, test_each=False, **{**GIVEN, "methods": methods})
+    assert not found.failed and len(numbers(found, "validation")) == 4
+    table = found.table.set_index("method")
+    assert table.loc["full fine-tuning", "runs"] == 1 and len(numbers(found, "test")) == 1
