@@ -20,7 +20,7 @@ class FullFineTuning(Tuner):
     """Trains the model's own weights in place, beside them nothing but gradients, moments and what undoing needs.
 
     A model in half precision, and a HookedTransformer, lends no weights: a copy is trained, in float32 or what is
-    wider, and written into the model when it is done.
+    wider, and written into the model when it is done; that of a bfloat16 model multiplies in bfloat16.
     """
 
     method = "full fine-tuning"

@@ -14,7 +14,7 @@ putting the model back after an error are done here, alike for all.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -78,7 +78,7 @@ class Trainable:
         mixed = view.dtype == torch.bfloat16 and all(p.dtype != view.dtype for p in plain.parameters())
 
         def forward(ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
-            with torch.autocast(view.device.type, torch.bfloat16, enabled=mixed):
+            with torch.autocast(view.device.type, torch.bfloat16) if mixed else nullcontext():
                 return plain(input_ids=ids, use_cache=False).logits
 
         logits = logits_of(forward, plain.get_output_embeddings())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.saving import same_bits
-from spt_lens.tune import lora, tuner
+from spt_lens.tune import full, lora, tuner
 from spt_lens.tune.full import full_finetune
 from spt_lens.tune.lora import lora_tune
 from spt_lens.tune.plain import attention_weights, plain_model
@@ -105,6 +107,27 @@ def test_half_precision(dtype, tune, dialogues, gqa_folder, monkeypatch):
     live = {place for _, place, *_ in before.values()}
     shared = [p.data_ptr() in live for made in plain for p in made.parameters()]
     assert set(shared) == ({dtype == torch.bfloat16} if tune is lora_tune else set())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_full_fine_tuning_of_a_bfloat16_model_multiplies_in_bfloat16(dtype, dialogues, gqa_folder, monkeypatch):
+    found, made, kinds = [], full.plain_model, set()
+
+    def seen(view):
+        plain = made(view)
+        layer = plain.get_submodule("model.layers.1.mlp.down_proj")
+        layer.register_forward_hook(lambda module, args, out: kinds.add((out.dtype, module.weight.dtype)))
+        return plain
+
+    monkeypatch.setattr(full, "plain_model", seen)
+    for again in (False, True):  # also where activations are made again in the backward pass, outside of the forward
+        config = replace(CONFIG, checkpoint_activations=again, kl_weight=0.1)
+        model = load_model(gqa_folder, device="cpu", dtype=dtype)
+        found.append(full_finetune(model, dialogues, config, keep=dialogues[:2], progress=False))
+    assert kinds == {(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32, torch.float32)}
+    one, other = (tuned.adapter.after for tuned in found)
+    assert one.keys() == other.keys() and all(same_bits(one[name], other[name]) for name in one)
+    assert found[0].history["kl"].iloc[0] == pytest.approx(0, abs=1e-6)  # the untuned model went the same way
 
 
 @pytest.mark.parametrize("name", ["gemma2", "phi3", "gpt2", "neox"])
