@@ -156,7 +156,7 @@ def trial(work: Work, variant: Variant) -> dict[str, Any]:
     settings = replace(work.settings, **variant.changes)
     own = Work(work.model, work.behaviour, work.out, settings, asked=work.asked)
     assert own.asked is not None and variant.heads is not None
-    suite = data.suites_of(own)["validation"]
+    suite = data.with_more(own.asked.suite("validation", **settings.validation), own, "validation")
     found = spt.compare(
         work.model,
         methods=[Contender(variant.name, Pinpoint(variant.heads), (variant.lr,))],
