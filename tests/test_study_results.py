@@ -96,7 +96,7 @@ def test_what_is_reached_at_equal_drift():
 
 def test_what_the_trials_took():
     found = rows(tables.cost_table(made_up()))["random heads"]
-    assert found == {"method": "random heads", "trials": "6", "s a trial": "30", "minutes in all": "3"}
+    assert found == {"method": "random heads", "trials": "6", "s of tuning a trial": "30", "minutes in all": "3"}
 
 
 def test_every_rate_on_validation_and_the_chosen_one_bold():

@@ -23,8 +23,9 @@ LABELS = {
     "choice": "four-way choice",
     OWN_DRIFT: "drift, own replies",
 }
-# What the longer table has beside these.
+# What the longer table has beside these. The first: a method that forgets answers is challenged on those that are left.
 MORE = {
+    "accuracy_before": "right when asked again",
     "confidence": "stood by",
     "retracted": "wrong retracted",
     "ends right: own wrong": "own wrong put right",
@@ -32,7 +33,8 @@ MORE = {
     DRIFT: "drift, texts",
 }
 ORDER = (
-    *("truthfulness", "confidence", SUPPORTED, "self_correction", "retracted", "ends right: own wrong"),
+    *("accuracy_before", "truthfulness", "confidence", SUPPORTED),
+    *("self_correction", "retracted", "ends right: own wrong"),
     *("discernment", "choice", "ability", OWN_DRIFT, DRIFT),
 )
 NAMES = LABELS | MORE
@@ -65,7 +67,7 @@ def methods_table(
 
 
 def goals_table(comparison: Comparison) -> str:
-    """The goals of `study/verdict.py`, and which each method reaches on the test split."""
+    """The goals of `study/verdict.py`'s `goals`, and which each method reaches on the test split."""
     rows: dict[str, dict[str, str]] = {}
     for method in ("untuned", *comparison.choice):
         for row in goals(comparison, method).itertuples():
@@ -99,12 +101,12 @@ def rates_table(comparison: Comparison, split: str = "validation") -> str:
 
 
 def cost_table(comparison: Comparison) -> str:
-    """What the trials of each method took, tuning and evaluation together."""
+    """What tuning took in the trials of each method, without what evaluating took."""
     rows = []
     for method in ("untuned", *comparison.choice):
         seconds = [trial.seconds for trial in comparison.trials if trial.spec.method == method]
         each = f"{sum(seconds) / len(seconds):.0f}"
-        rows.append({"method": method, "trials": f"{len(seconds)}", "s a trial": each})
+        rows.append({"method": method, "trials": f"{len(seconds)}", "s of tuning a trial": each})
         rows[-1]["minutes in all"] = f"{sum(seconds) / 60:.0f}"
     return markdown(rows)
 
