@@ -55,7 +55,8 @@ def ahead(comparison: Comparison, method: str = CHOSEN, rival: str = RANDOM) -> 
     if own is None or other is None:
         return ""
     word = "ahead of" if own[0] > other[0] else "behind" if own[0] < other[0] else "level with"
-    where = "outside of" if clear(comparison, method, rival) else "within"
+    apart = clear(comparison, method, rival) or clear(comparison, rival, method)
+    where = "outside of" if apart else "within"
     ends = " and ".join(f"[{low:.3f}, {high:.3f}]" for _, low, high in (own, other))
     return (
         f"By {readable(comparison.goal)} the {method} ({own[0]:.3f}) are {word} {rival} ({other[0]:.3f}), {where} "

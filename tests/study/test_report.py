@@ -92,7 +92,8 @@ def test_random_heads_that_keep_up_are_said_to() -> None:
     assert clear(comparison()) and "ahead of random heads (0.710), outside of" in ahead(comparison())
     level = comparison(random=0.9)
     assert not clear(level) and "within their intervals" in ahead(level)
-    assert "behind random heads" in ahead(comparison(chosen=0.5, random=0.8))
+    behind = ahead(comparison(chosen=0.5, random=0.8))
+    assert "behind random heads (0.810), outside of their intervals" in behind
 
 
 def test_what_it_rests_on_little_is_found(work: Work) -> None:
