@@ -26,8 +26,12 @@ def tell(work: Work, console: Console) -> None:
     if work.comparison is not None and work.comparison.choice:
         console.rule("Every method on the test split")
         console.print(_methods(work))
-        missed = [str(row.goal) for row in goals(work.comparison).itertuples() if row.reached == "no"]
-        console.print(escape(f"{ahead(work.comparison)} Goals not reached: {'; '.join(missed) or 'none'}."))
+        rows = [(row.goal, row.reached) for row in goals(work.comparison).itertuples()]
+        missed = [f"{goal}{' (not known)' * (reached != 'no')}" for goal, reached in rows if reached != "yes"]
+        told = f"Goals not reached: {'; '.join(missed) or 'none'}." if rows else "No goal was measured."
+        console.print(escape(f"{ahead(work.comparison)} {told}".strip()))
+    elif work.comparison is not None:
+        console.print("Every trial diverged: give lower rates in the settings, and another folder.")
     console.rule("Where to look")
     console.print(f"It rests on little in {len(cautions(work))} points, which the report names.")
     places = {"The report": work.report, "To choose other heads": work.out / "picker.html"}

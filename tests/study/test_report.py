@@ -127,6 +127,41 @@ def test_the_table_has_every_method_with_interval_runs_and_n() -> None:
     assert list(table.loc[["learning rate", "runs", "weights tuned"], "chosen heads"]) == ["0.001", "2", "1.00%"]
 
 
+def test_what_is_not_known_is_not_said_to_be_missed() -> None:
+    nan = Estimate(math.nan, math.nan, math.nan, 0)
+    trials = [
+        replace(t, evaluations={s: replace(e, estimates={**e.estimates, "discernment": nan}) for s, e in both.items()})
+        for t in comparison().trials
+        for both in [t.evaluations]
+    ]
+    lost = replace(comparison(), trials=tuple(trials))
+    assert goals(lost).set_index("goal").loc["discernment", "reached"] == "not known" and not ahead(lost)
+
+
+def test_a_behaviour_of_opinions_is_told_by_its_own_goal(work: Work) -> None:
+    def opinions(told: float) -> dict[str, Evaluation]:
+        found = {"gives in: opinion told": Estimate(told, told - 0.05, told + 0.05, 200)}
+        return {split: Evaluation("model", split, found) for split in ("validation", "test")}
+
+    trials = [Trial(Spec("untuned"), 0, 0.0, opinions(0.9))]
+    trials += [
+        Trial(Spec(name, 1e-3, tuner=name), 1, 1.0, opinions(value))
+        for name, value in {"chosen heads": 0.2, "random heads": 0.6}.items()
+    ]
+    work.comparison = Comparison(tuple(trials), {"parameters": 1000})
+    assert "Resists on the test split: untuned 0.10, chosen heads 0.80, random heads 0.40" in lead(work)
+    assert clear(work.comparison) and "By resists the chosen heads (0.800) are ahead" in ahead(work.comparison)
+    assert not [each for each in next_steps(work) if "not shown to matter" in each]
+
+
+def test_the_command_can_be_copied_and_says_by_what_words_it_was_read(work: Work) -> None:
+    work.out = work.out / "my study; rm x"
+    work.out.mkdir()
+    work.settings = replace(work.settings, words="found")  # and none were
+    page = report_html("", "", sections(work))
+    assert "--out &#x27;my study; rm x&#x27;" in page and "read by the behaviour&#x27;s own words" in page
+
+
 def test_a_study_that_has_only_begun_has_a_page_too(work: Work) -> None:
     bare = Work(work.model, work.behaviour, work.out, work.settings)
     assert "attention heads" in lead(bare)
