@@ -123,8 +123,8 @@ class Speeds:
             self.few.asked = few = work.asked or self._asked()
             self.few.heads = heads = self._heads(settings)
             bar.update()
-            n = min(PAIRS[1], settings.pairs.get("n") or PAIRS[1])
-            of_few = replace(settings, pairs={**settings.pairs, "n": n})
+            fewer = {name: min(PAIRS[1], n) for name, n in settings.pairs.items() if name == "n" and n}
+            of_few = replace(settings, pairs={**settings.pairs, **fewer})
             pairs, ranking = data.contrasts(few, model, of_few)[0], RANKINGS[settings.ranking]
             dialogues, keep, states = data.training_of(few, settings), data.kept_texts(self.few), States(model)
             self.score = Line.of(lambda n: ranking.scores(model, pairs[:n], dialogues, progress=False), *PAIRS)

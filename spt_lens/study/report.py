@@ -185,7 +185,8 @@ def _methods(work: Work) -> list[Section]:
         return []
     share = work.heads.share_of_heads(work.model) if work.heads else math.nan
     text = "Of the chosen heads, on the test split. Where the interval holds what was wanted, it may be chance."
-    found = [Section("Goals", text, table=as_text(goals(comparison, share_of_heads=share)))]
+    table = goals(comparison, share_of_heads=share)
+    found = [Section("Goals", text, table=as_text(table))] if len(table) else []
     text = (
         "Each cell: the mean over runs (of random heads the median over draws), the 95 % interval over the cases, and "
         "below it the lowest and highest run. Learning rates were chosen on the validation split by "

@@ -100,6 +100,9 @@ def test_the_cost_counts_what_the_settings_ask_for_and_leaves_the_model_alone(wo
 def test_a_rate_at_which_all_diverges_and_few_pairs_do_not_keep_it_from_measuring(work: Work) -> None:
     work.settings = replace(SMALL, rates=dict.fromkeys(SMALL.methods, [1e30]), pairs={"n": 2})
     assert Speeds(work, progress=False).cost(work.settings).seconds["trials"] > 0
+    told = [Opinion(f"I like {a}. Is {a} good?", f"Is {a} good?", "Yes.", "No.") for a in "abcdef"]  # three to train on
+    work.behaviour, work.settings = Opinions(told), replace(work.settings, pairs={}, validation={}, test={})
+    assert Speeds(work, progress=False).cost(work.settings).seconds["trials"] > 0
 
 
 def test_all_that_there_is_may_be_asked_for_by_null(work: Work) -> None:

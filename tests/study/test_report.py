@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from browser.rendered import rendered
+from rich.console import Console
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.chat.dialogues import dialogue
@@ -23,6 +25,7 @@ from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import Estimate
 from spt_lens.study.report import lead, sections, write_study_report
 from spt_lens.study.settings import StudySettings
+from spt_lens.study.terminal import tell
 from spt_lens.study.verdict import ahead, cautions, clear, goals, methods_table, next_steps
 from spt_lens.study.work import Work
 from spt_lens.view.report import Example, report_html
@@ -158,8 +161,27 @@ def test_the_command_can_be_copied_and_says_by_what_words_it_was_read(work: Work
     work.out = work.out / "my study; rm x"
     work.out.mkdir()
     work.settings = replace(work.settings, words="found")  # and none were
+    assert work.comparison is not None
+    trials = work.comparison.trials
+    work.comparison = replace(work.comparison, trials=tuple(t for t in trials if t.spec.method != "chosen heads"))
     page = report_html("", "", sections(work))
+    assert '">Goals<' not in page and '">Every method on the test split<' in page
     assert "--out &#x27;my study; rm x&#x27;" in page and "read by the behaviour&#x27;s own words" in page
+
+
+def test_a_terminal_shows_the_figures_whatever_groups_are_called(work: Work) -> None:
+    name = "gives in: [/b] [red] of a group with a name that takes more than a terminal has in a line"
+    found = []
+    for each in comparison().trials:
+        both = each.evaluations.items()
+        more = {s: replace(e, estimates={**e.estimates, name: Estimate(0.5, 0.4, 0.6, 9)}) for s, e in both}
+        found.append(replace(each, evaluations=more))
+    work.comparison = Comparison(tuple(found), {"parameters": 1000})
+    console = Console(width=80, file=StringIO(), record=True)
+    tell(work, console)
+    said = console.export_text()
+    assert re.search(r"gives in: \[/b\] \[red\].*0\.50 +0\.50 +0\.50 +0\.50 +9", said)
+    assert "Goals not reached: none." in said
 
 
 def test_a_study_that_has_only_begun_has_a_page_too(work: Work) -> None:
