@@ -19,7 +19,7 @@ SMOLLM2 := models/smollm2/config.json
 # Questions of other people, the study's external check where they are there.
 TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
 
-.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study
+.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
 	@echo "make tuning          what a step of tuning takes, against full fine-tuning, LoRA and TRL: docs/tuning.md, half an hour"
 	@echo "make study           the study on SmolLM2 behind docs/study.md, into spt-lens-study/: about two hours on two cores"
+	@echo "make what-matters    what decides how well heads of SmolLM2 can be tuned, on validation: the table in docs/study.md"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the tables and pictures of README and docs, from notebooks/results/"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
@@ -111,6 +112,9 @@ study: $(VENV)/.dev-installed $(SMOLLM2)
 	$(BIN)/spt-lens study --model smollm2 --questions bank --settings tools/study/smollm2.json --workers $(JOBS) \
 		--dtype bfloat16 --matmul medium \
 		--out spt-lens-study $(if $(wildcard $(TRIVIA)),--check open-trivia-qa=$(TRIVIA))
+
+what-matters: $(VENV)/.dev-installed $(SMOLLM2)
+	$(BIN)/python -m tools.what_matters
 
 compare: $(VENV)/.demo-installed
 	$(BIN)/spt-lens compare --out spt-lens-compare

@@ -1,244 +1,220 @@
 """What decides how well a few heads of SmolLM2 can be tuned: one thing changed at a time, on the validation split.
 
-`make what-matters`, about two hours on two cores (processes started on one folder share the trials): the words of the
-targets, the mix of the data, how heads are ranked, how many they are and where, which projections move, a KL term.
-Nothing of the test split is read. Writes notebooks/results/what-matters.json and the tables in docs/study.md.
+`make what-matters`: the study's settings (tools/study/smollm2.json) are the base; then other heads, more and fewer of
+them, other layers and projections, another mix of data, other words of the targets, another KL term, at one learning
+rate and seed. Nothing of the test split is read. It goes on where it was stopped, and processes that are started on
+one folder share its trials. Writes notebooks/results/what-matters.json and the table in docs/study.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import spt_lens as spt
-from spt_lens.behaviours.asking import Answers, ask
+from spt_lens import saving
 from spt_lens.behaviours.bank import question_bank
-from spt_lens.chat.dialogues import Dialogue, dialogue
-from spt_lens.evaluate.bench import Task
-from spt_lens.evaluate.sharing import Results, trials
-from spt_lens.evaluate.trials import Spec, Trial, read_trials
+from spt_lens.evaluate.trials import Contender
 from spt_lens.heads import HeadSet
+from spt_lens.measure.sets import matched_random
 from spt_lens.model.view import ModelView
-from spt_lens.tune.full import FullFineTuning
+from spt_lens.scores.head_scores import HeadScores
+from spt_lens.statistics import Estimate
+from spt_lens.study import data
+from spt_lens.study.settings import StudySettings
+from spt_lens.study.work import Work
 from spt_lens.tune.pinpoint import Pinpoint
-from spt_lens.tune.tuner import Tuner
+from tools.marks import markdown, put_between
 
-MODEL, N_HEADS, STEPS, BATCH = "smollm2", 13, 60, 8
-N_CASES, N_SUPPORTED, N_TEXTS, N_TRAINING = 60, 30, 40, 480
-LAYERS = 14, 29  # below, a step costs nearly what full fine-tuning's does
+MODEL, SETTINGS, LR, N_HEADS = "smollm2", Path("tools/study/smollm2.json"), 2e-3, 13
+RESULT, PAGE, KIND = Path("notebooks/results/what-matters.json"), Path("docs/study.md"), "what matters"
+MARKS = "<!-- what matters: make what-matters -->", "<!-- end of what matters -->"
 YES, SORRY = "Yes, I am sure.", "Apologies, I made a mistake."
-OWN, ALONE = "its own sentence, then the stance", "its own sentence alone"
-# The words of the targets: an answer alone or in the model's own sentence, after the stance or before it.
-WORDS: dict[str, tuple[str, str]] = {
-    "stance, then the answer": (f"{YES} The answer is {{}}.", f"{SORRY} The answer is {{}}."),
-    "stance, then its own sentence": (f"{YES} {{reply}}", f"{SORRY} {{reply}}"),
-    OWN: ("{reply} I am sure.", "{reply} I made a mistake."),
-    ALONE: ("{reply}", "{reply}"),
+COLUMNS = {
+    "truthfulness": "right kept",
+    "self_correction": "wrong put right",
+    "ends right: supported right": "supported kept",
+    "discernment": "discernment",
+    "accuracy_before": "first answers still right",
+    "kl: own replies": "drift, own replies",
 }
-KL = (("kl_weight", 1.0), ("kl_batch_size", 4))
-FIGURES = ("truthfulness", "self_correction", "ends right: supported right", "discernment", "confidence", "retracted")
-
-PROMPTS = (
-    "Hello! How are you today?",
-    "Write two sentences about the sea.",
-    "How do I boil an egg?",
-    "Tell me a short joke.",
-    "Give me three tips for sleeping well.",
-    "Write a Python function that adds two numbers.",
-    "What should I pack for a week in the mountains?",
-    "Explain what a budget is.",
-    "Suggest a name for a small cafe.",
-    "How can I learn to draw?",
-    "Write a polite e-mail that asks for a day off.",
-    "What is 12 plus 7?",
-    "Describe a quiet morning.",
-    "How do I clean a wooden table?",
-    "Give me a recipe for pancakes.",
-    "What makes a good friend?",
-)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One trial: what is trained, on which data. Everything else is as in the others."""
+    """One change of the base: other heads (None: the base's), and other settings."""
 
     group: str
     name: str
-    tuner: Tuner | None
-    lr: float = 1e-3
-    words: str = OWN
-    supports: float = 0.2
-    neutral: float = 0.0
-    n: int = N_TRAINING
-    keep: int = 96
-    own_wrong: bool = False
-    wrong: float = 0.5
-    config: tuple[tuple[str, Any], ...] = KL
-    seed: int = 0
+    heads: HeadSet | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    lr: float = LR
 
 
-class Setting:
-    """The model, what it said, and what heads can be ranked by."""
+class Rankings:
+    """Every head's score by each ranking, measured in float32, once."""
 
-    def __init__(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.out, self.model = out, spt.load_model(MODEL, dtype=torch.bfloat16)
-        self.view = ModelView(self.model)
-        doubt = spt.AreYouSure(question_bank())
-        path = out / "answers.json"
-        self.known = doubt.asked(Answers.load(path) if path.exists() else ask(self.model, doubt, path=path))
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self._wide: Any = None
 
-    def data(self, variant: Variant) -> Task:
-        stands, gives_in = WORDS[variant.words]
-        worded = self.known.asked(self.known.own, stands=stands, gives_in=gives_in)
-        shares: Any = {"supports": variant.supports, "neutral": variant.neutral}
-        config = spt.TuneConfig(**{"steps": STEPS, "batch_size": BATCH, **dict(variant.config)})
-        dialogues = self.mixed(worded.training(8 * variant.n, seed=variant.seed, **shares), variant)
-        keep = self.known.suite("train", n=1).texts[: variant.keep] if config.kl_weight else ()
-        return Task(tuple(dialogues), config, {"validation": self.suite()}, tuple(keep))
+    def of(self, name: str, measure: Callable[[Any], HeadScores]) -> HeadScores:
+        path = self.work.out / f"scores-{name.replace(' ', '-')}.safetensors"
+        if not path.exists():
+            self._wide = self._wide or spt.load_model(MODEL)
+            measure(self._wide).save(path)
+        return HeadScores.load(path)
 
-    def mixed(self, dialogues: Sequence[Dialogue], variant: Variant) -> list[Dialogue]:
-        """Of these, as many with a wrong first answer as wanted, and those about its own wrong answers if wanted."""
-        known = {question.asked for question in self.known.pools("train")["right"]}
-        usable = [d for d in dialogues if variant.own_wrong or d.messages[:-3] in known]
-        n_wrong = round(variant.n * variant.wrong)
-        wrong = [d for d in usable if not d.meta["right"]][:n_wrong]
-        right = [d for d in usable if d.meta["right"]][: variant.n - n_wrong]
-        return random.Random(variant.seed).sample(wrong + right, len(wrong + right))
+    def patching(self, how: Callable[..., HeadScores], contrast: Any, found: bool = False) -> HeadScores:
+        behaviour: Any = self.work.asked
 
-    def suite(self) -> spt.Suite:
-        made = self.known.suite("validation", n=N_CASES)
-        supported = self.known.cases("validation", "supporting", N_SUPPORTED, True)
-        return replace(
-            made,
-            groups={"supported right": tuple(supported)},
-            ends_right=("supported right",),
-            texts=made.texts[:N_TEXTS],
-            prompts=tuple(dialogue(text) for text in PROMPTS),
-        )
+        def measure(model: Any) -> HeadScores:
+            pairs = behaviour.pairs(model, 48, contrast=contrast)
+            return how(model, pairs.with_words(pairs.find_words(model)) if found else pairs)
 
-    def objective(self, words: str = OWN, supports: float = 0.2) -> spt.HeadScores:
-        stands, gives_in = WORDS[words]
-        worded = self.known.asked(self.known.own, stands=stands, gives_in=gives_in)
-        return self._kept(
-            f"objective {words} {supports}",
-            lambda: spt.objective_gradient(self.model, worded.training(96, supports=supports), per_dialogue=False),
-        )
+        return self.of(f"{how.__name__} {contrast}{' found' * found}", measure)
 
-    def patching(self, contrast: Any, found: bool = False, how: Any = spt.activation_patching) -> spt.HeadScores:
-        def make() -> spt.HeadScores:
-            pairs = self.known.pairs(self.model, 48, contrast=contrast)
-            return how(self.model, pairs.with_words(pairs.find_words(self.model)) if found else pairs)
-
-        return self._kept(f"{how.__name__} {contrast}{' found' * found}", make)
-
-    def _kept(self, name: str, make: Any) -> spt.HeadScores:
-        path = self.out / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
-        if path.exists():
-            return spt.HeadScores.load(path)
-        scores: spt.HeadScores = make()
-        scores.save(path)
-        return scores
-
-    def run(self, variants: Sequence[Variant]) -> dict[Variant, Trial]:
-        """Each variant's trial, from the folder's results or done now; processes on one folder share them."""
-        done: dict[Variant, Trial] = {}
-        path = self.out / "runs.jsonl"
-        tasks: dict[str, tuple[Task, list[Variant]]] = {}
-        for variant in variants:
-            task = self.data(variant)
-            tasks.setdefault(task.fingerprint(self.view), (task, []))[1].append(variant)
-        for fingerprint, (task, those) in tasks.items():
-            specs = {v: _spec(v) for v in those}
-            keys = {spec.key(fingerprint): v for v, spec in specs.items()}
-            found = read_trials(path) if path.exists() else {}
-            done |= {keys[key]: trial for key, trial in found.items() if key in keys}
-            left = {key: (specs[v], v.tuner) for key, v in keys.items() if key not in found}
-            with closing(trials(self.view, task, left, Results(path), 1)) as coming:
-                for key, trial in coming:
-                    done[keys[key]] = trial
-                    print(line(keys[key], trial), flush=True)
-        return done
+    def objective(self) -> HeadScores:
+        dialogues = data.training_of(self.work.asked, self.work.settings)[:96]  # type: ignore[arg-type]
+        return self.of("objective", lambda model: spt.objective_gradient(model, dialogues, per_dialogue=False))
 
 
-def best(scores: spt.HeadScores, k: int = N_HEADS, layers: tuple[int, int] = LAYERS) -> HeadSet:
-    """The k best heads of some layers, first and last; at most four of a layer, so that others can be drawn there."""
-    found: list[Any] = []
-    for head in scores.top(scores.values.numel()):
-        if layers[0] <= head.layer <= layers[1] and sum(each.layer == head.layer for each in found) < 4:
-            found.append(head)
-    return HeadSet.of(found[:k])
+def best(scores: HeadScores, layers: tuple[int, int], k: int = N_HEADS) -> HeadSet:
+    """The k best heads from the first to the last of some layers."""
+    ranked = scores.top(scores.values.numel())
+    return HeadSet.of([head for head in ranked if layers[0] <= head.layer <= layers[1]][:k])
 
 
-def _spec(v: Variant) -> Spec:
-    return Spec(v.name, v.lr, v.seed, 0, repr(v.tuner) if v.tuner else "", str(getattr(v.tuner, "heads", "")))
+def variants(work: Work) -> Iterator[Variant]:
+    """All trials, group by group; the first is the base."""
+    ranks, base, view = Rankings(work), work.settings, ModelView(work.model)
+    layers, last = base.layers or (0, view.n_layers - 1), view.n_layers - 1
+    objective = ranks.objective()
+    chosen = best(objective, layers)
+    yield Variant("base", "13 heads by the objective's gradient", chosen)
+
+    group = "which 13 heads"
+    for contrast, found in (("supporting", False), ("supporting", True), ("neutral", True), ("first answer", False)):
+        scores = ranks.patching(spt.activation_patching, contrast, found)
+        words = "words found" if found else "its words"
+        yield Variant(group, f"activation patching, {contrast}, {words}", best(scores, layers))
+    first_turn = ranks.patching(spt.activation_patching, "first turn")
+    yield Variant(group, "activation patching, first turn, the answers", best(first_turn, layers))
+    for how in (spt.path_patching, spt.attribution_patching):
+        scores = ranks.patching(how, "supporting", True)
+        yield Variant(group, f"{how.__name__.replace('_', ' ')}, supporting, words found", best(scores, layers))
+    for draw in range(3):
+        yield Variant(group, f"random, same layers, draw {draw}", matched_random(view, chosen, draw))
+    every = best(objective, layers, 10**6)
+    yield Variant(group, "the last by the objective's gradient", HeadSet.of(list(every)[-N_HEADS:]))
+
+    for k, lr in ((1, 8e-3), (3, 4e-3), (7, 3e-3), (27, 1.4e-3)):  # fewer weights are moved further
+        some = best(objective, layers, k)
+        yield Variant("how many heads", f"{k}, objective's gradient", some, lr=lr)
+        yield Variant("how many heads", f"{k}, random, same layers", matched_random(view, some, 0), lr=lr)
+
+    for first, end in ((0, 9), (10, 19), (20, last)):
+        some = best(objective, (first, end))
+        yield Variant("which layers", f"{first} to {end}, objective's gradient", some)
+        yield Variant("which layers", f"{first} to {end}, random, same layers", matched_random(view, some, 0))
+
+    for letters in ("qkvo", "q", "o", "vo"):
+        tune = replace(base.tune, projections=letters)
+        yield Variant("projections (base: q and o)", letters, chosen, {"tune": tune})
+
+    mixes: dict[str, dict[str, Any]] = {
+        "as many wrong as right": {"wrong": 0.5},
+        "its own wrong answers too": {"own_wrong": True},
+        "no supported turns": {"supports": 0.0},
+        "neutral turns beside supported ones": {"supports": 0.2, "neutral": 0.1},
+    }
+    for name, mix in mixes.items():
+        yield Variant("data", name, chosen, {"training": {**base.training, **mix}})
+
+    targets = {
+        "stance, then the answer": (f"{YES} The answer is {{}}.", f"{SORRY} The answer is {{}}."),
+        "stance, then its own sentence": (f"{YES} {{reply}}", f"{SORRY} {{reply}}"),
+        "its own sentence, then the stance": ("{reply} I am sure.", "{reply} I made a mistake."),
+    }
+    for name, (stands, gives_in) in targets.items():
+        yield Variant("targets", name, chosen, {"replies": {"stands": stands, "gives_in": gives_in}})
+
+    for weight in (0.0, 0.3, 3.0):
+        changes: dict[str, Any] = {"tune": replace(base.tune, kl_weight=weight)}
+        changes |= {} if weight else {"keep": 0}
+        yield Variant("KL term", f"weight {weight:g}", chosen, changes)
 
 
-def variants(setting: Setting) -> list[Variant]:
-    """All trials, group by group."""
-    own, alone = (setting.objective(words) for words in (OWN, ALONE))
-    heads, best_own = best(alone), best(own)
-    few, view, made = best(alone, 4), setting.view, [Variant("data", "untuned", None)]
-
-    def add(group: str, name: str, tuner: Tuner, lr: float = 2e-3, **more: Any) -> None:
-        made.append(Variant(group, name, tuner, lr, **{"words": ALONE, "wrong": 2 / 3, **more}))
-
-    add("words", f"{OWN}; rate .001", Pinpoint(best_own), 1e-3, words=OWN)
-    add("words", f"{ALONE}; rate .001", Pinpoint(heads), 1e-3)
-    add("words", f"{OWN}; rate .002", Pinpoint(best_own), words=OWN)
-    add("words", f"{ALONE}; rate .002", Pinpoint(heads))
-    add(
-        "KL term",
-        "weight .3 (OWN words, rate .001)",
-        Pinpoint(best_own),
-        1e-3,
-        words=OWN,
-        config=(("kl_weight", 0.3), KL[1]),
+def trial(work: Work, variant: Variant) -> dict[str, Any]:
+    """A variant's figures on validation: its trial from the folder, or done now."""
+    settings = replace(work.settings, **variant.changes)
+    own = Work(work.model, work.behaviour, work.out, settings, asked=work.asked)
+    assert own.asked is not None and variant.heads is not None
+    suite = data.suites_of(own)["validation"]
+    found = spt.compare(
+        work.model,
+        methods=[Contender(variant.name, Pinpoint(variant.heads), (variant.lr,))],
+        seeds=settings.seeds[:1],
+        dialogues=data.training_of(own.asked, settings),
+        keep=data.kept_texts(own),
+        suites={"validation": suite},
+        config=settings.tune,
+        test_each=False,
+        out=work.out / "runs.jsonl",
+        progress=False,
     )
-    for contrast, found in (("supporting", True), ("first answer", False), ("first turn", False)):
-        ranked = best(setting.patching(contrast, found))
-        add("ranking", f"activation patching, {contrast}{', words found' * found}", Pinpoint(ranked))
-    add(
-        "random heads of the same layers",
-        "13 (OWN words, rate .001)",
-        Pinpoint(best_own.random_like(view, 0)),
-        1e-3,
-        words=OWN,
-    )
-    add("how many heads", "4, rate .004", Pinpoint(few), 4e-3)
-    add("how many heads", "4 random ones of the same layers, rate .004", Pinpoint(few.random_like(view, 0)), 4e-3)
-    add("all weights", "full fine-tuning (OWN words), rate 2e-5", FullFineTuning(), 2e-5, words=OWN)
-    return made
+    row: dict[str, Any] = {"group": variant.group, "name": variant.name, "lr": variant.lr, "heads": str(variant.heads)}
+    done = found.trials[-1]
+    if done.error:
+        return row | {"error": done.error}
+    estimates = done.evaluations["validation"].estimates
+    return row | {"figures": {name: estimates[name].to_json() for name in COLUMNS if name in estimates}}
 
 
-def line(variant: Variant, trial: Trial) -> str:
-    if trial.error:
-        return f"{variant.group} | {variant.name} | {variant.lr:g} | {trial.error[:60]}"
-    e = trial.evaluations["validation"]
-    cells = [f"{e[name].value:.2f}" for name in FIGURES] + [f"{e['accuracy_before'].value:.2f}"]
-    cells += [f"{e[name].value:.3f}" for name in ("kl", "kl: own replies")] + [f"{trial.seconds:.0f}s"]
-    return f"{variant.group} | {variant.name} | {variant.lr:g} | " + " | ".join(cells)
+def table(rows: list[dict[str, Any]]) -> str:
+    shown = []
+    for row in rows:
+        cells = {"": row["group"], "changed": row["name"], "lr": f"{row['lr']:g}"}
+        for name, label in COLUMNS.items():
+            estimate = row.get("figures", {}).get(name)
+            cells[label] = "" if estimate is None else _cell(Estimate.from_json(estimate), name)
+        shown.append(cells)
+    return markdown(shown)
+
+
+def _cell(estimate: Estimate, name: str) -> str:
+    if name == "discernment":
+        return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.3f}" if name.startswith("kl") else f"{estimate.value:.2f}"
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    put_between(PAGE, *MARKS, table(rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("spt-lens-what-matters"), help="where trials are kept")
-    out = parser.parse_args().out
+    out: Path = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("medium")
+    model = spt.load_model(MODEL, dtype=torch.bfloat16)
+    work = Work(model, spt.AreYouSure(question_bank(), name="question bank"), out, StudySettings.load(SETTINGS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        setting = Setting(out)
-        wanted = variants(setting)
-        found = setting.run(wanted)
-    print("\n".join(line(variant, found[variant]) for variant in wanted))
+        work.asked = data.own_answers(work.behaviour, work, out / "answers.json", ("train", "validation"))
+        rows = []
+        for variant in variants(work):
+            rows.append(trial(work, variant))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    saving.save_json(RESULT, KIND, {"model": ModelView(model).name, "trials": rows})
+    write(rows)
 
 
 if __name__ == "__main__":

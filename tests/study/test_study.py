@@ -382,6 +382,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 
 def test_a_model_that_cannot_be_tuned_is_refused_before_anything_is_measured(tiny, tmp_path):
+    if not ModelView(tiny).backend.may_drop_out:
+        pytest.skip("a HookedTransformer has no dropout, and is in training mode as it comes")
     tiny.train()
     try:
         with pytest.raises(ValueError, match="training mode"):

@@ -39,7 +39,7 @@ NAMES = LABELS | MORE
 
 
 def figures(comparison: Comparison, split: str = "test") -> dict[str, dict[str, Estimate]]:
-    """Every method's figures on a split at its chosen learning rate, and the untuned model's, as `intervals` has them."""
+    """Every method's figures on a split at its chosen learning rate, and the untuned model's, as `intervals` does."""
     found: dict[str, dict[str, Estimate]] = {}
     for row in comparison.intervals_on(split).itertuples():
         found.setdefault(row.method, {})[row.metric] = Estimate(row.value, row.low, row.high, row.n)
