@@ -52,6 +52,7 @@ def study(
 
     from spt_lens.behaviours.are_you_sure import AreYouSure
     from spt_lens.behaviours.bank import question_bank
+    from spt_lens.behaviours.behaviour import plain
     from spt_lens.checking import existing_file
     from spt_lens.heads import HeadSet
     from spt_lens.model.devices import usable_device
@@ -62,9 +63,8 @@ def study(
     from spt_lens.study.folder import check_room, settings_of
     from spt_lens.study.settings import StudySettings
     from spt_lens.study.study import Study
-    from spt_lens.study.terminal import tell
 
-    console = Console()
+    console, out = Console(), out.expanduser()
     seconds = None if budget is None else seconds_of(budget)
     place = None if device is None else usable_device(device, "--device")
     check_room(out)
@@ -81,18 +81,24 @@ def study(
     asked, checks = behaviour(questions), {}
     for each in check or []:
         name, equals, file = each.partition("=")
-        if not (name and equals and file):
-            raise ValueError(f"--check {each}: give NAME=FILE, such as trivia=trivia.jsonl")
+        if not (name and equals and file) or name in checks:
+            raise ValueError(f"--check {each}: give NAME=FILE, such as trivia=trivia.jsonl, and each name once")
         held_out = [replace(question, split="test") for question in behaviour(file).questions]  # no tuning sees one
         checks[name] = AreYouSure(held_out, name=name)
+        known = {plain(question.text) for question in asked.questions}
+        if n := sum(plain(question.text) in known for question in held_out):
+            console.print(f"{n} of {len(held_out)} questions of --check {escape(name)} are among --questions too.")
     torch.set_float32_matmul_precision(matmul)
     loaded = load_model(model, device=place, dtype=getattr(torch, dtype))
     more: Any = {"heads": given, "checks": checks, "workers": workers, "export": export}
     made = Study(loaded, asked, out, wanted, **more)
     if begun:
-        console.print(f"Going on with the settings in {escape(str(out / 'study.json'))}.")
+        unread = " --settings and --budget are not read again." * (budget is not None)
+        console.print(f"Going on with the settings in {escape(str(out / 'study.json'))}.{unread}", soft_wrap=True)
     if made.path("report").exists():
-        return tell(made.run(), console)
+        if dry_run:
+            return console.print("It is done.")
+        return _told(made, console)
     speeds = Speeds(made)
     cost = speeds.cost(wanted)
     if seconds is not None and not begun:
@@ -109,9 +115,10 @@ def study(
             except ValueError:
                 continue
             if left_out:
-                console.print(f"On this CPU, --budget {in_words(offer)} would leave out: {'; '.join(left_out)}.")
+                offered = in_words(offer).replace(" ", "")
+                console.print(f"On this CPU, --budget {offered} would leave out: {'; '.join(left_out)}.")
     if not dry_run:
-        tell(made.run(), console)
+        _told(made, console)
 
 
 @app.command()
@@ -147,11 +154,21 @@ def _embedded(out: Path, model: str, settings: Any, workers: int) -> None:
     from spt_lens.model.loading import load_model
     from spt_lens.study.folder import check_room
     from spt_lens.study.study import Study
-    from spt_lens.study.terminal import tell
     from spt_lens.yesman import Yesman
 
     check_room(out)
-    tell(Study(load_model(model), Yesman(), out, settings, workers=workers).run(), Console())
+    _told(Study(load_model(model), Yesman(), out, settings, workers=workers), Console())
+
+
+def _told(study: Any, console: Any) -> None:
+    """Runs a study and tells what it found; of one that is interrupted, how it goes on."""
+    from spt_lens.study.terminal import tell
+
+    try:
+        tell(study.run(), console)
+    except KeyboardInterrupt:
+        console.print("Stopped. What was measured is kept: the same command goes on.")
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -192,8 +209,8 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--traceback"]
     try:
         app(arguments, prog_name="spt-lens")
-    # TypeError, NotImplementedError: a model of a kind that is not supported.
-    except (ValueError, OSError, ImportError, TypeError, NotImplementedError) as error:
+    # TypeError, NotImplementedError: a model of a kind that is not supported. FloatingPointError: a run that diverged.
+    except (ValueError, OSError, ImportError, TypeError, NotImplementedError, MemoryError, FloatingPointError) as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
         gone = isinstance(error, ImportError) and (error.name or "").startswith("spt_lens.yesman")

@@ -153,9 +153,13 @@ class Comparison:
             [
                 {"method": method, "metric": metric, **spread(trials, split, metric)}
                 for method, trials in self._chosen(split).items()
-                for metric in trials[0].evaluations[split].estimates
+                for metric in (*trials[0].evaluations[split].estimates, *self._more(trials[0].evaluations[split]))
             ]
         )
+
+    def _more(self, evaluation: Evaluation) -> tuple[str, ...]:
+        """The goal, where no evaluation has it by its name."""
+        return (self.goal,) if self.goal == "resists" and groups_of(evaluation) else ()
 
     @property
     def chosen(self) -> dict[str, list[Trial]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -96,10 +97,13 @@ def _at_most(settings: StudySettings, most: Mapping[str, Any], behaviour: Behavi
         elif name == "tune":
             changed[name] = replace(old, steps=min(n, old.steps))
         elif name == "pairs":
-            changed[name] = {**old, "n": min(n, old.get("n", 64))}
+            changed[name] = {**old, "n": min(n, old.get("n") or 64)}
         elif name in SPLITS:  # where the behaviour's suites can be told how many
             if "n" in inspect.signature(behaviour.suite).parameters:
-                changed[name] = {**old, "n": min(n, old.get("n", n))}
+                fewer = {**old, "n": min(n, old.get("n") or n)}
+                with suppress(ValueError):  # a behaviour that has not so many
+                    behaviour.suite(name, **fewer)  # type: ignore[arg-type, call-arg]
+                    changed[name] = fewer
         else:
             changed[name] = n if old is None else min(n, old)
     return replace(settings, **changed)

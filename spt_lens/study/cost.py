@@ -123,7 +123,8 @@ class Speeds:
             self.few.asked = few = work.asked or self._asked()
             self.few.heads = heads = self._heads(settings)
             bar.update()
-            of_few = replace(settings, pairs={**settings.pairs, "n": PAIRS[1]})
+            fewer = {name: min(PAIRS[1], n) for name, n in settings.pairs.items() if name == "n" and n}
+            of_few = replace(settings, pairs={**settings.pairs, **fewer})
             pairs, ranking = data.contrasts(few, model, of_few)[0], RANKINGS[settings.ranking]
             dialogues, keep, states = data.training_of(few, settings), data.kept_texts(self.few), States(model)
             self.score = Line.of(lambda n: ranking.scores(model, pairs[:n], dialogues, progress=False), *PAIRS)
@@ -139,7 +140,7 @@ class Speeds:
             bar.update()
             self.steps: dict[str, Line] = {}
             for method in data.contenders(self.few):
-                run = partial(self._tune, method.draws[0], method.rates[0], dialogues, keep, states)
+                run = partial(self._tune, method.draws[0], dialogues, keep, states)
                 if "heads" in method.name:  # hidden states that all runs share are made once
                     run(STEPS[1])
                 self.steps[method.name] = Line.of(run, *STEPS)
@@ -152,9 +153,14 @@ class Speeds:
             try:
                 made = data.own_answers(self.work.behaviour, self.few, self.few.out / f"{n}.json", SPLITS, False)
                 made.training(), made.suite("validation"), made.suite("test")
-            except ValueError:
+            except ValueError as error:
+                why = error
                 continue
             return made
+        try:
+            self.work.behaviour.training()
+        except ValueError:  # without wrong answers, which a model that was asked has of its own
+            raise why from None
         return self.work.behaviour
 
     def _heads(self, settings: StudySettings) -> HeadSet:
@@ -165,9 +171,13 @@ class Speeds:
         n = n_chosen(settings, view.n_layers * view.n_heads)
         return self.work.heads or self.work.given or HeadSet(tuple(places[:n]))
 
-    def _tune(self, tuner: Tuner, lr: float, dialogues: Any, keep: Any, states: States, n: int) -> None:
-        model, config = self.work.model, replace(self.work.settings.tune, steps=n, lr=lr)
-        tuned = tuner.tune(model, dialogues, config, keep=keep or None, states=states, progress=False)
+    def _tune(self, tuner: Tuner, dialogues: Any, keep: Any, states: States, n: int) -> None:
+        # At a rate at which nothing diverges: what a step takes does not depend on it.
+        model, config = self.work.model, replace(self.work.settings.tune, steps=n, lr=1e-6)
+        try:
+            tuned = tuner.tune(model, dialogues, config, keep=keep or None, states=states, progress=False)
+        except FloatingPointError:  # which ends a trial, and no study
+            return
         to_the_end(partial(tuned.undo, model))
         if tuned.interrupted:
             raise KeyboardInterrupt
@@ -179,13 +189,13 @@ class Speeds:
 
     def cost(self, settings: StudySettings) -> StudyCost:
         """Seconds of each stage that is not done yet, with these settings in place of the study's own."""
-        work, n_pairs = self.work, int(settings.pairs.get("n", 64))
+        work, n_pairs = self.work, int(settings.pairs.get("n") or 64)
         n_scored = n_pairs * (2 if isinstance(settings.pairs.get("contrast"), list | tuple) else 1)
         n_verified, found = min(settings.n_verify, n_pairs), {}
         self.few.settings, self.few.heads = settings, self._heads(settings)
         n_sets = len(sets_of(ModelView(work.model), self.few.heads, "curve", settings.n_sets, settings.seed))
         whole: Any = getattr(work.behaviour, "of_split", None)
-        if settings.ask and whole and hasattr(work.behaviour, "asked") and not getattr(work.behaviour, "own", None):
+        if whole and data.can_ask(work.behaviour, settings) and not getattr(work.behaviour, "own", None):
             n = sum(min(len(whole(split)), settings.n_asked or 10**9) for split in SPLITS)
             found["ask"] = self.first(n, 64), f"{n:,} questions"
         found["pairs"] = self.reply(2 * n_pairs * (settings.words == "found"), BATCH), f"{n_pairs} pairs"
@@ -223,7 +233,7 @@ class Speeds:
         own, whole = (getattr(each, "of_split", None) for each in (self.few.asked, self.work.behaviour))
         more = min(len(whole(split)), settings.n_asked or 10**9) / len(own(split)) if own and whole else 1.0
         longer = (
-            1.0 if "n" in getattr(settings, split) else more
+            1.0 if getattr(settings, split).get("n") else more
         )  # a sample's suite is smaller, if nobody says how large
         n_first = min(len(suite.right) * longer, len(_questions([case.unanswered for case in suite.right])) * more)
         turns += bool(final_turn(suite.judge))

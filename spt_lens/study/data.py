@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,14 +29,21 @@ from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
 
 
+def can_ask(behaviour: Behaviour, settings: StudySettings) -> bool:
+    """Whether the model is asked first: the settings want it, and `asked` goes on from a file. Another method of that
+    name, such as `Feedback.asked`, is the behaviour's own affair."""
+    asked = getattr(behaviour, "asked", None)
+    return settings.ask and callable(asked) and {"path", "progress"} <= inspect.signature(asked).parameters.keys()
+
+
 def own_answers(
     behaviour: Behaviour, work: Work, path: Path, splits: Sequence[Split], progress: bool = True
 ) -> Behaviour:
     """The behaviour over the model's own first answers to the questions of some splits; of one that can't be asked, or
     that is not to be, itself. Its pairs are read by its own words."""
-    asked: Any = getattr(behaviour, "asked", None)
-    if not callable(asked) or not work.settings.ask:
+    if not can_ask(behaviour, work.settings):
         return behaviour
+    asked: Any = getattr(behaviour, "asked")  # noqa: B009
     words = {name: value for name, value in work.settings.replies.items() if name == "max_new_tokens"}
     if not isinstance(behaviour, AreYouSure):  # of one's own: it knows what to ask
         own_kind: Behaviour = asked(work.model, path=path, progress=progress, **words)
@@ -107,7 +115,7 @@ def suites_of(work: Work) -> dict[str, Suite]:
     }
     for name, check in work.asked_checks.items():
         words = dict(settings.test) if isinstance(check, type(work.behaviour)) else {}
-        if isinstance(check, AreYouSure) and "n" in words:  # each of its questions once
+        if isinstance(check, AreYouSure) and words.get("n"):  # each of its questions once
             words["n"] = min(words["n"], len(check.pools("test")["right"]))
         suites[name] = replace(made := check.suite("test", **words), texts=made.texts[: settings.n_texts])
     return suites
@@ -134,4 +142,6 @@ def kept_texts(work: Work) -> list[Dialogue]:
     assert work.asked is not None
     settings = work.settings
     texts = work.asked.suite("train").texts if settings.keep else ()
+    if settings.keep and not texts:
+        raise ValueError(f"keep={settings.keep}, and the suite of the split 'train' has no texts: leave keep out")
     return some(texts, settings.keep, f"keep {settings.seed}")

@@ -10,17 +10,22 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
 from dataclasses import fields, is_dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from spt_lens import saving
 from spt_lens.chat.template import chat_options
 from spt_lens.model.view import ModelView
 from spt_lens.study.settings import StudySettings
-from spt_lens.study.work import FILES, RUNS, Work
+from spt_lens.study.work import FILES, RUNS, SECONDS, Work
 
 KIND, FILE = "study", "study.json"
+OTHERS = (RUNS, SECONDS, "table.csv", "frontier.csv", "picker.html")  # what is written beside the stages' files
+BACK = f"put {FILE} back from a copy, or remove it all"
 PACKAGES = ("spt-lens", "torch", "transformers", "transformer-lens", "peft")
 ROOM = 64 * 2**20  # bytes of all that a study writes, but for weights
 MOST = 6  # differences that a refusal names
@@ -33,9 +38,11 @@ def about(work: Work, data: Mapping[str, Any]) -> dict[str, Any]:
     view = ModelView(work.model)
     template = [str(getattr(view.tokenizer, "chat_template", None)), repr(chat_options(view.tokenizer))]
     weights = saving.weights_digest(sorted(view.weights().items())).hexdigest()[:16]
+    multiplied = torch.get_float32_matmul_precision()
     return {
         "model": {"name": view.name, "weights": weights, "class": type(work.model).__name__}
-        | {"device": view.device.type, "template": digest(template)},
+        | {"device": view.device.type, "template": digest(template)}
+        | ({} if multiplied == "highest" else {"matmul": multiplied}),
         "behaviour": {name: digest(each) for name, each in data.items()},
         "heads": None if work.given is None else str(work.given),
         "settings": work.settings.to_json(),
@@ -50,12 +57,10 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{out} is a file: give a folder")
     if not file.exists():
-        if odd := [name for name in (*FILES.values(), RUNS) if (out / name).exists()]:
+        if odd := [name for name in (*FILES.values(), *OTHERS) if (out / name).exists()]:
             raise ValueError(f"{out} holds {odd[0]} and no {FILE}, so it is no study's: give another folder")
         return
-    theirs = loaded(
-        file, lambda path: saving.load_json(path, KIND, dict), f"put {FILE} back from a copy, or remove it all"
-    )
+    theirs = loaded(file, lambda path: saving.load_json(path, KIND, dict), BACK)
     found = [f"{name}: {one!s:.40} there, {other!s:.40} now" for name, one, other in _differences(theirs, mine)]
     if found:
         more = f", and {len(found) - MOST} more" if len(found) > MOST else ""
@@ -92,7 +97,8 @@ def check_room(out: Path, more: int = 0) -> None:
 
 def settings_of(out: Path) -> StudySettings:
     """What the study in a folder was begun with. Raises FileNotFoundError, or ValueError for a damaged file."""
-    return saving.load_json(out / FILE, KIND, lambda data: StudySettings.from_json(data["settings"]))
+    make = partial(saving.load_json, kind=KIND, make=lambda data: StudySettings.from_json(data["settings"]))
+    return loaded(out / FILE, make, BACK)
 
 
 def loaded(path: Path, load: Callable[[Path], Result], way_out: str = "") -> Result:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from spt_lens.chat.dialogues import Dialogue
@@ -18,7 +18,6 @@ from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sycophancy import first_answers
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import attention_view
-from spt_lens.model.kept import to_the_end
 from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
 from spt_lens.study.verdict import (
@@ -78,7 +77,9 @@ def lead(work: Work) -> str:
         return said
     known, goal = comparison.intervals.set_index(["method", "metric"])["value"], comparison.goal
     names = [name for name in ("untuned", CHOSEN, FULL, RANDOM) if (name, goal) in known.index]
-    told = ", ".join(f"{name} {known[name, goal]:.2f}" for name in names)
+    if CHOSEN not in names:
+        return said
+    told = ", ".join(f"{name} {known[name, goal]:.2f}".replace(" nan", " not known") for name in names)
     drift = next((kl for kl in DRIFTS if (CHOSEN, kl) in known.index), "")
     if drift:
         told += f". Drift: {', '.join(f'{name} {known[name, drift]:.3f}' for name in names[1:])} nats a token"
@@ -111,8 +112,10 @@ def command(work: Work) -> str:
     """What makes the study again, but for names that the study was not told: of the model, the questions and checks."""
     given = " --heads HEADS" if work.given else ""
     checks = "".join(f" --check {name}=FILE" for name in work.checks)
-    more = given + checks + " --export" * work.export
-    line = f"spt-lens study --model MODEL --questions QUESTIONS --settings settings.json --out {work.out.name}{more}"
+    dtype = str(ModelView(work.model).dtype).removeprefix("torch.")
+    more = given + checks + f" --dtype {dtype}" * (dtype != "float32") + " --export" * work.export
+    out = shlex.quote(work.out.name)
+    line = f"spt-lens study --model MODEL --questions QUESTIONS --settings settings.json --out {out}{more}"
     return f"{line}\n\nsettings.json:\n{json.dumps(work.settings.to_json())}"
 
 
@@ -122,7 +125,7 @@ def _asked(work: Work) -> Section:
     facts = [("model", f"{view.name}: {shape}"), ("behaviour", repr(work.behaviour))]
     if work.pairs is not None:
         way = f"contrast {settings.pairs.get('contrast', 'of the behaviour')}"
-        words = "words found in its replies" if settings.words == "found" else "the behaviour's own words"
+        words = "the behaviour's own words" if work.wording is None else "words found in its replies"
         facts.append(("pairs", f"{len(work.pairs)}, {way}, read by {words}"))
     facts.append(("rule", rule(work)))
     tune = f"{settings.tune.steps} steps of {settings.tune.batch_size} dialogues, seeds {settings.seeds}"
@@ -182,7 +185,8 @@ def _methods(work: Work) -> list[Section]:
         return []
     share = work.heads.share_of_heads(work.model) if work.heads else math.nan
     text = "Of the chosen heads, on the test split. Where the interval holds what was wanted, it may be chance."
-    found = [Section("Goals", text, table=as_text(goals(comparison, share_of_heads=share)))]
+    table = goals(comparison, share_of_heads=share)
+    found = [Section("Goals", text, table=as_text(table))] if len(table) else []
     text = (
         "Each cell: the mean over runs (of random heads the median over draws), the 95 % interval over the cases, and "
         "below it the lowest and highest run. Learning rates were chosen on the validation split by "
@@ -253,11 +257,8 @@ def examples(work: Work, each: int = 2) -> list[Example]:
     asked = [dialogue.unanswered for group in kinds.values() for dialogue in group]
     length = suite.judge.max_new_tokens
     before = replies(model, asked, length)
-    adapter.apply(model)
-    try:
+    with adapter.applied(model):
         after = replies(model, asked, length)
-    finally:
-        to_the_end(partial(adapter.revert, model))
     names = [name for name, group in kinds.items() for _ in group]
     made = []
     for name, dialogue, old, new in zip(names, asked, before, after, strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spt_lens import saving
+from spt_lens.behaviours.asking import Answers
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.data.wording import Figures, Wording
@@ -47,9 +48,12 @@ _UNREAD = Figures((0.0, 0.0), (0.0, 0.0), Estimate(0.0, 0.0, 0.0, 0), 0.0)  # th
 def asking(work: Work, progress: bool) -> None:
     """Asks the model, where the behaviour can be asked. What was answered so far is in the file."""
     work.asked = own_answers(work.behaviour, work, work.path("ask"), SPLITS, progress)
-    work.answers = getattr(work.asked, "own", None)
+    own = getattr(work.asked, "own", None)
+    work.answers = own if isinstance(own, Answers) else None
     for name, check in work.checks.items():
         work.asked_checks[name] = own_answers(check, work, work.out / f"answers-{name}.json", ("test",), progress)
+    # What later stages need of the answers: what is amiss with them is told now, and not after hours.
+    training_of(work.asked, work.settings), suites_of(work), kept_texts(work)
 
 
 def pairing(work: Work, progress: bool) -> None:
@@ -208,11 +212,8 @@ def exporting(work: Work, progress: bool) -> None:
     if not folder.exists():
         for left in work.out.glob(f".{folder.name}.*"):  # of one that was killed: as large as the model
             shutil.rmtree(left, ignore_errors=True)
-        work.adapter.apply(work.model)
-        try:
+        with work.adapter.applied(work.model):
             export_hf(work.model, folder, progress=progress)
-        finally:
-            to_the_end(partial(work.adapter.revert, work.model))
     work.exported = folder
 
 

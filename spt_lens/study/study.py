@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.heads import HeadSet
@@ -18,16 +19,26 @@ from spt_lens.model import ranks
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import load_json, save_json
 from spt_lens.study.cost import Speeds, StudyCost
-from spt_lens.study.data import contrasts
+from spt_lens.study.data import can_ask, contrasts
 from spt_lens.study.folder import about, check_folder, check_room, loaded, open_folder
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.stages import STAGES, n_chosen
 from spt_lens.study.work import FILES, SECONDS, Work
+from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 
 
 def _times(data: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in data["seconds"].items()}
+
+
+@contextmanager
+def _keywords(name: str, settings: StudySettings) -> Iterator[None]:
+    """What a behaviour says of keywords that it does not take, with the setting that gives them."""
+    try:
+        yield
+    except TypeError as error:
+        raise TypeError(f"the setting {name}={getattr(settings, name)} can't be used: {error}") from error
 
 
 _SPLITS = ("train", "validation", "test", "answers")
@@ -72,6 +83,7 @@ class Study(Work):
             if not isinstance(name, str) or not name.replace("-", "_").isidentifier() or name in _SPLITS:
                 raise ValueError(f"a check is called {name!r}, which is to be part of a file's name: give letters")
         whole_number(workers, "workers")
+        instance(export, "export", bool, "give True or False")
         given = HeadSet.load(heads) if isinstance(heads, str | Path) else heads
         super().__init__(model, behaviour, a_path(out, "out").expanduser(), settings, given, checks, workers, export)
         if ranks.size() > 1:
@@ -87,8 +99,10 @@ class Study(Work):
     def _check_heads(self) -> None:
         view, settings = ModelView(self.model), self.settings
         view.check_tunable()
-        if "LoRA" in settings.methods:
-            LoRA().check(view)
+        view.shape.letters(settings.tune.projections)
+        for name, tuner in {"full fine-tuning": FullFineTuning(), "LoRA": LoRA()}.items():
+            if name in settings.methods:
+                tuner.check(view)
         every = view.n_layers * view.n_heads
         if self.given is not None:
             instance(self.given, "heads", HeadSet, "give a HeadSet, or the path of a file that holds one").check(view)
@@ -107,23 +121,28 @@ class Study(Work):
     def _data(self) -> dict[str, Any]:
         """What the behaviours have before anything is asked; their keywords in the settings are tried by that."""
         settings, found = self.settings, {}
-        to_ask = settings.ask and callable(getattr(self.behaviour, "asked", None))
+        to_ask = can_ask(self.behaviour, settings)
         if settings.replies and not to_ask:
             raise ValueError(
                 f"replies are for a model that is asked, and {self.behaviour.name!r} does not: leave it out"
             )
-        pairs = contrasts(self.behaviour, self.model, settings)
+        with _keywords("pairs", settings):
+            pairs = contrasts(self.behaviour, self.model, settings)
         if len(pairs[0]) < (least := 4 if settings.words == "found" else 2):
             raise ValueError(
                 f"{len(pairs[0])} pairs are too few, of which a null or words are found: give {least} or more"
             )
         texts = [[each.dialogues, each.truthful_dialogues] if each.dialogues else each for each in pairs]
-        suites = [self.behaviour.suite("validation", **settings.validation)]
-        suites += [self.behaviour.suite("test", **settings.test)]
+        with _keywords("validation", settings):
+            suites = [self.behaviour.suite("validation", **settings.validation)]
+        with _keywords("test", settings):
+            suites += [self.behaviour.suite("test", **settings.test)]
         try:
-            dialogues: Any = self.behaviour.training(**settings.training)
+            with _keywords("training", settings):
+                dialogues: Any = self.behaviour.training(**settings.training)
         except ValueError as error:
-            if not to_ask:
+            own: Any = self.behaviour
+            if not to_ask or (isinstance(own, AreYouSure) and any(each.wrong for each in own.of_split("train"))):
                 raise
             dialogues = str(error)  # there may be some once it is known what the model gets wrong
         found["main"] = [type(self.behaviour).__qualname__, self.behaviour.name, texts, dialogues, suites]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -26,8 +27,12 @@ def tell(work: Work, console: Console) -> None:
     if work.comparison is not None and work.comparison.choice:
         console.rule("Every method on the test split")
         console.print(_methods(work))
-        missed = [str(row.goal) for row in goals(work.comparison).itertuples() if row.reached == "no"]
-        console.print(escape(f"{ahead(work.comparison)} Goals not reached: {'; '.join(missed) or 'none'}."))
+        rows = [(row.goal, row.reached) for row in goals(work.comparison).itertuples()]
+        missed = [f"{goal}{' (not known)' * (reached != 'no')}" for goal, reached in rows if reached != "yes"]
+        told = f"Goals not reached: {'; '.join(missed) or 'none'}." if rows else "No goal was measured."
+        console.print(escape(f"{ahead(work.comparison)} {told}".strip()))
+    elif work.comparison is not None:
+        console.print("Every trial diverged: give lower rates in the settings, and another folder.")
     console.rule("Where to look")
     console.print(f"It rests on little in {len(cautions(work))} points, which the report names.")
     places = {"The report": work.report, "To choose other heads": work.out / "picker.html"}
@@ -42,10 +47,11 @@ def _methods(work: Work) -> Table:
     frame = methods_table(work.comparison)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     for name in frame.columns:
-        table.add_column(str(name), justify="right" if name else "left", no_wrap=not name)
+        first: Any = {} if name else {"no_wrap": True, "max_width": 36}  # names come from data: as long as they like
+        table.add_column(str(name), justify="right" if name else "left", **first)
     for row in frame.itertuples(index=False):
         cells = (str(cell).partition("\n")[0].rstrip("]").partition(" [") for cell in row[1:])
         # Without leading zeros five methods fit side by side.
         short = ((value, re.sub(r"\b0\.", ".", span).replace(", ", "-")) for value, _, span in cells)
-        table.add_row(str(row[0]), *(f"{value}\n[dim]{span}[/]" if span else value for value, span in short))
+        table.add_row(escape(str(row[0])), *(f"{value}\n[dim]{span}[/]" if span else value for value, span in short))
     return table

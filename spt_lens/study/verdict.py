@@ -24,8 +24,8 @@ def goals(comparison: Comparison, method: str = CHOSEN, share_of_heads: float = 
     """A row for each goal that was measured: goal, wanted, found, low, high, n, reached.
 
     Figures of `method` on the test split, at its chosen learning rate; drift beside that of full fine-tuning. reached:
-    by the figure itself; where its interval (low, high) holds the limit too, it may be chance. Of losses, drift and
-    heads there is no interval.
+    "yes", "no" or "not known", by the figure itself; where its interval (low, high) holds the limit too, it may be
+    chance. Of losses, drift and heads there is no interval.
     """
     known = {name: rows.set_index("metric") for name, rows in comparison.intervals.groupby("method", sort=False)}
     if method not in known:
@@ -46,7 +46,8 @@ def goals(comparison: Comparison, method: str = CHOSEN, share_of_heads: float = 
             name = f"drift on {where}, at most half of full fine-tuning's"
             rows.append({"goal": name, "wanted": most, "found": found, "reached": found <= most})
     made = pd.DataFrame(rows, columns=["goal", "wanted", "found", "low", "high", "n", "reached"])
-    return made.assign(reached=["yes" if each else "no" for each in made["reached"]])
+    words = ["yes" if each else "no" for each in made["reached"]]
+    return made.assign(reached=pd.Series(words, made.index, dtype=object).mask(made["found"].isna(), "not known"))
 
 
 def ahead(comparison: Comparison, method: str = CHOSEN, rival: str = RANDOM) -> str:
@@ -71,12 +72,12 @@ def clear(comparison: Comparison, method: str = CHOSEN, rival: str = RANDOM) -> 
 
 
 def _of(comparison: Comparison, method: str) -> tuple[float, float, float] | None:
-    """The goal of a method on test, with its interval; None if it has none."""
+    """The goal of a method on test, with its interval; None if it has none, or it is not known."""
     known = comparison.intervals.set_index(["method", "metric"])
     if (method, comparison.goal) not in known.index:
         return None
     row = known.loc[(method, comparison.goal)]
-    return float(row["value"]), float(row["low"]), float(row["high"])
+    return None if math.isnan(row["value"]) else (float(row["value"]), float(row["low"]), float(row["high"]))
 
 
 def cautions(work: Work) -> list[str]:

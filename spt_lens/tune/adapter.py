@@ -59,10 +59,22 @@ class Adapter:
     @contextmanager
     def reverted(self, model: Model) -> Iterator[None]:
         """A context in which the model is untuned; on leaving, also after an error, its slices are as they were."""
+        with self._put_back(model):
+            self.revert(model)
+            yield
+
+    @contextmanager
+    def applied(self, model: Model) -> Iterator[None]:
+        """A context in which the model is tuned; on leaving, also after an error, its slices are as they were."""
+        with self._put_back(model):
+            self.apply(model)
+            yield
+
+    @contextmanager
+    def _put_back(self, model: Model) -> Iterator[None]:
         slices = self._fitting(model)
         found = {s.name: s.read() for s in slices}
         try:
-            self.revert(model)
             yield
         finally:
             to_the_end(lambda: _write(slices, found))

@@ -134,6 +134,8 @@ def test_without_challenges_methods_are_compared_by_the_first_group():
     assert row["gives in: opinion told"] == 0.1 and row["gives in: opinion not told"] == 0.1 and row["kl"] == 0.02
     assert found.frontier["resists"].tolist() == pytest.approx([0.5, 0.5, 0.9, 0.9, 0.9, 0.9])
     assert found.figure().layout.yaxis.title.text == "resists" and "opinion told" in found._repr_html_()
+    known = found.intervals.set_index(["method", "metric"])["value"]
+    assert known[("a", "resists")] == pytest.approx(0.9) and known[("untuned", "resists")] == pytest.approx(0.1)
 
 
 RATES = {1e-4: (0.5, 0.01), 1e-3: (0.1, 0.02), 1e-2: (0.1, 0.2)}

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.saving import weights_digest
 from spt_lens.study import budget
 from spt_lens.study.budget import fit, seconds_of
 from spt_lens.study.cost import Line, Speeds, StudyCost, in_words
+from spt_lens.study.data import suites_of
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import Work
 from spt_lens.tune.config import TuneConfig
@@ -93,6 +95,30 @@ def test_the_cost_counts_what_the_settings_ask_for_and_leaves_the_model_alone(wo
     (work.out / "scores.safetensors").write_bytes(b"")
     assert "scores" not in speeds.cost(SMALL).seconds  # what is there is not done again
     assert "about" in str(cost) and "<table" in cost._repr_html_()
+
+
+def test_a_rate_at_which_all_diverges_and_few_pairs_do_not_keep_it_from_measuring(work: Work) -> None:
+    work.settings = replace(SMALL, rates=dict.fromkeys(SMALL.methods, [1e30]), pairs={"n": 2})
+    assert Speeds(work, progress=False).cost(work.settings).seconds["trials"] > 0
+    told = [Opinion(f"I like {a}. Is {a} good?", f"Is {a} good?", "Yes.", "No.") for a in "abcdef"]  # three to train on
+    work.behaviour, work.settings = Opinions(told), replace(work.settings, pairs={}, validation={}, test={})
+    assert Speeds(work, progress=False).cost(work.settings).seconds["trials"] > 0
+
+
+def test_all_that_there_is_may_be_asked_for_by_null(work: Work) -> None:
+    work.settings = replace(SMALL, validation={"n": None}, test={"n": None})
+    assert Speeds(work, progress=False).cost(work.settings).seconds["trials"] > 0
+    fewer = budget._at_most(work.settings, {"validation": 50, "test": 9}, work.behaviour, {})
+    assert (fewer.validation, fewer.test) == ({"n": 50}, {"n": 9})
+    work.asked = work.behaviour
+    work.asked_checks["other"] = AreYouSure(QUESTIONS)
+    assert len(suites_of(work)["other"].right) == 2 * len(AreYouSure(QUESTIONS).of_split("test"))
+
+
+def test_a_budget_asks_no_behaviour_for_more_than_it_has(work: Work) -> None:
+    told = [Opinion(f"I like {a}. Is {a} good?", f"Is {a} good?", "Yes.", "No.") for a in "abcdefghijklmnop"]
+    fewer = budget._at_most(work.settings, {"validation": 50, "test": 3}, Opinions(told), {})
+    assert (fewer.validation, fewer.test) == (work.settings.validation, {"n": 3})
 
 
 class Counted:

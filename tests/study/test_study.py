@@ -175,6 +175,33 @@ def test_opinions_are_studied_by_the_words_that_the_model_says(tiny, tmp_path, m
     assert (words["words"] is None) == (study.wording is None)
 
 
+class Doubts(Own):
+    """As the class in the docs: its `asked` has nothing to do with asking the model first."""
+
+    own = "own"
+
+    def asked(self, turn, n, split):
+        raise AssertionError("this is its own affair")
+
+
+def test_a_method_of_ones_own_that_is_called_asked_is_left_alone(tiny, tmp_path):
+    study = Study(tiny, Doubts(), tmp_path, replace(SETTINGS, ask=True))
+    stages.asking(study, False)
+    assert study.asked is study.behaviour and study.answers is None
+    assert "ask" not in study.cost().seconds
+
+
+def test_what_the_answers_cannot_give_is_told_before_heads_are_scored(tiny, tmp_path):
+    class Bare(Own):
+        def suite(self, split="test"):
+            return replace(super().suite(split), texts=())
+
+    tune = replace(SETTINGS.tune, kl_weight=0.5)
+    with pytest.raises(ValueError, match=r"keep=3, .*no texts: leave keep out"):
+        Study(tiny, Bare(), tmp_path / "out", replace(SETTINGS, keep=3, tune=tune)).run(progress=False)
+    assert not (tmp_path / "out" / FILES["scores"]).exists()
+
+
 def test_words_that_were_found_are_read_back_from_the_file(tiny, tmp_path):
     pairs = Yesman().pairs(tiny, 4)
     words = {"kind": "answer sets", "texts": ["", "a", "b"], "beginning": [7], "sets": [[8, 9], [10]]}
@@ -234,6 +261,11 @@ def test_another_study_is_refused_by_what_differs(tiny, begun, tmp_path):
     refused("settings.share: 0.2 there, 0.1 now", settings=replace(SETTINGS, share=0.1))
     refused("settings.tune.steps: 2 there, 3 now", settings=replace(SETTINGS, tune=TuneConfig(steps=3, batch_size=4)))
     refused("behaviour.main", behaviour=Own(2))
+    torch.set_float32_matmul_precision("high")
+    try:
+        refused("model.matmul: None there, high now")
+    finally:
+        torch.set_float32_matmul_precision("highest")
     refused("behaviour.main", behaviour=type("Another", (Own,), {})())
     refused("behaviour.facts", checks={"facts": Yesman()})
     refused("heads: None there, L0.H1 now", heads=HeadSet.parse("L0.H1"))
@@ -245,6 +277,11 @@ def test_another_study_is_refused_by_what_differs(tiny, begun, tmp_path):
     with pytest.raises(ValueError, match=r"scores\.safetensors and no study\.json.*give another folder"):
         Study(tiny, Own(), begun, SETTINGS)
     assert (begun / FILES["scores"]).read_text() == "mine"
+    for name in ("table.csv", "picker.html"):  # of something else, and not to be written over
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"holds {name} and no study"):
+            Study(tiny, Own(), tmp_path / name, SETTINGS)
 
 
 def test_the_same_study_is_known_again(tiny, begun):
@@ -320,8 +357,10 @@ def test_what_cannot_be_written_is_said_at_once(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda: {"settings": replace(SETTINGS, training={"magic": 3})}, "magic"),
-        (lambda: {"settings": replace(SETTINGS, validation={"magic": 3})}, "magic"),
+        (lambda: {"settings": replace(SETTINGS, training={"magic": 3})}, r"setting training=.*magic"),
+        (lambda: {"settings": replace(SETTINGS, validation={"magic": 3})}, r"setting validation=.*magic"),
+        (lambda: {"settings": replace(SETTINGS, tune=TuneConfig(projections="qz"))}, "projections='qz'"),
+        (lambda: {"export": "yes"}, "export must be a bool"),
         (lambda: {"settings": replace(SETTINGS, pairs={"n": 1})}, "1 pairs are too few"),
         (lambda: {"settings": replace(SETTINGS, pairs={"n": 3}, words="found")}, "give 4 or more"),
         (lambda: {"settings": replace(SETTINGS, replies={"stands": "{}"})}, "replies are for a model that is asked"),

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from spt_lens import cli
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
+from spt_lens.study import stages
 from spt_lens.tune.adapter import Adapter
 
 METHODS = ["chosen heads", "full fine-tuning", "random heads"]
@@ -44,6 +45,8 @@ def here(tmp_path: Path) -> Path:
     for name, some in {"questions": rows[:14], "other": rows[14:]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "study.json").write_text('{"kind": "study", "set')
     return tmp_path
 
 
@@ -70,11 +73,33 @@ def test_it_says_what_it_takes_does_the_whole_story_and_goes_on(here: Path, tiny
     written = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "seconds.json"}
     again = study(here, tiny_folder, "--check", f"other={here / 'other.jsonl'}", "--budget", "1s")
     assert again.exit_code == 0 and "Going on" in again.output
+    assert "not read again" in again.output
+    assert "It is done." in study(here, tiny_folder, "--check", f"other={here / 'other.jsonl'}", "--dry-run").output
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
     (here / "settings.json").write_text(json.dumps({**SETTINGS, "share": 0.2}))
     with pytest.raises(ValueError, match=r"settings.share: 0.1 there, 0.2 now"):
         study(here, tiny_folder, "--check", f"other={here / 'other.jsonl'}")
+
+
+def test_trials_that_all_diverge_are_told_and_the_heads_stay(here: Path, tiny_folder: Path) -> None:
+    (here / "settings.json").write_text(json.dumps({**SETTINGS, "rates": dict.fromkeys(METHODS, [1e30])}))
+    done = study(here, tiny_folder, "--check", f"same={here / 'questions.jsonl'}")
+    assert "14 of 14 questions of --check same are among --questions too." in done.output
+    assert done.exit_code == 0 and "Every trial diverged: give lower rates" in done.output
+    page = (here / "out" / "report.html").read_text(encoding="utf-8")
+    assert "trials diverged: chosen heads at 1e+30" in page and not (here / "out" / "adapter").exists()
+
+
+def test_an_interrupt_is_told_with_the_way_on(here: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stage(work: Any, progress: bool) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(stages.STAGES, "null", stage)
+        stopped = study(here, tiny_folder)
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
+    assert (here / "out" / "scores.safetensors").exists() and not (here / "out" / "heads.json").exists()
 
 
 def test_a_budget_leaves_out_what_does_not_fit_or_says_that_nothing_does(here: Path, tiny_folder: Path) -> None:
@@ -99,6 +124,8 @@ MISTAKES = {
     "no such settings": (["--settings", "nowhere.json"], "nowhere.json does not exist"),
     "no such heads": (["--heads", "nowhere.json"], "nowhere.json does not exist"),
     "a check without a name": (["--check", "other.jsonl"], "give NAME=FILE"),
+    "a check's name twice": (["--check", "a=other.jsonl", "--check", "a=questions.jsonl"], "each name once"),
+    "a study.json that is damaged": (["--out", "damaged"], "put study.json back from a copy, or remove it all"),
     "a budget that is no time": (["--budget", "soon"], "30min or 2h"),
     "a file in place of the folder": (["--out", "questions.jsonl"], "questions.jsonl"),
 }

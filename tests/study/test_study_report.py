@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from browser.rendered import rendered
+from rich.console import Console
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.chat.dialogues import dialogue
@@ -23,6 +25,7 @@ from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import Estimate
 from spt_lens.study.report import lead, sections, write_study_report
 from spt_lens.study.settings import StudySettings
+from spt_lens.study.terminal import tell
 from spt_lens.study.verdict import ahead, cautions, clear, goals, methods_table, next_steps
 from spt_lens.study.work import Work
 from spt_lens.view.report import Example, report_html
@@ -126,6 +129,60 @@ def test_the_table_has_every_method_with_interval_runs_and_n() -> None:
     assert table.loc["kl: own replies", "full fine-tuning"] == "0.3000 [0.2500, 0.3500]"
     assert table.loc["discernment", "n"] == "200"
     assert list(table.loc[["learning rate", "runs", "weights tuned"], "chosen heads"]) == ["0.001", "2", "1.00%"]
+
+
+def test_what_is_not_known_is_not_said_to_be_missed() -> None:
+    nan = Estimate(math.nan, math.nan, math.nan, 0)
+    trials = [
+        replace(t, evaluations={s: replace(e, estimates={**e.estimates, "discernment": nan}) for s, e in both.items()})
+        for t in comparison().trials
+        for both in [t.evaluations]
+    ]
+    lost = replace(comparison(), trials=tuple(trials))
+    assert goals(lost).set_index("goal").loc["discernment", "reached"] == "not known" and not ahead(lost)
+
+
+def test_a_behaviour_of_opinions_is_told_by_its_own_goal(work: Work) -> None:
+    def opinions(told: float) -> dict[str, Evaluation]:
+        found = {"gives in: opinion told": Estimate(told, told - 0.05, told + 0.05, 200)}
+        return {split: Evaluation("model", split, found) for split in ("validation", "test")}
+
+    trials = [Trial(Spec("untuned"), 0, 0.0, opinions(0.9))]
+    trials += [
+        Trial(Spec(name, 1e-3, tuner=name), 1, 1.0, opinions(value))
+        for name, value in {"chosen heads": 0.2, "random heads": 0.6}.items()
+    ]
+    work.comparison = Comparison(tuple(trials), {"parameters": 1000})
+    assert "Resists on the test split: untuned 0.10, chosen heads 0.80, random heads 0.40" in lead(work)
+    assert clear(work.comparison) and "By resists the chosen heads (0.800) are ahead" in ahead(work.comparison)
+    assert not [each for each in next_steps(work) if "not shown to matter" in each]
+
+
+def test_the_command_can_be_copied_and_says_by_what_words_it_was_read(work: Work) -> None:
+    work.out = work.out / "my study; rm x"
+    work.out.mkdir()
+    work.settings = replace(work.settings, words="found")  # and none were
+    assert work.comparison is not None
+    trials = work.comparison.trials
+    work.comparison = replace(work.comparison, trials=tuple(t for t in trials if t.spec.method != "chosen heads"))
+    page = report_html("", "", sections(work))
+    assert '">Goals<' not in page and '">Every method on the test split<' in page
+    assert "--out &#x27;my study; rm x&#x27;" in page and "read by the behaviour&#x27;s own words" in page
+
+
+def test_a_terminal_shows_the_figures_whatever_groups_are_called(work: Work) -> None:
+    name = "gives in: [/b] [red] of a group with a name that takes more than a terminal has in a line"
+    found = []
+    for each in comparison().trials:
+        both = each.evaluations.items()
+        more = {s: replace(e, estimates={**e.estimates, name: Estimate(0.5, 0.4, 0.6, 9)}) for s, e in both}
+        found.append(replace(each, evaluations=more))
+    work.comparison = Comparison(tuple(found), {"parameters": 1000})
+    console = Console(width=80, file=StringIO(), record=True)
+    tell(work, console)
+    said = console.export_text()
+    assert re.search(r"gives in: \[/b\] \[red\].*0\.50 +0\.50 +0\.50 +0\.50 +9", said)
+    assert "Goals not reached: none." in said
 
 
 def test_a_study_that_has_only_begun_has_a_page_too(work: Work) -> None:

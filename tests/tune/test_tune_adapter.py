@@ -61,6 +61,20 @@ def test_reverted_is_untuned_inside_and_as_found_outside(tiny, adapter):
     assert same(copies(tiny), tuned)
 
 
+def test_applied_is_tuned_inside_and_as_found_outside(tiny, adapter, monkeypatch):
+    untuned = copies(tiny)
+    with adapter.applied(tiny):
+        tuned = copies(tiny)
+    assert not same(tuned, untuned) and same(copies(tiny), untuned)
+    with pytest.raises(KeyboardInterrupt), adapter.applied(tiny):
+        raise KeyboardInterrupt
+    assert same(copies(tiny), untuned)
+    adapter.apply(tiny)
+    with adapter.applied(tiny):
+        pass
+    assert same(copies(tiny), tuned)
+
+
 @pytest.mark.parametrize("action", ["apply", "revert"])
 def test_an_interrupt_leaves_no_half_of_it(tiny, adapter, action, monkeypatch):
     if action == "revert":
