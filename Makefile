@@ -109,8 +109,7 @@ measure-yesman: $(VENV)/.demo-installed
 
 # Goes on where it was stopped. Then python -m tools.study spt-lens-study keeps its result and makes the pages of it.
 study: $(VENV)/.dev-installed $(SMOLLM2)
-	$(BIN)/spt-lens study --model smollm2 --questions bank --settings tools/study/smollm2.json --workers $(JOBS) \
-		--dtype bfloat16 --matmul medium \
+	$(BIN)/spt-lens study --model smollm2 --questions bank --settings tools/study/smollm2.json --workers $(JOBS) --matmul medium \
 		--out spt-lens-study $(if $(wildcard $(TRIVIA)),--check open-trivia-qa=$(TRIVIA))
 
 what-matters: $(VENV)/.dev-installed $(SMOLLM2)

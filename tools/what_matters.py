@@ -58,17 +58,15 @@ class Variant:
 
 
 class Rankings:
-    """Every head's score by each ranking, measured in float32, once."""
+    """Every head's score by each ranking, measured once."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self._wide: Any = None
 
     def of(self, name: str, measure: Callable[[Any], HeadScores]) -> HeadScores:
         path = self.work.out / f"scores-{name.replace(' ', '-')}.safetensors"
         if not path.exists():
-            self._wide = self._wide or spt.load_model(MODEL)
-            measure(self._wide).save(path)
+            measure(self.work.model).save(path)
         return HeadScores.load(path)
 
     def patching(self, how: Callable[..., HeadScores], contrast: Any, found: bool = False) -> HeadScores:
@@ -76,7 +74,8 @@ class Rankings:
 
         def measure(model: Any) -> HeadScores:
             pairs = behaviour.pairs(model, 48, contrast=contrast)
-            return how(model, pairs.with_words(pairs.find_words(model)) if found else pairs)
+            words = pairs.find_words(model) if found else None
+            return how(model, pairs.with_words(words) if words is not None and words.best else pairs)
 
         return self.of(f"{how.__name__} {contrast}{' found' * found}", measure)
 
@@ -204,7 +203,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("medium")
-    model = spt.load_model(MODEL, dtype=torch.bfloat16)
+    model = spt.load_model(MODEL)
     work = Work(model, spt.AreYouSure(question_bank(), name="question bank"), out, StudySettings.load(SETTINGS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

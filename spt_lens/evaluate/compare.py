@@ -65,6 +65,7 @@ def compare(
     config: TuneConfig | None = None,
     methods: Sequence[Contender] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
+    confirm: Sequence[int] = (),
     keep: Sequence[Dialogue] = (),
     suites: Mapping[str, Suite] | None = None,
     test_each: bool = True,
@@ -84,6 +85,8 @@ def compare(
         suites: by name: "validation", and what else there is, "test" and of other behaviours.
         config: all settings but the learning rate and the seed; default TuneConfig().
         methods: in place of the default ones: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
+        confirm: more seeds, of which the chosen learning rates alone are trained: a search over rates by few seeds. A
+            method with seeds of its own has none of these. They have no part in the choice.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
         out: a results file (JSON lines). Each trial is added as it ends, and one that is there already, of the same
             model, data and settings, is not done again: an interrupted comparison goes on where it was. Several
@@ -100,6 +103,7 @@ def compare(
     if methods is None:
         methods = default_methods(view, {} if heads is None else heads)
     todo = asked(methods, seeds)
+    confirmed = asked([replace(m, lrs=m.rates) for m in methods if m.seeds is None], confirm) if confirm else {}
     for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
         tuner.check(view)
     if behaviour is not None:
@@ -137,6 +141,12 @@ def compare(
     settings |= {"steps": task.config.steps, "batch_size": task.config.batch_size, "dialogues": len(task.dialogues)}
     settings |= {"keep": len(task.keep), "kl_weight": task.config.kl_weight, "fingerprint": fingerprint}
     comparison = Comparison(done, settings)
+    if confirmed:
+        rates = comparison.choice
+        more_seeds = {spec: tuner for spec, tuner in confirmed.items() if rates.get(spec.method) == spec.lr}
+        todo = {**todo, **more_seeds}
+        done = _done(view, task, fingerprint, todo, path, workers, "confirming" if progress else None)
+        comparison = Comparison(done, settings)
     if not once:
         return comparison
     again = replace(task, suites={SPLITS[0]: _quick(suites[SPLITS[0]]), **once})

@@ -218,6 +218,8 @@ class Speeds:
         methods = data.contenders(self.few)
         counts = Counter(spec.method for spec in asked(methods, settings.seeds))
         chosen = Counter({method.name: counts[method.name] // len(method.rates) for method in methods})
+        confirmed = Counter({m.name: len(settings.confirm) * len(m.draws) for m in methods if m.seeds is None})
+        counts, chosen = counts + confirmed, chosen + confirmed
         validation, test = (self._judged(split, settings) for split in ("validation", "test"))
         n, others = counts.total(), 1 + chosen.total()  # the untuned model's among them
         trained = counts if settings.test_each else counts + chosen  # those of the chosen rates are trained again

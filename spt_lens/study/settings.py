@@ -37,8 +37,9 @@ class StudySettings:
     n_choices: ordinary prompts and four-way choices that are added to a suite which has none, on validation a quarter
     of these choices. n_texts: of a suite's texts for drift, at most so many. keep: at most so many
     texts of `behaviour.suite("train")` for the KL term of `tune.kl_weight`.
-    methods: some of METHODS. rates: learning rates by method; default: the tuner's own. seeds: of the tuning. n_random:
-    draws of random heads, matched layer by layer, each tuned with the first seed alone: their spread is that of draws.
+    methods: some of METHODS. rates: learning rates by method; default: the tuner's own. seeds: of the tuning. confirm:
+    more seeds, for the chosen rates alone. n_random: draws of random heads, matched layer by layer, each tuned with the
+    first seed alone: their spread is that of draws.
     tune: all else of the tuning; its lr and seed are each trial's own.
     test_each: every trial is evaluated on the test split too, and not those of the chosen rates alone. seed: of
     everything else that is drawn.
@@ -66,6 +67,7 @@ class StudySettings:
     methods: tuple[str, ...] = METHODS
     rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1)
+    confirm: tuple[int, ...] = ()
     n_random: int = 5
     tune: TuneConfig = TuneConfig(steps=60, batch_size=8)
     test_each: bool = False
@@ -115,6 +117,9 @@ class StudySettings:
             found = [check(each, f"one of {name}") for each in self._listed(name, "give a list")]
             if not found or len(set(found)) < len(found):
                 raise ValueError(f"{name}={found}: give at least one, and each one once")
+        more = [seed_number(each, "one of confirm") for each in self._listed("confirm", "give a list")]
+        if len({*more, *self.seeds}) < len(more) + len(self.seeds):
+            raise ValueError(f"confirm={more}: give seeds other than those of seeds={list(self.seeds)}, each one once")
         if "random heads" in self.methods and not self.n_random:
             raise ValueError('n_random=0 draws no heads: give at least 1, or leave "random heads" out of methods')
         for method, rates in self.rates.items():

@@ -173,8 +173,9 @@ def trying(work: Work, progress: bool) -> None:
     assert work.asked is not None and work.heads is not None
     path, settings = work.path("trials"), work.settings
     if not path.exists():
-        how: Any = {"methods": contenders(work), "seeds": settings.seeds, "test_each": settings.test_each}
-        how |= {"suites": suites_of(work), "keep": kept_texts(work), "workers": work.workers}
+        how: Any = {"methods": contenders(work), "seeds": settings.seeds, "confirm": settings.confirm}
+        how |= {"test_each": settings.test_each, "workers": work.workers}
+        how |= {"suites": suites_of(work), "keep": kept_texts(work)}
         dialogues = training_of(work.asked, settings)
         found = compare(
             work.model, dialogues=dialogues, config=settings.tune, out=work.out / RUNS, progress=progress, **how

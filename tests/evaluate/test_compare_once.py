@@ -170,3 +170,20 @@ def test_training_that_diverges_the_second_time_is_said_and_changes_no_choice(ti
     assert not found.failed and len(numbers(found, "validation")) == 4
     table = found.table.set_index("method")
     assert table.loc["full fine-tuning", "runs"] == 1 and len(numbers(found, "test")) == 1
+
+
+def test_more_seeds_confirm_the_chosen_rates_and_have_no_part_in_the_choice(tiny, tmp_path):
+    methods = [
+        Contender("heads", Pinpoint(HEADS), (1e-3, 1e-2)),
+        Contender("draws", [Pinpoint(HEADS), Pinpoint(HeadSet.of("L0.H0"))], (1e-3,), seeds=(0,)),
+    ]
+    how = {**GIVEN, "methods": methods, "seeds": (0,), "suites": SUITES, "test_each": False}
+    alone = compare(tiny, **how)
+    found = compare(tiny, confirm=(1, 2), out=tmp_path / "runs.jsonl", **how)
+    assert found.choice == alone.choice
+    specs = [(t.spec.method, t.spec.lr, t.spec.seed) for t in found.trials if t.spec.method == "heads"]
+    lr = found.choice["heads"]
+    assert specs == [("heads", 1e-3, 0), ("heads", 1e-2, 0), ("heads", lr, 1), ("heads", lr, 2)]
+    assert [t.spec.seed for t in found.chosen["heads"]] == [0, 1, 2] and len(found.chosen["draws"]) == 2
+    assert all("test" in trial.evaluations for trial in found.chosen["heads"])
+    assert Comparison.load(found.save(tmp_path / "c.json")).choice == found.choice
