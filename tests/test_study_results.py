@@ -181,7 +181,7 @@ def test_the_pages_show_the_kept_result(name, page):
 
 def test_the_settings_ask_for_what_the_page_promises():
     settings = StudySettings.load(ROOT / kept.SETTINGS)
-    assert settings.test["n"] >= 200 and settings.n_random >= 5 and len(settings.seeds) >= 2
+    assert settings.test["n"] >= 200 and settings.n_random >= 5 and len(settings.seeds + settings.confirm) >= 2
     assert set(settings.methods) == set(METHODS)
     assert all(len(rates) >= 4 for rates in settings.rates.values())
     if (ROOT / kept.RESULTS).exists():
