@@ -146,6 +146,7 @@ def compare(
         more_seeds = {spec: tuner for spec, tuner in confirmed.items() if rates.get(spec.method) == spec.lr}
         todo = {**todo, **more_seeds}
         done = _done(view, task, fingerprint, todo, path, workers, "confirming" if progress else None)
+        settings |= {"confirm": {method.name: list(confirm) for method in methods if method.seeds is None}}
         comparison = Comparison(done, settings)
     if not once:
         return comparison

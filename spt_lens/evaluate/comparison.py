@@ -108,13 +108,14 @@ class Comparison:
         if table.empty:
             return {}
         goal, table = self.goal, table[table["split"] == "validation"]
-        searched = self._searched()
-        table = table[[each in searched for each in zip(table["method"], table["seed"], table["draw"], strict=True)]]
+        confirms = [self._confirms(method, seed) for method, seed in zip(table["method"], table["seed"], strict=True)]
+        table = table[[not each for each in confirms]]
         wanted = [goal, *(name for name in ("ability_loss", "kl") if name in table and table[name].notna().any())]
         # A model without a right first answer, or without finite predictions, has no such figure. It counts as the
         # worst: left out of the mean, the other seeds would speak for it.
         table = table.fillna({goal: 0.0, "kl": math.inf})
-        diverged = {(s.method, s.lr) for s in (t.spec for t in self.failed) if (s.method, s.seed, s.draw) in searched}
+        failed = [t.spec for t in self.failed if not self._confirms(t.spec.method, t.spec.seed)]
+        diverged = {(spec.method, spec.lr) for spec in failed}
         means = table.groupby(["method", "lr"], sort=False)[wanted].mean()
         chosen = {}
         for method, by_lr in means.groupby(level="method", sort=False):
@@ -128,13 +129,9 @@ class Comparison:
             chosen[str(method)] = float(near["kl"].idxmin() if "kl" in near else min(near.index))
         return chosen
 
-    def _searched(self) -> set[tuple[str, int, int]]:
-        """Method, seed and draw of the trials that choose: those at every rate, and not those that confirm one."""
-        rates: dict[tuple[str, int, int], set[float]] = {}
-        for spec in (trial.spec for trial in self.trials):
-            rates.setdefault((spec.method, spec.seed, spec.draw), set()).add(spec.lr)
-        most = {method: max(len(lrs) for of, lrs in rates.items() if of[0] == method) for method, *_ in rates}
-        return {of for of, lrs in rates.items() if len(lrs) == most[of[0]]}
+    def _confirms(self, method: str, seed: int) -> bool:
+        """Whether trials of this seed were done at the chosen rate alone (`compare(confirm=...)`)."""
+        return seed in self.settings.get("confirm", {}).get(method, ())
 
     @property
     def splits(self) -> tuple[str, ...]:
