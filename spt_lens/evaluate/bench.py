@@ -76,7 +76,6 @@ class Bench:
         self.view, self.task = ModelView(model), task
         # What the trials have in common, as `once` makes it, and hidden states of the untuned model.
         self.kept: dict[Hashable, Any] = {}
-        self.states = States(self.view)
         self._way: Any = None
         self._by_seed: dict[int, States] = {}
         with alone(), keeping(self.kept):

@@ -103,7 +103,7 @@ def compare(
     if methods is None:
         methods = default_methods(view, {} if heads is None else heads)
     todo = asked(methods, seeds)
-    confirmed = asked([replace(m, lrs=m.rates) for m in methods if m.seeds is None], confirm) if confirm else {}
+    confirmed = asked([method for method in methods if method.seeds is None], confirm) if confirm else {}
     for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
         tuner.check(view)
     if behaviour is not None:
@@ -145,7 +145,8 @@ def compare(
         rates = comparison.choice
         more_seeds = {spec: tuner for spec, tuner in confirmed.items() if rates.get(spec.method) == spec.lr}
         todo = {**todo, **more_seeds}
-        done = _done(view, task, fingerprint, todo, path, workers, "confirming" if progress else None)
+        name = "confirming" if progress else None
+        done = (*done, *_done(view, task, fingerprint, more_seeds, path, workers, name))
         settings |= {"confirm": {method.name: list(confirm) for method in methods if method.seeds is None}}
         comparison = Comparison(done, settings)
     if not once:

@@ -187,3 +187,11 @@ def test_more_seeds_confirm_the_chosen_rates_and_have_no_part_in_the_choice(tiny
     assert [t.spec.seed for t in found.chosen["heads"]] == [0, 1, 2] and len(found.chosen["draws"]) == 2
     assert all("test" in trial.evaluations for trial in found.chosen["heads"])
     assert Comparison.load(found.save(tmp_path / "c.json")).choice == found.choice
+
+
+def test_confirming_without_a_results_file_does_no_trial_again(tiny, begun):
+    methods = [Contender("heads", Pinpoint(HEADS), (1e-3, 1e-2))]
+    how = {**GIVEN, "methods": methods, "seeds": (0,), "suites": SUITES, "test_each": True}
+    found = compare(tiny, confirm=(1,), **how)
+    assert [each[:3] for each in begun] == [(t.spec.method, t.spec.lr, t.spec.seed) for t in found.trials]
+    assert len(begun) == 4  # the untuned model, two rates, and the chosen one once more
