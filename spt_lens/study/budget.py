@@ -69,7 +69,7 @@ LADDER: dict[str, dict[str, Any]] = {
     "learning rates beyond 3 a method": {"rates": 3},
     "questions beyond 300 a split": {"n_asked": 300},
     "validation cases beyond 100 of a kind": {"validation": 100},
-    "tuning seeds beyond the first": {"seeds": 1},
+    "tuning seeds beyond the first": {"seeds": 1, "confirm": 0},
     "LoRA": {"methods": CORE},
     "test cases beyond 200 of a kind": {"test": 200},
     "learning rates beyond 2 a method": {"rates": 2},
@@ -92,7 +92,7 @@ def _at_most(settings: StudySettings, most: Mapping[str, Any], behaviour: Behavi
             changed |= {"methods": kept, "rates": {m: r for m, r in settings.rates.items() if m in kept}}
         elif name == "rates":  # those in the middle
             changed[name] = {m: r[max(0, len(r) - n + 1) // 2 :][:n] for m, r in rates.items() if m in settings.methods}
-        elif name == "seeds":
+        elif name in ("seeds", "confirm"):
             changed[name] = old[:n]
         elif name == "tune":
             changed[name] = replace(old, steps=min(n, old.steps))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import judged
 from spt_lens.evaluate.comparison import Comparison
@@ -105,7 +107,7 @@ def sections(work: Work, shown: Sequence[Example] = ()) -> list[Section]:
 
 
 def numbered(texts: Sequence[str]) -> list[tuple[str, str]]:
-    return [(f"{i}.", text[:1].upper() + text[1:]) for i, text in enumerate(texts, start=1)]
+    return [(f"{i}.", _sentence(text)) for i, text in enumerate(texts, start=1)]
 
 
 def command(work: Work) -> str:
@@ -113,7 +115,9 @@ def command(work: Work) -> str:
     given = " --heads HEADS" if work.given else ""
     checks = "".join(f" --check {name}=FILE" for name in work.checks)
     dtype = str(ModelView(work.model).dtype).removeprefix("torch.")
-    more = given + checks + f" --dtype {dtype}" * (dtype != "float32") + " --export" * work.export
+    matmul = torch.get_float32_matmul_precision()
+    more = given + checks + f" --dtype {dtype}" * (dtype != "float32") + f" --matmul {matmul}" * (matmul != "highest")
+    more += " --export" * work.export
     out = shlex.quote(work.out.name)
     line = f"spt-lens study --model MODEL --questions QUESTIONS --settings settings.json --out {out}{more}"
     return f"{line}\n\nsettings.json:\n{json.dumps(work.settings.to_json())}"
@@ -129,6 +133,7 @@ def _asked(work: Work) -> Section:
         facts.append(("pairs", f"{len(work.pairs)}, {way}, read by {words}"))
     facts.append(("rule", rule(work)))
     tune = f"{settings.tune.steps} steps of {settings.tune.batch_size} dialogues, seeds {settings.seeds}"
+    tune += f", at the chosen rates {settings.confirm} too" if settings.confirm else ""
     tune += f", KL weight {settings.tune.kl_weight:g} on {settings.keep} dialogues" if settings.keep else ", no KL term"
     facts += [("methods", ", ".join(settings.methods)), ("tuning", tune)]
     facts += [(f"{name} of training", repr(text)) for name, text in settings.replies.items()]

@@ -175,3 +175,9 @@ def test_a_budget_in_which_nothing_fits_names_the_least(counted: Callable[..., A
     with pytest.raises(ValueError, match=r"nothing fits into 5 s: the least study .* takes about 2 min") as told:
         counted(5)
     assert "smaller model" in str(told.value)
+
+
+def test_seeds_that_confirm_go_with_those_beyond_the_first(work: Work) -> None:
+    settings = replace(work.settings, seeds=(0, 1), confirm=(2,))
+    fewer = budget._at_most(settings, budget.LADDER["tuning seeds beyond the first"], work.behaviour, {})
+    assert (fewer.seeds, fewer.confirm) == ((0,), ())
