@@ -9,6 +9,8 @@ one folder share its trials. Writes notebooks/results/what-matters.json and the 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,9 @@ import torch
 import spt_lens as spt
 from spt_lens import saving
 from spt_lens.behaviours.bank import question_bank
-from spt_lens.evaluate.trials import Contender
+from spt_lens.evaluate.bench import Bench, Task
+from spt_lens.evaluate.sharing import PAUSE, Results
+from spt_lens.evaluate.trials import Spec, Trial, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.measure.sets import matched_random
 from spt_lens.model.view import ModelView
@@ -48,11 +52,11 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the base: other heads (None: the base's), and other settings."""
+    """One change of the base: other heads, or other settings."""
 
     group: str
     name: str
-    heads: HeadSet | None = None
+    heads: HeadSet
     changes: Mapping[str, Any] = field(default_factory=dict)
     lr: float = LR
 
@@ -78,6 +82,9 @@ class Rankings:
             return how(model, pairs.with_words(words) if words is not None and words.best else pairs)
 
         return self.of(f"{how.__name__} {contrast}{' found' * found}", measure)
+
+    def ordinary(self) -> list[Any]:
+        return data.kept_texts(self.work)[:96]
 
     def objective(self) -> HeadScores:
         dialogues = data.training_of(self.work.asked, self.work.settings)[:96]  # type: ignore[arg-type]
@@ -112,6 +119,11 @@ def variants(work: Work) -> Iterator[Variant]:
         yield Variant(group, f"random, same layers, draw {draw}", matched_random(view, chosen, draw))
     every = best(objective, layers, 10**6)
     yield Variant(group, "the last by the objective's gradient", HeadSet.of(list(every)[-N_HEADS:]))
+    # Much to gain for what is tuned, little to lose elsewhere: the gradient there, over that of ordinary dialogues.
+    ordinary = ranks.of("ordinary", lambda model: spt.objective_gradient(model, ranks.ordinary(), per_dialogue=False))
+    ratio = (objective.values / ordinary.values).nan_to_num()
+    order = sorted(every, key=lambda head: -float(ratio[head.layer, head.head]))
+    yield Variant(group, "the objective's gradient over that of ordinary dialogues", HeadSet.of(order[:N_HEADS]))
 
     for k, lr in ((1, 8e-3), (3, 4e-3), (7, 3e-3), (27, 1.4e-3)):  # fewer weights are moved further
         some = best(objective, layers, k)
@@ -150,26 +162,48 @@ def variants(work: Work) -> Iterator[Variant]:
         yield Variant("KL term", f"weight {weight:g}", chosen, changes)
 
 
-def trial(work: Work, variant: Variant) -> dict[str, Any]:
-    """A variant's figures on validation: its trial from the folder, or done now."""
+def task_of(work: Work, variant: Variant) -> Task:
+    """What a variant is tuned on and judged by: the base's, but for its changes."""
     settings = replace(work.settings, **variant.changes)
     own = Work(work.model, work.behaviour, work.out, settings, asked=work.asked)
-    assert own.asked is not None and variant.heads is not None
+    assert own.asked is not None
     suite = data.with_more(own.asked.suite("validation", **settings.validation), own, "validation")
-    found = spt.compare(
-        work.model,
-        methods=[Contender(variant.name, Pinpoint(variant.heads), (variant.lr,))],
-        seeds=settings.seeds[:1],
-        dialogues=data.training_of(own.asked, settings),
-        keep=data.kept_texts(own),
-        suites={"validation": suite},
-        config=settings.tune,
-        test_each=False,
-        out=work.out / "runs.jsonl",
-        progress=False,
+    return Task(
+        tuple(data.training_of(own.asked, settings)),
+        settings.tune,
+        {"validation": suite},
+        tuple(data.kept_texts(own)),
     )
+
+
+def do_all(work: Work, wanted: list[Variant]) -> list[dict[str, Any]]:
+    """Every variant's row. A trial that another process is at is left to it, and looked for in the end."""
+    view, path, rows = ModelView(work.model), work.out / "runs.jsonl", dict[int, dict[str, Any]]()
+    results, bench, its_key = Results(path), None, ""
+    planned = []
+    for variant in wanted:
+        task, tuner = task_of(work, variant), Pinpoint(variant.heads)
+        spec = Spec(variant.name, variant.lr, work.settings.seeds[0], 0, repr(tuner), str(variant.heads))
+        planned.append((variant, task, tuner, spec, task.fingerprint(view)))
+    while len(rows) < len(planned):
+        before = len(rows)
+        for i, (variant, task, tuner, spec, fingerprint) in enumerate(planned):
+            key = spec.key(fingerprint)
+            if i not in rows and key not in read_trials(path) and results.take(key):
+                if bench is None or its_key != fingerprint:  # variants of one task share what it has in common
+                    bench, its_key = Bench(view, task), fingerprint
+                results.add(key, bench.trial(spec, tuner))
+            if i not in rows and (done := read_trials(path).get(key)):
+                rows[i] = row_of(variant, done)
+                print(table([rows[i]]).splitlines()[-1], flush=True)
+        if len(rows) == before:
+            time.sleep(PAUSE)
+    results.close()
+    return [rows[i] for i in range(len(planned))]
+
+
+def row_of(variant: Variant, done: Trial) -> dict[str, Any]:
     row: dict[str, Any] = {"group": variant.group, "name": variant.name, "lr": variant.lr, "heads": str(variant.heads)}
-    done = found.trials[-1]
     if done.error:
         return row | {"error": done.error}
     estimates = done.evaluations["validation"].estimates
@@ -197,22 +231,42 @@ def write(rows: list[dict[str, Any]]) -> None:
     put_between(PAGE, *MARKS, table(rows))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("spt-lens-what-matters"), help="where trials are kept")
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+def opened(out: Path) -> Work:
+    """The model, asked, in a folder."""
     torch.set_float32_matmul_precision("medium")
     model = spt.load_model(MODEL)
     work = Work(model, spt.AreYouSure(question_bank(), name="question bank"), out, StudySettings.load(SETTINGS))
+    work.asked = data.own_answers(work.behaviour, work, out / "answers.json", ("train", "validation"))
+    return work
+
+
+def help_with(out: Path) -> None:
+    """A process beside the first one, which has measured the rankings."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    work = opened(out)
+    do_all(work, list(variants(work)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("spt-lens-what-matters"), help="where trials are kept")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        work.asked = data.own_answers(work.behaviour, work, out / "answers.json", ("train", "validation"))
-        rows = []
-        for variant in variants(work):
-            rows.append(trial(work, variant))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
-    saving.save_json(RESULT, KIND, {"model": ModelView(model).name, "trials": rows})
+        work = opened(given.out)
+        wanted = list(variants(work))
+        spawn = multiprocessing.get_context("spawn")
+        others = [spawn.Process(target=help_with, args=(given.out,)) for _ in range(given.workers - 1)]
+        for other in others:
+            other.start()
+        torch.set_num_threads(1 if others else torch.get_num_threads())
+        rows = do_all(work, wanted)
+        for other in others:
+            other.join()
+    saving.save_json(RESULT, KIND, {"model": ModelView(work.model).name, "trials": rows})
     write(rows)
 
 
