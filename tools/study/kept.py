@@ -25,7 +25,7 @@ from tools.study import tables
 RESULTS = Path("notebooks/results/study")
 WHOLE = ("study.json", SECONDS, "comparison.json", "scores.safetensors", "heads.json", "table.csv", "frontier.csv")
 ASKED, ASKED_KIND = "asked.json", "study's answers"  # the answers themselves are as many as the questions
-SETTINGS = Path("tools/study/smollm2.json")
+SETTINGS = Path("tools/study/smollm2-large.json")
 README, STUDY, REAL = Path("README.md"), Path("docs/study.md"), Path("docs/real-models.md")
 # Where tables stand: the name in their marks, and the page.
 PLACES = (
