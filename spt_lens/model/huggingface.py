@@ -139,9 +139,10 @@ def weight_files(folder: Path) -> tuple[str, ...]:
         if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
             raise ValueError(f"{index} names no weight files: download or save it again")
         files = sorted(set(names.values()))
-    for file in files:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder} lacks {file} (pickled weights are not read, only safetensors)")
+        if odd := [file for file in files if Path(file).name != file]:
+            raise ValueError(f"{index} names {odd[0]}, which is not in the same folder: download or save it again")
+    if gone := [file for file in files if not (folder / file).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {gone[0]} (pickled weights are not read, only safetensors)")
     return tuple(files)
 
 

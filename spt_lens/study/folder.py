@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -57,8 +58,10 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{out} is a file: give a folder")
     if not file.exists():
-        if odd := [name for name in (*FILES.values(), *OTHERS) if (out / name).exists()]:
+        odd = [name for name in (*FILES.values(), *OTHERS) if (out / name).exists()]
+        if odd and not file.exists():  # else another process begins it just now
             raise ValueError(f"{out} holds {odd[0]} and no {FILE}, so it is no study's: give another folder")
+    if not file.exists():
         return
     theirs = loaded(file, lambda path: saving.load_json(path, KIND, dict), BACK)
     found = [f"{name}: {one!s:.40} there, {other!s:.40} now" for name, one, other in _differences(theirs, mine)]
@@ -75,7 +78,9 @@ def open_folder(out: Path, mine: Mapping[str, Any]) -> None:
     check_folder(out, mine)
     saving.writable(out, "the study")
     if not (out / FILE).exists():
-        saving.save_json(out / FILE, KIND, dict(mine))
+        with suppress(FileExistsError):  # another process was first
+            saving.save_json(out / FILE, KIND, dict(mine), new=True)
+        check_folder(out, mine)
 
 
 def check_room(out: Path, more: int = 0) -> None:
