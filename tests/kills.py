@@ -17,12 +17,13 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from spt_lens import files, saving
+from spt_lens.export import folder as exports
 
 # Of the modules posix and io, and of open files; safetensors writes whole files by its own.
 CALLS = {"open", "write", "flush", "close", "fsync", "replace", "rename", "link", "unlink", "remove", "mkdir", "rmdir"}
 CALLS |= {"truncate", "ftruncate", "chmod", "sendfile", "serialize_file", "renameat2", "fdopen"}
 TAKES_ROOM = {"open", "write", "flush", "fsync", "replace", "rename", "link", "mkdir", "sendfile", "serialize_file"}
-WRITERS = {files.__file__, saving.__file__}
+WRITERS = {files.__file__, saving.__file__, exports.__file__}
 
 
 def touches_files(call: Any) -> bool:
@@ -124,11 +125,8 @@ def at_operation(number: int, folder: Path) -> Callable[[], None]:
     return install
 
 
-def forked(action: Callable[[], object], prepare: Callable[[], None] = lambda: None) -> int:
-    """Does an action in a process of its own. Returns the signal that ended it, 0 if none did.
-
-    Raises: RuntimeError if it ended by an error.
-    """
+def begun(action: Callable[[], object], prepare: Callable[[], None] = lambda: None) -> int:
+    """Does an action in a process of its own, whose number is returned."""
     process = os.fork()
     if not process:
         try:
@@ -139,6 +137,11 @@ def forked(action: Callable[[], object], prepare: Callable[[], None] = lambda: N
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         finally:
             os._exit(1)
+    return process
+
+
+def ended(process: int) -> int:
+    """The signal that ended a process, 0 if none did. Raises RuntimeError if it was an error."""
     state = os.waitpid(process, 0)[1]
     if os.WIFEXITED(state) and os.WEXITSTATUS(state):
         raise RuntimeError("the process ended by an error, which stands above")

@@ -115,8 +115,8 @@ def _picker_page(path: Path, value: float) -> None:
 
 
 def _of_answers(path: Path) -> Any:
-    found = Answers.load(path)
-    return found.answers, found.about
+    found = Answers.load(path)  # what it is about may hold more
+    return found.answers, found.about["model"], found.about["max_new_tokens"]
 
 
 @dataclass(frozen=True)
