@@ -101,6 +101,13 @@ def existing_file(path: Any) -> Path:
     return path
 
 
+def beside(file: Path, names: Any) -> None:
+    """Raises ValueError if a file names, in a list, another one that is not in its own folder."""
+    for name in names if isinstance(names, list) else ():
+        if Path(str(name)).name != str(name):
+            raise ValueError(f"{file} names {name}, which is not in the same folder: download or save it again")
+
+
 def seed_number(value: Any, name: str = "seed") -> int:
     """A seed as torch and random take it. Raises as `whole_number` does."""
     return whole_number(value, name, least=0, most=2**63 - 1)

@@ -1,14 +1,19 @@
 import errno
+import json
 import os
 import stat
 import tempfile
+import time
+from functools import partial
 
 import pytest
+import safetensors.torch
 import torch
-from kills import die, full_at, killed, moments
+from kills import begun, die, ended, full_at, killed, moments
 from saved import KINDS
 
 from spt_lens import files, saving
+from spt_lens.behaviours.reading import read_questions
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
 
@@ -97,6 +102,47 @@ class TestFullDisks:
         assert failed >= 4 and kind.load(path) != old
 
 
+class TestTwoAtOnce:
+    @pytest.mark.parametrize("name", ["scores", "adapter", "comparison", "study"])
+    def test_readers_beside_writers_see_the_old_one_or_the_new(self, tmp_path, name):
+        kind, path, enough = KINDS[name], tmp_path / "it", tmp_path / "enough"
+        known, seen = [], []
+        for value in (2.0, 1.0):
+            kind.save(path, value)
+            known.append(kind.load(path))
+
+        def write(value):
+            while not enough.exists():
+                kind.save(path, value)
+
+        writers = [begun(partial(write, value)) for value in (1.0, 2.0)]
+        latest = time.monotonic() + 60
+        while time.monotonic() < latest and (len(seen) < 200 or not all(each in seen for each in known)):
+            seen.append(kind.load(path))
+        enough.touch()
+        assert [ended(writer) for writer in writers] == [0, 0]
+        assert all(each in seen for each in known) and all(each in known for each in seen)
+        assert not list(tmp_path.rglob(".*"))
+
+    def test_of_two_that_begin_a_file_one_does(self, tmp_path):
+        def begin(n):
+            while not (tmp_path / "go").exists():
+                pass
+            for i in range(50):
+                try:
+                    saving.save_json(tmp_path / f"file {i}", "thing", {"n": n}, new=True)
+                    (tmp_path / f"{n} began {i}").touch()
+                except FileExistsError:
+                    pass
+
+        both = [begun(partial(begin, n)) for n in range(2)]
+        (tmp_path / "go").touch()
+        assert [ended(each) for each in both] == [0, 0]
+        for i in range(50):
+            n = saving.load_json(tmp_path / f"file {i}", "thing", lambda data: data["n"])
+            assert [path.name for path in tmp_path.glob(f"* began {i}")] == [f"{n} began {i}"]
+
+
 class TestWriting:
     def test_a_file_is_replaced_and_nothing_else_is_left(self, tmp_path):
         path = tmp_path / "a.txt"
@@ -175,6 +221,55 @@ class TestReading:
         (tmp_path / "bad.json").write_bytes(data)
         with pytest.raises(ValueError, match="bad.json holds no saved thing, or is damaged: .*"):
             saving.load_json(tmp_path / "bad.json", "thing", lambda data: saving.entry(data, "n", int))
+
+    def test_what_is_too_long_or_too_deep_is_refused(self, tmp_path, monkeypatch):
+        path = tmp_path / "bad.json"
+        for depth in (saving.DEEPEST, saving.DEEPEST + 1, 5000):
+            for text in ("[" * depth + "1" + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+                path.write_text(text)
+                if depth == saving.DEEPEST:
+                    assert saving.read_json(path, "thing")
+                    continue
+                with pytest.raises(ValueError, match="bad.json holds no saved thing.*nested in more than 64 levels"):
+                    saving.read_json(path, "thing")
+        deep = {"n": json.loads("[" * 70 + "]" * 70)}
+        saving.save_tensors(path, "thing", {"a": torch.ones(1)}, deep)
+        with pytest.raises(ValueError, match="nested in more than 64 levels"):
+            saving.load_tensors(path, "thing")
+        monkeypatch.setattr(saving, "LONGEST", 1000)
+        path.write_text('{"kind": "thing", "n": 1}' + " " * 1000)
+        with pytest.raises(ValueError, match="it has 1,025 bytes, and up to 1,000 are read"):
+            saving.load_json(path, "thing", dict)
+        (tmp_path / "rows.jsonl").write_text('{"question": "' + "x" * 2000)
+        with pytest.raises(ValueError, match="rows.jsonl has a line of 1,000 characters or more"):
+            read_questions(tmp_path / "rows.jsonl")
+        (tmp_path / "rows.csv").write_text("question,answer\n" + "x" * 2000)
+        with pytest.raises(ValueError, match="rows.csv has a line of 1,000 characters or more"):
+            read_questions(tmp_path / "rows.csv")
+
+    def test_a_pipe_or_a_device_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", "/dev/zero"):
+            for load in (HeadSet.load, HeadScores.load):
+                with pytest.raises(OSError, match="is no ordinary file: name the file that was saved"):
+                    load(path)
+            with pytest.raises(FileNotFoundError, match="is no ordinary file"):
+                read_questions(path)
+
+    def test_what_was_changed_by_hand_says_how_it_is_read(self, tmp_path):
+        path = HeadSet.of((0, 1)).save(tmp_path / "heads.json")
+        path.write_text(path.read_text().replace("L0.H1", "L0.H2"))
+        with pytest.raises(ValueError, match='it was changed after it was saved; if by you, take its "sha256" out'):
+            HeadSet.load(path)
+        path.write_text(json.dumps(saving.unsealed({"heads": ["L0.H2"]})))
+        assert HeadSet.load(path) == HeadSet.of((0, 2))
+
+    def test_files_of_before_have_no_checksum_and_are_read(self, tmp_path):
+        (tmp_path / "old.json").write_text('{"kind": "thing", "n": 3}')
+        assert saving.load_json(tmp_path / "old.json", "thing", lambda data: data["n"]) == 3
+        old = safetensors.torch.save({"a": torch.ones(2)}, {"spt_lens.thing": "{}"})
+        (tmp_path / "old").write_bytes(old)
+        assert torch.equal(saving.load_tensors(tmp_path / "old", "thing")[0]["a"], torch.ones(2))
 
     def test_a_missing_file_and_a_folder_are_told_apart(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="none does not exist"):
