@@ -54,11 +54,11 @@ class Results:
         """All trials in the file, by key, if it has changed since the last look; else none."""
         if self.path is None:
             return {}
-        about = self.path.stat() if self.path.exists() else None
-        now = about and (about.st_size, about.st_mtime_ns)
-        if now and now == self._seen:
-            return {}
-        self._seen = now
+        with suppress(FileNotFoundError):
+            about = self.path.stat()
+            seen, self._seen = self._seen, (about.st_size, about.st_mtime_ns)
+            if seen == self._seen:
+                return {}
         return self._read(self.path)
 
     def _read(self, path: Path) -> dict[str, Trial]:

@@ -1,12 +1,13 @@
 """Exports over an earlier export in processes that are killed at given moments, the next one over what they left.
 
 `python tests/export/half_done.py MODEL FOLDER` prints as JSON, of a model and of an adapter, how many were killed and
-what was found after each: the "old" export, the "new" one, or what else. Forked, so that all is imported and loaded
-once: with one thread, torch bears that.
+what was found after each: the "old" export, the "new" one, or what else; and what came of full disks. Forked, so that
+all is imported and loaded once: with one thread, torch bears that.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -22,7 +23,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from kills import die, killed, moments  # noqa: E402
+from kills import die, full_at, killed, moments  # noqa: E402
 
 from spt_lens.export import folder as exports  # noqa: E402
 from spt_lens.export.hf import export_hf  # noqa: E402
@@ -57,6 +58,23 @@ def repeated(place: Path, one: Export, other: Export) -> dict[str, Any]:
     one(out)
     left = sorted(os.listdir(place))
     return {"kills": kills, "found": found, "left": left, "same": contents(out) == known["old"]}
+
+
+def full(place: Path, one: Export, other: Export, step: int) -> dict[str, Any]:
+    """The disk is full at one write after the other, or at each `step`th."""
+    place.mkdir()
+    one(out := place / "out")
+    old, failed, said = contents(out), 0, True
+    for number in itertools.count(1, step):
+        try:
+            if not full_at(partial(other, out), number):
+                break
+        except OSError as error:
+            failed += 1
+            said &= error.errno == errno.ENOSPC and contents(out) == old and os.listdir(place) == ["out"]
+        else:  # it was written before what failed
+            one(out)
+    return {"failed": failed, "said": said}
 
 
 def between(place: Path, one: Export, other: Export) -> dict[str, Any]:
@@ -101,6 +119,8 @@ def main(model_folder: str, folder: str) -> None:
     told: dict[str, Any] = {}
     for name, export in {"model": tuned_model, "adapter": checkpoint}.items():
         told[name] = repeated(place / name, *(partial(export, each) for each in adapters))
+    for name, export, step in (("model full", tuned_model, 4), ("adapter full", checkpoint, 1)):
+        told[name] = full(place / name, *(partial(export, each) for each in adapters), step)
     told["between"] = between(place / "between", *(partial(checkpoint, each) for each in adapters))
     print(json.dumps(told))
 
