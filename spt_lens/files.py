@@ -29,6 +29,12 @@ def left_over(target: Path, end: str = ".tmp") -> Iterator[Path]:
             yield path
 
 
+def clear(target: Path) -> None:
+    """Removes the files that killed processes left beside the target."""
+    for left in left_over(target):
+        left.unlink(missing_ok=True)
+
+
 def _start(target: Path) -> str:
     return f".{target.name[:40]}.{platform.node()[:20]}-"
 
@@ -38,8 +44,7 @@ def put(target: Path, data: bytes, new: bool) -> None:
     temporary = own_name(target)
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected")
-    for other in left_over(target):
-        other.unlink(missing_ok=True)
+    clear(target)
     try:
         # Opened so, and not by tempfile, a new file has the permissions that any new file has.
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:

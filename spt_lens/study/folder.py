@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from spt_lens import saving
+from spt_lens import files, saving
 from spt_lens.chat.template import chat_options
 from spt_lens.model.view import ModelView
 from spt_lens.study.settings import StudySettings
@@ -77,6 +77,7 @@ def open_folder(out: Path, mine: Mapping[str, Any]) -> None:
     """Makes the folder unless it is there, and writes what the study is. Raises as `check_folder`; OSError."""
     check_folder(out, mine)
     saving.writable(out, "the study")
+    files.clear(out / FILE)  # which is written once
     if not (out / FILE).exists():
         with suppress(FileExistsError):  # another process was first
             saving.save_json(out / FILE, KIND, dict(mine), new=True)
