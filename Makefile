@@ -19,12 +19,13 @@ SMOLLM2 := models/smollm2/config.json
 # Questions of other people, the study's external check where they are there.
 TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
 
-.PHONY: help demo test lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters
+.PHONY: help demo test fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            find the heads, tune them, compare, and write spt-lens-demo/report.html"
 	@echo "make test            ruff, mypy and all tests with TransformerLens 4.3; with 3.9 those that touch a model"
+	@echo "make fuzz            made-up and damaged files by the ten thousand: the tests try a few of each"
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
 	@echo "make notebooks       run the notebooks and keep their outputs"
@@ -68,6 +69,9 @@ demo: $(VENV)/.demo-installed
 test: lint types $(SMOLLM2) $(TL39)/.installed
 	$(BIN)/python -m pytest -n $(JOBS)
 	PYTHONPATH=$(TL39) $(BIN)/python -m pytest -n $(JOBS) -m model
+
+fuzz: $(VENV)/.dev-installed
+	SPT_LENS_FUZZ=many $(BIN)/python -m pytest tests/test_fuzzing.py
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Checks of what callers hand in: numbers, choices, types, paths. Each says what it got and what to give instead."""
 
+import errno
 import math
 import operator
 from collections.abc import Collection
@@ -89,13 +90,22 @@ def a_path(value: Any, name: str = "path") -> Path:
 
 
 def existing_file(path: Any) -> Path:
-    """The path, if a file is there. Raises FileNotFoundError, IsADirectoryError, or as `a_path` does."""
+    """The path, if a file is there. Raises FileNotFoundError, IsADirectoryError, OSError, or as `a_path` does."""
     path = a_path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the file in it")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name the file that was saved")
+    if not path.is_file():  # reading a pipe would wait, and a device may have no end
+        raise OSError(errno.EINVAL, f"{path} is no ordinary file: name the file that was saved")
     return path
+
+
+def beside(file: Path, names: Any) -> None:
+    """Raises ValueError if a file names, in a list, another one that is not in its own folder."""
+    for name in names if isinstance(names, list) else ():
+        if Path(str(name)).name != str(name):
+            raise ValueError(f"{file} names {name}, which is not in the same folder: download or save it again")
 
 
 def seed_number(value: Any, name: str = "seed") -> int:

@@ -229,14 +229,14 @@ class HeadSet:
 
     def save(self, path: str | Path) -> Path:
         """Writes the selection as a small JSON file, and returns its path. Raises OSError."""
-        return saving.write_text(path, json.dumps(self.to_json()) + "\n")
+        return saving.write_text(path, json.dumps(saving.sealed(self.to_json())) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> HeadSet:
         """Reads what `save` wrote. Raises FileNotFoundError, or ValueError for a file of another kind."""
         data = saving.read_json(path, "head selection")
         with saving.reading(path, "head selection"):
-            return cls.from_json(data)
+            return cls.from_json(saving.unsealed(data) if isinstance(data, dict) else data)
 
     def _repr_html_(self) -> str:
         if not self.heads:

@@ -1,15 +1,12 @@
-"""Files that are there whole or not at all, and that say what they are; what is read back is checked in every part."""
+"""Files that are there whole or not at all, and that say what they are; what is read back is checked in every part.
 
-import errno
-import glob
+Each holds a checksum of what it says: one that was damaged on the disk is refused, and never read as other numbers.
+"""
+
 import hashlib
 import json
 import math
 import os
-import platform
-import re
-import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,13 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of_bytes
 from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
+from spt_lens import files
 from spt_lens.checking import a_path, existing_file
 
 Result = TypeVar("Result")
@@ -32,13 +29,18 @@ Result = TypeVar("Result")
 DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, SafetensorError, TypeError, ValueError)
 
 
-def write_bytes(path: str | Path, data: bytes) -> Path:
+LONGEST = 256 * 2**20  # bytes of a JSON file; the tokenizers of the largest vocabularies take 40 million
+DEEPEST = 64  # levels of lists and objects in one another
+SEAL = "sha256"
+
+
+def write_bytes(path: str | Path, data: bytes, new: bool = False) -> Path:
     """Writes a file by one rename: a kill at any moment leaves the old file or the new one. Returns the path.
 
     A link is written through to what it points to. The permissions are those of the file that was there, or of any new
-    one. What a killed run left half-written beside the file is removed.
+    one. What a killed run left half-written beside the file is removed. new: of two that write it, one alone does.
 
-    Raises: OSError when the file can't be written; IsADirectoryError for a folder.
+    Raises: OSError when the file can't be written; IsADirectoryError for a folder; FileExistsError if it is to be new.
     """
     path = a_path(path)
     target = Path(os.path.realpath(path))
@@ -48,7 +50,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         if target.exists() and not target.is_file():  # a pipe or a device: nothing to keep, nothing to rename
             target.write_bytes(data)
         else:
-            _replace(target, data)
+            files.put(target, data, new)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path} ({error.strerror or error})") from error
     return path
@@ -57,30 +59,6 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """`write_bytes` of text as UTF-8."""
     return write_bytes(path, text.encode("utf-8"))
-
-
-def _replace(target: Path, data: bytes) -> None:
-    # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
-    start = f".{target.name[:40]}.{platform.node()[:20]}-"
-    temporary = target.with_name(f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, "it is write-protected")
-    for other in target.parent.glob(f"{glob.escape(start)}*-*.tmp"):
-        process = re.match(r"\d{1,9}(?=-)", other.name.removeprefix(start))
-        if process and not psutil.pid_exists(int(process[0])):
-            other.unlink(missing_ok=True)
-    try:
-        # Opened so, and not by tempfile, a new file has the permissions that any new file has.
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -115,16 +93,58 @@ def writable(folder: str | Path, what: str) -> Path:
     return folder
 
 
+def parsed(text: str | bytes) -> Any:
+    """What JSON text holds. Raises ValueError for what is no JSON, or nested too deeply to be worked with."""
+    too_deep = f"it is nested in more than {DEEPEST} levels"
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level = [found]
+    for _ in range(DEEPEST + 1):
+        level = [x for each in level if isinstance(each, dict | list) for x in _inside(each)]
+    if level:
+        raise ValueError(too_deep)
+    return found
+
+
+def _inside(each: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return each.values() if isinstance(each, dict) else each
+
+
 def read_json(path: str | Path, kind: str) -> Any:
-    """What a JSON file holds. Raises as `existing_file`; ValueError for what is no JSON."""
+    """What a JSON file holds. Raises as `existing_file`; ValueError for what is no JSON, or too long or deep."""
     file = existing_file(path)
     with reading(path, kind):
-        return json.loads(file.read_text(encoding="utf-8"))
+        if (length := file.stat().st_size) > LONGEST:
+            raise ValueError(f"it has {length:,} bytes, and up to {LONGEST:,} are read")
+        return parsed(file.read_text(encoding="utf-8"))
 
 
-def save_json(path: str | Path, kind: str, data: Mapping[str, Any]) -> Path:
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with a checksum of all that it says, as `unsealed` takes it."""
+    return {**data, SEAL: _checksum(data)}
+
+
+def unsealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data without its checksum, if it has one: what was written by hand has none.
+
+    Raises: ValueError if it is the checksum of something else.
+    """
+    found = {name: value for name, value in data.items() if name != SEAL}
+    if SEAL in data and data[SEAL] != _checksum(found):
+        raise ValueError(f'it was changed after it was saved; if by you, take its "{SEAL}" out, and it is read')
+    return found
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, allow_nan=False).encode()).hexdigest()
+
+
+def save_json(path: str | Path, kind: str, data: Mapping[str, Any], new: bool = False) -> Path:
     """Writes {"kind": kind, **data}. Raises as `write_bytes`; TypeError or ValueError for what JSON can't hold."""
-    return write_text(path, json.dumps({"kind": kind, **data}, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(sealed({"kind": kind, **data}), indent=1, allow_nan=False)
+    return write_bytes(path, f"{text}\n".encode(), new)
 
 
 def load_json(path: str | Path, kind: str, make: Callable[[Mapping[str, Any]], Result]) -> Result:
@@ -137,14 +157,15 @@ def load_json(path: str | Path, kind: str, make: Callable[[Mapping[str, Any]], R
         if not isinstance(data, dict) or data.get("kind") != kind:
             other = data.get("kind") if isinstance(data, dict) else None
             raise ValueError(f"it holds a {other}" if isinstance(other, str) else "it is something else")
-        return make(data)
+        return make(unsealed(data))
 
 
 def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
     """Writes one safetensors file with the description as JSON in its header. Raises as `save_json` does."""
     # Copies, since the format refuses tensors that share memory, such as two rows of one.
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    return write_bytes(path, bytes_of_tensors(own, metadata={f"spt_lens.{kind}": json.dumps(about)}))
+    said = json.dumps(about)
+    return write_bytes(path, bytes_of_tensors(own, {f"spt_lens.{kind}": said, SEAL: _tensors_checksum(own, said)}))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -153,16 +174,23 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     with reading(path, kind):
         data = file.read_bytes()
         tensors = tensors_of_bytes(data)
-        name, header = (
-            f"spt_lens.{kind}",
-            json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {},
-        )
+        header = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        seal, name = header.pop(SEAL, None), f"spt_lens.{kind}"
         if name not in header:
             raise ValueError(f"its header tells of {', '.join(header) or 'nothing'}, not of {name}")
-        about = json.loads(header[name])
+        if seal is not None and seal != _tensors_checksum(tensors, header[name]):
+            raise ValueError("it was changed after it was saved")
+        about = parsed(header[name])
         if not isinstance(about, dict):
             raise ValueError("the description in its header is no JSON object")
         return tensors, about
+
+
+def _tensors_checksum(tensors: Mapping[str, Tensor], said: str) -> str:
+    digest = weights_digest(sorted(tensors.items()))
+    digest.update(str([(name, str(value.dtype), *value.shape) for name, value in sorted(tensors.items())]).encode())
+    digest.update(said.encode())
+    return str(digest.hexdigest())
 
 
 def bits(tensor: Tensor) -> Tensor:

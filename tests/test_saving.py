@@ -1,15 +1,21 @@
+import errno
+import json
 import os
-import signal
 import stat
-import sys
+import tempfile
+import time
+from functools import partial
 
 import pytest
+import safetensors.torch
 import torch
+from kills import begun, die, ended, full_at, killed, moments
+from saved import KINDS
 
-from spt_lens import saving
+from spt_lens import files, saving
+from spt_lens.behaviours.reading import read_questions
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.tune.adapter import Adapter
 
 
 def scores_of(n_pairs, value=1.0):
@@ -21,68 +27,26 @@ def names(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def killed(action, moment):
-    """Runs `action` in a process that is killed at the n-th line of saving.py. Returns whether it came so far."""
-    process = os.fork()
-    if not process:
-        passed = 0
-
-        def trace(frame, event, argument):
-            nonlocal passed
-            if frame.f_code.co_filename != saving.__file__:
-                return None
-            passed += event == "line"
-            if passed > moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        sys.settrace(trace)
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
-
-
-def adapter_of(value):
-    slices = {"L0.H0.q": torch.full((8, 32), value)}
-    return Adapter(slices, slices, HeadSet.of((0, 0)), "q", {"architecture": "tiny"}, {"value": value})
-
-
-SAVED = {  # what is saved of a number, and the number again
-    "scores": (
-        lambda path, value: scores_of(5, value).save(path),
-        lambda path: HeadScores.load(path).per_pair[0, 0, 0].item(),
-    ),
-    "selection": (
-        lambda path, value: HeadSet.of((0, int(value))).save(path),
-        lambda path: HeadSet.load(path).heads[0].head,
-    ),
-    "adapter": (
-        lambda path, value: adapter_of(value).save(path),
-        lambda path: Adapter.load(path).meta["value"],
-    ),
-}
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 class TestKills:
-    @pytest.mark.parametrize("kind", SAVED)
-    def test_a_kill_at_any_moment_leaves_the_old_one_or_the_new(self, tmp_path, kind):
-        (save, load), path, seen = SAVED[kind], tmp_path / "it", set()
-        save(path, 1.0)
-        for moment in range(0, 200, 2):
-            came_so_far = killed(lambda: save(path, 2.0), moment)
-            seen.add(load(path))
-            if not came_so_far:
-                break
-        assert seen == {1.0, 2.0} and load(path) == 2.0
-        save(path, 3.0)
-        assert load(path) == 3.0 and not list(tmp_path.rglob(".*.tmp"))
+    @pytest.mark.parametrize("name", KINDS)
+    def test_a_kill_at_any_moment_leaves_the_old_one_or_the_new(self, tmp_path, name):
+        kind, path, seen = KINDS[name], tmp_path / "it", []
+        kind.save(path, 2.0)
+        new = kind.load(path)
+        kind.save(path, 1.0)
+        old = kind.load(path)
+        tried = moments(lambda: kind.save(tmp_path / "other", 2.0))
+        for moment in tried:
+            assert killed(lambda: kind.save(path, 2.0), moment)
+            seen.append(kind.load(path))
+            kind.save(path, 1.0)
+            assert not list(tmp_path.rglob(".*"))  # nothing is left of what was killed
+        assert len(tried) >= 20 and old in seen and new in seen and all(each in (old, new) for each in seen)
 
     def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(self, tmp_path):
-        for moment in range(100):
+        for moment in range(1, 100):
             killed(lambda: saving.write_text(tmp_path / "file", "half"), moment)
             if names(tmp_path):
                 break
@@ -92,6 +56,91 @@ class TestKills:
         (tmp_path / ".file.other.tmp").write_text("")
         saving.write_text(tmp_path / "file", "whole")
         assert names(tmp_path) == sorted([living, ".file.other.tmp", "file"])
+
+    @pytest.mark.parametrize("links", [True, False])
+    def test_a_file_that_is_to_be_new_takes_no_others_place(self, tmp_path, monkeypatch, links):
+        if not links:
+            monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+        saving.save_json(tmp_path / "file", "thing", {"n": 1}, new=True)
+        with pytest.raises(FileExistsError, match="cannot write .*file"):
+            saving.save_json(tmp_path / "file", "thing", {"n": 2}, new=True)
+        assert saving.load_json(tmp_path / "file", "thing", dict) == {"kind": "thing", "n": 1}
+        assert names(tmp_path) == ["file"]
+
+    def test_large_temporary_folders_of_killed_processes_go(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+
+        def stay():
+            with files.scratch() as folder:
+                (folder / "weights").write_bytes(bytes(1000))
+                die()
+
+        assert killed(stay, 0)
+        assert len(names(tmp_path)) == 1
+        with files.scratch() as mine, files.scratch() as other:
+            assert names(tmp_path) == sorted([mine.name, other.name])
+        assert names(tmp_path) == []
+
+
+class TestFullDisks:
+    @pytest.mark.parametrize("name", KINDS)
+    def test_at_every_call_that_needs_room_the_old_one_stays(self, tmp_path, name):
+        kind, path = KINDS[name], tmp_path / "it"
+        kind.save(path, 1.0)
+        old, there = kind.load(path), sorted(tmp_path.rglob("*"))
+        failed = 0
+        for number in range(1, 100):
+            try:
+                if not full_at(lambda: kind.save(path, 2.0), number):
+                    break
+            except OSError as error:
+                assert error.errno == errno.ENOSPC and str(path) in str(error)
+                failed += 1
+            if kind.load(path) != old:  # it was written before what failed
+                kind.save(path, 1.0)
+            assert sorted(tmp_path.rglob("*")) == there
+        assert failed >= 4 and kind.load(path) != old
+
+
+class TestTwoAtOnce:
+    @pytest.mark.parametrize("name", ["scores", "adapter", "comparison", "study"])
+    def test_readers_beside_writers_see_the_old_one_or_the_new(self, tmp_path, name):
+        kind, path, enough = KINDS[name], tmp_path / "it", tmp_path / "enough"
+        known, seen = [], []
+        for value in (2.0, 1.0):
+            kind.save(path, value)
+            known.append(kind.load(path))
+
+        def write(value):
+            while not enough.exists():
+                kind.save(path, value)
+
+        writers = [begun(partial(write, value)) for value in (1.0, 2.0)]
+        latest = time.monotonic() + 60
+        while time.monotonic() < latest and (len(seen) < 200 or not all(each in seen for each in known)):
+            seen.append(kind.load(path))
+        enough.touch()
+        assert [ended(writer) for writer in writers] == [0, 0]
+        assert all(each in seen for each in known) and all(each in known for each in seen)
+        assert not list(tmp_path.rglob(".*"))
+
+    def test_of_two_that_begin_a_file_one_does(self, tmp_path):
+        def begin(n):
+            while not (tmp_path / "go").exists():
+                pass
+            for i in range(50):
+                try:
+                    saving.save_json(tmp_path / f"file {i}", "thing", {"n": n}, new=True)
+                    (tmp_path / f"{n} began {i}").touch()
+                except FileExistsError:
+                    pass
+
+        both = [begun(partial(begin, n)) for n in range(2)]
+        (tmp_path / "go").touch()
+        assert [ended(each) for each in both] == [0, 0]
+        for i in range(50):
+            n = saving.load_json(tmp_path / f"file {i}", "thing", lambda data: data["n"])
+            assert [path.name for path in tmp_path.glob(f"* began {i}")] == [f"{n} began {i}"]
 
 
 class TestWriting:
@@ -172,6 +221,55 @@ class TestReading:
         (tmp_path / "bad.json").write_bytes(data)
         with pytest.raises(ValueError, match="bad.json holds no saved thing, or is damaged: .*"):
             saving.load_json(tmp_path / "bad.json", "thing", lambda data: saving.entry(data, "n", int))
+
+    def test_what_is_too_long_or_too_deep_is_refused(self, tmp_path, monkeypatch):
+        path = tmp_path / "bad.json"
+        for depth in (saving.DEEPEST, saving.DEEPEST + 1, 5000):
+            for text in ("[" * depth + "1" + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+                path.write_text(text)
+                if depth == saving.DEEPEST:
+                    assert saving.read_json(path, "thing")
+                    continue
+                with pytest.raises(ValueError, match="bad.json holds no saved thing.*nested in more than 64 levels"):
+                    saving.read_json(path, "thing")
+        deep = {"n": json.loads("[" * 70 + "]" * 70)}
+        saving.save_tensors(path, "thing", {"a": torch.ones(1)}, deep)
+        with pytest.raises(ValueError, match="nested in more than 64 levels"):
+            saving.load_tensors(path, "thing")
+        monkeypatch.setattr(saving, "LONGEST", 1000)
+        path.write_text('{"kind": "thing", "n": 1}' + " " * 1000)
+        with pytest.raises(ValueError, match="it has 1,025 bytes, and up to 1,000 are read"):
+            saving.load_json(path, "thing", dict)
+        (tmp_path / "rows.jsonl").write_text('{"question": "' + "x" * 2000)
+        with pytest.raises(ValueError, match="rows.jsonl has a line of 1,000 characters or more"):
+            read_questions(tmp_path / "rows.jsonl")
+        (tmp_path / "rows.csv").write_text("question,answer\n" + "x" * 2000)
+        with pytest.raises(ValueError, match="rows.csv has a line of 1,000 characters or more"):
+            read_questions(tmp_path / "rows.csv")
+
+    def test_a_pipe_or_a_device_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", "/dev/zero"):
+            for load in (HeadSet.load, HeadScores.load):
+                with pytest.raises(OSError, match="is no ordinary file: name the file that was saved"):
+                    load(path)
+            with pytest.raises(FileNotFoundError, match="is no ordinary file"):
+                read_questions(path)
+
+    def test_what_was_changed_by_hand_says_how_it_is_read(self, tmp_path):
+        path = HeadSet.of((0, 1)).save(tmp_path / "heads.json")
+        path.write_text(path.read_text().replace("L0.H1", "L0.H2"))
+        with pytest.raises(ValueError, match='it was changed after it was saved; if by you, take its "sha256" out'):
+            HeadSet.load(path)
+        path.write_text(json.dumps(saving.unsealed({"heads": ["L0.H2"]})))
+        assert HeadSet.load(path) == HeadSet.of((0, 2))
+
+    def test_files_of_before_have_no_checksum_and_are_read(self, tmp_path):
+        (tmp_path / "old.json").write_text('{"kind": "thing", "n": 3}')
+        assert saving.load_json(tmp_path / "old.json", "thing", lambda data: data["n"]) == 3
+        old = safetensors.torch.save({"a": torch.ones(2)}, {"spt_lens.thing": "{}"})
+        (tmp_path / "old").write_bytes(old)
+        assert torch.equal(saving.load_tensors(tmp_path / "old", "thing")[0]["a"], torch.ones(2))
 
     def test_a_missing_file_and_a_folder_are_told_apart(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="none does not exist"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TextIO, TypeVar, get_args
 
 import huggingface_hub
 
+from spt_lens import saving
 from spt_lens.checking import one_of
 
 OnError = Literal["raise", "skip"]
@@ -110,7 +112,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     try:
         # Line by line in universal-newline mode: str.splitlines would also cut at the line separators that JSON allows.
         with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(bounded(lines, path), start=1):
                 if line.strip():
                     n += 1
                     yield number, line
@@ -118,6 +120,14 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): it must be a JSON Lines file") from error
     if n == 0:
         raise ValueError(f"{path} is empty: it must hold one JSON object a line")
+
+
+def bounded(lines: TextIO, path: str | Path) -> Iterator[str]:
+    """The lines of an open file. Raises ValueError for one that is too long for a row."""
+    for line in iter(partial(lines.readline, saving.LONGEST), ""):
+        if len(line) == saving.LONGEST:
+            raise ValueError(f"{path} has a line of {saving.LONGEST:,} characters or more: it must hold a row a line")
+        yield line
 
 
 def local_file(path: str | Path) -> Path:
@@ -129,7 +139,7 @@ def local_file(path: str | Path) -> Path:
     if not text.startswith(HUB):
         file = Path(path).expanduser()
         if not file.is_file():
-            what = "is a folder" if file.is_dir() else "does not exist"
+            what = "is a folder" if file.is_dir() else "is no ordinary file" if file.exists() else "does not exist"
             raise FileNotFoundError(f'{path} {what}: pass a JSON Lines file, or "{HUB}owner/name/path/in/repo.jsonl"')
         return file
     owner, name, inside = (*text.removeprefix(HUB).split("/", 2), "", "")[:3]
@@ -151,8 +161,8 @@ def local_file(path: str | Path) -> Path:
 
 def _record(line: str, place: str) -> Record:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = saving.parsed(line)
+    except ValueError as error:
         raise ValueError(f"{place}: not JSON ({error}); the file must hold one JSON object a line") from error
     if not isinstance(value, dict):
         raise ValueError(f"{place}: found {_short(value)}; the file must hold one JSON object a line")

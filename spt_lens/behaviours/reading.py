@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from spt_lens.behaviours.jsonl import OnError, Record, local_file, made_rows, read_rows
+from spt_lens.behaviours.jsonl import OnError, Record, bounded, local_file, made_rows, read_rows
 from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Message
 
@@ -140,7 +140,9 @@ def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[Any, Any]]]:
     file = local_file(path)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+            reader = csv.DictReader(
+                bounded(lines, path), delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True
+            )
             known = list(reader.fieldnames or ())
             if not ({"question", "text"} & {*known} and {"answer", "answers"} & {*known}):
                 raise ValueError(f"{path} has the columns {', '.join(known) or 'none'}: {_WAY_OUT}")

@@ -17,7 +17,7 @@ from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.goals import GOALS, Goal
 from spt_lens.evaluate.sycophancy import FIGURES
 from spt_lens.evaluate.trials import Trial
-from spt_lens.saving import entry, read_json, reading, save_json
+from spt_lens.saving import entry, read_json, reading, save_json, unsealed
 
 METRICS = (*FIGURES, "ability", "choice", "perplexity", "kl", "kl: own replies")
 
@@ -258,6 +258,7 @@ class Comparison:
         with reading(path, "comparison"):
             if data.get("kind", "comparison") != "comparison":  # early files don't say what they are
                 raise ValueError(f"it holds a {data['kind']}")
+            data = unsealed(data)
             trials = tuple(map(Trial.from_json, entry(data, "runs", list)))
             max_ability_loss, tie = entry(data, "max_ability_loss", float), entry(data, "tie", float)
             settings = entry(data, "settings", dict)

@@ -6,7 +6,6 @@ system takes a lock from a process that dies, and then another one does the tria
 
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from spt_lens import files
 from spt_lens.chat.options import ChatOptions
 from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.bench import Bench, Task
@@ -25,6 +25,7 @@ from spt_lens.evaluate.trials import Spec, Trial, append_trial, check_room, read
 from spt_lens.model.devices import check_whole
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.tuner import Tuner
 
 PAUSE = 0.5  # seconds between two looks at what others have done
@@ -34,13 +35,18 @@ Todo = Mapping[str, tuple[Spec, Tuner | None]]
 
 
 class Results:
-    """The results file, and the trials that this process has taken on; without a path, nothing is shared."""
+    """The results file, and the trials that this process has taken on; without a path, nothing is shared.
+
+    A file that is removed or edited meanwhile costs no trial: what this process has seen in it is added again.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._folder = None if path is None else path.with_name(path.name + ".locks")
         self._locks: dict[str, FileLock] = {}
         self._seen: tuple[int, int] | None = None
+        self._known: dict[str, Trial] = {}
+        self._told = False
         if path:
             path.open("a").close()  # an unwritable folder shows now, not after the first trial
 
@@ -48,12 +54,29 @@ class Results:
         """All trials in the file, by key, if it has changed since the last look; else none."""
         if self.path is None:
             return {}
-        about = self.path.stat()
-        now = (about.st_size, about.st_mtime_ns)
-        if now == self._seen:
-            return {}
-        self._seen = now
-        return read_trials(self.path)
+        with suppress(FileNotFoundError):
+            about = self.path.stat()
+            seen, self._seen = self._seen, (about.st_size, about.st_mtime_ns)
+            if seen == self._seen:
+                return {}
+        return self._read(self.path)
+
+    def _read(self, path: Path) -> dict[str, Trial]:
+        """All trials in the file, after those that are gone from it are added again."""
+        try:
+            found = read_trials(path)
+        except ValueError as error:  # said again, and not passed over, when the next comparison begins with it
+            if not self._told:
+                warn_caller(f"{error}. This comparison goes on without what others add to it")
+            self._told = True
+            return dict(self._known)
+        lost = {key: trial for key, trial in self._known.items() if key not in found}
+        if lost:
+            warn_caller(f"{path} was removed or edited during the comparison: its {len(lost)} trials are added again")
+            for each in lost.items():
+                self._append(path, *each)
+        self._known |= found
+        return dict(self._known)
 
     def take(self, key: str) -> bool:
         """Whether this process now does the trial: no other one is at it, and it is not in the file.
@@ -76,7 +99,7 @@ class Results:
             ) from error
         self._locks[key] = lock
         assert self.path is not None  # else there was no lock
-        if key not in read_trials(self.path):  # it may have come since the last look
+        if key not in self._read(self.path):  # it may have come since the last look
             return True
         self.let_go(key)
         return False
@@ -84,11 +107,16 @@ class Results:
     def add(self, key: str, trial: Trial) -> None:
         """Adds a trial that was taken to the file, and lets go of it."""
         if self.path is not None:
-            lock = self._lock(_ADDING)
-            assert lock is not None
-            with lock:
-                append_trial(self.path, key, trial)
+            self._append(self.path, key, trial)
+            self._known[key] = trial
+            self._read(self.path)
         self.let_go(key)
+
+    def _append(self, path: Path, key: str, trial: Trial) -> None:
+        lock = self._lock(_ADDING)
+        assert lock is not None
+        with lock:
+            append_trial(path, key, trial)
 
     def let_go(self, key: str) -> None:
         lock = self._locks.pop(key, None)
@@ -159,12 +187,12 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
         yield _Here(), lambda *each: bench().trial(*each)
         return
     check_whole(view.backend.root, f"comparing in {workers} processes")
-    with tempfile.TemporaryDirectory(prefix="spt_lens-") as folder:
+    with files.scratch() as folder:
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)
         spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
         how = (chat_options(view.tokenizer), task, torch.get_float32_matmul_precision())
-        its_model = (folder, str(view.device), view.dtype, *how)
+        its_model = (str(folder), str(view.device), view.dtype, *how)
         pool = ProcessPoolExecutor(workers, spawn, _start_worker, its_model)
         try:
             yield pool, _work

@@ -14,7 +14,7 @@ from typing import Any, Self
 from spt_lens.checking import existing_file, instance, number, seed_number
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.heads import HeadSet
-from spt_lens.saving import DAMAGE, entry
+from spt_lens.saving import DAMAGE, entry, parsed, sealed, unsealed
 from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
@@ -149,11 +149,12 @@ def read_trials(path: Path, say: bool = False) -> dict[str, Trial]:
     # `append_trial` removes what was cut off. A file of one line that is something else must not be lost that way.
     if not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
         raise ValueError(f"{path} does not hold results of trials: give another file")
+    lines += [rest] if _is_whole(rest) else []
     cut = []
     for i, line in enumerate(lines, start=1):
         try:
-            data = json.loads(line)
-            found[data["key"]] = Trial.from_json(data["run"])
+            data = unsealed(parsed(line))
+            found[entry(data, "key", str)] = Trial.from_json(data["run"])
         except DAMAGE as error:
             if isinstance(error, json.JSONDecodeError) and line.startswith(_BEGINNING):
                 cut.append(str(i))
@@ -177,11 +178,15 @@ def append_trial(path: Path, key: str, trial: Trial) -> None:
 
     Raises OSError if it can't be written whole; the file is then as it was.
     """
-    line = (json.dumps({"key": key, "run": trial.to_json()}, allow_nan=False) + "\n").encode()
+    line = (json.dumps(sealed({"key": key, "run": trial.to_json()}), allow_nan=False) + "\n").encode()
     try:
         with path.open("a+b", buffering=0) as file:
             file.seek(0)
-            whole = file.truncate(file.read().rfind(b"\n") + 1)
+            known = file.read()
+            whole = len(known) if _is_whole(known[known.rfind(b"\n") + 1 :]) else known.rfind(b"\n") + 1
+            file.truncate(whole)
+            if whole and known[whole - 1 : whole] != b"\n":  # an editor's, or a kill's before the last letter
+                line = b"\n" + line
             try:
                 while line:
                     line = line[file.write(line) :]
@@ -191,6 +196,14 @@ def append_trial(path: Path, key: str, trial: Trial) -> None:
                 raise
     except OSError as error:
         raise OSError(error.errno, _full(path, error.strerror or str(error))) from error
+
+
+def _is_whole(line: str | bytes) -> bool:
+    """Whether a line's end alone may be missing."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _full(path: Path, why: str) -> str:

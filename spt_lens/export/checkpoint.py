@@ -3,7 +3,6 @@
 A local Hugging Face checkpoint without its model: config, where its tensors lie, and which files belong to it.
 """
 
-import json
 import math
 import re
 import struct
@@ -20,7 +19,7 @@ from torch import Tensor
 from spt_lens.model import huggingface
 from spt_lens.model.huggingface import INDEX, SINGLE
 from spt_lens.model.layout import Layout, Part, Pick, Projection, Shape, layout_of
-from spt_lens.saving import bits
+from spt_lens.saving import bits, parsed
 
 _FLOATS = "an adapter is written into a checkpoint of F32, F16 or BF16 only, not a quantised one"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -62,7 +61,7 @@ def places(folder: Path, file: str) -> dict[str, Place]:
     huggingface.check_safetensors(folder / file)
     with open(folder / file, "rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
+        header = parsed(opened.read(length))
     return {
         name: Place(file, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
         for name, entry in header.items()
@@ -156,9 +155,6 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
         raise NotImplementedError(f"{source} is quantised: {_FLOATS}. Name the one that it was quantised from")
     architecture = next(iter(config.architectures or ()), "a model of no named architecture")
     files = huggingface.weight_files(folder)
-    odd = [file for file in files if Path(file).name != file]
-    if odd:
-        raise ValueError(f"{folder / INDEX} names {odd[0]}, which is not in the same folder: download or save it again")
     name = source if folder != Path(source) else huggingface.name_of(folder.resolve())
     tensors = {tensor: place for file in files for tensor, place in places(folder, file).items()}
     layout, shape = layout_of(architecture), Shape.of_config(config)

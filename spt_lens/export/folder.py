@@ -1,10 +1,10 @@
 """A folder that appears whole or not at all, with a marker that says what it is."""
 
+import ctypes
 import errno
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from spt_lens import saving
+from spt_lens import files, saving
 
 MARKER = "spt_lens.json"
 _FORMAT = "spt_lens export 1"
@@ -25,16 +25,20 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 def replacing(folder: Path, needed: int, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[Path]:
     """A new empty folder beside `folder`. It takes that name when the block ends well, and is removed otherwise.
 
-    An earlier export stays where it is until then. needed: bytes that will be written. overwrite: replace an earlier
-    export. sources: folders that are read, and must not be written to. Raises: as `export_hf` says of its folder.
+    An earlier export stays where it is until then. What a killed one left beside it is removed.
+
+    Args: needed: bytes that will be written. overwrite: replace an earlier export. sources: folders that are read, and
+    must not be written to.
+
+    Raises: as `export_hf` says of its folder.
     """
     folder = folder.resolve()
+    _clear(folder)
     _check(folder, overwrite, [source.resolve() for source in sources])
     missing = [parent for parent in folder.parents if not parent.exists()]
     if _free(folder) < needed:
         raise OSError(errno.ENOSPC, _too_full(folder, needed))
-    # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
-    temporary = folder.with_name(f".{folder.name[:50]}.{secrets.token_hex(4)}")
+    temporary = files.own_name(folder)
     old = folder.with_name(f"{temporary.name}.old")
     try:
         _make(temporary, folder)
@@ -43,8 +47,10 @@ def replacing(folder: Path, needed: int, overwrite: bool, sources: Sequence[Path
         for file in temporary.rglob("*"):
             if file.is_file():
                 file.chmod(mode)  # safetensors makes files that only their owner may read
+        _check(folder, overwrite, ())  # it may have come, or changed, meanwhile
         _move(temporary, folder, old)
-        shutil.rmtree(old, ignore_errors=True)
+        for replaced in (old, temporary):
+            shutil.rmtree(replaced, ignore_errors=True)
     except BaseException as error:
         full = _full(error, folder, needed)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -83,7 +89,16 @@ def _files(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
 
 
-def _check(folder: Path, overwrite: bool, sources: list[Path]) -> None:
+def _clear(folder: Path) -> None:
+    """Removes what killed exports left beside a folder, and puts back what one of them had moved away from there."""
+    for old in files.left_over(folder, ".tmp.old"):
+        if not folder.exists():
+            os.replace(old, folder)
+    for left in (*files.left_over(folder), *files.left_over(folder, ".tmp.old")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _check(folder: Path, overwrite: bool, sources: Sequence[Path]) -> None:
     for source in sources:
         if folder == source or source in folder.parents or folder in source.parents:
             raise ValueError(
@@ -137,9 +152,11 @@ def _make(temporary: Path, folder: Path) -> None:
 
 
 def _move(temporary: Path, folder: Path, old: Path) -> None:
-    """By one move. What was there is moved to `old` first, and back if that fails."""
+    """By one move. Where two names can't be exchanged, what was there goes to `old` first, and back if that fails."""
     try:
         if folder.exists():
+            if _exchanged(temporary, folder):
+                return
             os.replace(folder, old)
         os.replace(temporary, folder)
     except BaseException as error:
@@ -152,6 +169,16 @@ def _move(temporary: Path, folder: Path, old: Path) -> None:
                 "replaced): choose a folder that does not exist yet",
             ) from error
         raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Lets two folders change names in one step. False where the system, or its file system, can't."""
+    try:
+        rename = ctypes.CDLL(None).renameat2  # Linux alone has it
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _free(folder: Path) -> int:

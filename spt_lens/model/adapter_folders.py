@@ -16,8 +16,9 @@ from typing import Any
 from safetensors import safe_open
 
 from spt_lens import saving
+from spt_lens.checking import beside
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, TOKENIZER = "adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json"
 NAME_IT = "write its folder or hub name there as base_model_name_or_path"
 
 
@@ -53,6 +54,10 @@ def check_adapter(folder: Path, alone: bool) -> str:
             f"{folder} has {CONFIG} but no {WEIGHTS} (pickled weights are not read, only safetensors): save the "
             f"adapter again, or move {CONFIG} away if the folder's weights are merged already"
         )
+    file = folder / TOKENIZER
+    own = saving.read_json(file, "JSON") if file.is_file() else {}
+    if isinstance(own, dict):
+        beside(file, own.get("fast_tokenizer_files"))
     base = about.get("base_model_name_or_path") if alone else str(folder)
     if not isinstance(base, str) or not base.strip():
         raise ValueError(f"{folder / CONFIG} does not name the model that it was made for: {NAME_IT}")

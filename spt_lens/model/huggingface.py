@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from spt_lens import saving
-from spt_lens.checking import instance
+from spt_lens.checking import beside, instance
 from spt_lens.model import adapter_folders, gguf
 
 _PACKAGE = Path(__file__).parents[1]
@@ -120,7 +120,7 @@ def check_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} has no tokenizer: save the checkpoint's tokenizer into the same folder")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
         if (folder / name).is_file():
-            _json_object(folder / name)
+            beside(folder / name, _json_object(folder / name).get("fast_tokenizer_files"))
     for name in weight_files(folder):
         check_safetensors(folder / name)
 
@@ -139,9 +139,9 @@ def weight_files(folder: Path) -> tuple[str, ...]:
         if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
             raise ValueError(f"{index} names no weight files: download or save it again")
         files = sorted(set(names.values()))
-    for file in files:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder} lacks {file} (pickled weights are not read, only safetensors)")
+        beside(index, files)
+    if gone := [file for file in files if not (folder / file).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {gone[0]} (pickled weights are not read, only safetensors)")
     return tuple(files)
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AnySet
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from spt_lens import saving
+from spt_lens import files, saving
 from spt_lens.chat.template import chat_options
 from spt_lens.model.view import ModelView
 from spt_lens.study.settings import StudySettings
@@ -57,8 +58,10 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{out} is a file: give a folder")
     if not file.exists():
-        if odd := [name for name in (*FILES.values(), *OTHERS) if (out / name).exists()]:
+        odd = [name for name in (*FILES.values(), *OTHERS) if (out / name).exists()]
+        if odd and not file.exists():  # else another process begins it just now
             raise ValueError(f"{out} holds {odd[0]} and no {FILE}, so it is no study's: give another folder")
+    if not file.exists():
         return
     theirs = loaded(file, lambda path: saving.load_json(path, KIND, dict), BACK)
     found = [f"{name}: {one!s:.40} there, {other!s:.40} now" for name, one, other in _differences(theirs, mine)]
@@ -74,8 +77,11 @@ def open_folder(out: Path, mine: Mapping[str, Any]) -> None:
     """Makes the folder unless it is there, and writes what the study is. Raises as `check_folder`; OSError."""
     check_folder(out, mine)
     saving.writable(out, "the study")
+    files.clear(out / FILE)  # which is written once
     if not (out / FILE).exists():
-        saving.save_json(out / FILE, KIND, dict(mine))
+        with suppress(FileExistsError):  # another process was first
+            saving.save_json(out / FILE, KIND, dict(mine), new=True)
+        check_folder(out, mine)
 
 
 def check_room(out: Path, more: int = 0) -> None:

@@ -159,7 +159,7 @@ class StudySettings:
 
     def save(self, path: str | Path) -> Path:
         """Writes them as JSON. Raises OSError if the file can't be written."""
-        return saving.save_json(path, KIND, self.to_json())
+        return saving.write_text(path, json.dumps({"kind": KIND, **self.to_json()}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

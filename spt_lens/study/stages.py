@@ -6,7 +6,6 @@ it was, also where an error or an interrupt ends it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -211,10 +210,12 @@ def exporting(work: Work, progress: bool) -> None:
     if not work.export or work.adapter is None:
         return
     if not folder.exists():
-        for left in work.out.glob(f".{folder.name}.*"):  # of one that was killed: as large as the model
-            shutil.rmtree(left, ignore_errors=True)
-        with work.adapter.applied(work.model):
-            export_hf(work.model, folder, progress=progress)
+        try:
+            with work.adapter.applied(work.model):
+                export_hf(work.model, folder, progress=progress)
+        except FileExistsError:  # another process, at the same study, has made it meanwhile
+            if not folder.is_dir():
+                raise
     work.exported = folder
 
 

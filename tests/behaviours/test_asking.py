@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from spt_lens import saving
 from spt_lens.behaviours import asking
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.asking import Answer, Answers, ask
@@ -128,7 +129,7 @@ def test_another_models_file_is_refused(tiny, said, tmp_path):
         ask(tiny, QUESTIONS[:2], path=path, progress=False)
     with torch.no_grad():
         weight.copy_(before)
-    saved = json.loads(path.read_text())
+    saved = saving.unsealed(json.loads(path.read_text()))
     for name, value, message in [
         ("template", "x", r"\(template: x there"),
         ("prompt", "You are a pirate.", r"\(prompt: You are a pirate. there"),
@@ -388,7 +389,7 @@ def test_a_behaviour_is_asked_as_it_is(tiny, said):
 
 def test_a_damaged_file_of_answers(tmp_path):
     path = own(3).save(tmp_path / "a.json")
-    data = json.loads(path.read_text())
+    data = saving.unsealed(json.loads(path.read_text()))
     for broken in ({k: v for k, v in data.items() if k != "model"}, {**data, "answers": [None]}, {**data, "kind": "x"}):
         path.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match="holds no saved answers, or is damaged"):

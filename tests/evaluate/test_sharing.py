@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import broken_off
 import pandas as pd
 import pytest
 from filelock import FileLock
@@ -154,6 +158,84 @@ def test_a_trial_is_not_lost_where_another_is_adding(tmp_path):
         assert os.listdir(tmp_path / "runs.jsonl.locks") == ["dead.lock"]
     results.close()  # of one that died: it goes
     assert os.listdir(tmp_path) == ["runs.jsonl"]
+
+
+def test_a_comparison_that_is_killed_as_it_writes_ends_as_one_that_never_was(tiny_folder, tmp_path):
+    command = [sys.executable, broken_off.__file__, str(tiny_folder), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    whole, *others = told["complete"]
+    assert told["kills"] >= 20 and others and all(each == whole for each in others) and not told["left"]
+
+
+class TestAFileThatIsChangedMeanwhile:
+    @pytest.fixture
+    def results(self, tmp_path) -> Results:
+        """Of a file with two trials, which were seen in it."""
+        path = tmp_path / "runs.jsonl"
+        for key in ("a", "b"):
+            append_trial(path, key, DONE)
+        results = Results(path)
+        assert list(results.news()) == ["a", "b"] and results.news() == {}
+        return results
+
+    def test_what_was_seen_in_a_file_that_is_removed_is_added_again(self, results):
+        results.path.unlink()
+        with pytest.warns(UserWarning, match="removed or edited during the comparison: its 2 trials are added again"):
+            assert list(results.news()) == ["a", "b"]
+        assert list(read_trials(results.path)) == ["a", "b"]
+
+    def test_also_as_the_last_trial_is_added(self, results):
+        assert results.take("c")
+        results.path.unlink()
+        with pytest.warns(UserWarning, match="2 trials are added again"):
+            results.add("c", DONE)
+        assert set(read_trials(results.path)) == {"a", "b", "c"}
+
+    def test_a_line_that_is_taken_out_comes_back(self, results):
+        first, _ = results.path.read_text().splitlines()
+        results.path.write_text(first + "\n")
+        with pytest.warns(UserWarning, match="its 1 trials are added again"):
+            assert set(results.news()) == {"a", "b"}
+        assert list(read_trials(results.path)) == ["a", "b"]
+
+    def test_an_end_of_line_that_an_editor_leaves_out_costs_no_trial(self, results):
+        text = results.path.read_text()
+        results.path.write_text(text.rstrip())
+        assert list(read_trials(results.path)) == list(results.news()) == ["a", "b"]
+        append_trial(results.path, "c", DONE)
+        assert list(read_trials(results.path)) == ["a", "b", "c"] and results.path.read_text().startswith(text)
+
+    @pytest.mark.parametrize("edit", [lambda text: text.replace("untuned", "changed"), lambda text: "{}\n" + text])
+    def test_a_line_that_is_changed_ends_no_comparison_and_is_said(self, results, edit):
+        assert results.take("c")
+        results.path.write_text(edit(results.path.read_text()))
+        with pytest.warns(UserWarning, match="line 1 is not the result of a trial.*remove that line") as told:
+            assert set(results.news()) == {"a", "b"}
+            results.add("c", DONE)
+        assert len(told) == 1
+        with pytest.raises(ValueError, match="line 1 is not the result of a trial"):
+            read_trials(results.path)
+        lines = results.path.read_text().splitlines()
+        results.path.write_text("\n".join(each for each in lines if "changed" not in each and each != "{}") + "\n")
+        assert "c" in read_trials(results.path)
+
+    def test_a_comparison_whose_file_is_removed_is_whole_and_so_is_its_file(
+        self, tiny_folder, tmp_path, monkeypatch, alone
+    ):
+        out, trial, done = tmp_path / "runs.jsonl", Bench.trial, []
+
+        def removing(self, spec, tuner):
+            done.append(spec)
+            if len(done) == 4:
+                out.unlink()
+            return trial(self, spec, tuner)
+
+        monkeypatch.setattr(Bench, "trial", removing)
+        with pytest.warns(UserWarning, match="3 trials are added again"):
+            same(compared(tiny_folder, out), alone)
+        assert len(done) == len(read_trials(out)) == TRIALS and os.listdir(tmp_path) == ["runs.jsonl"]
 
 
 def test_a_folder_in_which_nothing_can_be_locked_is_said(tmp_path):

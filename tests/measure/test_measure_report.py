@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from spt_lens import saving
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.template import prompt_ids
 from spt_lens.data.pairs import ContrastPairs
@@ -172,7 +173,7 @@ def test_summary_and_figure(made):
 
 
 def test_saved_as_json(made, tmp_path):
-    data = json.loads(made.save(tmp_path / "report.json").read_text())
+    data = saving.unsealed(json.loads(made.save(tmp_path / "report.json").read_text()))
     assert data == {"kind": "head report", **made.to_json()}
     assert data["head"] == "L5.H3" and data["scores"][0]["low"] is None and data["scores"][0]["rank"] == 3
     assert data["tokens"][1] == {"effect": "raises", "token_id": 6, "token": " Yes\n", "logit": 0.5}

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from rests import CHECK
 
+from spt_lens import saving
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
 from spt_lens.view.sets import bars_figure, curve_figure
@@ -86,7 +87,7 @@ def test_damaged_files_are_refused(which, tmp_path):
     effect, bad = EFFECTS[which], tmp_path / "bad.json"
     metric = "recovery" if which == "curve" else "truthfulness"
     text = effect.save(tmp_path / "effect.json").read_text()
-    data = json.loads(text)
+    data = saving.unsealed(json.loads(text))
     rows = data["table"]
 
     def with_row(**changes: object) -> str:
@@ -239,7 +240,7 @@ def test_what_a_set_rests_on_is_said_where_it_is_known(tmp_path):
     assert loaded.check == CHECK and loaded.summary().splitlines()[-2:] == [CHECK.line(), CHECK.brief]
     assert CHECK.line() in loaded._repr_html_() and EFFECTS["alone"].check is None
     path = tmp_path / "bad.json"
-    data = json.loads((tmp_path / "effect.json").read_text())
+    data = saving.unsealed(json.loads((tmp_path / "effect.json").read_text()))
     for wrong in (1, {"n_pairs": 16}):
         path.write_text(json.dumps(data | {"settings": {"check": wrong}}))
         with pytest.raises(ValueError, match="damaged"):

@@ -1,7 +1,8 @@
 """Runs a study again and again in processes that are killed in stage after stage, each going on from the last.
 
-`python tests/study/stopped.py MODEL FOLDER` prints as JSON what each was ended by, and the digests of what came of a
-study that was never killed, and of the one that was. Forked, so that all is imported and loaded once: with one thread,
+One study is killed at moments of stages, another at numbers of files that are written, and a third is of two processes
+at once. `python tests/study/stopped.py MODEL FOLDER` prints as JSON what each was ended by, and the digests of what
+came of these, and of a study that was never killed. Forked, so that all is imported and loaded once: with one thread,
 torch bears that.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from kills import at_operation, begun, die, ended  # noqa: E402
 
 from spt_lens import saving  # noqa: E402
 from spt_lens.behaviours.are_you_sure import AreYouSure  # noqa: E402
@@ -56,10 +58,6 @@ SETTINGS = StudySettings(
 def behaviour() -> AreYouSure:
     """Of which even a random model gets some right: the likeliest option is its answer."""
     return AreYouSure.multiple_choice([fact.to_ask for fact in all_facts()], how="likelihood")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def naming(name: str, after: bool = False) -> Callable[[], None]:
@@ -127,17 +125,12 @@ POINTS: dict[str, Callable[[], None]] = {
 }
 
 
+OPERATIONS = range(3, 17)  # how many files are written, named, made or removed before the next kill
+
+
 def run(study: Callable[[Path], Study], out: Path, prepare: Callable[[], None]) -> int:
     """The signal that ended it."""
-    child = os.fork()
-    if child:
-        return os.WTERMSIG(os.waitpid(child, 0)[1])
-    try:
-        prepare()
-        study(out).run(progress=False)
-        os._exit(0)
-    finally:
-        os._exit(1)
+    return ended(begun(lambda: study(out).run(progress=False), prepare))
 
 
 def outcome(out: Path) -> dict[str, str]:
@@ -150,6 +143,7 @@ def outcome(out: Path) -> dict[str, str]:
                 whole = json.loads(data)
                 for trial in whole["runs"]:
                     trial["seconds"] = 0
+                whole.pop(saving.SEAL)  # which is also of the seconds
                 data = json.dumps(whole).encode()
             found[str(path.relative_to(out))] = hashlib.sha256(data).hexdigest()
     found.pop("seconds.json", None)
@@ -165,10 +159,14 @@ def main(model_folder: str, folder: str) -> None:
     def study(out: Path) -> Study:
         return Study(model, behaviour(), out, SETTINGS, export=True)
 
-    ended = {name: run(study, place / "killed", prepare) for name, prepare in POINTS.items()}
+    stages_ended = {name: run(study, place / "killed", prepare) for name, prepare in POINTS.items()}
+    often = [run(study, place / "often", at_operation(n, place / "often")) for n in OPERATIONS]
+    run(study, place / "often", POINTS["not at all"])
+    two = [begun(lambda: study(place / "two").run(progress=False)) for _ in range(2)]
+    told = {"ended": stages_ended, "often": often, "two": [ended(each) for each in two]}
     run(study, place / "whole", POINTS["not at all"])
-    left = [path.name for path in (place / "killed").rglob("*.tmp")]
-    told = {"ended": ended, "whole": outcome(place / "whole"), "killed": outcome(place / "killed"), "left": left}
+    told["outcomes"] = {name: outcome(place / name) for name in ("whole", "killed", "often", "two")}
+    told["left"] = [str(path) for path in place.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
     print(json.dumps(told))
 
 

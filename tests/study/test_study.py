@@ -217,8 +217,10 @@ def test_a_study_that_is_killed_in_stage_after_stage_ends_as_one_that_never_was(
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert list(told["ended"].values()) == [signal.SIGKILL] * (len(stopped.POINTS) - 1) + [0]
-    assert {"scores.safetensors", "comparison.json", "adapter/adapter.safetensors"} <= told["whole"].keys()
-    assert told["killed"] == told["whole"] and not told["left"]
+    assert told["often"].count(signal.SIGKILL) >= 10 and told["two"] == [0, 0]  # with those above, 20 kills
+    whole = told["outcomes"]["whole"]
+    assert {"scores.safetensors", "comparison.json", "adapter/adapter.safetensors"} <= whole.keys()
+    assert told["outcomes"] == dict.fromkeys(("whole", "killed", "often", "two"), whole) and not told["left"]
 
 
 @pytest.mark.filterwarnings("ignore")
