@@ -15,6 +15,7 @@ from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
 from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
 from spt_lens.model.gguf import kept_tokenizer
+from spt_lens.model.held import unbroken
 from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer
 
 ModelClass = Literal["bridge", "hooked"]
@@ -22,6 +23,7 @@ ModelClass = Literal["bridge", "hooked"]
 TOLERANCE = 1e-4
 
 
+@unbroken()
 @torch.inference_mode(False)  # weights that are made in inference mode can't be tuned
 def load_model(
     name_or_path: str | Path,

@@ -128,7 +128,7 @@ class Below:
         device = self.view.device
         reads = Reads(batch.tokens.to(device), where.to(device), batch.last + 1)
         try:
-            with torch.no_grad(), self.view.kept():
+            with self.view.kept(), torch.no_grad():
                 hidden = self._compute(tried)
                 found = self._from(self._stacked(hidden, reads), reads)
                 expected = self._logits(reads)
@@ -159,7 +159,7 @@ class Below:
         title = f"keeping what lies below layer {self.layer}"
         for chunk in tqdm(chunks, desc=title, unit="batch", disable=not ranks.shows(progress)):
             if not all(map(self._has, chunk)):
-                with torch.no_grad(), self.view.kept():
+                with self.view.kept(), torch.no_grad():
                     fits = self._keep(chunk, self._compute(chunk))
                 if not fits:  # those to come are longer
                     break

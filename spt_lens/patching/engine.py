@@ -125,6 +125,7 @@ def measure(
     limits, used, reason = prepare(view, rows, method, engine, batch_size, max_memory)
     work = both_runs_work(view, rows) + method.work(view, rows, used)
     with (
+        view.held(),
         torch.inference_mode(False),  # gradients may be wanted
         view.kept(),
         torch.no_grad(),
