@@ -76,7 +76,7 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
         if kind is KeyboardInterrupt:  # a second Ctrl-C has had its way too
             with cls._lock:
                 cls._waiting.pop(signal.SIGINT, None)
-        for number, known in cls._handlers.items():
+        for number, known in reversed(cls._handlers.items()):  # Ctrl-C's last: until then it waits
             if signal.getsignal(number) == cls._came:
                 signal.signal(number, known)
 
