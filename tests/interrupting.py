@@ -26,7 +26,7 @@ from spt_lens.model.view import ModelView
 
 # What TransformerLens itself puts down in one forward pass and picks up in the next.
 OF_THE_BRIDGE = ("_captured_pre_ln_residual",)
-OWN = {held.unbroken.__enter__.__code__, held.unbroken.__exit__.__code__, held.unbroken._came.__func__.__code__}
+OWN = {getattr(held.unbroken, name).__code__ for name in ("__enter__", "__exit__", "_leave", "_came")}
 
 
 def everything(model: Any) -> list[Any]:

@@ -18,8 +18,7 @@ from transformer_lens.hook_points import HookPoint
 
 from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.blocks import with_methods
-from spt_lens.model.held import without_gradients
-from spt_lens.model.limits import is_out_of_memory
+from spt_lens.model.held import came_between, without_gradients
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.targets import most_off, off_by
 from spt_lens.model.unhooked import Unhooked
@@ -94,7 +93,7 @@ def _same(view: ModelView, kind: str) -> bool:
             with _as(view, kind):
                 found = logits()
     except Exception as error:  # whatever a model makes of another kind of attention
-        if is_out_of_memory(error):
+        if came_between(error):
             raise
         return False
     # TransformerLens takes a float64 model's softmax in float32: such a model keeps to its own way, so that what is

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from _thread import interrupt_main, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
@@ -65,15 +66,22 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
                 cls._handlers[number] = known
                 signal.signal(number, cls._came)
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        cls = unbroken
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *where: object) -> None:
+        cause = None if error is None or came_between(error) else error.__cause__
+        while cause is not None and not came_between(cause):
+            cause = cause.__cause__
+        if threading.current_thread() is threading.main_thread():
+            unbroken._leave(isinstance(error, KeyboardInterrupt))
+        if cause is not None:  # else a model or a file would be named its fault
+            raise cause
+
+    @classmethod
+    def _leave(cls, interrupted: bool) -> None:
         cls._depth -= 1
         if cls._depth:
             return
         cls._outermost = None
-        if kind is KeyboardInterrupt:  # a second Ctrl-C has had its way too
+        if interrupted:  # a second Ctrl-C has had its way too
             with cls._lock:
                 cls._waiting.pop(signal.SIGINT, None)
         for number, known in reversed(cls._handlers.items()):  # Ctrl-C's last: until then it waits
@@ -106,6 +114,23 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
                 interrupt_main(number)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch raises its own error on accelerators, and a plain RuntimeError on the CPU."""
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "not enough memory" in said or "can't allocate memory" in said
+
+
+def by_a_signal(error: BaseException) -> bool:
+    """Whether the handler of a signal raised it, such as that of the user's own alarm (in a block of `unbroken`)."""
+    return any(frame.f_code.co_qualname == "unbroken._came" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def came_between(error: BaseException) -> bool:
+    """Whether it tells nothing of a model or a file that was tried: memory ran out, or a signal came."""
+    return is_out_of_memory(error) or by_a_signal(error)
+
+
 def without_gradients(function: Function) -> Function:
     """`torch.no_grad` as a decorator, which no interrupt leaves on."""
     return unbroken()(torch.no_grad()(function))
@@ -136,6 +161,15 @@ def _opener(frame: FrameType) -> FrameType:
     return frame
 
 
+def check_mode() -> None:
+    """Raises RuntimeError where something has left torch in a mode in which nothing works."""
+    if torch.get_default_device().type == "meta":
+        raise RuntimeError(
+            'torch.device("meta") is on, so that new tensors hold no numbers: leave that context, or restart the '
+            "process if an interrupt has left it on"
+        )
+
+
 _held: dict[int, Hold] = {}  # by the id of the module that holds the parameters
 
 
@@ -158,14 +192,9 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
                 f"{name} is at work in another thread ({now.thread.name}), and its hooks and weights are all threads': "
                 "wait until that is done, or give each thread a model of its own"
             )
-        if not now.depth and torch.get_default_device().type == "meta":
-            _held.pop(id(root), None)
-            raise RuntimeError(
-                'torch.device("meta") is on, so that new tensors hold no numbers: leave that context, or restart the '
-                "process if an interrupt has left it on"
-            )
         now.depth += 1
         try:
+            check_mode()
             yield now
         finally:
             now.depth -= 1

@@ -198,7 +198,7 @@ class Tuner(ABC):
             for piece, value in before:
                 now = piece.read()
                 if not now.isfinite().all():  # the last step has no loss after it that would tell
-                    hot = f"a tuned weight is no longer finite in {view.dtype}: lower lr ({config.lr})"
+                    hot = f"a tuned weight is no longer finite in {view.dtype}: {config.lower()}"
                     raise FloatingPointError(hot)
                 if what.heads or not same_bits(value, now):  # of whole weights, those that moved
                     old[piece.name], new[piece.name] = value, now
