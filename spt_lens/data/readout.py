@@ -63,7 +63,7 @@ def find_words(
     pairs.check_ids(view)
     prompts = [[pairs.sycophantic[i], pairs.truthful[i]] for i in range(n)]
     limits = find_limits(view, max(len(p) for both in prompts for p in both) + length, None, None)
-    with tqdm(total=2 * n, desc="finding words", disable=not shows(progress)) as bar:
+    with view.held(), tqdm(total=2 * n, desc="finding words", disable=not shows(progress)) as bar:
         asked = reply_ids_parts(view, [p for both in prompts for p in both], length, (), Limits(limits.batch_size))
         ends = set(view.end_tokens)
         said = [tuple(token for token in ids if token not in ends) for ids in finish(asked, bar.update)]

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from functools import partial
 from typing import Any
 
 from spt_lens.behaviours.suite import Suite
@@ -16,7 +15,7 @@ from spt_lens.evaluate.change import Reference
 from spt_lens.evaluate.evaluate import evaluate
 from spt_lens.evaluate.trials import Spec, Trial
 from spt_lens.model.attention_kind import without_patterns
-from spt_lens.model.kept import to_the_end
+from spt_lens.model.held import to_the_end
 from spt_lens.model.ranks import alone
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt
@@ -116,7 +115,7 @@ class Bench:
             return Trial(spec, 0, time.perf_counter() - began, {}, str(error))
         finally:
             if tuned:
-                to_the_end(partial(tuned.undo, self.view))
+                to_the_end(tuned.undo, self.view)
 
     def _logits(self, tuned: Tuned | None) -> LogitsAt | None:
         """From kept states where no weight below a layer has moved; in a low layer that saves less than it costs."""

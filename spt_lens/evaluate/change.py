@@ -19,6 +19,7 @@ from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
+from spt_lens.model.held import without_gradients
 from spt_lens.model.limits import Limits
 from spt_lens.model.ranks import Share, shared
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
@@ -106,7 +107,7 @@ def _batches(view: ModelView, texts: Sequence[Text]) -> Iterator[tuple[list[int]
         yield index.tolist(), batch
 
 
-@torch.no_grad()
+@without_gradients
 def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tensor, "next vocab"]]:
     """For each text: the log-probabilities of what follows at each position that counts, [n, vocab], on the CPU."""
     view = ModelView(model)
@@ -181,7 +182,7 @@ def _without(adapter: Adapter, model: Model) -> Iterator[Model]:
         yield model
 
 
-@torch.no_grad()
+@without_gradients
 def moved(
     model: Model, texts: Sequence[Text], reference: Model | Adapter | Reference, logits: LogitsAt | None = None
 ) -> Units:
@@ -213,7 +214,7 @@ def moved(
     return Units([str(text.ids) for text in texts], sums.tolist(), [text.n for text in texts])
 
 
-@torch.no_grad()
+@without_gradients
 def gives_reply(
     model: Model, dialogues: Sequence[Dialogue], batch_size: int = BATCH, logits: LogitsAt | None = None
 ) -> list[bool]:
@@ -229,7 +230,7 @@ def gives_reply(
     logits = logits or model_logits(view)
     given = torch.zeros(len(examples), dtype=torch.bool)
     share = Share("whole replies", {"model": view, "dialogues": [examples.tokens, examples.targets]}, [given])
-    with shared(share) as mine:
+    with view.held(), shared(share) as mine:
         for rows, batch in examples.in_order_of_length(batch_size):
             if mine(rows.tolist()):
                 hit = torch.ones_like(batch.where)

@@ -22,6 +22,7 @@ from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
 from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, read_trials
 from spt_lens.heads import HeadSet
+from spt_lens.model.held import unbroken
 from spt_lens.model.ranks import shows
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.metrics import warn_caller
@@ -56,6 +57,7 @@ def default_methods(
     return methods + ([Contender("random heads", draws, seeds=(0,))] if draws else [])
 
 
+@unbroken()
 def compare(
     model: Model,
     heads: HeadSet | Mapping[str, HeadSet] | None = None,
@@ -177,7 +179,7 @@ def _done(
     left = {key: each for key, each in wanted.items() if key not in found}
     off = not shows(name is not None)
     with tqdm(total=len(wanted), initial=len(found), desc=name, unit="trial", disable=off) as bar:
-        with closing(trials(view, task, left, results, workers)) as coming:
+        with view.held(), closing(trials(view, task, left, results, workers)) as coming:
             for key, trial in coming:
                 found[key] = trial
                 bar.update()

@@ -12,6 +12,7 @@ from spt_lens.checking import a_path, whole_number
 from spt_lens.export import splice, tokenizer
 from spt_lens.export.folder import replacing, size, write_marker
 from spt_lens.export.parity import Parity, check_written
+from spt_lens.model.held import unbroken
 from spt_lens.model.huggingface import checked_source, no_loading_bar
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.adapter import Adapter
@@ -48,6 +49,7 @@ class Export:
         return f"<code>{html.escape(self.summary())}</code>"
 
 
+@unbroken()
 def export_hf(
     model: Model | Adapter | str | Path,
     folder: str | Path,
@@ -110,6 +112,7 @@ def _export_model(
     source = tokenizer.source_folder(view.tokenizer) or local
     read = [place for place in (local, source) if place is not None]
     with (
+        view.held(),
         torch.no_grad(),
         no_loading_bar(),
         replacing(folder, view.n_params * view.dtype.itemsize, overwrite, read) as temporary,

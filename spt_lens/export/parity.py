@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spt_lens.model.devices import placed_like
+from spt_lens.model.held import to_the_end
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.view import ModelView
 from spt_lens.saving import same_bits
@@ -101,11 +102,7 @@ def without_hooks(view: ModelView) -> Iterator[None]:
             hooks.clear()
         yield
     finally:
-        try:
-            _put_back(kept)
-        except KeyboardInterrupt:  # Ctrl-C in the middle of it
-            _put_back(kept)
-            raise
+        to_the_end(_put_back, kept)
 
 
 def _put_back(kept: list[tuple[dict[int, Any], dict[int, Any]]]) -> None:

@@ -24,7 +24,7 @@ def head_attention(model: Model, heads: HeadSet, tokens: Int[Tensor, "1 pos"]) -
     if tokens.ndim != 2 or len(tokens) != 1:
         raise ValueError(f"attention is of one prompt [1, pos], and the tokens have shape {tuple(tokens.shape)}")
     patterns: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with view.held(), torch.no_grad():
         view.logits(tokens.to(view.device), hooks=keeping(patterns, map(view.pattern_name, heads.by_layer())))
     return torch.stack([patterns[view.pattern_name(head.layer)][0, head.head] for head in heads])
 

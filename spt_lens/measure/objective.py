@@ -14,6 +14,7 @@ from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import instance, whole_number
 from spt_lens.heads import Head
+from spt_lens.model.held import unbroken
 from spt_lens.model.layout import Part, Pick
 from spt_lens.model.ranks import Share, shared, shows
 from spt_lens.model.targets import encode_all, model_logits
@@ -23,6 +24,7 @@ from spt_lens.scores.head_scores import HeadScores
 Places = dict[Tensor, list[tuple[Part, Pick]]]  # the live weights, the parts that they hold, and what takes these out
 
 
+@unbroken()
 @torch.enable_grad()  # notebooks often turn gradients off for good
 def objective_gradient(
     model: Model,

@@ -199,7 +199,7 @@ def head_report(
         prompt_spans(view, pairs, run)
     with view.kept():
         check_direct(view, pairs)
-    with tqdm(total=3, desc=f"report on {which}", unit="step", disable=not shows(progress)) as bar:
+    with view.held(), tqdm(total=3, desc=f"report on {which}", unit="step", disable=not shows(progress)) as bar:
         attention = _attention(view, pairs, which, batch_size)
         bar.update()
         with view.kept(), torch.no_grad():

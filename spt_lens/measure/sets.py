@@ -120,8 +120,8 @@ def set_patching(
     runs = Runs(view, pairs, make_rows(view, pairs, direction, positions))
     resting = Resting(view, pairs, direction)
     limits = find_limits(view, runs.rows.longest, batch_size, None)
-    unpatched = finish(both_runs(runs, limits, resting=resting))
-    with progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:
+    with view.held(), progress_bar(len(sets) * len(runs.rows), "patching sets", progress) as tick:
+        unpatched = finish(both_runs(runs, limits, resting=resting))
         shares, begins = finish(patched_runs(runs, limits, [one.heads for one in sets], unpatched, tick))
     gaps = unpatched.gaps(runs.rows)
     rows = []

@@ -18,7 +18,7 @@ from transformer_lens.hook_points import HookPoint
 
 from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.blocks import with_methods
-from spt_lens.model.limits import is_out_of_memory
+from spt_lens.model.held import came_between, without_gradients
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.targets import most_off, off_by
 from spt_lens.model.unhooked import Unhooked
@@ -40,9 +40,10 @@ def without_patterns(model: Model) -> Iterator[str]:
     as ever. On leaving, whatever happens, all is as before.
     """
     view = ModelView(model)
-    kind = _kind_of(view)
-    with _as(view, kind):
-        yield kind
+    with view.kept():
+        kind = _kind_of(view)
+        with _as(view, kind):
+            yield kind
 
 
 def _kind_of(view: ModelView) -> str:
@@ -71,7 +72,7 @@ def _live(view: ModelView) -> bool:
         return False
 
 
-@torch.no_grad()
+@without_gradients
 def _same(view: ModelView, kind: str) -> bool:
     """Whether logits are those of the ordinary pass: of whole rows, of padded ones, and after kept keys and values."""
     length = min(LENGTH, view.model.cfg.n_ctx)
@@ -92,7 +93,7 @@ def _same(view: ModelView, kind: str) -> bool:
             with _as(view, kind):
                 found = logits()
     except Exception as error:  # whatever a model makes of another kind of attention
-        if is_out_of_memory(error):
+        if came_between(error):
             raise
         return False
     # TransformerLens takes a float64 model's softmax in float32: such a model keeps to its own way, so that what is

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from spt_lens.model.held import by_a_signal, is_out_of_memory
+
 READ_AT_ONCE = 16  # prompts: more at once are no faster on a CPU, and padded more
 ENDED = 0.25  # of the rows, from which on they are left out: that copies all keys and values, as each step does anyway
 
@@ -192,7 +194,11 @@ def mixes(model: Any, step: Step, short: Sequence[int], long: Sequence[int], dev
     if key not in tried:
         try:
             tried[key] = not problem(step, short, long, device)
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotKnown):
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotKnown) as error:
+            if by_a_signal(error):
+                raise
+            if is_out_of_memory(error):  # another time there may be more
+                return False
             tried[key] = False  # whatever a model makes of arguments that it was not written for
     return tried[key]
 

@@ -218,7 +218,7 @@ def reading_errors(source: str | Path) -> Iterator[None]:
         raise ValueError(f"the weights of {source} do not fit its config.json: {error}") from error
     except OSError as error:
         raise not_there(source, error) from error
-    except ValueError as error:  # a config.json of another kind of model, or of one that transformers lacks
+    except saving.DAMAGE as error:  # a config.json of another kind of model, or of one that transformers lacks
         raise _not_read(source, error) or ValueError(
             f"transformers cannot load {source} as a causal language model: {_first_line(error)}"
         ) from error

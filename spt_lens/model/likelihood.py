@@ -12,6 +12,7 @@ from torch import Tensor
 from spt_lens.chat.batches import PAD_ID, PromptBatch, padded
 from spt_lens.model import ranks
 from spt_lens.model.generation import NotKnown, Reading, rows_of
+from spt_lens.model.held import without_gradients
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.view import ModelView
 
@@ -25,7 +26,7 @@ class Scored(NamedTuple):
     greedy: bool
 
 
-@torch.no_grad()
+@without_gradients
 def log_likelihoods(
     view: ModelView, prompts: Sequence[Ids], continuations: Sequence[Sequence[Ids]], batch_size: int = 16
 ) -> list[list[Scored]]:
@@ -40,7 +41,7 @@ def log_likelihoods(
     joint = bool(prompts) and view.mixes(prompts) and not has_hooks(view.model, view.modules())
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     rows = [[list(prompt), *map(list, each)] for prompt, each in zip(prompts, continuations, strict=True)]
-    with ranks.shared(ranks.Share("likelihoods", {"model": view, "texts": tuple(rows)}, [found])) as mine:
+    with view.held(), ranks.shared(ranks.Share("likelihoods", {"model": view, "texts": tuple(rows)}, [found])) as mine:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             owner = [i for i in part for _ in continuations[i]]

@@ -18,6 +18,7 @@ from spt_lens.checking import number, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.devices import free_bytes
 from spt_lens.model.generation import finish
+from spt_lens.model.held import is_out_of_memory as is_out_of_memory
 from spt_lens.model.view import ModelView
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it
@@ -141,13 +142,6 @@ class Pace(Limits):
             self.batch_size = min(2 * self.batch_size, self.most)
         elif seconds > 2 * self.seconds:
             self.batch_size = max(1, self.batch_size // 2)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch raises its own error on accelerators, and a plain RuntimeError on the CPU."""
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "not enough memory" in said or "can't allocate memory" in said
 
 
 def find_limits(view: ModelView, longest: int, batch_size: int | None, max_memory: float | None) -> Limits:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig
 
 from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
@@ -15,13 +17,15 @@ from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
 from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
 from spt_lens.model.gguf import kept_tokenizer
-from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer
+from spt_lens.model.held import check_mode, unbroken
+from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer, weight_files
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).
 TOLERANCE = 1e-4
 
 
+@unbroken()
 @torch.inference_mode(False)  # weights that are made in inference mode can't be tuned
 def load_model(
     name_or_path: str | Path,
@@ -70,6 +74,7 @@ def load_model(
     where they do not fit; ImportError without the package that reads it (gguf, peft); OSError if the hub does not give
     it; NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
+    check_mode()
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
         hooked.check_available()
     if not instance(dtype, "dtype", torch.dtype, "give one of torch's, such as torch.float32").is_floating_point:
@@ -77,6 +82,7 @@ def load_model(
     if device_map is None:
         device = _default() if device is None else usable_device(device)
     source = checked_source(name_or_path)
+    _check_config(source, trust_remote_code)
     tokenizer = read_tokenizer(source, revision, trust_remote_code)
 
     def dress(tokenizer: Any) -> None:
@@ -109,6 +115,31 @@ def load_model(
     _check(model, architecture, tokens, expected)
     dress(model.tokenizer)  # TransformerLens reads the tokenizer from its files again
     return model
+
+
+def _check_config(source: str, trust_remote_code: bool) -> None:
+    """Looks at a folder's config.json before the tokenizer, which would be named its fault, and before a layer is made.
+
+    Raises ValueError for one that can't be read, or asks for layers that the weight files can't hold.
+    """
+    folder = Path(base_of(source) or source)
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        layers = int(getattr(config.get_text_config(), "num_hidden_layers", 1))
+    except Exception as error:  # also of a class that transformers has for this alone
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"transformers cannot read {folder / 'config.json'}: {said[:300]}") from error
+    tensors = 0
+    for name in weight_files(folder):
+        with safe_open(folder / name, framework="pt") as file:
+            tensors += len(list(file.keys()))
+    if not 1 <= layers <= tensors:
+        raise ValueError(
+            f"{folder / 'config.json'} asks for {layers:,} layers, and the weight files hold {tensors:,} tensors in all: "
+            "it was damaged, or is another checkpoint's"
+        )
 
 
 def _made(plain: Any, tokenizer: Any, source: str, model_class: ModelClass, options: dict[str, Any]) -> Any:

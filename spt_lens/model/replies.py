@@ -63,7 +63,7 @@ def replies_and_cut(
     rows = reply_prompts(view, dialogues, max_new_tokens)
     parts = whole_reply_parts(view, rows, max_new_tokens, hooks, Limits(batch_size))
     bar = tqdm(total=len(rows), desc="replies", unit="reply", disable=not ranks.shows(progress))
-    with bar, nullcontext() if hooks else without_patterns(view):
+    with view.held(), bar, nullcontext() if hooks else without_patterns(view):
         return finish(parts, bar.update)
 
 

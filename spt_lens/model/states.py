@@ -25,8 +25,8 @@ from spt_lens.checking import a_path, instance, number, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.blocks import passed_over, with_methods
 from spt_lens.model.devices import free_bytes
+from spt_lens.model.held import came_between
 from spt_lens.model.kept_rows import Row, RowFolder
-from spt_lens.model.limits import is_out_of_memory
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.targets import model_logits, most_off, off_by
 from spt_lens.model.view import Model, ModelView
@@ -128,12 +128,12 @@ class Below:
         device = self.view.device
         reads = Reads(batch.tokens.to(device), where.to(device), batch.last + 1)
         try:
-            with torch.no_grad(), self.view.kept():
+            with self.view.kept(), torch.no_grad():
                 hidden = self._compute(tried)
                 found = self._from(self._stacked(hidden, reads), reads)
                 expected = self._logits(reads)
         except Exception as error:  # whatever a model makes of being run in part
-            if is_out_of_memory(error):
+            if came_between(error):
                 raise
             return f"can't be run from layer {self.layer} on ({type(error).__name__}: {error})"
         most = most_off(self.view.dtype)  # batches of other shapes are added up in another order
@@ -159,7 +159,7 @@ class Below:
         title = f"keeping what lies below layer {self.layer}"
         for chunk in tqdm(chunks, desc=title, unit="batch", disable=not ranks.shows(progress)):
             if not all(map(self._has, chunk)):
-                with torch.no_grad(), self.view.kept():
+                with self.view.kept(), torch.no_grad():
                     fits = self._keep(chunk, self._compute(chunk))
                 if not fits:  # those to come are longer
                     break

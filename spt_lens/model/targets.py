@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spt_lens.chat.batches import Example, PromptBatch, Reads
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.template import training_ids
+from spt_lens.model.held import without_gradients
 from spt_lens.model.view import Model, ModelView, input_hook
 
 Forward = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
@@ -63,7 +64,7 @@ def most_off(dtype: torch.dtype) -> float:
     return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.05)
 
 
-@torch.no_grad()
+@without_gradients
 def logits_from(
     view: ModelView, rows: Sequence[Sequence[int]], first: Sequence[int]
 ) -> Float[Tensor, "batch reads vocab"]:

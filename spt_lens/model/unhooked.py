@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from spt_lens.model.backends import BridgeBackend, Logits, Mask, Tokens
 from spt_lens.model.devices import spread
+from spt_lens.model.held import by_a_signal, without_gradients
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.targets import most_off, off_by
 from spt_lens.model.view import ModelView
@@ -72,7 +73,7 @@ def shared_plain(view: ModelView) -> PreTrainedModel:
     return plain
 
 
-@torch.no_grad()
+@without_gradients
 def unhooked(view: ModelView) -> ModelView:
     """The same live model without hook points, to read and not to tune; the view itself where there is no such thing.
 
@@ -93,7 +94,9 @@ def unhooked(view: ModelView) -> ModelView:
         found = ModelView(Unhooked(view.model, plain))
         expected = view.logits(tokens)
         off = off_by(found.logits(tokens), expected)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if by_a_signal(error):
+            raise
         return view
     return view if off > most_off(view.dtype) else found  # nan is the model's own
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
 from spt_lens.model.devices import device_of, devices_of, spread
 from spt_lens.model.generation import batches_of, finish, mixes, replying
+from spt_lens.model.held import Hold, held, without_gradients
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.kept import as_before
 from spt_lens.model.layout import Pick, Projection
@@ -130,7 +131,7 @@ class ModelView:
         unknown = [name for name, _ in hooks if name not in self.model.hook_dict]
         if unknown:  # TransformerLens 3.9 would leave the hook out without a word
             raise KeyError(f"{self.name} has no hook point {unknown[0]!r}")
-        with self.model.hooks(fwd_hooks=list(hooks)), self.unembedded_at(at):
+        with self.held(), self.model.hooks(fwd_hooks=list(hooks)), self.unembedded_at(at):
             logits = self.backend.forward(tokens.to(self.device), mask)
         return logits[:, 0] if at is not None and at.ndim == 1 else logits
 
@@ -148,7 +149,7 @@ class ModelView:
         with input_hook(self.model.unembed, only_there):
             yield
 
-    @torch.no_grad()
+    @without_gradients
     def cache_z(
         self, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "layer batch pos n_heads d_head"]:
@@ -162,7 +163,7 @@ class ModelView:
         self.logits(tokens, attention_mask, hooks, at=torch.zeros(len(tokens), dtype=torch.long))  # any: not wanted
         return torch.stack(seen)
 
-    @torch.no_grad()
+    @without_gradients
     def generate(self, prompts: Prompts, max_new_tokens: int, hooks: Sequence[Hook] = ()) -> Int[Tensor, "batch new"]:
         """Greedy replies to prompts of any lengths, up to and with the end token; after it, padding.
 
@@ -173,7 +174,7 @@ class ModelView:
         the model's positions with all new tokens but the last, or max_new_tokens below one.
         """
         work = self.replying(prompts, max_new_tokens, hooks)  # looks whether other hooks are on: before ours are
-        with self.model.hooks(fwd_hooks=list(hooks)):
+        with self.held(), self.model.hooks(fwd_hooks=list(hooks)):
             new = finish(work)
         width = max(map(len, new))
         return torch.tensor([row + [self.pad_token] * (width - len(row)) for row in new], device=self.device)
@@ -197,11 +198,11 @@ class ModelView:
 
     def step(self, tokens: Tensor, mask: Tensor | None, kept: Any) -> tuple[Tensor, Any]:
         """`generation.Step`, with this model."""
-        with self.unembedded_at(torch.full((len(tokens),), tokens.shape[1] - 1)):
+        with self.held(), self.unembedded_at(torch.full((len(tokens),), tokens.shape[1] - 1)):
             logits, kept = self.backend.step(tokens, mask, kept)
         return logits[:, 0], kept
 
-    @torch.no_grad()
+    @without_gradients
     def mixes(self, prompts: Sequence[Sequence[int]], hooks: Sequence[Hook] = ()) -> bool:
         """Whether prompts of these lengths go on in one batch: tried once on the shortest and the longest."""
         short, long = min(prompts, key=len), max(prompts, key=len)
@@ -243,14 +244,17 @@ class ModelView:
             for which in ("q", "k", "v", "o"):
                 self.backend.head(layer, which, 0)
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
+    def held(self, lasting: bool = False) -> AbstractContextManager[Hold]:
+        """In the block, the model is this thread's, and no interrupt leaves anything half done: `held.held`."""
+        return held(self.backend.root, self.name, lasting)
+
+    def kept(self) -> AbstractContextManager[Hold]:
         """Restores, after the block and whatever happens in it: training flags, requires_grad, gradients, hooks.
 
-        Gradients are set aside, so that the block starts with none. Weights are the caller's business.
+        Gradients are set aside, so that the block starts with none. Weights are the caller's business. The model is
+        `held` in it.
         """
-        with as_before(self.model, self.backend.root, self.modules()):
-            yield
+        return as_before(self.model, self.backend.root, self.modules(), self.name)
 
     def modules(self) -> list[nn.Module]:
         """All modules, of the model class and of the model inside it, once each."""

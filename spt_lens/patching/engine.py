@@ -25,7 +25,8 @@ from torch import Tensor
 
 from spt_lens.checking import one_of
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.model.limits import Limits, find_limits, is_out_of_memory, progress_bar
+from spt_lens.model.held import by_a_signal, is_out_of_memory
+from spt_lens.model.limits import Limits, find_limits, progress_bar
 from spt_lens.model.own_hooks import has_hooks
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.plain import patch_heads
@@ -125,6 +126,7 @@ def measure(
     limits, used, reason = prepare(view, rows, method, engine, batch_size, max_memory)
     work = both_runs_work(view, rows) + method.work(view, rows, used)
     with (
+        view.held(),
         torch.inference_mode(False),  # gradients may be wanted
         view.kept(),
         torch.no_grad(),
@@ -196,6 +198,8 @@ def sweep_problem(view: ModelView, rows: Rows) -> str:
     except Exception as error:  # whatever a block makes of arguments that it was not written for
         if is_out_of_memory(error):
             return "has no memory for two suffixes of its shortest prompt"
+        if by_a_signal(error):
+            raise
         return f"can't run its blocks on suffixes ({type(error).__name__}: {error})"
     expected = torch.cat([_by_hooks(view, row, z, layer, head)[:, row.start :] for layer, head in heads])
     change, off = (expected - run.final).float(), (expected - found[:, 0]).float()

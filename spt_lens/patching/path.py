@@ -20,6 +20,7 @@ from torch import Tensor
 from spt_lens.checking import one_of, shown
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
+from spt_lens.model.held import without_gradients
 from spt_lens.model.limits import Limits
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by, sweep_problem
@@ -227,7 +228,7 @@ def check_direct(view: ModelView, pairs: ContrastPairs) -> None:
         raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
 
 
-@torch.no_grad()
+@without_gradients
 def direct_contribution(
     view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int = 16
 ) -> Float[Tensor, " vocab"]:

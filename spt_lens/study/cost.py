@@ -27,7 +27,7 @@ from spt_lens.evaluate.text import choice_units
 from spt_lens.evaluate.trials import asked, read_trials
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import set_patching, sets_of
-from spt_lens.model.kept import to_the_end
+from spt_lens.model.held import to_the_end
 from spt_lens.model.ranks import shows
 from spt_lens.model.replies import replies
 from spt_lens.model.states import States
@@ -178,7 +178,7 @@ class Speeds:
             tuned = tuner.tune(model, dialogues, config, keep=keep or None, states=states, progress=False)
         except FloatingPointError:  # which ends a trial, and no study
             return
-        to_the_end(partial(tuned.undo, model))
+        to_the_end(tuned.undo, model)
         if tuned.interrupted:
             raise KeyboardInterrupt
 

@@ -24,7 +24,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.set_effect import SetEffect
 from spt_lens.measure.sets import set_patching
-from spt_lens.model.kept import to_the_end
+from spt_lens.model.held import to_the_end
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
@@ -197,7 +197,7 @@ def keeping(work: Work, progress: bool) -> None:
         config, keep = replace(settings.tune, lr=lr, seed=good[0]), kept_texts(work)
         dialogues = training_of(work.asked, settings)
         tuned = Pinpoint(work.heads).tune(work.model, dialogues, config, keep=keep or None, progress=progress)
-        to_the_end(partial(tuned.undo, work.model))
+        to_the_end(tuned.undo, work.model)
         if tuned.interrupted:
             raise KeyboardInterrupt
         tuned.save(folder)

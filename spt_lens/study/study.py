@@ -16,6 +16,7 @@ from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.checking import a_path, instance, whole_number
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
+from spt_lens.model.held import unbroken
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import load_json, save_json
 from spt_lens.study.cost import Speeds, StudyCost
@@ -150,10 +151,12 @@ class Study(Work):
             found[name] = [type(check).__qualname__, check.name, check.suite("test")]
         return found
 
+    @unbroken()
     def cost(self) -> StudyCost:
         """What the stages that are not done yet will take, measured on a few passes."""
         return Speeds(self).cost(self.settings)
 
+    @unbroken()
     def run(self, progress: bool = True) -> Self:
         """Does every stage that is not done yet, one bar each, and returns the study.
 

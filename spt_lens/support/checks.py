@@ -16,6 +16,7 @@ from torch import Tensor
 from spt_lens.checking import one_of
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model import hooked
+from spt_lens.model.held import by_a_signal, unbroken
 from spt_lens.model.huggingface import checked_source, read_config, read_model, read_tokenizer
 from spt_lens.model.loading import ModelClass, load_model
 from spt_lens.model.view import Model, ModelView
@@ -37,6 +38,7 @@ class Failed(Exception):
     """A step that ran, but did not do what it has to."""
 
 
+@unbroken()
 def check_checkpoint(
     path: str | Path,
     model_class: ModelClass = "bridge",
@@ -76,6 +78,8 @@ def check_checkpoint(
         except Failed as error:
             steps[name] = str(error)
         except Exception as error:  # whatever it is, it is the answer to what does not work
+            if by_a_signal(error):
+                raise
             steps[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return Report(
         checkpoint=str(path),

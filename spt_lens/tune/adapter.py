@@ -14,7 +14,7 @@ from torch import Tensor
 from spt_lens import saving
 from spt_lens.checking import a_path, existing_file
 from spt_lens.heads import HeadSet
-from spt_lens.model.kept import to_the_end
+from spt_lens.model.held import to_the_end
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import Slice, head_slices, whole_weights
 
@@ -72,12 +72,13 @@ class Adapter:
 
     @contextmanager
     def _put_back(self, model: Model) -> Iterator[None]:
-        slices = self._fitting(model)
-        found = {s.name: s.read() for s in slices}
-        try:
-            yield
-        finally:
-            to_the_end(lambda: _write(slices, found))
+        with ModelView(model).held(lasting=True):
+            slices = self._fitting(model)
+            found = {s.name: s.read() for s in slices}
+            try:
+                yield
+            finally:
+                to_the_end(_write, slices, found)
 
     def check_fits(self, fingerprint: Mapping[str, str | int]) -> None:
         """Raises ValueError, naming what differs, unless a model's or checkpoint's fingerprint is the adapter's own."""
@@ -159,15 +160,16 @@ class Adapter:
         return slices
 
     def _put(self, values: Slices, model: Model, action: str, force: bool) -> None:
-        slices = self._fitting(model)
-        known = (self.before, self.after)
-        if not force and not any(all(saving.same_bits(s.read(), k[s.name]) for s in slices) for k in known):
-            raise ValueError(
-                f"can't {action}: the model's weights at {self.heads or 'hand'} are neither those before nor those "
-                "after this run: another change lies on top, or it is another model of the same shape or another "
-                "revision. Revert that change first, load the right model, or pass force=True to overwrite them"
-            )
-        _write(slices, values)
+        with ModelView(model).held():
+            slices = self._fitting(model)
+            known = (self.before, self.after)
+            if not force and not any(all(saving.same_bits(s.read(), k[s.name]) for s in slices) for k in known):
+                raise ValueError(
+                    f"can't {action}: the model's weights at {self.heads or 'hand'} are neither those before nor those "
+                    "after this run: another change lies on top, or it is another model of the same shape or another "
+                    "revision. Revert that change first, load the right model, or pass force=True to overwrite them"
+                )
+            _write(slices, values)
 
 
 def _first_version(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -192,6 +194,5 @@ def _write(slices: list[Slice], values: Slices) -> None:
         for piece in slices:
             piece.write(values[piece.name])
     except BaseException:
-        for piece, value in found:
-            piece.write(value)
+        to_the_end(lambda: [piece.write(value) for piece, value in found])
         raise

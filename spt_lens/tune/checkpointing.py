@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from spt_lens.model.blocks import with_methods
-from spt_lens.model.kept import to_the_end
+from spt_lens.model.held import to_the_end
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import ModelView
 

@@ -65,6 +65,11 @@ class TuneConfig:
         one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
         one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
 
+    def lower(self) -> str:
+        """What to lower where a run diverges."""
+        decays = self.lr * self.weight_decay > 1  # by more than the whole weight in a step
+        return f"lower lr ({self.lr})" + f" or weight_decay ({self.weight_decay})" * decays
+
     def deciding(self) -> dict[str, Any]:
         """The settings that decide what comes of a run, for files and fingerprints.
 

@@ -66,7 +66,7 @@ class Run:
         norm = float(torch.nn.utils.clip_grad_norm_(self.trainable, largest))
         loss = figures["loss"]
         if not math.isfinite(loss) or not math.isfinite(norm):
-            lower = f"lower lr ({self.config.lr})"
+            lower = self.config.lower()
             raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {norm}: {lower}")
         self.whole = False
         self.optimizer.step()

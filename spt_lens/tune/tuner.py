@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,7 +30,7 @@ from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import a_path, instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
-from spt_lens.model.kept import to_the_end
+from spt_lens.model.held import to_the_end, unbroken
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
@@ -104,6 +105,7 @@ class Tuner(ABC):
         """Raises, before any long work, what `tune` would raise on this model whatever the dialogues."""
         ModelView(model).check_tunable()
 
+    @unbroken()
     @torch.inference_mode(False)  # what is made in inference mode can't be trained
     def tune(
         self,
@@ -172,8 +174,10 @@ class Tuner(ABC):
         before: list[tuple[Slice, Tensor]] = []
         interrupted, began = False, time.perf_counter()
         try:
-            with view.kept(), self.setup(view, config) as what:  # also where a second interrupt parts what setup undoes
+            # kept: also where a second interrupt parts what setup undoes
+            with view.kept() as hold, self.setup(view, config) as what:
                 before = [(piece, piece.read()) for piece in what.pieces]
+                hold.undo.append(partial(_put_back, before))
                 weights = sum(p.numel() for p in what.parameters)
                 way = ""
                 try:
@@ -194,7 +198,7 @@ class Tuner(ABC):
             for piece, value in before:
                 now = piece.read()
                 if not now.isfinite().all():  # the last step has no loss after it that would tell
-                    hot = f"a tuned weight is no longer finite in {view.dtype}: lower lr ({config.lr})"
+                    hot = f"a tuned weight is no longer finite in {view.dtype}: {config.lower()}"
                     raise FloatingPointError(hot)
                 if what.heads or not same_bits(value, now):  # of whole weights, those that moved
                     old[piece.name], new[piece.name] = value, now
@@ -213,7 +217,7 @@ class Tuner(ABC):
             stopped = ended and history[-1]["step"] < config.steps
             return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
         except BaseException:  # the caller gets no result to undo it with
-            to_the_end(lambda: [piece.write(value) for piece, value in before])
+            to_the_end(_put_back, before)
             raise
 
     def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
@@ -222,6 +226,11 @@ class Tuner(ABC):
         about |= {name: digest(each) for name, each in data.items()}
         ranks.agree("a tuning run's folder", about)  # rank 0 may still be writing what an interrupt left
         return RunFolder(resume, about)
+
+
+def _put_back(before: Sequence[tuple[Slice, Tensor]]) -> None:
+    for piece, value in before:
+        piece.write(value)
 
 
 def _rows(examples: Sequence[Example], config: TuneConfig) -> list[list[int]]:
