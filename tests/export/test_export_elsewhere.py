@@ -130,6 +130,15 @@ def test_transformers_5_reads_the_same_as_before(again):
     )
 
 
+def test_ggufs_own_reader_finds_special_tokens_and_template(again):
+    """What llama.cpp's converter takes from a folder; the converter itself is no package."""
+    vocab = pytest.importorskip("gguf.vocab", reason="the extra gguf is not installed").SpecialVocab
+    for folder in again["llama"]:
+        tokenizer, found = AutoTokenizer.from_pretrained(folder), vocab(folder, n_vocab=200)
+        ids = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+        assert found.special_token_ids.items() >= ids.items() and found.chat_template == tokenizer.chat_template
+
+
 def test_what_is_said_already_stays_to_the_byte(again, tmp_path):
     copy = Path(shutil.copytree(again["llama 3"][1], tmp_path / "copy"))
     before = contents(copy)
