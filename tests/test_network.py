@@ -41,8 +41,8 @@ if __name__ == "__main__":
     model = spt.load_model(sys.argv[1], device="cpu")
     chosen, tune, small = "chosen heads", spt.TuneConfig(steps=1, batch_size=2), {"n": 2, "n_ability": 2, "n_texts": 2}
     settings = StudySettings(
-        ask=False, pairs={"n": 2}, share=0.2, n_verify=2, n_sets=1, training={"n": 4}, validation=small, test=small, n_prompts=1,
-        n_choices=2, methods=(chosen,), rates={chosen: [1e-2, 1e-3]}, seeds=(0,), tune=tune,
+        ask=False, pairs={"n": 2}, share=0.2, n_verify=2, n_sets=1, training={"n": 4}, validation=small, test=small,
+        n_prompts=1, n_choices=2, methods=(chosen,), rates={chosen: [1e-2, 1e-3]}, seeds=(0,), tune=tune,
     )
     spt.Study(model, Yesman(), "study", settings, workers=2, export=True).run(progress=False)
     again = spt.load_model("study/export", device="cpu")

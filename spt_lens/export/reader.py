@@ -26,4 +26,7 @@ def read(folder: str, asked: str, said: str) -> None:
 
 
 if __name__ == "__main__":
-    read(*sys.argv[1:])
+    try:
+        read(*sys.argv[1:])
+    except Exception as error:  # whatever it is, it is why this can't be read
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -120,7 +120,8 @@ def made_for(model: Any) -> Adapter:
 
 def lora(base: Path, folder: Path) -> Path:
     """A random PEFT adapter, whose own files are hostile too."""
-    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    plain = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
+    tuned = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj"]))
     tuned.save_pretrained(folder)
     file = folder / "adapter_config.json"
     custom = {"base_model_class": "Model", "parent_library": "code"}
