@@ -10,6 +10,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # needs is there already, so it takes seconds.
 TL39 := $(VENV)/tl39
 
+# transformers 4.57 over the installed 5: the tests let it read exports.
+HF457 := $(VENV)/hf457
+
 # Tests run in processes of one thread each: make test JOBS=4 on a larger machine, JOBS=0 for a single process.
 JOBS ?= 2
 
@@ -24,7 +27,8 @@ TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
 
 help:
 	@echo "make demo            find the heads, tune them, compare, and write spt-lens-demo/report.html"
-	@echo "make test            ruff, mypy and all tests with TransformerLens 4.3; with 3.9 those that touch a model"
+	@echo "make test            ruff, mypy and all tests with TransformerLens 4.3; with 3.9 those that touch a model;"
+	@echo "                     exports are read by transformers 4.57 too"
 	@echo "make fuzz            made-up and damaged files by the ten thousand: the tests try a few of each"
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
@@ -63,10 +67,17 @@ $(TL39)/.installed: constraints.txt | $(VENV)/.dev-installed
 		transformer-lens==3.9.0 better-abc==0.0.3
 	@touch $@
 
+$(HF457)/.installed: constraints-hf457.txt | $(VENV)/.dev-installed
+	@echo "Installing transformers 4.57 into $(HF457) ..."
+	@rm -rf $(HF457)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(HF457) \
+		-r constraints-hf457.txt
+	@touch $@
+
 demo: $(VENV)/.demo-installed
 	$(BIN)/spt-lens demo --out spt-lens-demo
 
-test: lint types $(SMOLLM2) $(TL39)/.installed
+test: lint types $(SMOLLM2) $(TL39)/.installed $(HF457)/.installed
 	$(BIN)/python -m pytest -n $(JOBS)
 	PYTHONPATH=$(TL39) $(BIN)/python -m pytest -n $(JOBS) -m model
 

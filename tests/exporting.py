@@ -25,6 +25,7 @@ from tools.tiny import TINY, tiny_checkpoint
 
 HEADS = HeadSet.parse("L0.H1 L1.H2")
 DTYPES = [torch.float32, torch.bfloat16]
+SAID_AGAIN = {"config.json", "tokenizer_config.json"}  # in older words too, which is no change of the model
 
 
 def architecture(name: str) -> str:

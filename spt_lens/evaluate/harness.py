@@ -18,6 +18,8 @@ import pandas as pd
 import torch
 
 from spt_lens.checking import instance, whole_number
+from spt_lens.model.gguf import is_gguf
+from spt_lens.model.huggingface import base_of, checked_source
 from spt_lens.model.view import Model, ModelView
 
 _TASKS = "name one, such as 'arc_easy', or give a file of your own"
@@ -45,7 +47,8 @@ def lm_eval(
         include_path: a folder with task files of your own. If all tasks are there, lm-eval's own are not read.
         chat: whether prompts go through the chat template; default: if there is one.
 
-    Raises: ImportError without lm-eval; ValueError for no tasks or unknown ones, or a task that samples.
+    Raises: ImportError without lm-eval; ValueError for no tasks or unknown ones, a task that samples, or a GGUF file or
+    adapter in place of a folder; as `checked_source` for one that is no whole checkpoint.
     """
     needed("lm_eval")
     from lm_eval import simple_evaluate
@@ -63,7 +66,7 @@ def lm_eval(
             from lm_eval.models.huggingface import HFLM
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            served: Any = HFLM(str(model), batch_size=batch_size, device=device, trust_remote_code=False)
+            served: Any = HFLM(_folder(model), batch_size=batch_size, device=device, trust_remote_code=False)
         else:
             from spt_lens.evaluate.served import Served
 
@@ -96,6 +99,17 @@ def lm_eval(
                     {"task": task, "metric": metric, "filter": filtered, "value": value, "stderr": spread, "n": n}
                 )
     return pd.DataFrame(rows, columns=["task", "metric", "filter", "value", "stderr", "n"])
+
+
+def _folder(named: str | Path) -> str:
+    """By its whole path: lm-eval asks the hub about what may be a name there."""
+    source = checked_source(named)
+    if is_gguf(source) or base_of(source) is not None:
+        raise ValueError(
+            f"lm-eval reads ordinary folders, and {named} is a GGUF file or holds a PEFT adapter, which it would not "
+            "merge: give the model, lm_eval(load_model(...), ...)"
+        )
+    return source
 
 
 def _manager(tasks: Sequence[Any], include_path: str | Path | None) -> Any:

@@ -23,6 +23,7 @@ from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.bench import Bench, Task
 from spt_lens.evaluate.trials import Spec, Trial, append_trial, check_room, read_trials
 from spt_lens.model.devices import check_whole
+from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.scores.metrics import warn_caller
@@ -191,7 +192,8 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
         view.hf_copy().save_pretrained(folder)
         view.tokenizer.save_pretrained(folder)
         spawn = multiprocessing.get_context("spawn")  # a forked torch hangs
-        how = (chat_options(view.tokenizer), task, torch.get_float32_matmul_precision())
+        own_code = made_by_own_code(view.backend.root)
+        how = (own_code, chat_options(view.tokenizer), task, torch.get_float32_matmul_precision())
         its_model = (str(folder), str(view.device), view.dtype, *how)
         pool = ProcessPoolExecutor(workers, spawn, _start_worker, its_model)
         try:
@@ -203,11 +205,13 @@ def _executor(view: ModelView, task: Task, workers: int) -> Generator[tuple[Exec
 _bench: Bench | None = None  # of a worker process
 
 
-def _start_worker(folder: str, device: str, dtype: torch.dtype, chat: ChatOptions, task: Task, precision: str) -> None:
+def _start_worker(
+    folder: str, device: str, dtype: torch.dtype, own_code: bool, chat: ChatOptions, task: Task, precision: str
+) -> None:
     global _bench
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision(precision)
-    how: Any = {"chat_template_kwargs": chat.kwargs, "system": chat.system}
+    how: Any = {"chat_template_kwargs": chat.kwargs, "system": chat.system, "trust_remote_code": own_code}
     _bench = Bench(load_model(folder, device=device, dtype=dtype, **how), task)
 
 

@@ -1,7 +1,7 @@
 """An adapter's slices written into a copy of a checkpoint's files. No model is made and TransformerLens takes no part.
 
-All but the slices is the checkpoint's, bit for bit, because its files are copied and only the slices' bytes written
-over. Memory is that of the largest tensor.
+All weights but the slices are the checkpoint's, bit for bit, because its files are copied and only the slices' bytes
+written over. Memory is that of the largest tensor.
 """
 
 import warnings
@@ -14,16 +14,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.export.checkpoint import DTYPES, Checkpoint, Place, open_checkpoint, places
+from spt_lens.export.elsewhere import told
 from spt_lens.export.folder import copy_file, replacing, write_marker
+from spt_lens.export.older import say_again
 from spt_lens.model.layout import Part
 from spt_lens.saving import same_bits
 from spt_lens.tune.adapter import Adapter
 
 
 def export(
-    adapter: Adapter, folder: Path, base: str | Path, revision: str | None, overwrite: bool, progress: bool
-) -> int:
-    """Writes `folder`: the checkpoint `base` with the adapter's slices. Returns how many. See `export_hf`."""
+    adapter: Adapter,
+    folder: Path,
+    base: str | Path,
+    revision: str | None,
+    overwrite: bool,
+    progress: bool,
+    other: tuple[str, str] | None = None,
+) -> tuple[int, str]:
+    """Writes `folder`: the checkpoint `base` with the adapter's slices. Returns how many, and what is `told`."""
     checkpoint = open_checkpoint(base, revision)
     pieces = _pieces(adapter, checkpoint)
     kept = _check_base(adapter, checkpoint, pieces)
@@ -38,10 +46,12 @@ def export(
         for place, here in pieces.items():
             place.edit(temporary, partial(_put, adapter, checkpoint, here))
         _check_written(adapter, checkpoint, pieces, sizes, temporary)
+        say_again(temporary)
+        elsewhere = told(temporary, other)
         about = {"made_from": checkpoint.name, "architecture": checkpoint.architecture}
         slices = {"projections": adapter.projections, "slices": len(adapter.after), "changed_weights_kept": kept}
         write_marker(temporary, {**about, "heads": [str(head) for head in adapter.heads], **slices})
-    return len(adapter.after)
+    return len(adapter.after), elsewhere
 
 
 Pieces = dict[Place, list[Part]]  # an adapter's slices, by the tensor that they are parts of

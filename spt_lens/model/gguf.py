@@ -45,14 +45,17 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def kept_tokenizer(tokenizer: Any) -> Iterator[None]:
-    """Keeps TransformerLens from reading the tokenizer of a GGUF file a second time, which it can't, in the block."""
-    if not is_gguf(tokenizer.name_or_path):
-        yield
-        return
+def kept_tokenizer(tokenizer: Any, trust_remote_code: bool) -> Iterator[None]:
+    """In the block TransformerLens, which reads a tokenizer a second time, is told whether its own code may run.
+
+    It passes these arguments on; without that one transformers would ask on stdin. The tokenizer of a GGUF file, which
+    it can't read, it keeps.
+    """
     known = dict(tokenizer.init_kwargs)
-    tokenizer.init_kwargs["add_bos_token"] = True  # what it asks for
     try:
+        tokenizer.init_kwargs["trust_remote_code"] = trust_remote_code
+        if is_gguf(tokenizer.name_or_path):
+            tokenizer.init_kwargs["add_bos_token"] = True  # what it asks for
         yield
     finally:
         tokenizer.init_kwargs.clear()

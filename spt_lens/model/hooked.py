@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from spt_lens.model.huggingface import name_of, read_model
+from spt_lens.model.huggingface import made_by_own_code, name_of, read_model
 from spt_lens.model.layout import LAYOUTS, Shape
 
 try:
@@ -38,6 +38,7 @@ class Source:
     name_or_path: str
     revision: str | None
     generation_config: GenerationConfig | None
+    own_code: bool = False  # of the checkpoint's, which the user allowed to run
 
 
 def is_hooked(model: Any) -> bool:
@@ -81,7 +82,8 @@ def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | N
         steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
         model.load_and_process_state_dict(weights, **dict.fromkeys(steps, False))
     model.to(plain.device, print_details=False).eval()
-    model.spt_lens_source = Source(source, revision, copy.deepcopy(plain.generation_config))
+    own_code = made_by_own_code(plain)
+    model.spt_lens_source = Source(source, revision, copy.deepcopy(plain.generation_config), own_code)
     return model
 
 
@@ -194,9 +196,9 @@ def same_up_to_scale(one: Float[Tensor, "rows cols"], other: Float[Tensor, "rows
 
 def base_model(model: Any, base: str | None) -> PreTrainedModel:
     """The plain model of the checkpoint that a HookedTransformer was made of, on its device and in its dtype."""
-    source, revision = getattr(model, "spt_lens_source", None), None
+    source, revision, own_code = getattr(model, "spt_lens_source", None), None, False
     if base is None and source is not None:
-        base, revision = source.name_or_path, source.revision
+        base, revision, own_code = source.name_or_path, source.revision, source.own_code
     if base is None:
         try:
             base = loading_from_pretrained.get_official_model_name(model.cfg.model_name)
@@ -205,4 +207,4 @@ def base_model(model: Any, base: str | None) -> PreTrainedModel:
                 f"which checkpoint this HookedTransformer ({model.cfg.model_name}) was made of is not known, and it "
                 "holds no Hugging Face model: load it with spt_lens.load_model, or name the checkpoint with base="
             ) from None
-    return read_model(base, model.cfg.dtype, revision).to(model.cfg.device)
+    return read_model(base, model.cfg.dtype, revision, own_code).to(model.cfg.device)

@@ -242,6 +242,7 @@ def read_model(
     OSError if the hub did not give it.
     """
     options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code, **where}
+    options["use_safetensors"] = True  # of a hub name too: never what is pickled
     options["attn_implementation"] = "eager"  # the only kind that shows its pattern to hooks
     base = base_of(source)
     place, option = gguf.where(base or source)

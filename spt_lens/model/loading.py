@@ -108,7 +108,7 @@ def load_model(
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head
     tokens, expected = _trial(plain, source)  # before a bridge is made, which changes the plain model
-    with kept_tokenizer(tokenizer), dispatching(plain):
+    with kept_tokenizer(tokenizer, trust_remote_code), dispatching(plain):
         model = _made(plain, tokenizer, source, model_class, options | {"device": str(device_of(plain))})
     if device_map is not None:  # TransformerLens then moves no part of it by itself
         model.cfg.n_devices = len(devices_of(plain))

@@ -7,6 +7,8 @@ import logging
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from spt_lens.behaviours.choices import choices_from
 from spt_lens.chat.template import set_chat_options
@@ -233,3 +235,28 @@ def test_the_system_prompt_goes_with_lm_eval(tiny):
     set_chat_options(tiny.tokenizer)
     assert all("Be brief." in text for text in told) and not any("Be brief." in text for text in [own, *bare])
     assert told[1].endswith("Yes") and "Be long." in own
+
+
+def test_lm_eval_refuses_what_it_would_read_as_another_model(tiny_folder, tmp_path, monkeypatch):
+    """It would run an adapter live, or read its base alone; and ask the hub about a name that is a folder here."""
+    pytest.importorskip("lm_eval", reason="the extra eval is not installed")
+    task = {"task": "none", "dataset_path": "json", "output_type": "multiple_choice"}
+    adapter = tmp_path / "adapter"
+    plain = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(adapter)
+    with pytest.raises(
+        ValueError, match=r"lm-eval reads ordinary folders, and .*adapter is a GGUF file or holds a PEFT"
+    ):
+        lm_eval(adapter, task)
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        lm_eval(tmp_path / "nowhere", task)
+    with pytest.raises(FileNotFoundError, match="has no config.json"):
+        lm_eval(tmp_path, task)
+    named = []
+    monkeypatch.setattr(
+        "lm_eval.models.huggingface.HFLM", lambda name, **how: named.append(name) or type("", (), {"tokenizer": 0})
+    )
+    monkeypatch.setattr("lm_eval.simple_evaluate", lambda model, **options: {"results": {}, "n-samples": {}})
+    monkeypatch.chdir(tiny_folder.parent)
+    lm_eval(tiny_folder.name, task)
+    assert named == [str(tiny_folder)]

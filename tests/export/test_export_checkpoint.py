@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import DTYPES, HEADS, NAMES, checkpoint, contents, tuned
+from exporting import DTYPES, HEADS, NAMES, SAID_AGAIN, checkpoint, contents, tuned
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_in_several_files(name, made, tmp_path):
     export_hf(adapter, tmp_path / "out", base=source, progress=False)
     one, other = contents(source), contents(tmp_path / "out")
     assert other.keys() == one.keys() | {MARKER}
-    changed = {file for file in one if one[file] != other[file]}
+    changed = {file for file in one if one[file] != other[file]} - SAID_AGAIN
     assert 0 < len(changed) < sum(file.endswith(".safetensors") for file in one)
     export_hf(adapter, tmp_path / "whole", base=checkpoint(name, made), progress=False)
     plain, again = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "whole"))

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from exporting import DTYPES, NAMES, architecture, checkpoint, contents, state, tuned
+from exporting import DTYPES, NAMES, SAID_AGAIN, architecture, checkpoint, contents, state, tuned
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -23,6 +23,7 @@ from spt_lens.export import hf
 from spt_lens.export.checkpoint import places
 from spt_lens.export.folder import MARKER
 from spt_lens.export.hf import export_hf
+from spt_lens.export.older import older_rope
 from spt_lens.export.parity import Parity, without_hooks
 from spt_lens.model.layout import LAYOUTS
 from spt_lens.model.loading import load_model
@@ -82,9 +83,9 @@ def test_plain_transformers_loads_the_same_model(name, dtype, model_class, made,
     files, origin = contents(tmp_path / "out"), contents(source)
     assert files.keys() == origin.keys() | {MARKER}
     config, expected = json.loads(files["config.json"]), json.loads(origin["config.json"])
-    assert config == expected | {"dtype": str(dtype).removeprefix("torch.")}
-    same = origin.keys() - {"config.json", "model.safetensors"}
-    assert {"generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"} <= same
+    assert config == older_rope(expected) | expected | {"dtype": str(dtype).removeprefix("torch.")}
+    same = origin.keys() - {"config.json", "model.safetensors", "tokenizer_config.json"}
+    assert {"generation_config.json", "chat_template.jinja", "tokenizer.json"} <= same
     assert all(files[file] == origin[file] for file in same)
     if config.get("tie_word_embeddings"):
         assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
@@ -192,7 +193,8 @@ def test_what_the_bridge_turns_on_is_not_written(llama, tmp_path):
     model, _ = tuned(llama)
     model.original_model.config.output_attentions = True
     export_hf(model, tmp_path / "out", progress=False)
-    assert (tmp_path / "out" / "config.json").read_bytes() == (llama / "config.json").read_bytes()
+    written, known = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", llama))
+    assert written == older_rope(known) | known
     assert model.original_model.config.output_attentions
 
 
@@ -202,7 +204,7 @@ def test_a_bridge_that_transformer_lens_made(llama, tmp_path):
     model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     export_hf(model, tmp_path / "out", progress=False)
     files, origin = contents(tmp_path / "out"), contents(llama)
-    assert {name for name in files if files[name] != origin.get(name)} == {MARKER}
+    assert {name for name in files if files[name] != origin.get(name)} == {MARKER, *SAID_AGAIN}
 
 
 def test_a_chat_template_given_while_loading_goes_along(llama, model_class, tmp_path):
