@@ -34,10 +34,13 @@ Todo = Mapping[str, tuple[Spec, Tuner | None]]
 
 
 class Results:
-    """The results file, and the trials that this process has taken on; without a path, nothing is shared."""
+    """The results file, and the trials that this process has taken on; without a path, nothing is shared.
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    made: with what, which each line says (`bench.Made`).
+    """
+
+    def __init__(self, path: Path | None, made: Mapping[str, str] | None = None) -> None:
+        self.path, self.made = path, made
         self._folder = None if path is None else path.with_name(path.name + ".locks")
         self._locks: dict[str, FileLock] = {}
         self._seen: tuple[int, int] | None = None
@@ -87,7 +90,7 @@ class Results:
             lock = self._lock(_ADDING)
             assert lock is not None
             with lock:
-                append_trial(self.path, key, trial)
+                append_trial(self.path, key, trial, self.made)
         self.let_go(key)
 
     def let_go(self, key: str) -> None:

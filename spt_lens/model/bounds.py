@@ -5,7 +5,7 @@ Beyond these, torch and transformers go on without a word, or end in an error of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def check_heads(model: Any, shape: Shape, architecture: str) -> None:
         )
 
 
-def whole_rows(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+def whole_rows(rows: Iterable[Any]) -> list[list[int]]:
     """Rows of token ids, each of one or more. Raises: ValueError for none, or an empty one; as `token_ids`."""
     found = [list(token_ids(row, f"prompt {i}")) for i, row in enumerate(rows)]
     if not found or not all(found):
