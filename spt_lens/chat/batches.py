@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from spt_lens.checking import whole_number
+from spt_lens.checking import shown, whole_number
+
+
+def token_ids(row: Any, name: str) -> tuple[int, ...]:
+    """A row of token ids as whole numbers; in a tensor of them, 1.5 would become 1.
+
+    Raises: TypeError for what is no row, or holds what is no whole number; ValueError for a negative id.
+    """
+    found = row.tolist() if isinstance(row, Tensor | np.ndarray) else row
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise TypeError(f"{name} is {shown(row)}: give a list of token ids")
+    for each in found:
+        if isinstance(each, bool) or not hasattr(each, "__index__"):
+            raise TypeError(f"{name} holds {shown(each)}, which is no token id: give whole numbers")
+        if each < 0:
+            raise ValueError(f"{name} has the negative token id {each}: ids start at zero")
+    return tuple(map(operator.index, found))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:

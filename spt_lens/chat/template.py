@@ -122,6 +122,8 @@ def training_ids(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> tupl
     in a way that the prompt is not how it begins (then the tuned reply would not be the one that is generated).
     """
     check_ends(dialogue, "assistant")
+    if not dialogue.reply.strip():
+        raise ValueError("the dialogue's last reply is empty, so that only its end token would be learnt: leave it out")
     ids, target = once(("training ids", dialogue.messages), lambda: _training_ids(tokenizer, dialogue))
     return list(ids), list(target)
 
@@ -200,6 +202,9 @@ def rendered(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, generation_
             raise ValueError(f"the chat template refused a dialogue with the roles {roles}: {error}") from error
 
     text = write(dialogue, generation_prompt)
+    first = dialogue.messages[0] if dialogue.messages else None
+    if first is not None and first.role == "system" and first.content.strip() not in text:
+        raise ValueError("the chat template leaves the system turn out: put its text before the first question instead")
     if options.thinks or "think" not in str(tokenizer.chat_template) and "reason" not in str(tokenizer.chat_template):
         return text
     asked = dialogue.unanswered

@@ -12,6 +12,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from spt_lens.chat.batches import token_ids
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.template import prompt_ids, reply_ids
 
@@ -178,8 +179,7 @@ def check_token_lists(
     for which, ids in zip(_SIDES, both, strict=True):
         if not ids:
             raise ValueError(f"{name}: the {which} {kind} is empty: give it at least one token id")
-        if min(ids) < 0:
-            raise ValueError(f"{name}: the {which} {kind} has the negative token id {min(ids)}: ids start at zero")
+        token_ids(ids, f"{name}: the {which} {kind}")
         if kind == "answer set" and len(set(ids)) < len(ids):
             twice = next(token for i, token in enumerate(ids) if token in ids[:i])
             raise ValueError(f"{name}: the {which} answer set has the token id {twice} twice: give each once")

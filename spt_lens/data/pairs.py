@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from spt_lens.chat.batches import PairBatch, PromptBatch
+from spt_lens.chat.batches import PairBatch, PromptBatch, token_ids
 from spt_lens.chat.dialogues import Dialogue, check_dialogues, turns_html
 from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.checking import instance, one_of, whole_number
@@ -73,6 +73,9 @@ class ContrastPairs:
         instance(self.answer_ids, "answer_ids", Tensor, "give a torch tensor of shape [n_pairs, 2]")
         if self.judge is not None:
             object.__setattr__(self, "judge", check_judge(self.judge))
+        for name in _EACH[:2]:
+            rows = (token_ids(row, f"pair {i}: the {name} prompt") for i, row in enumerate(getattr(self, name)))
+            object.__setattr__(self, name, tuple(rows))
         n = len(self.sycophantic)
         if n == 0:
             raise ValueError("there are no pairs: a measurement needs at least one")
@@ -92,8 +95,6 @@ class ContrastPairs:
         for i, (one, other) in enumerate(zip(self.sycophantic, self.truthful, strict=True)):
             if not one or not other:
                 raise ValueError(f"pair {i} has an empty prompt")
-            if min(*one, *other) < 0:
-                raise ValueError(f"pair {i} has a negative token id")
             if self.answer_sets:
                 check_token_lists(self.answer_sets[i], first[i], f"pair {i}", "answer set")
             if self.completion_ids:

@@ -1,10 +1,15 @@
 """What the trials of a comparison share: data, suites, settings, and the model that each is done on and put back."""
 
+from __future__ import annotations
+
+import hashlib
 import json
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
+
+import torch
 
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
@@ -37,23 +42,82 @@ class Task:
     keep: tuple[Dialogue, ...] = ()
 
     def fingerprint(self, model: Model) -> str:
-        """Changes when the model's weights, the data, the suites or the settings do."""
-        digest = weights_digest(sorted(ModelView(model).weights().items()))
-        parts: list[Any] = [replace(self.config, lr=1.0, seed=0).deciding(), _words(self.dialogues), _words(self.keep)]
+        """Changes when anything does that decides what comes of a trial: see `made`."""
+        return self.made(model).fingerprint
+
+    def made(self, model: Model) -> Made:
+        """What trials of this task are made with, the model's weights, config, tokenizer and template among it."""
+        view = ModelView(model)
+        weights, tokenizer = weights_digest(sorted(view.weights().items())), view.tokenizer
+        settings = replace(self.config, lr=1.0, seed=0).deciding()
+        data, keep = _words(self.dialogues), _words(self.keep)
+        suites: list[Any] = []
         for name, suite in self.suites.items():
             groups = {**suite.groups, **suite.abilities}
             groups |= {"right": suite.right, "wrong": suite.wrong, "texts": suite.texts}
             named = repr(suite.judge) if is_dataclass(suite.judge) else type(suite.judge).__name__
             judge = [named, suite.judge.max_new_tokens, suite.first_tokens]
             cases = {group: [_words(dialogues), [d.meta for d in dialogues]] for group, dialogues in groups.items()}
-            parts.append([name, judge, cases])
+            suites.append([name, judge, cases])
             more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
-            parts += [more] if suite.prompts or suite.choices or suite.passages else []
-            parts += [suite.ends_right] if suite.ends_right else []
-        chat = chat_options(ModelView(model).tokenizer)
-        parts += [repr(chat)] if chat != ChatOptions() else []
-        digest.update(json.dumps(parts, sort_keys=True).encode())
-        return digest.hexdigest()[:16]
+            suites += [more] if suite.prompts or suite.choices or suite.passages else []
+            suites += [suite.ends_right] if suite.ends_right else []
+        options = chat_options(tokenizer)
+        chat = [repr(options)] if options != ChatOptions() else []
+        template = options.dated(tokenizer.chat_template) or tokenizer.chat_template
+        parts = {
+            "weights": weights.hexdigest(),
+            "config": _config(view),
+            "tokenizer": [_entries(tokenizer), view.end_tokens],
+            "chat template": [template, *chat],
+            "precision": [str(view.dtype), torch.get_float32_matmul_precision()],
+            "settings": settings,
+            "dialogues": data,
+            "dialogues to keep": keep,
+            "suites": suites,
+        }
+        weights.update(json.dumps([settings, data, keep, *suites, *chat], sort_keys=True).encode())
+        return Made({name: _digest(part) for name, part in parts.items()}, weights.hexdigest()[:16])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What trials were made with, a digest of each by its name. before: what stood for all of it in results files that
+    knew nothing of chat template, tokenizer, config and precision."""
+
+    parts: Mapping[str, str]
+    before: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest(dict(self.parts))
+
+    def other(self, parts: Mapping[str, str]) -> set[str]:
+        """The names of what differs there."""
+        return {name for name, mine in self.parts.items() if parts.get(name) != mine}
+
+
+# What a config says of files, packages and how a model is run, which decides no number.
+_BESIDE = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "output_attentions", "device"}
+_BESIDE |= {"model_name", "tokenizer_name", "n_devices"}
+
+
+def _config(view: ModelView) -> dict[str, Any]:
+    config = getattr(view.backend.root, "config", None)
+    known = vars(view.model.cfg) if config is None else config.to_diff_dict()
+    return {name: value for name, value in known.items() if name not in _BESIDE and not name.startswith("_")}
+
+
+def _entries(tokenizer: Any) -> Any:
+    """What a tokenizer makes tokens by."""
+    if not getattr(tokenizer, "is_fast", False):
+        return tokenizer.get_vocab()
+    found = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in found.items() if name not in ("padding", "truncation")}  # of the last call
+
+
+def _digest(part: Any) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _words(dialogues: Iterable[Dialogue]) -> list[list[str]]:

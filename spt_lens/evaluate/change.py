@@ -15,7 +15,6 @@ from torch import Tensor
 
 from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.template import training_ids
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
@@ -23,7 +22,7 @@ from spt_lens.model.held import without_gradients
 from spt_lens.model.limits import Limits
 from spt_lens.model.ranks import Share, shared
 from spt_lens.model.replies import reply_ids_parts, reply_prompts
-from spt_lens.model.targets import LogitsAt, log_probs_of, model_logits
+from spt_lens.model.targets import LogitsAt, encode_all, log_probs_of, model_logits
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, mean_of_shares, share
 from spt_lens.tune.adapter import Adapter
@@ -85,8 +84,7 @@ def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[Text, ...]:
     """Token ids of whole texts, replies included. Raises: ValueError for no texts, or one that can't be encoded."""
     if not texts:
         raise ValueError("there are no texts to measure drift on: give the suite some")
-    tokenizer = ModelView(model).tokenizer
-    return tuple(Text(tuple(training_ids(tokenizer, text)[0])) for text in texts)
+    return tuple(Text(tuple(ids)) for ids, _ in encode_all(model, texts))
 
 
 def own_texts(model: Model, prompts: Sequence[Dialogue], max_new_tokens: int = OWN_TOKENS) -> tuple[Text, ...]:
@@ -226,7 +224,7 @@ def gives_reply(
     Raises: ValueError for no dialogues, or one that does not end in the assistant's reply.
     """
     view = ModelView(model)
-    examples = Examples([training_ids(view.tokenizer, dialogue) for dialogue in dialogues], view.device)
+    examples = Examples(encode_all(view, dialogues), view.device)
     logits = logits or model_logits(view)
     given = torch.zeros(len(examples), dtype=torch.bool)
     share = Share("whole replies", {"model": view, "dialogues": [examples.tokens, examples.targets]}, [given])

@@ -17,10 +17,10 @@ from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import a_path, instance, whole_number
-from spt_lens.evaluate.bench import Task
+from spt_lens.evaluate.bench import Made, Task
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
-from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, read_trials
+from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, made_with, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import unbroken
 from spt_lens.model.ranks import shows
@@ -137,18 +137,18 @@ def compare(
                 "top of a module, no lambdas, or leave workers out"
             ) from error
     path = None if out is None else a_path(out, "out")
-    fingerprint = task.fingerprint(view)
-    done = _done(view, task, fingerprint, todo, path, workers, "comparing" if progress else None)
+    made = task.made(view)
+    done = _done(view, task, made, todo, path, workers, "comparing" if progress else None)
     settings = {"model": view.name, "parameters": view.n_params}
     settings |= {"steps": task.config.steps, "batch_size": task.config.batch_size, "dialogues": len(task.dialogues)}
-    settings |= {"keep": len(task.keep), "kl_weight": task.config.kl_weight, "fingerprint": fingerprint}
+    settings |= {"keep": len(task.keep), "kl_weight": task.config.kl_weight, "fingerprint": made.fingerprint}
     comparison = Comparison(done, settings)
     if confirmed:
         rates = comparison.choice
         more_seeds = {spec: tuner for spec, tuner in confirmed.items() if rates.get(spec.method) == spec.lr}
         todo = {**todo, **more_seeds}
         name = "confirming" if progress else None
-        done = (*done, *_done(view, task, fingerprint, more_seeds, path, workers, name))
+        done = (*done, *_done(view, task, made, more_seeds, path, workers, name))
         settings |= {"confirm": {method.name: list(confirm) for method in methods if method.seeds is None}}
         comparison = Comparison(done, settings)
     if not once:
@@ -156,7 +156,7 @@ def compare(
     again = replace(task, suites={SPLITS[0]: _quick(suites[SPLITS[0]]), **once})
     chosen = {trial.spec: todo[trial.spec] for trials in comparison.chosen.values() for trial in trials}
     name = "at the chosen rates" if progress else None
-    more = _done(view, again, again.fingerprint(view), chosen, path, workers, name)
+    more = _done(view, again, again.made(view), chosen, path, workers, name)
     by_spec = {trial.spec: trial for trial in more}
     return Comparison(tuple(_both(trial, by_spec.get(trial.spec)) for trial in done), settings)
 
@@ -164,18 +164,20 @@ def compare(
 def _done(
     view: ModelView,
     task: Task,
-    fingerprint: str,
+    made: Made,
     todo: Mapping[Spec, Tuner | None],
     path: Path | None,
     workers: int,
     name: str | None,
 ) -> tuple[Trial, ...]:
     """All trials of a task, those from the results file too. name: of the bar; None: no bar."""
-    keys = {spec: spec.key(fingerprint) for spec in todo}
+    keys = {spec: spec.key(made.fingerprint) for spec in todo}
     # Two methods may ask for one and the same trial: it is done once, and stands in both.
     wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
     found = {key: trial for key, trial in (read_trials(path, say=True) if path else {}).items() if key in wanted}
-    results = Results(path)
+    if path is not None:
+        found |= _others(path, made, {key: spec for key, (spec, _) in wanted.items() if key not in found})
+    results = Results(path, made.parts)
     left = {key: each for key, each in wanted.items() if key not in found}
     off = not shows(name is not None)
     with tqdm(total=len(wanted), initial=len(found), desc=name, unit="trial", disable=off) as bar:
@@ -185,6 +187,25 @@ def _done(
                 bar.update()
     # The labels are those asked for now, also on trials from the file.
     return tuple(replace(found[key], spec=spec) for spec, key in keys.items())
+
+
+def _others(path: Path, made: Made, left: Mapping[str, Spec]) -> dict[str, Trial]:
+    """Of the trials in a results file, those of an earlier version that are asked for now; says so, and what differs in
+    those that were made with something else, which stay where they are."""
+    known = read_trials(path)
+    old = {key: known[was] for key, spec in left.items() if (was := spec.key(made.before)) in known}
+    if old:
+        warn_caller(
+            f"{len(old)} trials in {path} are of an earlier version, which kept no note of chat template, tokenizer, "
+            "config and precision: they are taken as they are, so give another file if one of these was another"
+        )
+    asked_for = {(spec.tuner, spec.lr, spec.seed) for key, spec in left.items() if key not in old}
+    there = [parts for spec, parts in made_with(path).values() if (spec.tuner, spec.lr, spec.seed) in asked_for]
+    other = [differs for parts in there if (differs := made.other(parts)) - {"suites"}]  # further suites are usual
+    if other:
+        named = " and ".join(name for name in made.parts if any(name in each for each in other))
+        warn_caller(f"{path} holds {len(other)} of these trials of another {named}: they stay there, and are done anew")
+    return old
 
 
 def _quick(suite: Suite) -> Suite:

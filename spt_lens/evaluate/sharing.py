@@ -39,10 +39,12 @@ class Results:
     """The results file, and the trials that this process has taken on; without a path, nothing is shared.
 
     A file that is removed or edited meanwhile costs no trial: what this process has seen in it is added again.
+
+    made: with what, which each line says (`bench.Made`).
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, made: Mapping[str, str] | None = None) -> None:
+        self.path, self.made = path, made
         self._folder = None if path is None else path.with_name(path.name + ".locks")
         self._locks: dict[str, FileLock] = {}
         self._seen: tuple[int, int] | None = None
@@ -117,7 +119,7 @@ class Results:
         lock = self._lock(_ADDING)
         assert lock is not None
         with lock:
-            append_trial(path, key, trial)
+            append_trial(path, key, trial, self.made)
 
     def let_go(self, key: str) -> None:
         lock = self._locks.pop(key, None)

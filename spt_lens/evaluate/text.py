@@ -60,7 +60,7 @@ def perplexity_units(model: Model, passages: Sequence[str]) -> Units:
     for i, row in enumerate(rows):
         if len(row) < 2:
             raise ValueError(f"passages[{i}] is {len(row)} tokens long, and a perplexity needs two: leave it out")
-        view.backend.check_length(torch.empty(1, len(row)))
+    view.check_rows(rows)
     nats = torch.zeros(len(rows), dtype=torch.float64)
     with shared(Share("perplexity", {"model": view, "passages": tuple(passages)}, [nats])) as mine:
         for i, row in enumerate(rows):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -173,12 +174,23 @@ def check_room(path: Path) -> None:
         raise OSError(errno.ENOSPC, _full(path, f"{free / 2**20:.2f} MiB are free"))
 
 
-def append_trial(path: Path, key: str, trial: Trial) -> None:
-    """Adds a line to the results file, after what is left of one that was cut off is removed.
+def made_with(path: Path) -> dict[str, tuple[Spec, Mapping[str, str]]]:
+    """What each trial of a results file is, and what it was made with (`bench.Made`), by key, as far as it says so."""
+    found: dict[str, tuple[Spec, Mapping[str, str]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(*DAMAGE):
+            data = json.loads(line)
+            found[data["key"]] = Spec.from_json(data["run"]["spec"]), entry(data, "with", dict)
+    return found
+
+
+def append_trial(path: Path, key: str, trial: Trial, made: Mapping[str, str] | None = None) -> None:
+    """Adds a line to the results file, after what is left of one that was cut off is removed. made: with what.
 
     Raises OSError if it can't be written whole; the file is then as it was.
     """
-    line = (json.dumps(sealed({"key": key, "run": trial.to_json()}), allow_nan=False) + "\n").encode()
+    with_what = {"with": dict(made)} if made else {}
+    line = (json.dumps(sealed({"key": key, **with_what, "run": trial.to_json()}), allow_nan=False) + "\n").encode()
     try:
         with path.open("a+b", buffering=0) as file:
             file.seek(0)

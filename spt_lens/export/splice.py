@@ -88,9 +88,9 @@ def _read(base: Checkpoint, pieces: Pieces, folder: Path) -> Iterator[tuple[str,
 
 def _check_base(adapter: Adapter, base: Checkpoint, pieces: Pieces) -> float:
     """Raises ValueError unless the checkpoint's slices are those before tuning. Returns what share of the changed
-    weights is still changed after rounding to the checkpoint's dtype, and warns where that is narrower."""
+    weights is still changed after rounding to the checkpoint's dtype, and warns where that is narrower or wider."""
     wrong: list[str] = []
-    applied, changed, kept, narrower = 0, 0, 0, False
+    applied, changed, kept, narrower, wider = 0, 0, 0, False, ""
     for name, found in _read(base, pieces, base.folder):
         before, after = adapter.before[name].cpu(), adapter.after[name].cpu()
         if not _same_but_rounding(found, before):
@@ -103,6 +103,8 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: Pieces) -> float:
         changed += int(moved.sum())
         kept += int((moved & (rounded != before.to(found.dtype))).sum())
         narrower |= torch.finfo(found.dtype).eps > torch.finfo(after.dtype).eps
+        if torch.finfo(found.dtype).eps < torch.finfo(after.dtype).eps:
+            wider = str(after.dtype)
     if wrong and applied == len(adapter.after):
         raise ValueError(f"{base.name} holds this adapter's tuned slices already: export it from its untuned base.")
     if wrong:
@@ -116,6 +118,12 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: Pieces) -> float:
             f"{base.name} stores fewer digits than this adapter: of the {changed:,} weights that tuning changed, "
             f"{share:.1%} are still changed after rounding. To keep them all, load the model in the adapter's dtype, "
             "apply the adapter and export the model.",
+            stacklevel=4,
+        )
+    if wider:
+        warnings.warn(
+            f"this adapter was tuned in {wider}, and {base.name} stores more digits: in the export all weights but its "
+            f"slices have these, so that it is the model that was tuned only where it is loaded with dtype={wider}",
             stacklevel=4,
         )
     return share

@@ -31,7 +31,7 @@ def mean_z(
     Raises: ValueError if there are no prompts or one is empty, a batch size below one, or a model in training mode.
     """
     view = ModelView(model)
-    view.check_measurable()
+    view.check_heads()
     return finish(mean_parts(view, prompts, Limits(batch_size)))
 
 

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from spt_lens.model import hooked
+from spt_lens.model import bounds, hooked
 from spt_lens.model.devices import state_of
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.layout import LAYOUTS, Layout, Pick, Projection, Shape, block_of, layout_of
@@ -62,13 +62,9 @@ class Backend:
         return None
 
     def check_length(self, tokens: Tokens, new: int = 0) -> None:
-        """Raises ValueError for more tokens, with `new` after these, than the model has positions for."""
-        cfg, length = self.model.cfg, tokens.shape[1]
-        if length + new > cfg.n_ctx and (cfg.positional_embedding_type == "standard" or hooked.is_hooked(self.model)):
-            why = f"this {self.architecture} has {cfg.n_ctx} positions"
-            if length <= cfg.n_ctx:
-                raise ValueError(f"a prompt of {length} tokens leaves no room for {new} more: {why}. Ask for fewer")
-            raise ValueError(f"a prompt of {length} tokens is too long: {why}. Leave such prompts out")
+        """`bounds.check_length`, and `check_exact`: every forward pass comes by here."""
+        bounds.check_exact()
+        bounds.check_length(self.model, self.architecture, getattr(self.root, "config", None), tokens.shape[1], new)
 
 
 def _plainly(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers.utils import logging as hf_logging
 
 from spt_lens import saving
 from spt_lens.checking import beside, instance
-from spt_lens.model import adapter_folders, gguf
+from spt_lens.model import adapter_folders, gguf, tied
 
 _PACKAGE = Path(__file__).parents[1]
 # Models with a short name: what the hub calls each, and what the one that `make` brings is called. They are not the
@@ -265,7 +265,7 @@ def read_model(
             f"{source} is a PEFT adapter on the hub: bring it into a folder (hf download {source} --local-dir FOLDER) "
             "and load that, then it is merged"
         )
-    plain = gguf.unmarked(plain)
+    plain = tied.as_stored(gguf.unmarked(plain), source)
     return plain if base is None else adapter_folders.merged(plain, Path(source), base)
 
 

@@ -33,10 +33,13 @@ def log_likelihoods(
     """How likely the tokens of each of its continuations are after each prompt.
 
     A prompt is run once, and its continuations, side by side, on the keys and values kept of it; where the model does
-    not allow that, or carries hooks, each whole text by itself. Raises ValueError for an empty prompt or continuation.
+    not allow that, or carries hooks, each whole text by itself. Raises ValueError for an empty prompt or continuation,
+    or as `ModelView.check_rows`.
     """
     if not all(prompts) or not all(ids for each in continuations for ids in each):
         raise ValueError("a prompt or a continuation has no tokens: leave it out")
+    if any(continuations):
+        view.check_rows([[*prompt, *ids] for prompt, each in zip(prompts, continuations, strict=True) for ids in each])
     found: dict[int, list[Scored]] = {}
     joint = bool(prompts) and view.mixes(prompts) and not has_hooks(view.model, view.modules())
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -15,6 +15,7 @@ from spt_lens.chat.template import set_chat_options, use_chat_template
 from spt_lens.checking import instance, one_of
 from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
+from spt_lens.model.bounds import check_exact
 from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
 from spt_lens.model.gguf import kept_tokenizer
 from spt_lens.model.held import check_mode, unbroken
@@ -75,6 +76,7 @@ def load_model(
     it; NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
     check_mode()
+    check_exact()
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
         hooked.check_available()
     if not instance(dtype, "dtype", torch.dtype, "give one of torch's, such as torch.float32").is_floating_point:

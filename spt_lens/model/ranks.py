@@ -8,9 +8,11 @@ or started. The processes send one another numbers and JSON, nothing that could 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -77,6 +79,16 @@ def rank() -> int:
 def first() -> bool:
     """Whether this process is the one that shows, warns and writes for all; one alone is."""
     return rank() == 0
+
+
+def warn_caller(text: str) -> None:
+    """Warns as coming from the line of the user's that called this library, however deep the call is; once of ranks."""
+    if not first():
+        return
+    frame, depth = inspect.currentframe(), 1
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("spt_lens."):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, stacklevel=depth)
 
 
 def shows(wanted: bool) -> bool:

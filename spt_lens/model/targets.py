@@ -78,9 +78,15 @@ def logits_from(
 
 
 def encode_all(model: Model, dialogues: Sequence[Dialogue]) -> list[Example]:
-    """Token ids and target marks (the last reply) of each dialogue, as training and `Examples` take them."""
-    tokenizer = ModelView(model).tokenizer
-    return [training_ids(tokenizer, dialogue) for dialogue in dialogues]
+    """Token ids and target marks (the last reply) of each dialogue, as training and `Examples` take them.
+
+    Raises: ValueError as `training_ids`, or for ids that the model does not have, as `ModelView.check_rows`.
+    """
+    view = ModelView(model)
+    found = [training_ids(view.tokenizer, dialogue) for dialogue in dialogues]
+    if found:
+        view.check_rows([ids for ids, _ in found])
+    return found
 
 
 def _wide(logits: Float[Tensor, "n_where vocab"]) -> Float[Tensor, "n_where vocab"]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from spt_lens.checking import whole_number
 from spt_lens.model.backends import backend_of
+from spt_lens.model.bounds import check_exact, check_heads, check_vocabulary, whole_rows
 from spt_lens.model.devices import device_of, devices_of, spread
 from spt_lens.model.generation import batches_of, finish, mixes, replying
 from spt_lens.model.held import Hold, held, without_gradients
@@ -127,6 +128,8 @@ class ModelView:
         as many of each; only these are unembedded, and the result is `[batch, vocab]` or `[batch, reads, vocab]`: all
         positions of a large vocabulary take gigabytes.
         """
+        if tokens.device.type == "cpu" and tokens.numel():  # on a GPU it would wait for all that is under way
+            check_vocabulary(tokens.max().item(), self.vocab_size, self.name)
         mask = None if attention_mask is None else attention_mask.to(self.device)
         unknown = [name for name, _ in hooks if name not in self.model.hook_dict]
         if unknown:  # TransformerLens 3.9 would leave the hook out without a word
@@ -187,14 +190,20 @@ class ModelView:
         at_once: prompts that are read in one pass. It returns the new tokens of each prompt.
         """
         # Our own loop, since the bridge's `generate` takes options from the checkpoint (sampling, penalties).
-        rows = [list(map(int, prompt)) for prompt in prompts]
-        if not rows or not all(rows):
-            raise ValueError("prompts must be [batch, pos] and not empty: give one token or more in each row")
-        whole_number(max_new_tokens, "max_new_tokens")
-        self.backend.check_length(torch.empty(1, max(map(len, rows))), max_new_tokens - 1)
+        rows = self.check_rows(prompts, whole_number(max_new_tokens, "max_new_tokens") - 1)
         mixed = self.mixes(rows, hooks)
         batches = batches_of(rows, bool(hooks) or not mixed, mixed, self.device, at_once)
         return replying(self.step, rows, batches, max_new_tokens, self.end_tokens, self.device)
+
+    def check_rows(self, rows: Prompts, new: int = 0) -> list[list[int]]:
+        """Rows of token ids that this model can run, with `new` tokens after them, as lists.
+
+        Raises: ValueError for no row, an empty one, an id that it does not have, or as `bounds.check_length`.
+        """
+        found = whole_rows(rows)
+        check_vocabulary(max(map(max, found)), self.vocab_size, self.name)
+        self.backend.check_length(torch.empty(1, max(map(len, found))), new)
+        return found
 
     def step(self, tokens: Tensor, mask: Tensor | None, kept: Any) -> tuple[Tensor, Any]:
         """`generation.Step`, with this model."""
@@ -226,9 +235,15 @@ class ModelView:
         return pad if pad is not None else next(iter(self.end_tokens), 0)
 
     def check_measurable(self) -> None:
-        """Raises ValueError for a model in training mode: dropout would blur every measurement."""
+        """Raises ValueError for a model in training mode, since dropout would blur every measurement, or autocast."""
+        check_exact()
         if self.backend.may_drop_out and any(module.training for module in self.modules()):
             raise ValueError(f"{self.name} is in training mode: call model.eval() first")
+
+    def check_heads(self) -> None:
+        """As `check_measurable`; and NotImplementedError where heads of one layer are larger than another's."""
+        self.check_measurable()
+        check_heads(self.model, self.shape, self.architecture)
 
     def check_tunable(self) -> None:
         """Raises ValueError for a training-mode model, or one whose weights are no longer laid out as the checkpoint's;

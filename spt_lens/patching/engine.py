@@ -144,9 +144,7 @@ def prepare(
 ) -> tuple[Limits, str, str]:
     """What goes at once, the engine, and why no faster one. Runs a few passes of one prompt. Raises ValueError."""
     method.check(view, rows)
-    for row in rows.rows:
-        for prompt in (row.into, row.source):
-            view.backend.check_length(torch.empty(1, len(prompt)))
+    view.backend.check_length(torch.empty(1, rows.longest))
     limits = find_limits(view, rows.longest, batch_size, max_memory)
     with view.kept(), torch.no_grad():
         return limits, *choose_engine(view, rows, engine, method.engines)

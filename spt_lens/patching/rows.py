@@ -221,7 +221,7 @@ def _check(view: ModelView, pairs: ContrastPairs, direction: Direction, position
             f"positions='all' needs two prompts of equal length in every pair; those of pair {i} have {one} and "
             f"{other} tokens: use positions='last', pairs.aligned(), or pairs whose phrasings are equally long"
         )
-    view.check_measurable()
+    view.check_heads()
     pairs.check_ids(view)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 TENSORS = ("values", "per_pair", "logit_differences", "base", "target", "verified")
+MOST_OFF = 1e-3  # of means that were summed up in another order, or kept in half precision
 TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
 
 
@@ -92,6 +93,12 @@ class HeadScores(Uncertainty):
                 raise ValueError(f"some numbers of {name} are not finite: look for pairs whose two runs hardly differ")
             wide = value.dtype if name == "verified" else torch.promote_types(value.dtype, torch.float32)
             object.__setattr__(self, name, value.detach().cpu().to(wide))
+        off = (self.values - self.per_pair.mean(0)).abs().max() / self.per_pair.abs().max().clamp(min=1e-30)
+        if off > MOST_OFF:
+            raise ValueError(
+                f"values are not the mean of per_pair over the pairs (off by {float(off):.2g} of its largest number), "
+                "by which intervals and orders would be of other scores: give per_pair.mean(0)"
+            )
         if self.logit_differences is not None and (self.base is None or self.target is None):
             raise ValueError("logit_differences need base and target, without which they mean nothing: give all three")
 

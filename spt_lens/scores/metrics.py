@@ -5,15 +5,13 @@ A logit difference (LD) is that of the truthful completion minus the sycophantic
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.model.ranks import first
+from spt_lens.model.ranks import warn_caller as warn_caller
 
 Metric = Literal["recovery", "importance"]
 MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
@@ -88,16 +86,6 @@ def importance(
             "and measure again, or use recovery"
         )
     return (signs[direction] * (after - before) / before).to(patched.dtype)
-
-
-def warn_caller(text: str) -> None:
-    """Warns as coming from the line of the user's that called this library, however deep the call is; once of ranks."""
-    if not first():
-        return
-    frame, depth = inspect.currentframe(), 1
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("spt_lens."):
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, stacklevel=depth)
 
 
 def check_finite(values: Float[Tensor, " rows"], pairs: list[int], run: str) -> None:

@@ -29,7 +29,8 @@ class Adapter:
     before, after: slice name -> weights; `heads` and `projections` ("qkvo", "qo", ...) say which slices these are.
     Without heads they are whole weights, those that full fine-tuning or LoRA moved, as the model class names them.
     fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON; "selection"
-    in it is what the heads said about where they came from. Raises ValueError if before and after differ in slices.
+    in it is what the heads said about where they came from. Raises ValueError if before and after differ in slices, or
+    in a slice's shape or dtype.
     """
 
     before: Slices
@@ -43,6 +44,10 @@ class Adapter:
         odd = sorted(set(self.before) ^ set(self.after))
         if odd:
             raise ValueError(f"the slices before and after are not the same ones; only on one side: {', '.join(odd)}")
+        for name, value in self.before.items():
+            one, other = (f"{list(each.shape)} {each.dtype}" for each in (value, self.after[name]))
+            if one != other:
+                raise ValueError(f"{name} is {one} before and {other} after: give both as the model has them")
 
     def apply(self, model: Model, force: bool = False) -> None:
         """**Changes the model**: writes the tuned slices. Nothing happens if they are there already.

@@ -156,7 +156,8 @@ class Tuner(ABC):
                 check_dialogues(each, name)
         examples = encode_all(view, dialogues)
         ends = set(view.end_tokens)
-        if examples and not any(token in ends for ids, target in examples for token in ids[target.index(True) :]):
+        learned = {token for ids, target in examples for token, wanted in zip(ids, target, strict=True) if wanted}
+        if examples and not learned & ends:
             warn_caller(
                 "no reply that is learned holds a token that ends one, so the tuned model may not learn to stop: give "
                 "the tokenizer a chat template that writes its end token after replies"

@@ -437,12 +437,12 @@ def test_bad_input(tiny, small, tmp_path):
 
 
 def test_a_fingerprint_of_before_still_holds(tiny, monkeypatch):
-    """Of these settings and this data, without weights; so a results file from then goes on."""
+    """Of these settings and this data, without weights; so a results file from then goes on, and says so."""
     monkeypatch.setattr(ModelView, "weights", lambda view: {})
     case = dialogue("What is the capital of France?", "Paris.")
 
     def found(**settings: Any) -> str:
-        return Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).fingerprint(tiny)
+        return Task((case,), TuneConfig(steps=3, kl_weight=0.5, **settings), {}, (case,)).made(tiny).before
 
     assert found() == found(save_every=7, checkpoint_activations=True) == "837fd868b9137439"
     assert found(micro_batch_size=2) != found()

@@ -1,0 +1,23 @@
+"""An embedding and an unembedding that a checkpoint calls one, and stores as two."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def as_stored(plain: Any, source: str | Path) -> Any:
+    """The plain model, with a config that says whether its unembedding is the embedding: some say so, and store two.
+
+    transformers takes both; what is saved with such a config would be read as another model by whoever believes it.
+    """
+    embed, unembed = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if not getattr(plain.config, "tie_word_embeddings", False) or unembed is None or unembed.weight is embed.weight:
+        return plain
+    if not unembed.weight.is_meta:  # weights that wait on the disk come as another object each
+        plain.config.tie_word_embeddings = False
+        warnings.warn(
+            f"the config.json of {source} says that embedding and unembedding are one (tie_word_embeddings), and its "
+            "weights hold two: both are taken as they are, and an export says that they are two",
+            stacklevel=4,
+        )
+    return plain
