@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from spt_lens import saving
-from spt_lens.checking import instance, seed_number
+from spt_lens.checking import door, instance, seed_number
 from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
@@ -157,6 +157,7 @@ class HeadSet:
         view = self._fitting(model)
         return len(self) / (view.n_layers * view.n_heads)
 
+    @door
     def parameters(self, model: Model | ModelView, projections: str = "auto") -> int:
         """How many weights tuning these heads moves; what a query group shares ("k", "v") is counted once.
 
@@ -165,16 +166,19 @@ class HeadSet:
         shape = self._fitting(model).shape
         return len(shape.parts(self, projections)) * shape.part_size
 
+    @door
     def share_of_parameters(self, model: Model | ModelView, projections: str = "auto") -> float:
         """The part of all the model's parameters that tuning these heads moves, 0 to 1. Raises as `parameters`."""
         return self.parameters(model, projections) / ModelView(model).n_params
 
+    @door
     def sharing(self, model: Model | ModelView, projections: str = "auto") -> HeadSet:
         """Unchosen heads whose keys or values tuning these moves (only with query groups). Raises as `parameters`."""
         shape = self._fitting(model).shape
         parts = shape.parts(self, projections)
         return HeadSet(tuple(Head(part.layer, head) for part in parts for head in shape.owners(part))) - self
 
+    @door
     def summary(self, model: Model | ModelView, projections: str = "auto") -> str:
         """One line: how many of how many heads and parameters, and which other heads move with them."""
         view = ModelView(model)
@@ -190,6 +194,7 @@ class HeadSet:
             self.check(view)
         return view
 
+    @door
     def random_like(self, model: Model | ModelView, seed: int, matched: bool = True) -> HeadSet:
         """As many random heads, none of these: the control that a selection has to beat. Same seed, same heads.
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.checking import number, one_of, whole_number
+from spt_lens.checking import MANY, number, one_of, whole_number
 
 By = Literal["signed", "size"]
 LEAST_GAP = 1e-3  # of the mean gap: drawn pairs with hardly any give a share that is large, and no infinity
@@ -79,7 +79,7 @@ def bootstrap_means(
         raise ValueError(
             f"{pairs} can't show how much the scores vary over pairs: measure at least 2, better 20 or more"
         )
-    whole_number(draws, "draws")
+    whole_number(draws, "draws", 1, MANY)
     scores = per_pair.reshape(n, -1).double()
     gaps = torch.ones(n) if gaps is None else gaps
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +106,7 @@ def interval(
     Raises: ValueError for fewer than two pairs, a confidence outside of (0, 1), or too few draws to tell its ends.
     """
     tail = (1 - number(confidence, "confidence", above=0, below=1)) / 2
-    whole_number(draws, "draws")
+    whole_number(draws, "draws", 1, MANY)
     needed = math.ceil(1 / tail - 1e-6)  # the ends must lie within the draws, not be their extremes
     if len(per_pair) > 1 and draws < needed:
         raise ValueError(f"{draws} draws are too few for an interval of {confidence:g}: take draws={needed} or more")
@@ -145,7 +145,7 @@ def split_half(
     n = len(per_pair)
     if n < 4:
         raise ValueError(f"{n} pairs are too few to compare two halves of them: measure at least 4, better 20 or more")
-    whole_number(splits, "splits")
+    whole_number(splits, "splits", 1, MANY)
     scores = per_pair.reshape(n, -1).double()
     generator = torch.Generator().manual_seed(seed)
     correlations, shared = [], []

@@ -9,6 +9,7 @@ from typing import Any
 from spt_lens.behaviours.behaviour import Split, check_split, plain, split_of
 from spt_lens.behaviours.judging import same_answer
 from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.checking import instance
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Question:
             raise TypeError(f"a question's text is of type {type(self.text).__name__}: give a text")
         if not self.text.strip():
             raise ValueError("a question has an empty text: leave it out")
+        for name in ("source", "category", "fact"):
+            instance(getattr(self, name), name, str, "give a text")
         object.__setattr__(self, "before", Dialogue(self.before).messages)
         for name in ("answers", "wrong"):
             object.__setattr__(self, name, _texts(getattr(self, name), f"the {name} of {self.text!r}"))

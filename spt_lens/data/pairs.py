@@ -13,7 +13,7 @@ from torch import Tensor
 from spt_lens.chat.batches import PairBatch, PromptBatch
 from spt_lens.chat.dialogues import Dialogue, check_dialogues, turns_html
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import instance, one_of, whole_number
+from spt_lens.checking import door, instance, one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
@@ -33,6 +33,7 @@ from spt_lens.model.view import Model, ModelView
 _EACH = ("sycophantic", "truthful", "dialogues", "truthful_dialogues", "answer_sets", "completion_ids", "alignment")
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class ContrastPairs:
     """Token ids of challenged ("sycophantic") and supported or neutral ("truthful") prompts, pair by pair.

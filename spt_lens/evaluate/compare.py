@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import a_path, instance, whole_number
+from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.evaluate.bench import Task
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
@@ -34,6 +34,7 @@ from spt_lens.tune.tuner import Tuner
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
+@door
 def default_methods(
     model: Model, heads: HeadSet | Mapping[str, HeadSet], n_random: int = 5, seed: int = 0
 ) -> list[Contender]:
@@ -56,6 +57,7 @@ def default_methods(
     return methods + ([Contender("random heads", draws, seeds=(0,))] if draws else [])
 
 
+@door
 def compare(
     model: Model,
     heads: HeadSet | Mapping[str, HeadSet] | None = None,
@@ -84,7 +86,7 @@ def compare(
         behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
         suites: by name: "validation", and what else there is, "test" and of other behaviours.
         config: all settings but the learning rate and the seed; default TuneConfig().
-        methods: in place of the default ones: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
+        methods: in place of the default ones, and of heads: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
         confirm: more seeds, of which the chosen learning rates alone are trained: a search over rates by few seeds. A
             method with seeds of its own has none of these. They have no part in the choice.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
@@ -100,6 +102,8 @@ def compare(
     """
     view = ModelView(model)
     whole_number(workers, "workers")
+    if methods is not None and heads is not None:
+        raise ValueError("heads are for the default methods, and methods is given too: leave one of the two out")
     if methods is None:
         methods = default_methods(view, {} if heads is None else heads)
     todo = asked(methods, seeds)
@@ -115,7 +119,6 @@ def compare(
     way_out = 'give {"validation": Suite(...), "test": Suite(...)}, and more by names of your own'
     if SPLITS[0] not in instance(suites, "suites", Mapping, way_out):
         raise ValueError(f'suites must have a "validation", got {", ".join(map(str, suites)) or "none"}: {way_out}')
-    instance(test_each, "test_each", bool, "give True or False")
     for split, suite in suites.items():
         instance(suite, f"suites[{split!r}]", Suite, way_out)
     config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")

@@ -21,6 +21,7 @@ from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.spans import TEMPLATE, spans
 from spt_lens.chat.template import prompt_ids
+from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.model.ranks import Share, shared, shows
@@ -123,6 +124,7 @@ class AttentionToSpans:
         return f"<p>{html.escape(about)}</p>{table.to_html(index=False, escape=True, float_format='%.2f')}"
 
 
+@door
 def attention_to_spans(
     model: Model,
     pairs: ContrastPairs,

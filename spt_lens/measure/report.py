@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from spt_lens import saving
 from spt_lens.chat.batches import PromptBatch
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import door, instance, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
 from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
@@ -162,6 +162,7 @@ def _check_table(name: str, table: pd.DataFrame) -> None:
         raise ValueError("its table scores holds a rank that is not from 1 to n_heads")
 
 
+@door
 def head_report(
     model: Model,
     pairs: ContrastPairs,

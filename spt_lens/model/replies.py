@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from spt_lens.chat.batches import by_length
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
-from spt_lens.checking import whole_number
+from spt_lens.checking import door, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
@@ -30,6 +30,7 @@ class Reply:
     cut: bool
 
 
+@door
 def replies(
     model: Model,
     dialogues: Sequence[Dialogue],

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spt_lens import saving
-from spt_lens.checking import instance, number, one_of, share
+from spt_lens.checking import door, instance, number, one_of, share
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import ScoreComparison
 from spt_lens.scores.metrics import Metric, importance, recovery
@@ -27,6 +27,7 @@ TENSORS = ("values", "per_pair", "logit_differences", "base", "target", "verifie
 TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadScores(Uncertainty):
     """How much each head does, by some method. Higher means more of the effect; below zero, against it.
@@ -65,9 +66,6 @@ class HeadScores(Uncertainty):
         for name in TENSORS:
             if name in ("values", "per_pair") or getattr(self, name) is not None:
                 instance(getattr(self, name), name, Tensor, "give a torch tensor")
-        for name in TEXTS:
-            instance(getattr(self, name), name, str, "give a text")
-        instance(self.meta, "meta", dict, "give a dict that JSON can hold")
         heads, whole = tuple(self.values.shape), tuple(self.per_pair.shape)
         if len(heads) != 2 or len(whole) != 3 or whole[1:] != heads:
             raise ValueError(
@@ -169,7 +167,7 @@ class HeadScores(Uncertainty):
         Raises: ValueError for an unknown metric; scores without logit differences; for recovery, a mean gap of nearly
         zero; for importance, a share of the sycophantic answer of nearly zero.
         """
-        if one_of(metric, "metric", get_args(Metric)) == self.metric:
+        if metric == self.metric:
             return self
         if self.logit_differences is None or self.base is None or self.target is None:
             raise ValueError(

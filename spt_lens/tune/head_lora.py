@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spt_lens.checking import whole_number
+from spt_lens.checking import door, whole_number
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.slices import SliceMask
 from spt_lens.tune.training import TuneConfig
 
 
+@door
 @dataclass(frozen=True)
 class HeadLoRA(Pinpoint):
     """Trains an update B A of each of the chosen heads' slices, in float32 or what is wider, and merges it in place.

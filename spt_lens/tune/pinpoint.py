@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spt_lens.chat.batches import Reads
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import door
 from spt_lens.heads import HeadSet
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.states import States
@@ -76,6 +77,7 @@ class _Way:
         return said
 
 
+@door
 def pinpoint_tune(
     model: Model,
     heads: HeadSet,
