@@ -101,7 +101,7 @@ def compare(
     ImportError for LoRA without peft, OSError if `out` can't be written.
     """
     view = ModelView(model)
-    whole_number(workers, "workers")
+    whole_number(workers, "workers", 1, 1000)
     if methods is not None and heads is not None:
         raise ValueError("heads are for the default methods, and methods is given too: leave one of the two out")
     if methods is None:

@@ -83,7 +83,7 @@ class Study(Work):
             instance(check, f"checks[{name!r}]", Behaviour, "give one such as AreYouSure(questions)")
             if not isinstance(name, str) or not name.replace("-", "_").isidentifier() or name in _SPLITS:
                 raise ValueError(f"a check is called {name!r}, which is to be part of a file's name: give letters")
-        whole_number(workers, "workers")
+        whole_number(workers, "workers", 1, 1000)
         given = HeadSet.load(heads) if isinstance(heads, str | Path) else heads
         super().__init__(model, behaviour, a_path(out, "out").expanduser(), settings, given, checks, workers, export)
         if ranks.size() > 1:
