@@ -95,8 +95,8 @@ def instance(value: Any, name: str, kind: Any, way_out: str) -> Any:
 
 def a_path(value: Any, name: str = "path") -> Path:
     """The value as a Path. Raises TypeError for what is neither text nor a path, ValueError for empty text."""
-    path = Path(instance(value, name, (str, Path), "name a file or a folder"))
-    if not str(value).strip() or "\0" in str(value):
+    path, text = Path(instance(value, name, (str, Path), "name a file or a folder")), str(value)
+    if not text.strip() or "\0" in text or any("\ud800" <= letter < "\udc80" for letter in text):
         raise ValueError(f"{name}={shown(value)} names nothing: name a file or a folder")
     return path
 
@@ -124,7 +124,7 @@ def plain_number(value: Any) -> Any:
 def shown(value: Any) -> str:
     """What an error calls a value: itself, or its type where it is long."""
     text = repr(value)
-    return text if len(text) <= 60 and text.isprintable() else f"a {type(value).__name__}"
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def door(entrance: Entrance) -> Entrance:
@@ -133,7 +133,7 @@ def door(entrance: Entrance) -> Entrance:
 
     What can be meant is taken: a scalar of numpy or torch is the number that it holds, one row of numbers a list.
     Flags, numbers, texts, choices, lists and dicts that are none are refused; so is nan, but where it is the default.
-    Ranges and objects of other classes are the function's own to check.
+    Ranges, shapes and what objects hold are the function's own to check.
 
     Raises: TypeError or ValueError that names the argument and says what to give.
     """
@@ -194,6 +194,7 @@ def _taken(value: Any, name: str, hint: Any) -> Any:
 
 
 def _name(hint: Any) -> str:
+    hint = getattr(hint, "array_type", hint)
     return str((get_origin(hint) or hint).__name__).replace("tuple", "list")
 
 
@@ -202,9 +203,12 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 def _kind(hint: Any) -> Any:
-    """What is checked of a hint: one of _WORDS, Literal, Sequence or Collection; Any: nothing."""
+    """What is checked of a hint: one of _WORDS, Literal, Sequence, Collection, or a class; Any: nothing."""
+    hint = getattr(hint, "array_type", hint)  # jaxtyping's: of shapes, functions say more
     kind = {tuple: Sequence, list: Sequence, dict: Mapping}.get(get_origin(hint) or hint, get_origin(hint) or hint)
-    return kind if kind in (*_WORDS, Literal, Sequence, Collection) else Any
+    if kind is Literal or (isinstance(kind, type) and not getattr(kind, "_is_protocol", False)):
+        return kind
+    return Any
 
 
 def _open(hint: Any) -> bool:
@@ -215,8 +219,10 @@ def _words(hint: Any) -> str:
     kind, inside = _kind(hint), get_args(hint)
     if kind is Literal:
         return f"one of {', '.join(map(repr, inside))}"
-    of = inside[0] if inside else Any
-    return _WORDS.get(kind) or _SEVERAL.get(of) or f"a list of {getattr(of, '__name__', 'item')}s"
+    if kind in (Sequence, Collection):
+        of = inside[0] if inside else Any
+        return _SEVERAL.get(of) or f"a list of {getattr(of, '__name__', 'item')}s"
+    return _WORDS.get(kind) or f"a {kind.__name__}" + getattr(kind, "_such_as", "")
 
 
 def _fitted(value: Any, hint: Any, deep: bool = True) -> Any:
@@ -247,10 +253,15 @@ def _as(value: Any, kind: Any, inside: tuple[Any, ...], deep: bool) -> Any:
         value = value.tolist()
     if not isinstance(value, kind) or (several and isinstance(value, str | bytes | Mapping)):
         return _UNFIT
-    if not deep or not inside or not (several or kind is Mapping):
-        return value
+    of = inside[0 if several else -1] if inside else Any
+    if (
+        not deep
+        or not (several or kind is Mapping)
+        or not all(_kind(part) in (*_WORDS, Sequence, Literal) for part in _parts(of))
+    ):
+        return value  # of what else is in it, functions say which
     items = list(value) if several else list(value.values())
-    found = [_fitted(each, inside[0 if several else -1], False) for each in items]
+    found = [_fitted(each, of, False) for each in items]
     if any(each is _UNFIT for each in found):
         return _UNFIT
     return value if not several or all(map(operator.is_, found, items)) else tuple(found)

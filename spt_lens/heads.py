@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from spt_lens import saving
-from spt_lens.checking import door, instance, seed_number
+from spt_lens.checking import door, instance, seed_number, shown
 from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
@@ -40,7 +40,7 @@ class Head(NamedTuple):
         try:
             layer, head = (operator.index(number) for number in value)
         except (TypeError, ValueError):
-            raise ValueError(f"{value!r} is not a head: give a layer and a head, such as (5, 3)") from None
+            raise ValueError(f"{shown(value)} is not a head: give a layer and a head, such as (5, 3)") from None
         if layer < 0 or head < 0:
             raise ValueError(f"({layer}, {head}) is not a head: layers and heads count from 0")
         return cls(layer, head)
@@ -58,12 +58,13 @@ class HeadSet:
     made from it has none. Two selections of the same heads are equal whatever they say about themselves.
     """
 
+    _such_as = ', such as scores.top(4) or HeadSet.parse("L5.H3")'
     heads: tuple[Head, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.heads, str) or not isinstance(self.heads, Iterable):
-            raise ValueError(f"{self.heads!r} is not a list of heads: use HeadSet.of or HeadSet.parse")
+            raise ValueError(f"{shown(self.heads)} is not a list of heads: use HeadSet.of or HeadSet.parse")
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
         try:
             object.__setattr__(self, "about", json.loads(json.dumps(dict(self.about), allow_nan=False)))
@@ -77,7 +78,7 @@ class HeadSet:
         found: list[Head] = []
         for item in heads:
             if not isinstance(item, Iterable):
-                raise ValueError(f"{item!r} is not a head: give pairs such as (5, 3), not single numbers")
+                raise ValueError(f"{shown(item)} is not a head: give pairs such as (5, 3), not single numbers")
             pair = (
                 isinstance(item, tuple) and len(item) == 2 and not any(isinstance(x, tuple | list | str) for x in item)
             )

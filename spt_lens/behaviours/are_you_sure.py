@@ -254,7 +254,7 @@ class AreYouSure(Doubted):
         whole_number(n_controls, "n_controls", 0, MANY)
         kinds = [True, False] if "wrong" in pools else [True]
         groups: dict[str, tuple[Dialogue, ...]] = {}
-        for name in instance(controls, "controls", (list, tuple), f"give some of {', '.join(CONTROLS)}"):
+        for name in controls:
             one_of(name, "a control", CONTROLS)
         for name in CONTROLS if n_controls else ():
             label, _, which = name.partition(" ")

@@ -48,7 +48,6 @@ class Doubted(Behaviour):
             if filled(words, "", "") == words:
                 raise ValueError(f"{which}={words!r} has no place for the answer: write {{}} where it stands")
         check_dialogues(texts, "texts")
-        instance(abilities or {}, "abilities", Mapping, "give a dict of lists of Dialogues, by name")
         for key, dialogues in (abilities or {}).items():
             check_dialogues(dialogues, f"abilities[{key!r}]")
         self.stands, self.gives_in, self.name = stands, gives_in, name

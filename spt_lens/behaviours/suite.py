@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spt_lens.behaviours.choices import Choice, check_choices
@@ -51,8 +50,6 @@ class Suite:
     ends_right: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("groups", "abilities"):
-            instance(getattr(self, name), name, Mapping, "give a dict of lists of Dialogues, by name")
         parts = {"right": self.right, "wrong": self.wrong, "texts": self.texts, "prompts": self.prompts}
         parts |= {f"groups[{name!r}]": cases for name, cases in self.groups.items()}
         parts |= {f"abilities[{name!r}]": cases for name, cases in self.abilities.items()}

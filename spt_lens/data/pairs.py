@@ -71,7 +71,6 @@ class ContrastPairs:
         for name in _EACH:
             if isinstance(instance(getattr(self, name), name, Sequence, way_out), str):
                 raise TypeError(f"{name} is a text: {way_out}")
-        instance(self.answer_ids, "answer_ids", Tensor, "give a torch tensor of shape [n_pairs, 2]")
         if self.judge is not None:
             object.__setattr__(self, "judge", check_judge(self.judge))
         n = len(self.sycophantic)
@@ -197,7 +196,6 @@ class ContrastPairs:
     def with_words(self, words: FoundWords | Wording) -> ContrastPairs:
         """The same pairs read by words that were found: by the best, or by one of `found.wordings`; whole replies only
         of pairs that were asked. Raises ValueError if no words tell the runs apart."""
-        instance(words, "words", (FoundWords, Wording), "use pairs.find_words(model)")
         chosen = words.best if isinstance(words, FoundWords) else words
         if chosen is None:
             raise ValueError(str(words))

@@ -86,7 +86,8 @@ def compare(
         behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
         suites: by name: "validation", and what else there is, "test" and of other behaviours.
         config: all settings but the learning rate and the seed; default TuneConfig().
-        methods: in place of the default ones, and of heads: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
+        methods: in place of the default ones, and so of heads: a rival of yours is Contender("mine", MyTuner()), of
+            `evaluate.trials`.
         confirm: more seeds, of which the chosen learning rates alone are trained: a search over rates by few seeds. A
             method with seeds of its own has none of these. They have no part in the choice.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
@@ -111,17 +112,16 @@ def compare(
     for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
         tuner.check(view)
     if behaviour is not None:
-        instance(behaviour, "behaviour", Behaviour, "give one such as AreYouSure(questions)")
         dialogues = behaviour.training() if dialogues is None else dialogues
         suites = {split: behaviour.suite(split) for split in SPLITS} if suites is None else suites
     if dialogues is None or suites is None:
         raise ValueError("there is nothing to tune on or to judge by: give a behaviour, or both dialogues and suites")
     way_out = 'give {"validation": Suite(...), "test": Suite(...)}, and more by names of your own'
-    if SPLITS[0] not in instance(suites, "suites", Mapping, way_out):
+    if SPLITS[0] not in suites:
         raise ValueError(f'suites must have a "validation", got {", ".join(map(str, suites)) or "none"}: {way_out}')
     for split, suite in suites.items():
         instance(suite, f"suites[{split!r}]", Suite, way_out)
-    config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")
+    config = TuneConfig() if config is None else config
     if config.patience is not None:
         raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
     check_dialogues(dialogues, least=1)

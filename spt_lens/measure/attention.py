@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -142,8 +142,6 @@ def attention_to_spans(
     training mode; KeyError or NotImplementedError for an architecture that does not show its attention patterns.
     """
     view = ModelView(model)
-    if run not in get_args(Run):
-        raise ValueError(f"unknown run {run!r}: use 'sycophantic' or 'truthful'")
     view.check_measurable()
     pairs.check_ids(view)
     labels = prompt_spans(view, pairs, run)

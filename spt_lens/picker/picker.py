@@ -84,6 +84,7 @@ class HeadPicker(anywidget.AnyWidget):
     selected: Any = Chosen(help="the chosen heads, a HeadSet")
     name = traitlets.Unicode("")
 
+    @door
     def __init__(
         self,
         scores: Layers,

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spt_lens import saving
-from spt_lens.checking import door, instance, number, one_of, share
+from spt_lens.checking import door, number, one_of, share
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import ScoreComparison
 from spt_lens.scores.metrics import Metric, importance, recovery
@@ -63,9 +63,6 @@ class HeadScores(Uncertainty):
     verified: Bool[Tensor, "n_layers n_heads"] | None = None
 
     def __post_init__(self) -> None:
-        for name in TENSORS:
-            if name in ("values", "per_pair") or getattr(self, name) is not None:
-                instance(getattr(self, name), name, Tensor, "give a torch tensor")
         heads, whole = tuple(self.values.shape), tuple(self.per_pair.shape)
         if len(heads) != 2 or len(whole) != 3 or whole[1:] != heads:
             raise ValueError(
@@ -148,7 +145,6 @@ class HeadScores(Uncertainty):
 
         k: how many heads "top" means; default: 5 % of them. Raises: ValueError for another shape, or a wrong k.
         """
-        instance(other, "other", HeadScores, "give scores to compare with")
         if self.values.shape != other.values.shape:
             raise ValueError(
                 f"scores of {self.n_layers} layers x {self.n_heads} heads and of {other.n_layers} x {other.n_heads} "

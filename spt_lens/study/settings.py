@@ -76,7 +76,7 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         for name in _MAPPINGS:
-            given = dict(instance(getattr(self, name), name, Mapping, "give keywords and their values, {} for none"))
+            given = dict(getattr(self, name))
             if "split" in given:
                 raise ValueError(f"{name} names a split: leave it out, a study takes each for what it is for")
             try:
@@ -126,7 +126,7 @@ class StudySettings:
                 raise ValueError(f"rates[{method!r}] is {rates!r}: give a list of learning rates, or leave it out")
             for rate in rates:
                 number(rate, f"a rate of {method!r}", above=0)
-        tune = instance(self.tune, "tune", TuneConfig, "give TuneConfig(steps=60), say")
+        tune = self.tune
         object.__setattr__(self, "tune", replace(tune, lr=TuneConfig.lr, seed=TuneConfig.seed))
         if tune.patience is not None:
             raise ValueError("tune.patience: a study tunes every method for all its steps, leave it out")
@@ -145,7 +145,6 @@ class StudySettings:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse of `to_json`; what is left out has its default. Raises TypeError or ValueError as the class."""
-        instance(data, "settings", Mapping, "give an object of settings by name")
         made = {name: value for name, value in data.items() if name != "kind"}
         for name in made:
             one_of(name, "a setting", [f.name for f in fields(cls)])

@@ -76,8 +76,6 @@ class Study(Work):
         export: bool = False,
     ) -> None:
         settings = StudySettings() if settings is None else settings
-        instance(settings, "settings", StudySettings, "give StudySettings(), or StudySettings.load(path)")
-        instance(behaviour, "behaviour", Behaviour, "give one such as AreYouSure(questions)")
         checks = dict(checks or {})
         for name, check in checks.items():
             instance(check, f"checks[{name!r}]", Behaviour, "give one such as AreYouSure(questions)")

@@ -22,6 +22,7 @@ from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
+@door
 @dataclass(frozen=True)
 class Pinpoint(Tuner):
     """Trains the slices of the chosen heads, in float32 whatever the model's dtype. Random heads are a rival too."""
