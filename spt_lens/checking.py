@@ -149,7 +149,8 @@ def door(entrance: Entrance) -> Entrance:
     @functools.cache  # at the first call: an annotation may name what its module makes later
     def hints() -> dict[str, Any]:
         names = ChainMap(inner.__globals__, vars(builtins), _Unknown())
-        found = {name: each.annotation for name, each in signature.parameters.items() if each.kind != each.VAR_KEYWORD}
+        said = [each for each in signature.parameters.values() if each.annotation is not each.empty]
+        found = {each.name: each.annotation for each in said if each.kind != each.VAR_KEYWORD}
         read = {name: eval(hint, {}, names) if isinstance(hint, str) else hint for name, hint in found.items()}
         return {name: hint for name, hint in read.items() if not _open(hint)}
 

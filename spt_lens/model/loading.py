@@ -3,14 +3,14 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from spt_lens.chat.template import set_chat_options, use_chat_template
-from spt_lens.checking import door, instance
+from spt_lens.checking import instance, one_of
 from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
 from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
@@ -22,7 +22,6 @@ ModelClass = Literal["bridge", "hooked"]
 TOLERANCE = 1e-4
 
 
-@door
 @torch.inference_mode(False)  # weights that are made in inference mode can't be tuned
 def load_model(
     name_or_path: str | Path,
@@ -71,7 +70,8 @@ def load_model(
     where they do not fit; ImportError without the package that reads it (gguf, peft); OSError if the hub does not give
     it; NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
-    if model_class == "hooked":
+    instance(trust_remote_code, "trust_remote_code", bool, "give True or False")
+    if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
         hooked.check_available()
     if not instance(dtype, "dtype", torch.dtype, "give one of torch's, such as torch.float32").is_floating_point:
         raise ValueError(f"dtype={dtype} holds no fractions: give torch.float32, torch.bfloat16 or torch.float16")
