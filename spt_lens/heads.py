@@ -46,6 +46,11 @@ class Head(NamedTuple):
         return cls(layer, head)
 
 
+def _several(value: Any) -> bool:
+    # A scalar of torch says that it is iterable.
+    return isinstance(value, Iterable) and not isinstance(value, Mapping) and getattr(value, "shape", None) != ()
+
+
 HeadLike = Head | tuple[int, int] | str
 
 
@@ -63,11 +68,12 @@ class HeadSet:
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.heads, str) or not isinstance(self.heads, Iterable):
+        if isinstance(self.heads, str) or not _several(self.heads):
             raise ValueError(f"{shown(self.heads)} is not a list of heads: use HeadSet.of or HeadSet.parse")
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
         try:
-            object.__setattr__(self, "about", json.loads(json.dumps(dict(self.about), allow_nan=False)))
+            about = instance(self.about, "about", Mapping, "leave it out")
+            object.__setattr__(self, "about", json.loads(json.dumps(dict(about), allow_nan=False)))
         except saving.DAMAGE as error:
             kind = type(self.about).__name__
             raise ValueError(f"about must be a dict that JSON can hold, and not this {kind}: {error}") from error
@@ -77,7 +83,7 @@ class HeadSet:
         """From heads, or iterables of heads. A string may name several. Raises ValueError for what is no head."""
         found: list[Head] = []
         for item in heads:
-            if not isinstance(item, Iterable):
+            if not _several(item):
                 raise ValueError(f"{shown(item)} is not a head: give pairs such as (5, 3), not single numbers")
             pair = (
                 isinstance(item, tuple) and len(item) == 2 and not any(isinstance(x, tuple | list | str) for x in item)
@@ -230,7 +236,7 @@ class HeadSet:
         """The reverse of `to_json`. Raises ValueError when the data is not of that kind."""
         heads = data.get("heads") if isinstance(data, Mapping) else None
         if not isinstance(heads, list):
-            raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {str(data)[:80]}')
+            raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {shown(data)}')
         return cls(tuple(Head.parse(head) for head in heads), data.get("about") or {})
 
     def save(self, path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import anywidget
 import traitlets
 
-from spt_lens.checking import door, share, whole_number
+from spt_lens.checking import a_path, door, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect
@@ -204,7 +204,7 @@ class HeadPicker(anywidget.AnyWidget):
 
     def write_html(self, path: str | Path) -> Path:
         """Writes `to_html` to a file. Raises OSError when it can't be written."""
-        return write_text(path, self.to_html())
+        return write_text(a_path(path), self.to_html())
 
     def close(self) -> None:
         """Takes it off all pages and lets go of the model: ipywidgets keeps every widget until it is closed."""
