@@ -252,7 +252,8 @@ def _as(value: Any, kind: Any, inside: tuple[Any, ...], deep: bool) -> Any:
     several = kind in (Sequence, Collection)
     if several and getattr(value, "ndim", 0) == 1:  # a row of numpy or torch
         value = value.tolist()
-    if not isinstance(value, kind) or (several and isinstance(value, str | bytes | Mapping)):
+    no_list = isinstance(value, str | bytes | Mapping) or getattr(value, "shape", None) == ()
+    if not isinstance(value, kind) or (several and no_list):
         return _UNFIT
     of = inside[0 if several else -1] if inside else Any
     if (

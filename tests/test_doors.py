@@ -193,17 +193,21 @@ HEADS: dict[str, Made] = {
 }
 DIALOGUES: dict[str, Made] = {
     "Message": lambda w: Door(Message, {"role": "user", "content": "Hi"}),
-    "Dialogue": lambda w: Door(spt.Dialogue, {"messages": [Message("user", "Hi")]}),
+    "Dialogue": lambda w: Door(spt.Dialogue, {"messages": [Message("user", "Hi")]}, {"meta": {"empty dict"}}),
     "Dialogue.replied": lambda w: Door(dialogue("Hi").replied, {"reply": "Hi"}),
     "dialogue": lambda w: Door(lambda turn: dialogue(turn), {"turn": "Hi"}, {"turn": TEXTS}),
-    "Question": lambda w: Door(spt.Question, {"text": "What?", "answers": ("Paris",)}, {"answers": {"word"}}),
+    "Question": lambda w: Door(
+        spt.Question, {"text": "What?", "answers": ("Paris",)}, {"answers": TEXTS, "wrong": TEXTS}
+    ),
     "AreYouSure": of(lambda w: spt.AreYouSure, questions=lambda w: w.questions),
     "AreYouSure.multiple_choice": of(lambda w: spt.AreYouSure.multiple_choice, questions=lambda w: w.questions),
     "AreYouSure.asked": of(lambda w: w.sure.asked, model=lambda w: w.model),
     "AreYouSure.pairs": of(lambda w: w.sure.pairs, model=lambda w: w.model, n=lambda w: 1),
     "AreYouSure.training": of(lambda w: w.sure.training),
     "AreYouSure.suite": of(lambda w: w.sure.suite),
-    "Behaviour.choose": of(lambda w: w.sure.choose, items=lambda w: ["a", "b"], n=lambda w: None, split=lambda w: None),
+    "Behaviour.choose": lambda w: Door(
+        w.sure.choose, {"items": ["a", "b"], "n": None, "split": None}, {"items": set(VALUES)}
+    ),
     "Suite": of(lambda w: spt.Suite, name=lambda w: "suite"),
     "ContrastPairs": lambda w: Door(
         spt.ContrastPairs,
@@ -221,7 +225,7 @@ DIALOGUES: dict[str, Made] = {
     "ContrastPairs.with_words": lambda w: Door(w.pairs.with_words, {"words": None}),
     "ContrastPairs.check": of(lambda w: w.pairs.check, model=lambda w: w.model),
     "ContrastPairs.check_ids": of(lambda w: w.pairs.check_ids, model=lambda w: w.model),
-    "ContrastPairs.batches": of(lambda w: lambda size: list(w.pairs.batches(size)), size=lambda w: 2),
+    "ContrastPairs.batches": of(lambda w: _batches(w.pairs), size=lambda w: 2),
     "question_bank": of(lambda w: _function("behaviours.bank.question_bank")),
     "ordinary_prompts": of(lambda w: _function("behaviours.ordinary.ordinary_prompts")),
     "choices_of": of(
@@ -238,7 +242,7 @@ DIALOGUES: dict[str, Made] = {
     "Opinions": lambda w: Door(Opinions, {"opinions": [Opinion("a", "b", "c", "d")]}),
 }
 EVALUATING: dict[str, Made] = {
-    "evaluate": of(lambda w: spt.evaluate, model=lambda w: w.model, suite=lambda w: w.suite),
+    "evaluate": lambda w: Door(spt.evaluate, {"model": w.model, "suite": w.suite}, {"logits": {"function", "class"}}),
     "compare": lambda w: Door(
         spt.compare,
         {"model": w.model, "methods": [Contender("chosen", Pinpoint(w.heads))], "dialogues": w.training}
@@ -309,6 +313,13 @@ DOORS = {**MEASURING, **TUNING, **SCORES, **HEADS, **DIALOGUES, **EVALUATING}
 def _function(name: str) -> Any:
     room, _, name = name.rpartition(".")
     return getattr(importlib.import_module(f"spt_lens.{room}"), name)
+
+
+def _batches(pairs: spt.ContrastPairs) -> Callable[..., Any]:
+    def batches(size: int) -> list[Any]:
+        return list(pairs.batches(size))
+
+    return batches
 
 
 def _adapter(w: SimpleNamespace) -> spt.Adapter:

@@ -65,6 +65,8 @@ class Behaviour(ABC):
         """
         check_split(split)
         names = split_of([str(item) for item in items]) if splits is None else splits
+        if len(names) != len(items):
+            raise ValueError(f"there are {len(names)} splits for {len(items)} items: give one for each")
         pool = [item for item, name in zip(items, names, strict=True) if split in (None, name)]
         where = f"{self.name!r} in the split {split!r}" if split else repr(self.name)
         if not pool:

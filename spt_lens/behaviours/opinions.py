@@ -13,7 +13,7 @@ from typing import Self
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
 from spt_lens.behaviours.judging import kind_of, named_in
 from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue, Meta, dialogue
+from spt_lens.chat.dialogues import Dialogue, Meta, check_dialogues, dialogue
 from spt_lens.chat.judge import Judge, Verdict, check_judge, plain_answer
 from spt_lens.checking import door
 from spt_lens.data.answers import Read
@@ -105,6 +105,7 @@ class Opinions(Behaviour):
                 raise TypeError(f"opinions[{i}] is a {type(each).__name__}: give Opinion(question, neutral, ...)")
         self.judge: Judge = OpinionJudge() if judge is None else check_judge(judge)
         self.says = says
+        check_dialogues(texts, "texts")
         self.texts, self.skipped = tuple(texts), tuple(skipped)
         self._splits = split_of([opinion.neutral for opinion in self.opinions])
 

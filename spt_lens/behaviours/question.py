@@ -9,7 +9,7 @@ from typing import Any
 from spt_lens.behaviours.behaviour import Split, check_split, plain, split_of
 from spt_lens.behaviours.judging import same_answer
 from spt_lens.chat.dialogues import Dialogue, Message
-from spt_lens.checking import instance
+from spt_lens.checking import instance, shown
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def splits_of(questions: Sequence[Question]) -> list[Split]:
 def _texts(value: Any, name: str) -> tuple[str, ...]:
     found = (value,) if isinstance(value, str) else value
     if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
-        raise TypeError(f"{name} are {value!r}: give a text, or several in a list")
+        raise TypeError(f"{name} are {shown(value)}: give a text, or several in a list")
     if not all(text.strip(" .") for text in found):
         raise ValueError(f"{name} hold an empty one: leave it out")
     return tuple(found)

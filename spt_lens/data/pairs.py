@@ -13,7 +13,7 @@ from torch import Tensor
 from spt_lens.chat.batches import PairBatch, PromptBatch
 from spt_lens.chat.dialogues import Dialogue, check_dialogues, turns_html
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import door, instance, one_of, whole_number
+from spt_lens.checking import door, one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
@@ -67,10 +67,8 @@ class ContrastPairs:
     judge: Judge | None = None
 
     def __post_init__(self) -> None:
-        way_out = "give one entry for each pair, as behaviour.pairs(model) does"
-        for name in _EACH:
-            if isinstance(instance(getattr(self, name), name, Sequence, way_out), str):
-                raise TypeError(f"{name} is a text: {way_out}")
+        check_dialogues(self.dialogues)
+        check_dialogues(self.truthful_dialogues, "truthful_dialogues")
         if self.judge is not None:
             object.__setattr__(self, "judge", check_judge(self.judge))
         n = len(self.sycophantic)

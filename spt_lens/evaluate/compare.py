@@ -138,6 +138,8 @@ def compare(
                 "top of a module, no lambdas, or leave workers out"
             ) from error
     path = None if out is None else a_path(out, "out")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it, or give another path than out={str(path)!r}")
     fingerprint = task.fingerprint(view)
     done = _done(view, task, fingerprint, todo, path, workers, "comparing" if progress else None)
     settings = {"model": view.name, "parameters": view.n_params}

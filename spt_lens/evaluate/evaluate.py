@@ -192,6 +192,8 @@ def evaluate(
             f"suite is {suite!r}: give what the model is to be judged by, a Suite of your own dialogues or a "
             "Behaviour, such as AreYouSure(questions)"
         )
+    if not isinstance(reference, Adapter | Reference | None):
+        ModelView(reference)  # raises for what is no model
     view.check_measurable()
     judging = suite.right or suite.wrong or suite.groups or suite.abilities or suite.choices or suite.passages
     if not judging and (reference is None or not (suite.texts or suite.prompts)):
