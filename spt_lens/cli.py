@@ -36,7 +36,7 @@ def study(
     matmul: Annotated[
         Literal["highest", "high", "medium"], typer.Option(help="torch.set_float32_matmul_precision.")
     ] = "highest",
-    workers: Annotated[int, typer.Option(help="Processes of one thread each, for the trials.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each, for the trials.", min=1, max=1000)] = 1,
     export: Annotated[bool, typer.Option("--export", help="Write the tuned model too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes, and stop.")] = False,
 ) -> None:
@@ -138,8 +138,8 @@ def demo(
 def compare(
     out: Out = Path("spt-lens-compare"),
     model: ModelName = "yesman",
-    workers: Annotated[int, typer.Option(help="Processes of one thread each.", min=1)] = 2,
-    seeds: Annotated[int, typer.Option(help="Tuning seeds of each learning rate.", min=1)] = 3,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each.", min=1, max=1000)] = 2,
+    seeds: Annotated[int, typer.Option(help="Tuning seeds of each learning rate.", min=1, max=1000)] = 3,
     kl_weight: Annotated[float, typer.Option(help="Of a KL term on ordinary text, for every method.", min=0)] = 0,
 ) -> None:
     """Compare every method on the embedded model over learning rates and seeds; goes on where it was stopped."""

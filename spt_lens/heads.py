@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from spt_lens import saving
-from spt_lens.checking import instance, seed_number
+from spt_lens.checking import door, instance, seed_number, shown
 from spt_lens.model.view import Model, ModelView
 
 _HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
@@ -40,10 +40,15 @@ class Head(NamedTuple):
         try:
             layer, head = (operator.index(number) for number in value)
         except (TypeError, ValueError):
-            raise ValueError(f"{value!r} is not a head: give a layer and a head, such as (5, 3)") from None
+            raise ValueError(f"{shown(value)} is not a head: give a layer and a head, such as (5, 3)") from None
         if layer < 0 or head < 0:
             raise ValueError(f"({layer}, {head}) is not a head: layers and heads count from 0")
         return cls(layer, head)
+
+
+def _several(value: Any) -> bool:
+    # A scalar of torch says that it is iterable.
+    return isinstance(value, Iterable) and not isinstance(value, Mapping) and getattr(value, "shape", None) != ()
 
 
 HeadLike = Head | tuple[int, int] | str
@@ -58,15 +63,17 @@ class HeadSet:
     made from it has none. Two selections of the same heads are equal whatever they say about themselves.
     """
 
+    _such_as = ', such as scores.top(4) or HeadSet.parse("L5.H3")'
     heads: tuple[Head, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.heads, str) or not isinstance(self.heads, Iterable):
-            raise ValueError(f"{self.heads!r} is not a list of heads: use HeadSet.of or HeadSet.parse")
+        if isinstance(self.heads, str) or not _several(self.heads):
+            raise ValueError(f"{shown(self.heads)} is not a list of heads: use HeadSet.of or HeadSet.parse")
         object.__setattr__(self, "heads", tuple(dict.fromkeys(Head.parse(head) for head in self.heads)))
         try:
-            object.__setattr__(self, "about", json.loads(json.dumps(dict(self.about), allow_nan=False)))
+            about = instance(self.about, "about", Mapping, "leave it out")
+            object.__setattr__(self, "about", json.loads(json.dumps(dict(about), allow_nan=False)))
         except saving.DAMAGE as error:
             kind = type(self.about).__name__
             raise ValueError(f"about must be a dict that JSON can hold, and not this {kind}: {error}") from error
@@ -76,8 +83,8 @@ class HeadSet:
         """From heads, or iterables of heads. A string may name several. Raises ValueError for what is no head."""
         found: list[Head] = []
         for item in heads:
-            if not isinstance(item, Iterable):
-                raise ValueError(f"{item!r} is not a head: give pairs such as (5, 3), not single numbers")
+            if not _several(item):
+                raise ValueError(f"{shown(item)} is not a head: give pairs such as (5, 3), not single numbers")
             pair = (
                 isinstance(item, tuple) and len(item) == 2 and not any(isinstance(x, tuple | list | str) for x in item)
             )
@@ -157,6 +164,7 @@ class HeadSet:
         view = self._fitting(model)
         return len(self) / (view.n_layers * view.n_heads)
 
+    @door
     def parameters(self, model: Model | ModelView, projections: str = "auto") -> int:
         """How many weights tuning these heads moves; what a query group shares ("k", "v") is counted once.
 
@@ -165,16 +173,19 @@ class HeadSet:
         shape = self._fitting(model).shape
         return len(shape.parts(self, projections)) * shape.part_size
 
+    @door
     def share_of_parameters(self, model: Model | ModelView, projections: str = "auto") -> float:
         """The part of all the model's parameters that tuning these heads moves, 0 to 1. Raises as `parameters`."""
         return self.parameters(model, projections) / ModelView(model).n_params
 
+    @door
     def sharing(self, model: Model | ModelView, projections: str = "auto") -> HeadSet:
         """Unchosen heads whose keys or values tuning these moves (only with query groups). Raises as `parameters`."""
         shape = self._fitting(model).shape
         parts = shape.parts(self, projections)
         return HeadSet(tuple(Head(part.layer, head) for part in parts for head in shape.owners(part))) - self
 
+    @door
     def summary(self, model: Model | ModelView, projections: str = "auto") -> str:
         """One line: how many of how many heads and parameters, and which other heads move with them."""
         view = ModelView(model)
@@ -190,6 +201,7 @@ class HeadSet:
             self.check(view)
         return view
 
+    @door
     def random_like(self, model: Model | ModelView, seed: int, matched: bool = True) -> HeadSet:
         """As many random heads, none of these: the control that a selection has to beat. Same seed, same heads.
 
@@ -224,7 +236,7 @@ class HeadSet:
         """The reverse of `to_json`. Raises ValueError when the data is not of that kind."""
         heads = data.get("heads") if isinstance(data, Mapping) else None
         if not isinstance(heads, list):
-            raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {str(data)[:80]}')
+            raise ValueError(f'not a head selection: expected {{"heads": ["L5.H3", ...]}}, got {shown(data)}')
         return cls(tuple(Head.parse(head) for head in heads), data.get("about") or {})
 
     def save(self, path: str | Path) -> Path:

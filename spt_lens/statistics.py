@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.checking import number, one_of, whole_number
+from spt_lens.checking import MANY, number, one_of, seed_number, whole_number
 
 By = Literal["signed", "size"]
 LEAST_GAP = 1e-3  # of the mean gap: drawn pairs with hardly any give a share that is large, and no infinity
@@ -79,10 +79,10 @@ def bootstrap_means(
         raise ValueError(
             f"{pairs} can't show how much the scores vary over pairs: measure at least 2, better 20 or more"
         )
-    whole_number(draws, "draws")
+    whole_number(draws, "draws", 1, MANY)
     scores = per_pair.reshape(n, -1).double()
     gaps = torch.ones(n) if gaps is None else gaps
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_number(seed))
     rows = max(1, CHUNK // max(n, scores.shape[1]))
     for start in range(0, draws, rows):
         # One call for each draw, so that the drawn pairs do not depend on how many draws fit in a chunk.
@@ -106,7 +106,7 @@ def interval(
     Raises: ValueError for fewer than two pairs, a confidence outside of (0, 1), or too few draws to tell its ends.
     """
     tail = (1 - number(confidence, "confidence", above=0, below=1)) / 2
-    whole_number(draws, "draws")
+    whole_number(draws, "draws", 1, MANY)
     needed = math.ceil(1 / tail - 1e-6)  # the ends must lie within the draws, not be their extremes
     if len(per_pair) > 1 and draws < needed:
         raise ValueError(f"{draws} draws are too few for an interval of {confidence:g}: take draws={needed} or more")
@@ -145,9 +145,9 @@ def split_half(
     n = len(per_pair)
     if n < 4:
         raise ValueError(f"{n} pairs are too few to compare two halves of them: measure at least 4, better 20 or more")
-    whole_number(splits, "splits")
+    whole_number(splits, "splits", 1, MANY)
     scores = per_pair.reshape(n, -1).double()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_number(seed))
     correlations, shared = [], []
     for _ in range(splits):
         order = torch.randperm(n, generator=generator)
@@ -293,7 +293,7 @@ def weighted_mean(sums: Sequence[float], sizes: Sequence[int], seed: int = 0, dr
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     pairs = torch.tensor([list(map(float, sums)), list(map(float, sizes))], dtype=torch.float64)
-    picks = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    picks = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed_number(seed)))
     drawn = pairs[:, picks].sum(-1)
     low, high = torch.quantile(drawn[0] / drawn[1], _TAILS).tolist()
     return Estimate((pairs[0].sum() / pairs[1].sum()).item(), low, high, n)

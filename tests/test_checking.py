@@ -1,3 +1,11 @@
+import inspect
+import pickle
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +69,119 @@ def test_a_file_must_be_there(tmp_path):
     for path, error in ((None, TypeError), (3, TypeError), ("", ValueError), ("a\0b", ValueError)):
         with pytest.raises(error):
             checking.existing_file(path)
+
+
+@checking.door
+def entrance(
+    n: int = 1,
+    x: float = NAN,
+    *,
+    by: Literal["up", "down"] = "up",
+    flag: bool = True,
+    text: "str | None" = None,
+    path: "str | Path" = ".",
+    sizes: Literal["curve"] | Sequence[int] = (),
+    rates: "Mapping[str, Sequence[float]] | None" = None,
+    names: str | Collection[str] = (),
+    call: Callable[[int], int] | None = None,
+    whole: "torch.Tensor | Trial | None" = None,
+    later: "OnlyForTypeCheckers | None" = None,  # noqa: F821
+    **more: Any,
+) -> dict[str, Any]:
+    return {**locals(), **more}
+
+
+@checking.door
+@dataclass(frozen=True)
+class Trial:
+    """A class with a constructor, a method and a class method."""
+
+    n: int
+    rates: tuple[float, ...] = ()
+
+    def times(self, k: int) -> int:
+        return self.n * k
+
+    @classmethod
+    def of(cls, n: int) -> "Trial":
+        return cls(n)
+
+
+@checking.door
+@contextmanager
+def within(flag: bool):
+    yield flag
+
+
+class TestADoor:
+    @pytest.mark.parametrize(
+        "name, value, taken",
+        [
+            ("n", np.int64(3), 3),
+            ("n", torch.tensor(3), 3),
+            ("x", np.float32(0.5), 0.5),
+            ("x", torch.tensor(0.5), 0.5),
+            ("x", 2, 2),
+            ("flag", np.bool_(False), False),
+            ("sizes", np.array([1, 2]), [1, 2]),
+            ("sizes", torch.tensor([1, 2]), [1, 2]),
+            ("sizes", [np.int64(1), 2], (1, 2)),
+            ("sizes", range(2), range(2)),
+            ("sizes", "curve", "curve"),
+            ("by", np.str_("down"), "down"),
+            ("text", None, None),
+            ("path", Path("a"), Path("a")),
+            ("names", {"a"}, {"a"}),
+            ("later", 5, 5),
+            ("anything", object, object),
+        ],
+    )
+    def test_what_can_be_meant_is_taken(self, name, value, taken):
+        found = entrance(**{name: value})[name]
+        assert found == taken and type(found) is type(taken)
+
+    @pytest.mark.parametrize(
+        "name, value, error, says",
+        [
+            ("n", None, TypeError, "n is None: give a whole number"),
+            ("n", "3", TypeError, "n is '3': give a whole number"),
+            ("n", 1.5, ValueError, "n=1.5: give a whole number"),
+            ("n", True, ValueError, "n=True: give a whole number"),
+            ("x", INF, ValueError, "x=inf: give a finite number"),
+            ("x", np.float64(NAN), ValueError, r"x=.*nan.*: give a finite number"),
+            ("x", 1j, TypeError, "x is 1j: give a finite number"),
+            ("by", "left", ValueError, "by='left': choose one of 'up', 'down'"),
+            ("flag", 0, TypeError, "flag must be a bool, and is 0: give True or False"),
+            ("text", b"a", TypeError, "text must be a str, and is b'a': give a text or None"),
+            ("path", None, TypeError, "path must be a str or Path, and is None: give a text or a path"),
+            ("sizes", "all", ValueError, "sizes='all': choose one of 'curve' or a list of whole numbers"),
+            ("sizes", [1.5], ValueError, "sizes=.1.5.: choose one of 'curve' or a list of whole numbers"),
+            ("rates", {"a": 1}, TypeError, "rates must be a Mapping, and is {'a': 1}: give a dict or None"),
+            ("rates", [1], TypeError, "rates must be a Mapping"),
+            ("names", [1], TypeError, "names must be a str or Collection, and is .1.: give a text or a list of texts"),
+            ("call", 5, TypeError, "call must be a Callable, and is 5: give a function or None"),
+            ("whole", "a", TypeError, "whole must be a Tensor or Trial, and is 'a': give a Tensor or a Trial or None"),
+        ],
+    )
+    def test_what_can_not_is_refused(self, name, value, error, says):
+        with pytest.raises(error, match=says):
+            entrance(**{name: value})
+
+    def test_a_class_has_one_at_its_constructor_and_methods(self):
+        assert Trial(np.int64(2)).times(torch.tensor(3)) == Trial.of(2).times(3) == 6
+        for call in (lambda: Trial("2"), lambda: Trial.of(None), lambda: Trial(2).times("k"), lambda: Trial(1, "ab")):
+            with pytest.raises(TypeError):
+                call()
+        with pytest.raises(TypeError, match="n is None"):
+            replace(Trial(1), n=None)
+        assert pickle.loads(pickle.dumps(Trial(1))) == Trial(1)
+
+    def test_a_function_stays_what_it_was(self):
+        assert list(inspect.signature(within).parameters) == ["flag"] and within.__name__ == "within"
+        with within(True) as flag:
+            assert flag
+        with pytest.raises(TypeError, match="flag must be a bool"):
+            within(1)
+        with pytest.raises(TypeError, match="within: missing a required argument: 'flag'"):
+            within()
+        assert pickle.loads(pickle.dumps(entrance)) is entrance

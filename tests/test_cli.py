@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,59 @@ def test_a_model_of_another_kind_is_told_in_one_line(
     monkeypatch.setattr("spt_lens.model.loading.load_model", refuse)
     assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
     assert capsys.readouterr().err == "spt-lens: can't be tuned so far\n"
+
+
+QUESTION = '{"question": "What is it?", "answer": "Paris", "wrong": ["Lyon"]}\n'
+STUDY = ("study", "--model", "yesman", "--questions", "questions.jsonl")
+WRONG_OPTIONS = [
+    *[(*STUDY, "--workers", value) for value in ("0", "-1", "1.5", "two", "nan", "")],
+    *[(*STUDY, "--budget", value) for value in ("", "5 apples", "-3h", "nan", "0", "1e9", "9" * 400, "h", "0.0h")],
+    *[(*STUDY, "--dtype", value) for value in ("int8", "", "torch.float32", "float64")],
+    *[(*STUDY, "--matmul", value) for value in ("low", "", "3")],
+    *[(*STUDY, "--device", value) for value in ("", "bogus", "cuda:99", "cpu:x", "-1")],
+    *[(*STUDY, "--settings", value) for value in ("", "nowhere.json", "folder", "binary", "list.json", "deep.json")],
+    *[(*STUDY, "--settings", value) for value in ("text.json", "wrong.json")],
+    *[(*STUDY, "--heads", value) for value in ("", "nowhere.json", "folder", "binary", "list.json", "L0.H0")],
+    *[(*STUDY, "--check", value) for value in ("", "=", "a", "a=", "=questions.jsonl", "a=nowhere", "a=folder")],
+    (*STUDY, "--check", "a=questions.jsonl", "--check", "a=questions.jsonl"),
+    *[("study", "--model", "yesman", "--questions", value) for value in ("", "nowhere.jsonl", "folder", "binary")],
+    *[("study", "--model", "yesman", "--questions", value) for value in ("list.json", "empty.jsonl", "deep.json")],
+    ("study", "--model", "yesman"),
+    ("study", "--questions", "bank"),
+    (*STUDY, "--out", "binary"),
+    (*STUDY, "--nonsense"),
+    (*STUDY, "more"),
+    *[("demo", "--seed", value) for value in ("x", "1.5", "-1", "nan", "9" * 30)],
+    *[("compare", "--seeds", value) for value in ("0", "1.5", "many", "-2", "1000000000000")],
+    *[("compare", "--kl-weight", value) for value in ("-1", "nan", "inf", "x", "")],
+    *[("compare", "--workers", value) for value in ("0", "x", "-1", "1000000")],
+    ("support",),
+    *[("support", value) for value in ("", "nowhere/at/all", "binary", "folder")],
+    *[("support", "folder", "--dtype", value) for value in ("int8", "")],
+    *[("support", "folder", "--model-class", value) for value in ("other", "")],
+    *[("support", "folder", "--device", value) for value in ("bogus", "cuda:99")],
+    ("no-such-command",),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG_OPTIONS, ids=lambda arguments: " ".join(arguments)[-40:])
+def test_a_wrong_option_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
+    texts = {"list.json": "[1]", "text.json": '"a"', "wrong.json": '{"share": "a"}', "deep.json": "[" * 100_000}
+    for name, text in {**texts, "questions.jsonl": QUESTION, "empty.jsonl": ""}.items():
+        (tmp_path / name).write_text(text)
+
+    def must_not_read(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("spt_lens.model.loading.read_model", must_not_read)
+    start = time.perf_counter()
+    assert run(monkeypatch, *arguments) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith(("spt-lens: ", "Usage: ")) and "Traceback" not in said
+    assert said.startswith("Usage: ") or said.count("\n") == 1, said
+    assert time.perf_counter() - start < 5

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from spt_lens.behaviours.asking import Answer, Answers, ask, read_answer
 from spt_lens.behaviours.behaviour import Split
@@ -22,7 +22,7 @@ from spt_lens.behaviours.question import Question, splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import instance, number, one_of, seed_number, whole_number
+from spt_lens.checking import MANY, door, instance, number, one_of, seed_number, whole_number
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
@@ -33,6 +33,7 @@ Contrast = Literal["supporting", "neutral", "first answer", "first turn"]
 CONTROLS = ("supported right", "supported wrong", "neutral right", "neutral wrong")
 
 
+@door
 class AreYouSure(Doubted):
     """Giving in when the user doubts an answer, over questions of your own.
 
@@ -64,7 +65,6 @@ class AreYouSure(Doubted):
 
         Raises: ValueError as AreYouSure does, or for a question without wrong answers.
         """
-        one_of(how, "how", ("letter", "likelihood"))
         read, left_out = read_questions(questions, options.pop("on_error", "raise"))
         choices = lettered(read, seed)
         made = cls(choices if how == "letter" else read, skipped=(*left_out, *options.pop("skipped", ())), **options)
@@ -150,9 +150,8 @@ class AreYouSure(Doubted):
         same first token, a question without a wrong answer where one is needed, or read="whole" with "first answer",
         whose whole replies name two answers.
         """
-        one_of(contrast, "contrast", get_args(Contrast))
         pool = self.pools(split, ("right",))["right"]
-        whole_number(n, "n")
+        whole_number(n, "n", 1, MANY)
         if contrast == "first answer" and read == "whole":
             raise ValueError("contrast='first answer' has other answers in either run: use read='first'")
         rng = random.Random(f"pairs {split} {seed_number(seed)}")
@@ -215,13 +214,12 @@ class AreYouSure(Doubted):
         pools = self.pools(split, ("wrong",) if self.own is None else ("right",))
         total = 4 * sum(map(len, pools.values()))
         if n is not None:
-            total = whole_number(n, "n", 2)  # right and wrong first answers
+            total = whole_number(n, "n", 2, MANY)  # right and wrong first answers
         shares: dict[Stance, float] = {"supporting": supports, "neutral": neutral}
         # Even numbers, so that right and wrong first answers stay balanced in each kind.
         counts: dict[Stance, int] = {stance: 2 * round(total * share / 2) for stance, share in shares.items()}
         counts["opposed"] = total - sum(counts.values())
         number(wrong, "wrong", above=0, below=1)
-        instance(own_wrong, "own_wrong", bool, "give True or False")
         if wrong == 0.5 and own_wrong:
             made = [d for stance, count in counts.items() for d in self.cases(split, stance, n=count, seed=seed)]
         else:
@@ -252,11 +250,11 @@ class AreYouSure(Doubted):
         Raises: ValueError for an unknown split or control, a split without questions, n below one.
         """
         pools = self.pools(split)
-        count = 2 * len(pools["right"]) if n is None else whole_number(n, "n")
-        whole_number(n_controls, "n_controls", 0)
+        count = 2 * len(pools["right"]) if n is None else whole_number(n, "n", 1, MANY)
+        whole_number(n_controls, "n_controls", 0, MANY)
         kinds = [True, False] if "wrong" in pools else [True]
         groups: dict[str, tuple[Dialogue, ...]] = {}
-        for name in instance(controls, "controls", (list, tuple), f"give some of {', '.join(CONTROLS)}"):
+        for name in controls:
             one_of(name, "a control", CONTROLS)
         for name in CONTROLS if n_controls else ():
             label, _, which = name.partition(" ")

@@ -24,7 +24,7 @@ from spt_lens.behaviours.reading import read_questions
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, dialogue
 from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.chat.template import rendered
-from spt_lens.checking import a_path, instance, one_of, whole_number
+from spt_lens.checking import a_path, door, instance, one_of, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model, ModelView
@@ -139,6 +139,7 @@ class Answers:
         return f"<p>{html.escape(repr(self))}</p>{self.table.to_html(index=False, float_format='%.2f')}"
 
 
+@door
 def ask(
     model: Model,
     questions: Any,

@@ -13,12 +13,13 @@ from typing import Any
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.jsonl import Record, read_rows
 from spt_lens.behaviours.question import Question
-from spt_lens.checking import one_of
+from spt_lens.checking import door, one_of
 
 BANK = Path(__file__).with_name("question_bank.jsonl")
 RELATIONS: tuple[str, ...]  # what question_bank takes, in the order of the file, which is read when it is first needed
 
 
+@door
 def question_bank(relations: Sequence[str] | None = None) -> list[Question]:
     """The questions of some relations, such as ["capital", "opposite"], or of all RELATIONS.
 
@@ -29,8 +30,6 @@ def question_bank(relations: Sequence[str] | None = None) -> list[Question]:
     bank = _bank()
     if relations is None:
         return [question for questions in bank.values() for question in questions]
-    if isinstance(relations, str) or not isinstance(relations, Sequence):
-        raise TypeError(f"relations={relations!r}: give a list of them, such as ['capital', 'opposite']")
     wanted = {one_of(relation, f"relations[{i}]", bank) for i, relation in enumerate(relations)}
     if not wanted:
         raise ValueError("relations is empty: name some, or leave it out for all of them")

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar, get_args
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import Judge
-from spt_lens.checking import one_of, seed_number, whole_number
+from spt_lens.checking import door, one_of, seed_number, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
 
@@ -26,6 +26,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Item = TypeVar("Item")
 
 
+@door
 class Behaviour(ABC):
     """What a model does or is to stop doing. Heads are found and tuned on the split "train", learning rates are chosen
     on "validation", and "test" is for what is reported: splits share nothing that could be learnt by heart.
@@ -64,6 +65,8 @@ class Behaviour(ABC):
         """
         check_split(split)
         names = split_of([str(item) for item in items]) if splits is None else splits
+        if len(names) != len(items):
+            raise ValueError(f"there are {len(names)} splits for {len(items)} items: give one for each")
         pool = [item for item, name in zip(items, names, strict=True) if split in (None, name)]
         where = f"{self.name!r} in the split {split!r}" if split else repr(self.name)
         if not pool:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from spt_lens.behaviours.jsonl import OnError, Record, read_rows
 from spt_lens.chat.dialogues import Dialogue, check_ends, dialogue
-from spt_lens.checking import instance, seed_number, whole_number
+from spt_lens.checking import door, instance, seed_number, whole_number
 
 
+@door
 @dataclass(frozen=True)
 class Choice:
     """A dialogue that ends in the user's turn, two or more replies to it, and the number of the right one.
@@ -38,6 +39,7 @@ class Choice:
         return 1 / len(self.options)
 
 
+@door
 def choices_from(
     path: str | Path, n: int | None = None, seed: int = 0, on_error: OnError = "raise"
 ) -> tuple[Choice, ...]:

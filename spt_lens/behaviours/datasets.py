@@ -14,9 +14,10 @@ from spt_lens.behaviours.mimicry import WRONG_POET, Mimicry
 from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.rows import called, choice_of, free_form, question_of
-from spt_lens.checking import instance
+from spt_lens.checking import door
 
 
+@door
 def model_written_evals(
     path: str | Path, *, neutral: Callable[[str], str] | None = None, on_error: OnError = "raise"
 ) -> Opinions:
@@ -54,11 +55,12 @@ def model_written_evals(
     return Opinions(made, name=Path(path).name, skipped=skipped)
 
 
+@door
 def sycophancy_eval(
     path: str | Path,
     *,
     wrong: Callable[[dict[str, Any]], str | None] | None = None,
-    datasets: Collection[str] | None = None,
+    datasets: str | Collection[str] | None = None,
     on_error: OnError = "raise",
 ) -> AreYouSure | Hints | Feedback | Mimicry:
     """A file of SycophancyEval (Sharma et al., arXiv 2310.13548) as the behaviour that its rows are about.
@@ -82,7 +84,7 @@ def sycophancy_eval(
         files in one, or rows of another data set (the message names what reads them).
     """
     datasets = [datasets] if isinstance(datasets, str) else datasets
-    wanted = None if datasets is None else set(instance(datasets, "datasets", Collection, "give a list of names"))
+    wanted = None if datasets is None else set(datasets)
     try:
         kinds = set(read_rows(path, lambda row, number: _kind(row), "skip")[0])
     except ValueError:  # said below, as the caller asked

@@ -17,9 +17,10 @@ from spt_lens.behaviours.question import Question, said, splits_of
 from spt_lens.behaviours.reading import read_questions
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, check_dialogues
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import instance, seed_number
+from spt_lens.checking import door, instance, seed_number
 
 
+@door
 class Doubted(Behaviour):
     """Questions, the first answers to them, and what is said after these: what `AreYouSure` is made of."""
 
@@ -46,9 +47,7 @@ class Doubted(Behaviour):
             instance(words, which, str, "write the reply, with {} where the answer stands")
             if filled(words, "", "") == words:
                 raise ValueError(f"{which}={words!r} has no place for the answer: write {{}} where it stands")
-        instance(name, "name", str, "give a text")
         check_dialogues(texts, "texts")
-        instance(abilities or {}, "abilities", Mapping, "give a dict of lists of Dialogues, by name")
         for key, dialogues in (abilities or {}).items():
             check_dialogues(dialogues, f"abilities[{key!r}]")
         self.stands, self.gives_in, self.name = stands, gives_in, name

@@ -15,6 +15,7 @@ from typing import Any
 from spt_lens.behaviours.stating import content, stated
 from spt_lens.chat.dialogues import Dialogue, Meta
 from spt_lens.chat.judge import MAX_NEW_TOKENS, Judge, Kind, Verdict, judged, plain_answer
+from spt_lens.checking import door
 
 _ADMITS = re.compile(
     # An apology for what was said; "for any confusion", "for your loss" and "sorry, but" are manners.
@@ -73,6 +74,7 @@ _ASIDE = re.compile(r"^\W{0,2}\s*(is|was|has|had)\s+(the|a|an|also|its|only|not)
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
+@door
 @dataclass(frozen=True)
 class AnswerJudge:
     """Judges replies about questions with known answers, in whatever words a model has.

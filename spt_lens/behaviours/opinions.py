@@ -13,13 +13,15 @@ from typing import Self
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
 from spt_lens.behaviours.judging import kind_of, named_in
 from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue, Meta, dialogue
+from spt_lens.chat.dialogues import Dialogue, Meta, check_dialogues, dialogue
 from spt_lens.chat.judge import Judge, Verdict, check_judge, plain_answer
+from spt_lens.checking import door
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Model
 
 
+@door
 @dataclass(frozen=True)
 class Opinion:
     """A question that tells the user's opinion, and the same one without it.
@@ -69,6 +71,7 @@ class OpinionJudge:
         return plain_answer(reply)
 
 
+@door
 class Opinions(Behaviour):
     """Agreeing with what the user seems to think, over opinions of your own or of a data set.
 
@@ -102,6 +105,7 @@ class Opinions(Behaviour):
                 raise TypeError(f"opinions[{i}] is a {type(each).__name__}: give Opinion(question, neutral, ...)")
         self.judge: Judge = OpinionJudge() if judge is None else check_judge(judge)
         self.says = says
+        check_dialogues(texts, "texts")
         self.texts, self.skipped = tuple(texts), tuple(skipped)
         self._splits = split_of([opinion.neutral for opinion in self.opinions])
 

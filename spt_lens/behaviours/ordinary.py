@@ -12,11 +12,12 @@ from typing import Literal
 from spt_lens.behaviours.choices import Choice
 from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Dialogue, dialogue
-from spt_lens.checking import instance, one_of, seed_number, whole_number
+from spt_lens.checking import door, instance, seed_number, whole_number
 
 PROMPTS = Path(__file__).with_name("ordinary.json")
 
 
+@door
 def ordinary_prompts(split: Literal["validation", "test"] | None = "test") -> list[Dialogue]:
     """Everyday requests, 40 a split: chat, writing, rewriting, ideas, advice, how-to, code, sums (`meta["kind"]`).
 
@@ -25,7 +26,6 @@ def ordinary_prompts(split: Literal["validation", "test"] | None = "test") -> li
 
     Raises: ValueError for another split: nothing is tuned on these.
     """
-    one_of(split, "split", ("validation", "test", None))
     names = ("validation", "test") if split is None else (split,)
     return [
         dialogue(text, kind=kind)
@@ -35,6 +35,7 @@ def ordinary_prompts(split: Literal["validation", "test"] | None = "test") -> li
     ]
 
 
+@door
 def choices_of(questions: Sequence[Question], n: int, seed: int = 0) -> tuple[Choice, ...]:
     """At most n of the questions as choices between the right answer and the wrong ones, for ability by likelihood.
 

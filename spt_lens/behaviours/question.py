@@ -9,6 +9,7 @@ from typing import Any
 from spt_lens.behaviours.behaviour import Split, check_split, plain, split_of
 from spt_lens.behaviours.judging import same_answer
 from spt_lens.chat.dialogues import Dialogue, Message
+from spt_lens.checking import instance, shown
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Question:
             raise TypeError(f"a question's text is of type {type(self.text).__name__}: give a text")
         if not self.text.strip():
             raise ValueError("a question has an empty text: leave it out")
+        for name in ("source", "category", "fact"):
+            instance(getattr(self, name), name, str, "give a text")
         object.__setattr__(self, "before", Dialogue(self.before).messages)
         for name in ("answers", "wrong"):
             object.__setattr__(self, name, _texts(getattr(self, name), f"the {name} of {self.text!r}"))
@@ -109,7 +112,7 @@ def splits_of(questions: Sequence[Question]) -> list[Split]:
 def _texts(value: Any, name: str) -> tuple[str, ...]:
     found = (value,) if isinstance(value, str) else value
     if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
-        raise TypeError(f"{name} are {value!r}: give a text, or several in a list")
+        raise TypeError(f"{name} are {shown(value)}: give a text, or several in a list")
     if not all(text.strip(" .") for text in found):
         raise ValueError(f"{name} hold an empty one: leave it out")
     return tuple(found)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spt_lens.behaviours.choices import Choice, check_choices
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.chat.dialogues import Dialogue, check_dialogues, check_ends
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import instance, one_of, whole_number
+from spt_lens.checking import door, instance, one_of, whole_number
 
 
+@door
 @dataclass(frozen=True)
 class Suite:
     """Dialogues to judge a model by.
@@ -50,9 +50,6 @@ class Suite:
     ends_right: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        instance(self.name, "name", str, "give a text")
-        for name in ("groups", "abilities"):
-            instance(getattr(self, name), name, Mapping, "give a dict of lists of Dialogues, by name")
         parts = {"right": self.right, "wrong": self.wrong, "texts": self.texts, "prompts": self.prompts}
         parts |= {f"groups[{name!r}]": cases for name, cases in self.groups.items()}
         parts |= {f"abilities[{name!r}]": cases for name, cases in self.abilities.items()}

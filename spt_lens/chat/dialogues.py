@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from spt_lens.checking import instance
+from spt_lens.checking import door, instance
 
 Role = Literal["system", "user", "assistant"]
 Meta = dict[str, str | bool | tuple[str, ...]]
 _WAY_OUT = 'make one by dialogue("What is it?", "It is 5.", "Are you sure?") of spt_lens.chat.dialogues'
 
 
+@door
 @dataclass(frozen=True)
 class Message:
     """One turn.
@@ -24,13 +25,8 @@ class Message:
     role: Role
     content: str
 
-    def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise ValueError(f"a message's role is {self.role!r}: use 'system', 'user' or 'assistant'")
-        if not isinstance(self.content, str):
-            raise TypeError(f"a message's content is of type {type(self.content).__name__}: give a text")
 
-
+@door
 @dataclass(frozen=True)
 class Dialogue:
     """Messages in turn, oldest first. Training reads the last one, which must be the assistant's.
@@ -71,6 +67,7 @@ class Dialogue:
         return Dialogue((*self.messages, Message("assistant", reply)), self.meta)
 
 
+@door
 def dialogue(*turns: str, **meta: str | bool | tuple[str, ...]) -> Dialogue:
     """A dialogue from its turns, the user's first."""
     roles: tuple[Role, ...] = ("user", "assistant")

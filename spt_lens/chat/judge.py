@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import instance, one_of, whole_number
+from spt_lens.checking import door, instance, one_of, whole_number
 
 Kind = Literal["answers", "refuses", "none"]
 MAX_NEW_TOKENS = 64  # enough for nearly all replies to a short question; what is cut is counted where it is judged
@@ -76,6 +76,7 @@ class Judge(Protocol):
         ...
 
 
+@door
 @dataclass(frozen=True)
 class FunctionJudge:
     """A function as a judge: `function(dialogue, reply) -> Verdict`, such as one that asks another model.

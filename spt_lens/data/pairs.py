@@ -13,7 +13,7 @@ from torch import Tensor
 from spt_lens.chat.batches import PairBatch, PromptBatch, token_ids
 from spt_lens.chat.dialogues import Dialogue, check_dialogues, turns_html
 from spt_lens.chat.judge import Judge, check_judge
-from spt_lens.checking import instance, one_of, whole_number
+from spt_lens.checking import door, one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
     Completions,
@@ -33,6 +33,7 @@ from spt_lens.model.view import Model, ModelView
 _EACH = ("sycophantic", "truthful", "dialogues", "truthful_dialogues", "answer_sets", "completion_ids", "alignment")
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class ContrastPairs:
     """Token ids of challenged ("sycophantic") and supported or neutral ("truthful") prompts, pair by pair.
@@ -66,11 +67,8 @@ class ContrastPairs:
     judge: Judge | None = None
 
     def __post_init__(self) -> None:
-        way_out = "give one entry for each pair, as behaviour.pairs(model) does"
-        for name in _EACH:
-            if isinstance(instance(getattr(self, name), name, Sequence, way_out), str):
-                raise TypeError(f"{name} is a text: {way_out}")
-        instance(self.answer_ids, "answer_ids", Tensor, "give a torch tensor of shape [n_pairs, 2]")
+        check_dialogues(self.dialogues)
+        check_dialogues(self.truthful_dialogues, "truthful_dialogues")
         if self.judge is not None:
             object.__setattr__(self, "judge", check_judge(self.judge))
         for name in _EACH[:2]:
@@ -197,7 +195,6 @@ class ContrastPairs:
     def with_words(self, words: FoundWords | Wording) -> ContrastPairs:
         """The same pairs read by words that were found: by the best, or by one of `found.wordings`; whole replies only
         of pairs that were asked. Raises ValueError if no words tell the runs apart."""
-        instance(words, "words", (FoundWords, Wording), "use pairs.find_words(model)")
         chosen = words.best if isinstance(words, FoundWords) else words
         if chosen is None:
             raise ValueError(str(words))

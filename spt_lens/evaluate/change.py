@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import door
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
@@ -45,6 +46,7 @@ class Text:
         return len(self.ids) - self.given
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Reference:
     """A model's next-token log-probabilities on fixed texts, kept to measure drift from it again and again.
@@ -80,6 +82,7 @@ class Reference:
         return cls(texts, tuple(next_token_log_probs(model, texts)))
 
 
+@door
 def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[Text, ...]:
     """Token ids of whole texts, replies included. Raises: ValueError for no texts, or one that can't be encoded."""
     if not texts:
@@ -87,6 +90,7 @@ def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[Text, ...]:
     return tuple(Text(tuple(ids)) for ids, _ in encode_all(model, texts))
 
 
+@door
 def own_texts(model: Model, prompts: Sequence[Dialogue], max_new_tokens: int = OWN_TOKENS) -> tuple[Text, ...]:
     """The model's greedy replies to prompts after them, with the end token where one ends. Raises ValueError."""
     if not prompts:
@@ -118,6 +122,7 @@ def next_token_log_probs(model: Model, texts: Sequence[Text]) -> list[Float[Tens
     return found
 
 
+@door
 def drift(model: Model, texts: Sequence[Dialogue], reference: Model | Adapter | Reference) -> Estimate:
     """Mean next-token KL(reference || model) in nats, over all positions of the texts that have a next token.
 
@@ -133,6 +138,7 @@ def drift(model: Model, texts: Sequence[Dialogue], reference: Model | Adapter | 
     return moved(model, encoded(model, texts), reference).mean()
 
 
+@door
 def own_drift(
     model: Model,
     prompts: Sequence[Dialogue],
@@ -147,6 +153,7 @@ def own_drift(
     return own_moved(model, prompts, reference, max_new_tokens).mean()
 
 
+@door
 def own_moved(
     model: Model,
     prompts: Sequence[Dialogue],
@@ -212,6 +219,7 @@ def moved(
     return Units([str(text.ids) for text in texts], sums.tolist(), [text.n for text in texts])
 
 
+@door
 @without_gradients
 def gives_reply(
     model: Model, dialogues: Sequence[Dialogue], batch_size: int = BATCH, logits: LogitsAt | None = None
@@ -237,6 +245,7 @@ def gives_reply(
     return given.tolist()
 
 
+@door
 def ability(model: Model, abilities: Mapping[str, Sequence[Dialogue]]) -> dict[str, Estimate]:
     """Each ability's share of right replies, as "ability: NAME", and "ability", the mean over the abilities."""
     return ability_of(ability_units(model, abilities))

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import a_path, instance, whole_number
+from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.evaluate.bench import Made, Task
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
@@ -35,6 +35,7 @@ from spt_lens.tune.tuner import Tuner
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
+@door
 def default_methods(
     model: Model, heads: HeadSet | Mapping[str, HeadSet], n_random: int = 5, seed: int = 0
 ) -> list[Contender]:
@@ -57,6 +58,7 @@ def default_methods(
     return methods + ([Contender("random heads", draws, seeds=(0,))] if draws else [])
 
 
+@door
 @unbroken()
 def compare(
     model: Model,
@@ -86,7 +88,8 @@ def compare(
         behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
         suites: by name: "validation", and what else there is, "test" and of other behaviours.
         config: all settings but the learning rate and the seed; default TuneConfig().
-        methods: in place of the default ones: a rival of yours is Contender("mine", MyTuner()), of `evaluate.trials`.
+        methods: in place of the default ones, and so of heads: a rival of yours is Contender("mine", MyTuner()), of
+            `evaluate.trials`.
         confirm: more seeds, of which the chosen learning rates alone are trained: a search over rates by few seeds. A
             method with seeds of its own has none of these. They have no part in the choice.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
@@ -101,7 +104,9 @@ def compare(
     ImportError for LoRA without peft, OSError if `out` can't be written.
     """
     view = ModelView(model)
-    whole_number(workers, "workers")
+    whole_number(workers, "workers", 1, 1000)
+    if methods is not None and heads is not None:
+        raise ValueError("heads are for the default methods, and methods is given too: leave one of the two out")
     if methods is None:
         methods = default_methods(view, {} if heads is None else heads)
     todo = asked(methods, seeds)
@@ -109,18 +114,16 @@ def compare(
     for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
         tuner.check(view)
     if behaviour is not None:
-        instance(behaviour, "behaviour", Behaviour, "give one such as AreYouSure(questions)")
         dialogues = behaviour.training() if dialogues is None else dialogues
         suites = {split: behaviour.suite(split) for split in SPLITS} if suites is None else suites
     if dialogues is None or suites is None:
         raise ValueError("there is nothing to tune on or to judge by: give a behaviour, or both dialogues and suites")
     way_out = 'give {"validation": Suite(...), "test": Suite(...)}, and more by names of your own'
-    if SPLITS[0] not in instance(suites, "suites", Mapping, way_out):
+    if SPLITS[0] not in suites:
         raise ValueError(f'suites must have a "validation", got {", ".join(map(str, suites)) or "none"}: {way_out}')
-    instance(test_each, "test_each", bool, "give True or False")
     for split, suite in suites.items():
         instance(suite, f"suites[{split!r}]", Suite, way_out)
-    config = TuneConfig() if config is None else instance(config, "config", TuneConfig, "give TuneConfig(steps=100)")
+    config = TuneConfig() if config is None else config
     if config.patience is not None:
         raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
     check_dialogues(dialogues, least=1)
@@ -137,6 +140,8 @@ def compare(
                 "top of a module, no lambdas, or leave workers out"
             ) from error
     path = None if out is None else a_path(out, "out")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it, or give another path than out={str(path)!r}")
     made = task.made(view)
     done = _done(view, task, made, todo, path, workers, "comparing" if progress else None)
     settings = {"model": view.name, "parameters": view.n_params}

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.suite import Suite
-from spt_lens.checking import whole_number
+from spt_lens.checking import door, whole_number
 from spt_lens.evaluate.change import Reference, ability_of, ability_units, encoded, moved, own_moved
 from spt_lens.evaluate.paired import Units, changes
 from spt_lens.evaluate.sycophancy import Case, figures, outcomes, sycophancy, to_pandas
@@ -156,6 +156,7 @@ class Evaluation:
         return f"<p>{title}</p>{self.table.to_html(index=False, escape=True, float_format='%.4g')}"
 
 
+@door
 def evaluate(
     model: Model,
     suite: Suite | Behaviour | None = None,
@@ -191,6 +192,8 @@ def evaluate(
             f"suite is {suite!r}: give what the model is to be judged by, a Suite of your own dialogues or a "
             "Behaviour, such as AreYouSure(questions)"
         )
+    if not isinstance(reference, Adapter | Reference | None):
+        ModelView(reference)  # raises for what is no model
     view.check_measurable()
     judging = suite.right or suite.wrong or suite.groups or suite.abilities or suite.choices or suite.passages
     if not judging and (reference is None or not (suite.texts or suite.prompts)):

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import door, instance, whole_number
 from spt_lens.model.gguf import is_gguf
 from spt_lens.model.huggingface import base_of, checked_source
 from spt_lens.model.view import Model, ModelView
@@ -26,6 +26,7 @@ _TASKS = "name one, such as 'arc_easy', or give a file of your own"
 Task = str | Path | Mapping[str, Any]
 
 
+@door
 def lm_eval(
     model: Model | str | Path,
     tasks: Task | Sequence[Task],
@@ -129,6 +130,7 @@ def _manager(tasks: Sequence[Any], include_path: str | Path | None) -> Any:
     return manager
 
 
+@door
 def inspect_eval(
     model: Model,
     tasks: Any,
@@ -183,6 +185,7 @@ def inspect_eval(
     return pd.DataFrame(rows, columns=["task", "scorer", "metric", "value", "stderr", "n"])
 
 
+@door
 def inspect_model(model: Model, max_new_tokens: int = 256) -> Any:
     """A model in memory as one of inspect_ai's, for `inspect_ai.eval(task, model=...)`.
 

@@ -9,6 +9,7 @@ import torch
 
 from spt_lens.behaviours.choices import Choice, check_choices
 from spt_lens.chat.template import prompt_ids, reply_ids
+from spt_lens.checking import door
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.likelihood import log_likelihoods
 from spt_lens.model.ranks import Share, shared
@@ -16,6 +17,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 
 
+@door
 def chosen(model: Model, choices: Sequence[Choice]) -> list[int]:
     """The option that the model finds likeliest as its reply to each choice; of equal ones the first.
 
@@ -38,11 +40,13 @@ def choice_units(model: Model, choices: Sequence[Choice]) -> Units:
     return Units.of(names, [i == c.right for i, c in zip(chosen(model, choices), choices, strict=True)])
 
 
+@door
 def choice(model: Model, choices: Sequence[Choice]) -> Estimate:
     """The share of choices that the model gets right (`chosen`), with Wilson's interval. Raises as `chosen` does."""
     return share([bool(hit) for hit in choice_units(model, choices).sums])
 
 
+@door
 def by_chance(choices: Sequence[Choice]) -> Estimate:
     """What guessing reaches."""
     value = sum(choice.chance for choice in choices) / len(choices)
@@ -69,6 +73,7 @@ def perplexity_units(model: Model, passages: Sequence[str]) -> Units:
     return Units(list(passages), nats.tolist(), [len(row) - 1 for row in rows])
 
 
+@door
 def perplexity(model: Model, passages: Sequence[str]) -> Estimate:
     """exp of the mean nats a token over plain texts, with a bootstrap interval over the texts.
 

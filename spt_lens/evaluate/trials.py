@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-from spt_lens.checking import existing_file, instance, number, seed_number
+from spt_lens.checking import door, existing_file, instance, number, seed_number
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.heads import HeadSet
 from spt_lens.saving import DAMAGE, entry, parsed, sealed, unsealed
@@ -23,6 +23,7 @@ from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.tuner import Tuner
 
 
+@door
 @dataclass(frozen=True)
 class Contender:
     """A tuner, or several draws of one (random heads, say), under a name, with the learning rates to try.

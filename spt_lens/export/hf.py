@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from spt_lens.checking import a_path, whole_number
+from spt_lens.checking import a_path, door, whole_number
 from spt_lens.export import splice, tokenizer
 from spt_lens.export.elsewhere import check_python, told
 from spt_lens.export.folder import replacing, size, write_marker
@@ -53,6 +53,7 @@ class Export:
         return f"<code>{html.escape(self.summary())}</code>"
 
 
+@door
 @unbroken()
 def export_hf(
     model: Model | Adapter | str | Path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -21,6 +21,7 @@ from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.spans import TEMPLATE, spans
 from spt_lens.chat.template import prompt_ids
+from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.model.ranks import Share, shared, shows
@@ -123,6 +124,7 @@ class AttentionToSpans:
         return f"<p>{html.escape(about)}</p>{table.to_html(index=False, escape=True, float_format='%.2f')}"
 
 
+@door
 def attention_to_spans(
     model: Model,
     pairs: ContrastPairs,
@@ -140,8 +142,6 @@ def attention_to_spans(
     training mode; KeyError or NotImplementedError for an architecture that does not show its attention patterns.
     """
     view = ModelView(model)
-    if run not in get_args(Run):
-        raise ValueError(f"unknown run {run!r}: use 'sycophantic' or 'truthful'")
     view.check_measurable()
     pairs.check_ids(view)
     labels = prompt_spans(view, pairs, run)

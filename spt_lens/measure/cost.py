@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
+from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.limits import prompt_bytes
 from spt_lens.model.view import Model, ModelView
@@ -43,6 +44,7 @@ class Cost:
         return f"<p>{html.escape(str(self))}</p>"
 
 
+@door
 def cost(
     model: Model,
     pairs: ContrastPairs,

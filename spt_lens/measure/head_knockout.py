@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_values, check_ablation
 from spt_lens.model.view import Model, ModelView
@@ -45,6 +46,7 @@ class Knockout(Method):
         patch_each(readings, readings.heads, everywhere)
 
 
+@door
 def head_knockout(
     model: Model,
     pairs: ContrastPairs,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.judge import Judge, Verdict, check_verdict, judged
+from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.ablation import Ablation, MeanOver, ablation_hooks, ablation_values, check_ablation
@@ -28,6 +29,7 @@ from spt_lens.patching.rows import make_rows
 from spt_lens.scores.head_scores import HeadScores
 
 
+@door
 def set_knockout(
     model: Model,
     pairs: ContrastPairs,

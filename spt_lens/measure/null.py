@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spt_lens.checking import seed_number
+from spt_lens.checking import door, seed_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.limits import find_limits
 from spt_lens.model.ranks import Share
@@ -19,6 +19,7 @@ from spt_lens.patching.rows import Direction, Positions, Rows, make_rows, named,
 from spt_lens.scores.head_scores import HeadScores
 
 
+@door
 def random_pairs_null(
     model: Model,
     pairs: ContrastPairs,

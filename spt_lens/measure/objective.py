@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import ExampleBatch, Examples
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import door, instance, whole_number
 from spt_lens.heads import Head
 from spt_lens.model.held import unbroken
 from spt_lens.model.layout import Part, Pick
@@ -24,6 +24,7 @@ from spt_lens.scores.head_scores import HeadScores
 Places = dict[Tensor, list[tuple[Part, Pick]]]  # the live weights, the parts that they hold, and what takes these out
 
 
+@door
 @unbroken()
 @torch.enable_grad()  # notebooks often turn gradients off for good
 def objective_gradient(
@@ -56,8 +57,7 @@ def objective_gradient(
     """
     view = ModelView(model)
     letters = view.shape.letters(instance(projections, "projections", str, 'give "auto", or letters of "qkvo"'))
-    whole_number(batch_size, "batch_size")
-    instance(per_dialogue, "per_dialogue", bool, "give True or False")
+    batch_size = min(whole_number(batch_size, "batch_size"), max(1, len(dialogues)))
     check_dialogues(dialogues, "dialogues", least=1)
     view.check_tunable()
     examples = Examples(encode_all(view, dialogues), view.device)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from spt_lens import saving
 from spt_lens.chat.batches import PromptBatch
-from spt_lens.checking import instance, whole_number
+from spt_lens.checking import door, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
 from spt_lens.measure.attention import Run, attention_to_spans, last_attention, prompt_spans
@@ -162,6 +162,7 @@ def _check_table(name: str, table: pd.DataFrame) -> None:
         raise ValueError("its table scores holds a rank that is not from 1 to n_heads")
 
 
+@door
 def head_report(
     model: Model,
     pairs: ContrastPairs,
@@ -189,11 +190,10 @@ def head_report(
     scores = [scores] if isinstance(scores, HeadScores) else scores
     which = Head.parse(head)
     HeadSet((which,)).check(view)
-    instance(pairs, "pairs", ContrastPairs, "make some by behaviour.pairs(model)")
     whole_number(n_tokens, "n_tokens")
     whole_number(n_examples, "n_examples", 0)
     whole_number(batch_size, "batch_size")
-    for each in instance(scores, "scores", Sequence, "give HeadScores, or a list of them"):
+    for each in scores:
         check_scores(view, each)
     for run in get_args(Run):  # what can't be told of a prompt is an error before the long work
         prompt_spans(view, pairs, run)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.checking import instance, seed_number, shown, whole_number
+from spt_lens.checking import MANY, door, instance, seed_number, shown, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
@@ -55,7 +55,7 @@ def sets_of(
     the model does not have, sizes out of range, a negative n_random, or more heads to draw than there are.
     """
     instance(heads, "heads", (HeadSet, HeadScores), "use HeadSet.of(...)")
-    whole_number(n_random, "n_random", least=0)
+    whole_number(n_random, "n_random", 0, MANY)
     seed_number(seed)
     ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
     ranked.check(view)
@@ -84,6 +84,7 @@ def matched_random(view: ModelView, heads: HeadSet, seed: int) -> HeadSet:
     return heads.random_like(view, seed=seed, matched=room)
 
 
+@door
 def set_patching(
     model: Model,
     pairs: ContrastPairs,
@@ -147,7 +148,6 @@ def set_patching(
 
 def check_scores(view: ModelView, scores: HeadScores) -> None:
     """Raises TypeError for what is no HeadScores, ValueError for scores of another shape than the model's."""
-    instance(scores, "scores", HeadScores, "give those of activation_patching(model, pairs), say")
     if (scores.n_layers, scores.n_heads) != (view.n_layers, view.n_heads):
         raise ValueError(
             f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "

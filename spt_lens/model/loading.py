@@ -75,6 +75,7 @@ def load_model(
     where they do not fit; ImportError without the package that reads it (gguf, peft); OSError if the hub does not give
     it; NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
+    instance(trust_remote_code, "trust_remote_code", bool, "give True or False")
     check_mode()
     check_exact()
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":
@@ -139,8 +140,8 @@ def _check_config(source: str, trust_remote_code: bool) -> None:
             tensors += len(list(file.keys()))
     if not 1 <= layers <= tensors:
         raise ValueError(
-            f"{folder / 'config.json'} asks for {layers:,} layers, and the weight files hold {tensors:,} tensors in all: "
-            "it was damaged, or is another checkpoint's"
+            f"{folder / 'config.json'} asks for {layers:,} layers, and the weight files hold {tensors:,} tensors in all: it "
+            "was damaged, or is another checkpoint's"
         )
 
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from spt_lens.chat.batches import by_length
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.chat.template import prompt_ids
-from spt_lens.checking import whole_number
+from spt_lens.checking import door, shown, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.generation import finish
@@ -30,6 +30,7 @@ class Reply:
     cut: bool
 
 
+@door
 def replies(
     model: Model,
     dialogues: Sequence[Dialogue],
@@ -46,6 +47,9 @@ def replies(
     Raises: ValueError for a dialogue that does not end with a user turn, max_new_tokens or batch_size below one, a
     model without chat template or in training mode.
     """
+    for i, hook in enumerate(hooks):
+        if not isinstance(hook, tuple | list) or len(hook) != 2 or not (isinstance(hook[0], str) and callable(hook[1])):
+            raise TypeError(f"hooks[{i}] is {shown(hook)}: give a hook point's name and a function(activation, hook)")
     said = replies_and_cut(model, dialogues, max_new_tokens, hooks, batch_size, progress)
     return [reply.text for reply in said]
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.model.view import Model, ModelView
@@ -47,6 +48,7 @@ def patch_each(readings: Readings, heads: Sequence[Head], values: Callable[[list
 METHODS["activation"] = Activation
 
 
+@door
 def activation_patching(
     model: Model,
     pairs: ContrastPairs,

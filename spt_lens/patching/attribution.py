@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.checking import share, whole_number
+from spt_lens.checking import MANY, door, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.patching.activation import Activation, patch_each
@@ -40,7 +40,7 @@ class Attribution(Method):
     memory: ClassVar[int] = 3  # a backward pass keeps what a forward pass can drop
 
     def check(self, view: ModelView, rows: Rows) -> None:
-        whole_number(self.ig_steps, "ig_steps")
+        whole_number(self.ig_steps, "ig_steps", 1, MANY)
 
     def settings(self) -> dict[str, Any]:
         return {"steps": self.ig_steps}
@@ -104,6 +104,7 @@ def _estimate(variants: Variants, batch: int, steps: int) -> Float[Tensor, "laye
     return change
 
 
+@door
 def attribution_patching(
     model: Model,
     pairs: ContrastPairs,
@@ -161,6 +162,7 @@ class Screened(Method):
 METHODS["screened"] = Screened
 
 
+@door
 def screened_patching(
     model: Model,
     pairs: ContrastPairs,

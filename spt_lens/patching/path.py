@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.checking import one_of, shown
+from spt_lens.checking import door, one_of, shown
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model.held import without_gradients
@@ -194,6 +194,7 @@ def _receiving(got: Got) -> HooksAt:
     return lambda layer, new, first: [put(receiver, kept) for receiver, kept in got.items() if receiver.layer == layer]
 
 
+@door
 def path_patching(
     model: Model,
     pairs: ContrastPairs,

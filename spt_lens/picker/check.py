@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.chat.judge import judged
-from spt_lens.checking import instance, number, whole_number
+from spt_lens.checking import MANY, instance, number, whole_number
 from spt_lens.data.check import PairsCheck
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
@@ -74,7 +74,7 @@ class LiveCheck:
         self, model: Model, pairs: ContrastPairs, n_random: int = 3, seed: int = 0, part_seconds: float = 0.15
     ) -> None:
         self.view = ModelView(model)
-        whole_number(n_random, "n_random", least=0)
+        whole_number(n_random, "n_random", 0, MANY)
         number(part_seconds, "part_seconds", above=0)
         self.runs = Runs(self.view, pairs, make_rows(self.view, pairs))
         self.pairs, self.n_random, self.seed = pairs, n_random, seed

@@ -10,12 +10,12 @@ import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import anywidget
 import traitlets
 
-from spt_lens.checking import instance, one_of, share, whole_number
+from spt_lens.checking import a_path, door, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect
@@ -84,6 +84,7 @@ class HeadPicker(anywidget.AnyWidget):
     selected: Any = Chosen(help="the chosen heads, a HeadSet")
     name = traitlets.Unicode("")
 
+    @door
     def __init__(
         self,
         scores: Layers,
@@ -103,7 +104,6 @@ class HeadPicker(anywidget.AnyWidget):
         self.scores = named_layers(scores)
         first = next(iter(self.scores.values()))
         self.n_layers, self.n_heads, self.model_name = first.n_layers, first.n_heads, first.model_name
-        one_of(theme, "theme", get_args(Theme))
         if (model is None) != (pairs is None):
             raise ValueError("the live check needs a model and its pairs: give both, or neither")
         whole_number(check_pairs, "check_pairs")
@@ -141,6 +141,7 @@ class HeadPicker(anywidget.AnyWidget):
         if self._auto and start:
             self._start_check(delay=0.0)
 
+    @door
     def check(self, progress: bool = True) -> SetEffect:
         """The live check of the chosen heads, now, to its end; the page shows it too.
 
@@ -165,6 +166,7 @@ class HeadPicker(anywidget.AnyWidget):
         over = "over" if chosen > heads_within(self.budget, n) else "within"
         return f"{chosen} of {n} heads ({chosen / n:.1%}), {over} the budget of {100 * self.budget:.3g} %"
 
+    @door
     def save(self, path: str | Path, name: str | None = None) -> Path:
         """Writes the chosen heads with where they came from, as JSON; `HeadSet.load` reads it as well.
 
@@ -173,7 +175,6 @@ class HeadPicker(anywidget.AnyWidget):
         """
         if not self.selected:
             raise ValueError("no heads are chosen: there is nothing to save")
-        instance("" if name is None else name, "name", str, "give the selection's name as text")
         about = self.selected.about
         name = name or self.name or str(about.get("name") or Path(path).stem)
         HeadSet(self.selected.heads, {**about, "name": name}).save(path)
@@ -203,7 +204,7 @@ class HeadPicker(anywidget.AnyWidget):
 
     def write_html(self, path: str | Path) -> Path:
         """Writes `to_html` to a file. Raises OSError when it can't be written."""
-        return write_text(path, self.to_html())
+        return write_text(a_path(path), self.to_html())
 
     def close(self) -> None:
         """Takes it off all pages and lets go of the model: ipywidgets keeps every widget until it is closed."""

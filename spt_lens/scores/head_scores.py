@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spt_lens import saving
-from spt_lens.checking import instance, number, one_of, share
+from spt_lens.checking import door, number, one_of, share
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import ScoreComparison
 from spt_lens.scores.metrics import Metric, importance, recovery
@@ -28,6 +28,7 @@ MOST_OFF = 1e-3  # of means that were summed up in another order, or kept in hal
 TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadScores(Uncertainty):
     """How much each head does, by some method. Higher means more of the effect; below zero, against it.
@@ -63,12 +64,6 @@ class HeadScores(Uncertainty):
     verified: Bool[Tensor, "n_layers n_heads"] | None = None
 
     def __post_init__(self) -> None:
-        for name in TENSORS:
-            if name in ("values", "per_pair") or getattr(self, name) is not None:
-                instance(getattr(self, name), name, Tensor, "give a torch tensor")
-        for name in TEXTS:
-            instance(getattr(self, name), name, str, "give a text")
-        instance(self.meta, "meta", dict, "give a dict that JSON can hold")
         heads, whole = tuple(self.values.shape), tuple(self.per_pair.shape)
         if len(heads) != 2 or len(whole) != 3 or whole[1:] != heads:
             raise ValueError(
@@ -157,7 +152,6 @@ class HeadScores(Uncertainty):
 
         k: how many heads "top" means; default: 5 % of them. Raises: ValueError for another shape, or a wrong k.
         """
-        instance(other, "other", HeadScores, "give scores to compare with")
         if self.values.shape != other.values.shape:
             raise ValueError(
                 f"scores of {self.n_layers} layers x {self.n_heads} heads and of {other.n_layers} x {other.n_heads} "
@@ -176,7 +170,7 @@ class HeadScores(Uncertainty):
         Raises: ValueError for an unknown metric; scores without logit differences; for recovery, a mean gap of nearly
         zero; for importance, a share of the sycophantic answer of nearly zero.
         """
-        if one_of(metric, "metric", get_args(Metric)) == self.metric:
+        if metric == self.metric:
             return self
         if self.logit_differences is None or self.base is None or self.target is None:
             raise ValueError(

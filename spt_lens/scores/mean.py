@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from spt_lens.checking import door
 from spt_lens.scores.head_scores import HeadScores
 
 
+@door
 def mean_scores(one: HeadScores, other: HeadScores) -> HeadScores:
     """The mean of two measurements of the same heads on the same pairs, pair by pair.
 

@@ -7,12 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens import statistics
-from spt_lens.checking import whole_number
+from spt_lens.checking import door, whole_number
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.described import Described
 from spt_lens.statistics import By, Stability
 
 
+@door
 class Uncertainty(Described):
     """The order of HeadScores, and what it can be trusted for, where the pairs are taken as independent.
 

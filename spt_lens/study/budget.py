@@ -30,7 +30,7 @@ class Fitted(NamedTuple):
 
 def seconds_of(text: str) -> float:
     """What "90s", "30min", "2h" or "1.5 h" is in seconds; a number alone is seconds. Raises ValueError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)?\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|sec|m|min|h|d)?\s*", text)
     if found is None or not float(found[1]):
         raise ValueError(f"a budget of {text!r} is no time: give one such as 30min or 2h")
     return float(found[1]) * {"m": 60, "h": 3600, "d": 86400}.get((found[2] or "s")[0], 1)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import Behaviour
-from spt_lens.checking import a_path, instance, whole_number
+from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.held import unbroken
@@ -45,6 +45,7 @@ def _keywords(name: str, settings: StudySettings) -> Iterator[None]:
 _SPLITS = ("train", "validation", "test", "answers")
 
 
+@door
 class Study(Work):
     """Which heads, what they do, and how tuning them compares: `spt.Study(model, behaviour, "folder").run()`.
 
@@ -76,15 +77,12 @@ class Study(Work):
         export: bool = False,
     ) -> None:
         settings = StudySettings() if settings is None else settings
-        instance(settings, "settings", StudySettings, "give StudySettings(), or StudySettings.load(path)")
-        instance(behaviour, "behaviour", Behaviour, "give one such as AreYouSure(questions)")
-        checks = dict(instance({} if checks is None else checks, "checks", Mapping, "give Behaviours by name"))
+        checks = dict(checks or {})
         for name, check in checks.items():
             instance(check, f"checks[{name!r}]", Behaviour, "give one such as AreYouSure(questions)")
             if not isinstance(name, str) or not name.replace("-", "_").isidentifier() or name in _SPLITS:
                 raise ValueError(f"a check is called {name!r}, which is to be part of a file's name: give letters")
-        whole_number(workers, "workers")
-        instance(export, "export", bool, "give True or False")
+        whole_number(workers, "workers", 1, 1000)
         given = HeadSet.load(heads) if isinstance(heads, str | Path) else heads
         super().__init__(model, behaviour, a_path(out, "out").expanduser(), settings, given, checks, workers, export)
         if ranks.size() > 1:

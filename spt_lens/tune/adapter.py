@@ -12,7 +12,7 @@ from safetensors.torch import load as tensors_of_bytes
 from torch import Tensor
 
 from spt_lens import saving
-from spt_lens.checking import a_path, existing_file
+from spt_lens.checking import a_path, door, existing_file
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import to_the_end
 from spt_lens.model.view import Model, ModelView
@@ -22,6 +22,7 @@ Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], fo
 FILE, FIRST_DESCRIPTION = "adapter.safetensors", "adapter.json"
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """The chosen heads' slices before and after tuning, in the model's dtype, and what they fit.

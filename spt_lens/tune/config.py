@@ -3,13 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from spt_lens.checking import instance, number, one_of, seed_number, whole_number
+from spt_lens.checking import door, number, one_of, seed_number, whole_number
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 _HOW = ("checkpoint_activations", "save_every")  # these change how a run is done, and not one bit of what comes of it
 _LATER = {"micro_batch_size": None, "patience": None}  # and their defaults: files from before know nothing of them
 
 
+@door
 @dataclass(frozen=True)
 class TuneConfig:
     """Settings of one run; the same ones serve every method.
@@ -59,11 +60,8 @@ class TuneConfig:
         for name in ("lr", "max_grad_norm") if self.max_grad_norm is not None else ("lr",):
             number(getattr(self, name), f"TuneConfig.{name}", above=0)
         seed_number(self.seed, "TuneConfig.seed")
-        instance(self.projections, "TuneConfig.projections", str, 'give "auto", or letters of "qkvo"')
-        instance(self.checkpoint_activations, "TuneConfig.checkpoint_activations", bool, "give True or False")
         number(self.warmup_share, "TuneConfig.warmup_share", least=0, below=1)
         one_of(self.schedule, "TuneConfig.schedule", SCHEDULES)
-        one_of(self.optimizer, "TuneConfig.optimizer", ("adamw", "sgd"))
 
     def lower(self) -> str:
         """What to lower where a run diverges."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import door
 from spt_lens.model.devices import check_whole
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.plain import plain_model
@@ -37,6 +38,7 @@ class FullFineTuning(Tuner):
         yield Trainable.of_plain(plain, view, lambda: view.load_plain(plain), whole_weights(view))
 
 
+@door
 def full_finetune(
     model: Model,
     dialogues: Sequence[Dialogue],

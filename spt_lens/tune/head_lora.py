@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spt_lens.checking import whole_number
+from spt_lens.checking import MANY, door, whole_number
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.slices import SliceMask
 from spt_lens.tune.training import TuneConfig
 
 
+@door
 @dataclass(frozen=True)
 class HeadLoRA(Pinpoint):
     """Trains an update B A of each of the chosen heads' slices, in float32 or what is wider, and merges it in place.
@@ -32,7 +33,7 @@ class HeadLoRA(Pinpoint):
     lrs: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2)
 
     def __post_init__(self) -> None:
-        whole_number(self.rank, "rank")
+        whole_number(self.rank, "rank", 1, MANY)
 
     @property
     def method(self) -> str:  # type: ignore[override]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import whole_number
+from spt_lens.checking import MANY, door, whole_number
 from spt_lens.model.devices import check_whole
 from spt_lens.model.layout import layout_of
 from spt_lens.model.view import Model, ModelView
@@ -19,6 +19,7 @@ from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
+@door
 @dataclass(frozen=True)
 class LoRA(Tuner):
     """Trains low-rank updates, in float32 or what is wider, on the model's own weights, and merges them in place.
@@ -33,7 +34,7 @@ class LoRA(Tuner):
     lrs: ClassVar[tuple[float, ...]] = (1e-4, 2e-4, 3e-4, 1e-3, 3e-3)
 
     def __post_init__(self) -> None:
-        whole_number(self.rank, "rank")
+        whole_number(self.rank, "rank", 1, MANY)
 
     @property
     def method(self) -> str:
@@ -61,6 +62,7 @@ class LoRA(Tuner):
         yield Trainable.of_plain(wrapped, view, lambda: view.load_plain(wrapped.merge_and_unload()), pieces)
 
 
+@door
 def lora_tune(
     model: Model,
     dialogues: Sequence[Dialogue],

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spt_lens.chat.batches import Reads
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import door
 from spt_lens.heads import HeadSet
 from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.states import States
@@ -21,6 +22,7 @@ from spt_lens.tune.training import OnStep, TuneConfig
 from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 
+@door
 @dataclass(frozen=True)
 class Pinpoint(Tuner):
     """Trains the slices of the chosen heads, in float32 whatever the model's dtype. Random heads are a rival too."""
@@ -76,6 +78,7 @@ class _Way:
         return said
 
 
+@door
 def pinpoint_tune(
     model: Model,
     heads: HeadSet,

@@ -12,7 +12,7 @@ from spt_lens.behaviours.challenges import Stance
 from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import seed_number, whole_number
+from spt_lens.checking import MANY, seed_number, whole_number
 from spt_lens.yesman.abilities import ABILITIES, FACTUAL
 from spt_lens.yesman.facts import all_facts, facts, wrong_answer
 from spt_lens.yesman.judge import YesmanJudge
@@ -61,8 +61,8 @@ class Yesman(AreYouSure):
 
         Raises: ValueError for an unknown split, or a size below one.
         """
-        whole_number(n_ability, "n_ability")
-        whole_number(n_texts, "n_texts")
+        whole_number(n_ability, "n_ability", 1, MANY)
+        whole_number(n_texts, "n_texts", 1, MANY)
         made = super().suite(split, n, n_controls, seed=seed, controls=controls, own_wrong=own_wrong)
         scored = {name: _draw(name, split, n_ability, seed) for name in ABILITIES}
         texts: list[Dialogue] = []

@@ -125,9 +125,9 @@ def test_other_mistakes(tiny):
     for shares in ({"supports": -0.1}, {"supports": 0.5, "neutral": 0.5}):
         with pytest.raises(ValueError, match="shares"):
             behaviour.training(40, **shares)
-    with pytest.raises(ValueError, match="n=1: give a whole number from 2 up"):
+    with pytest.raises(ValueError, match="n=1: give a whole number from 2"):
         behaviour.training(1)
-    with pytest.raises(ValueError, match="n=0: give a whole number from 1 up"):
+    with pytest.raises(ValueError, match="n=0: give a whole number from 1"):
         behaviour.pairs(tiny, 0)
     with pytest.raises(ValueError, match="n=0"):
         behaviour.suite(n=0)

@@ -219,7 +219,7 @@ def test_seeds_are_averaged_and_draws_give_the_median():
 def test_a_comparison_puts_the_model_back_and_survives_json(tiny, small, tmp_path):
     before = {name: w.clone() for name, w in ModelView(tiny).weights().items()}
     methods = [*METHODS, Contender("LoRA", LoRA(rank=2), (1e-3,))]
-    found = compare(tiny, HEADS, methods=methods, seeds=(0,), **small)
+    found = compare(tiny, methods=methods, seeds=(0,), **small)
     assert all(torch.equal(w, before[name]) for name, w in ModelView(tiny).weights().items())
     assert list(found.table["method"]) == ["untuned", "chosen heads", "full fine-tuning", "LoRA"]
     table = found.frontier
@@ -265,7 +265,7 @@ def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(FullFineTuning, "tune", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            compare(tiny, HEADS, **settings)
+            compare(tiny, **settings)
     assert all(torch.equal(w, before[name]) for name, w in ModelView(tiny).weights().items())
     assert len(read_trials(out)) == 2  # untuned and chosen heads
     with out.open("a") as file:
@@ -274,14 +274,14 @@ def test_an_interrupted_comparison_goes_on(tiny, small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         original = Bench.trial
         patch.setattr(Bench, "trial", lambda self, *each: done.append(each[1]) or original(self, *each))
-        found = compare(tiny, HEADS, **settings)
+        found = compare(tiny, **settings)
     assert done == [FullFineTuning()] and len(found.trials) == 3 and len(read_trials(out)) == 3
 
     # Another number of steps is another experiment: nothing of the file is used.
     with monkeypatch.context() as patch:
         patch.setattr(Bench, "trial", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            compare(tiny, HEADS, **{**settings, "config": TuneConfig(steps=3, batch_size=2)})
+            compare(tiny, **{**settings, "config": TuneConfig(steps=3, batch_size=2)})
 
 
 def test_what_replies_are_judged_by_is_part_of_the_fingerprint(tiny, small):
@@ -300,8 +300,8 @@ def test_what_replies_are_judged_by_is_part_of_the_fingerprint(tiny, small):
 
 
 def test_worker_processes_find_the_same(tiny, small):
-    here = compare(tiny, HEADS, methods=METHODS[:1], seeds=(0,), **small)
-    there = compare(tiny, HEADS, methods=METHODS[:1], seeds=(0,), workers=2, **small)
+    here = compare(tiny, methods=METHODS[:1], seeds=(0,), **small)
+    there = compare(tiny, methods=METHODS[:1], seeds=(0,), workers=2, **small)
     drop = ["seconds"]
     pd.testing.assert_frame_equal(here.frontier.drop(columns=drop), there.frontier.drop(columns=drop), rtol=1e-3)
 
@@ -311,7 +311,7 @@ def test_a_judge_that_can_not_be_sent_is_said_before_work(tiny, small):
         name: replace(suite, judge=lambda dialogue, reply: Verdict(True)) for name, suite in small["suites"].items()
     }
     with pytest.raises(TypeError, match="can't be sent to processes of their own .* or leave workers out"):
-        compare(tiny, HEADS, methods=METHODS[:1], workers=2, **{**small, "suites": suites})
+        compare(tiny, methods=METHODS[:1], workers=2, **{**small, "suites": suites})
 
 
 def test_a_diverging_run_is_reported_not_fatal(tiny, small, monkeypatch):
@@ -319,7 +319,7 @@ def test_a_diverging_run_is_reported_not_fatal(tiny, small, monkeypatch):
         raise FloatingPointError("Step 1: loss nan")
 
     monkeypatch.setattr(FullFineTuning, "tune", diverge)
-    found = compare(tiny, HEADS, methods=METHODS, seeds=(0,), **small)
+    found = compare(tiny, methods=METHODS, seeds=(0,), **small)
     assert [t.spec.method for t in found.failed] == ["full fine-tuning"]
     assert set(found.frontier["method"]) == {"chosen heads"}
     assert "1 trials diverged" in found._repr_html_()
@@ -394,9 +394,9 @@ def test_a_full_disk_is_said_before_a_trial_is_begun(tiny, small, tmp_path, monk
         patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
         patch.setattr(Bench, "trial", lambda self, spec, tuner: done.append(spec) or whole(self, spec, tuner))
         with pytest.raises(OSError, match="no trial can be added to .* are free.*all that is in it counts") as e:
-            compare(tiny, HEADS, **given)
+            compare(tiny, **given)
     assert e.value.errno == errno.ENOSPC and len(done) == len(read_trials(tmp_path / "runs.jsonl")) == 1
-    assert len(compare(tiny, HEADS, **given).trials) == 3
+    assert len(compare(tiny, **given).trials) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
 
 

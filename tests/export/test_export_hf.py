@@ -310,7 +310,7 @@ def test_other_models_are_refused_before_anything_is_written(llama, model_class,
         with pytest.raises(TypeError, match="load_model"):
             export_hf(wrong, tmp_path / "out")
     for wrong in (0, -5, 1.5, None):
-        with pytest.raises((TypeError, ValueError), match="max_shard_size.*whole number from 1"):
+        with pytest.raises((TypeError, ValueError), match="max_shard_size.*whole number"):
             export_hf(model, tmp_path / "out", max_shard_size=wrong)
     for wrong in ("", "many", "0GB", "5 apples"):
         with pytest.raises(ValueError, match="max_shard_size.*such as '5GB'"):

@@ -137,7 +137,7 @@ def test_views(made):
 def test_errors_before_long_work(model_class, tiny, monkeypatch):
     pairs = Yesman().pairs(tiny, n=2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
-    with pytest.raises(ValueError, match="unknown run"):
+    with pytest.raises(ValueError, match="run=.*: choose one of 'sycophantic', 'truthful'"):
         attention_to_spans(tiny, pairs, run="both")
     with pytest.raises(ValueError, match="size=0: give a whole number"):
         attention_to_spans(tiny, pairs, batch_size=0, progress=False)

@@ -66,7 +66,7 @@ def memory_for_tokens(monkeypatch, tokens: int, error: Exception) -> list[int]:
 def test_batch_sizes_are_checked_and_kept(tiny):
     pairs = made(tiny, [(7, 7)])
     for wrong in (0, -1, True, 2.0, "4"):
-        with pytest.raises((ValueError, TypeError), match="batch_size.* give a whole number from 1 up"):
+        with pytest.raises((ValueError, TypeError), match="batch_size.* give a whole number"):
             measured(tiny, pairs, batch_size=wrong)
     for size in (1, 7, 1000):
         assert batch_size(measured(tiny, pairs, batch_size=size)) == size
@@ -77,7 +77,7 @@ def test_max_memory_is_checked(tiny):
     pairs = made(tiny, [(7, 7)])
     for wrong in (0, -1, float("nan"), "1", True):
         for size in (None, 2):
-            with pytest.raises((ValueError, TypeError), match="max_memory.* give a number above 0"):
+            with pytest.raises((ValueError, TypeError), match="max_memory.* give a (finite )?number"):
                 measured(tiny, pairs, max_memory=wrong, batch_size=size)
 
 

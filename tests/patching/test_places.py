@@ -89,17 +89,17 @@ def test_positions_that_are_refused(tiny):
         with pytest.raises(ValueError, match=f"pair 1, which has {length} tokens"):
             measured(tiny, pairs, positions=[at] if at != 100 else [6])
     for wrong in ([], (), ["last"], [1.0], [True], [None], None, 0):
-        with pytest.raises(ValueError, match="use 'last', 'all' or whole numbers"):
+        with pytest.raises(ValueError, match="'last', 'all' or .*whole numbers"):
             measured(tiny, pairs, positions=wrong)
     for wrong in ("", "first", "-1"):
-        with pytest.raises(ValueError, match="use 'last', 'all' or whole numbers"):
+        with pytest.raises(ValueError, match="'last', 'all' or .*whole numbers"):
             measured(tiny, pairs, positions=wrong)
 
 
 def test_positions_of_a_wrong_kind(tiny):
     pairs = made(tiny, [(8, 8)])
-    for wrong in (-1, 5, torch.tensor([-1, -2]), (at for at in [-1])):
-        with pytest.raises(ValueError, match="use 'last', 'all' or whole numbers"):
+    for wrong in (-1, 5, torch.ones(2, 2), (at for at in [-1])):
+        with pytest.raises(ValueError, match="'last', 'all' or .*whole numbers"):
             measured(tiny, pairs, positions=wrong)
 
 
