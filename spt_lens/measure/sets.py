@@ -148,6 +148,7 @@ def set_patching(
 
 def check_scores(view: ModelView, scores: HeadScores) -> None:
     """Raises TypeError for what is no HeadScores, ValueError for scores of another shape than the model's."""
+    instance(scores, "scores", HeadScores, "give those of activation_patching(model, pairs), say")
     if (scores.n_layers, scores.n_heads) != (view.n_layers, view.n_heads):
         raise ValueError(
             f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "
