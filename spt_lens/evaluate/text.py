@@ -49,6 +49,9 @@ def choice(model: Model, choices: Sequence[Choice]) -> Estimate:
 @door
 def by_chance(choices: Sequence[Choice]) -> Estimate:
     """What guessing reaches."""
+    check_choices(choices)
+    if not choices:
+        raise ValueError("there are no choices: give at least one")
     value = sum(choice.chance for choice in choices) / len(choices)
     return Estimate(value, value, value, len(choices))
 
