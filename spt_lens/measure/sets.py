@@ -51,10 +51,9 @@ def sets_of(
 ) -> list[OneSet]:
     """No heads, the best ones of each size, then the random sets of each; known before any of them is measured.
 
-    Raises: TypeError for heads that are neither scores nor a selection; ValueError for an empty selection, heads that
-    the model does not have, sizes out of range, a negative n_random, or more heads to draw than there are.
+    Raises: ValueError for an empty selection, heads that the model does not have, sizes out of range, a negative
+    n_random, or more heads to draw than there are.
     """
-    instance(heads, "heads", (HeadSet, HeadScores), "use HeadSet.of(...)")
     whole_number(n_random, "n_random", 0, MANY)
     seed_number(seed)
     ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
