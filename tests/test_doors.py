@@ -265,7 +265,10 @@ EVALUATING: dict[str, Made] = {
     **{
         f"change.{name}": (
             lambda w, name=name, good=good: Door(
-                _function(f"evaluate.change.{name}"), {each: getattr(w, here) for each, here in good.items()}
+                _function(f"evaluate.change.{name}"),
+                {each: getattr(w, here) for each, here in good.items()},
+                {"logits": {"function", "class"}},
+                frozenset({"logits"} if name == "gives_reply" else ()),  # it is called, and its errors are its own
             )
         )
         for name, good in {

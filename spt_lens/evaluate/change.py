@@ -165,6 +165,7 @@ def own_moved(
     logits: LogitsAt | None = None,
 ) -> Units:
     """`own_drift` text by text. logits: as of `moved`."""
+    ModelView(model)  # raises for what is no model
     check_reference(reference)
     if isinstance(reference, Reference):
         kept = reference.own or reference
