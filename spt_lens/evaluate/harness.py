@@ -61,6 +61,8 @@ def lm_eval(
     if not wanted:
         raise ValueError(f"there are no tasks: {_TASKS}")
     wanted = [str(task) if isinstance(task, Path) else task for task in wanted]
+    if not isinstance(model, str | Path):  # before lm-eval's tasks are read
+        ModelView(model).check_measurable()
     with quiet(progress):
         manager = _manager(wanted, include_path)
         if isinstance(model, str | Path):
