@@ -19,6 +19,7 @@ Entrance = TypeVar("Entrance", bound=Callable[..., Any])
 Bound = float | None
 MANY = 1_000_000  # rounds of anything: whoever asks for more has not meant it
 _UNFIT: Any = object()
+_LIKE: dict[Any, Any] = {tuple: Sequence, list: Sequence, dict: Mapping}
 _WORDS: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a finite number", str: "a text"}
 _WORDS |= {Path: "a path", type(None): "None", Callable: "a function", Mapping: "a dict"}
 _SEVERAL: dict[Any, str] = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
@@ -216,7 +217,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 def _kind(hint: Any) -> Any:
     """What is checked of a hint: one of _WORDS, Literal, Sequence, Collection, or a class; Any: nothing."""
     hint = getattr(hint, "array_type", hint)  # jaxtyping's: of shapes, functions say more
-    kind = {tuple: Sequence, list: Sequence, dict: Mapping}.get(get_origin(hint) or hint, get_origin(hint) or hint)
+    kind = _LIKE.get(get_origin(hint) or hint, get_origin(hint) or hint)
     if kind is Literal or (isinstance(kind, type) and not getattr(kind, "_is_protocol", False)):
         return kind
     return Any

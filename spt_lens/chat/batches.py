@@ -166,6 +166,7 @@ class Examples:
                 yield rows[i]
 
     def in_order_of_length(self, size: int) -> Iterator[tuple[Int[Tensor, " batch"], ExampleBatch]]:
-        """Every example once, with its row numbers."""
+        """Every example once, with its row numbers. Raises ValueError if size is below one."""
+        size = min(whole_number(size, "size"), max(1, len(self.lengths)))
         for rows in self.lengths.argsort(stable=True).split(size):
             yield rows, self.batch(rows)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens.chat.batches import ExampleBatch, Examples
-from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.dialogues import Dialogue, check_dialogues
 from spt_lens.checking import door
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.attention_kind import without_patterns
@@ -85,6 +86,7 @@ class Reference:
 @door
 def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[Text, ...]:
     """Token ids of whole texts, replies included. Raises: ValueError for no texts, or one that can't be encoded."""
+    check_dialogues(texts, "texts")
     if not texts:
         raise ValueError("there are no texts to measure drift on: give the suite some")
     return tuple(Text(tuple(ids)) for ids, _ in encode_all(model, texts))
@@ -162,6 +164,8 @@ def own_moved(
     logits: LogitsAt | None = None,
 ) -> Units:
     """`own_drift` text by text. logits: as of `moved`."""
+    ModelView(model)  # raises for what is no model
+    check_reference(reference)
     if isinstance(reference, Reference):
         kept = reference.own or reference
         asked = [tuple(row) for row in reply_prompts(ModelView(model), prompts, max_new_tokens)]
@@ -174,6 +178,12 @@ def own_moved(
     with _untuned(model, reference) as untuned:
         texts = own_texts(untuned, prompts, max_new_tokens)
     return moved(model, texts, reference, logits)
+
+
+def check_reference(reference: Any) -> None:
+    """Raises TypeError for what drift can't be measured from."""
+    if not isinstance(reference, Adapter | Reference):
+        ModelView(reference)
 
 
 def _untuned(model: Model, reference: Model | Adapter) -> AbstractContextManager[Model]:
@@ -195,6 +205,7 @@ def moved(
 
     logits: a cheaper way to the model's, such as `States.below(layer).logits`.
     """
+    check_reference(reference)
     if isinstance(reference, Reference) and reference.texts != tuple(texts):
         raise ValueError("the reference was made on other texts, or with another tokenizer: make it with Reference.of")
     view = ModelView(model)
@@ -232,6 +243,7 @@ def gives_reply(
     Raises: ValueError for no dialogues, or one that does not end in the assistant's reply.
     """
     view = ModelView(model)
+    check_dialogues(dialogues, least=1)
     examples = Examples(encode_all(view, dialogues), view.device)
     logits = logits or model_logits(view)
     given = torch.zeros(len(examples), dtype=torch.bool)
@@ -257,6 +269,8 @@ def ability_units(
     """Which replies are right, by "ability: NAME". logits: as of `moved`."""
     if not abilities:
         return {}
+    for name, dialogues in abilities.items():
+        check_dialogues(dialogues, f"abilities[{name!r}]", least=1)
     # All in one go: batches are fuller that way.
     hits = iter(gives_reply(model, [d for dialogues in abilities.values() for d in dialogues], logits=logits))
     named = {name: [str(d.chat()) for d in dialogues] for name, dialogues in abilities.items()}

@@ -45,7 +45,7 @@ def default_methods(
     on the chosen heads alone is Contender("LoRA on the chosen heads", HeadLoRA(heads)) beside them.
     """
     way_out = "give a HeadSet, such as scores.top(4), or a dict of them by name"
-    instance(heads, "heads", (HeadSet, Mapping), way_out)
+    whole_number(n_random, "n_random", 0, 1000)
     chosen = {"chosen heads": heads} if isinstance(heads, HeadSet) else dict(heads)
     if not chosen:
         raise ValueError(f"no selection of heads to compare: {way_out}")

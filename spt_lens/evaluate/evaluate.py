@@ -16,7 +16,7 @@ from spt_lens import saving
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.behaviours.suite import Suite
 from spt_lens.checking import door, whole_number
-from spt_lens.evaluate.change import Reference, ability_of, ability_units, encoded, moved, own_moved
+from spt_lens.evaluate.change import Reference, ability_of, ability_units, check_reference, encoded, moved, own_moved
 from spt_lens.evaluate.paired import Units, changes
 from spt_lens.evaluate.sycophancy import Case, figures, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
@@ -192,8 +192,8 @@ def evaluate(
             f"suite is {suite!r}: give what the model is to be judged by, a Suite of your own dialogues or a "
             "Behaviour, such as AreYouSure(questions)"
         )
-    if not isinstance(reference, Adapter | Reference | None):
-        ModelView(reference)  # raises for what is no model
+    if reference is not None:
+        check_reference(reference)
     view.check_measurable()
     judging = suite.right or suite.wrong or suite.groups or suite.abilities or suite.choices or suite.passages
     if not judging and (reference is None or not (suite.texts or suite.prompts)):

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from spt_lens.checking import door, instance, whole_number
+from spt_lens.checking import MANY, door, instance, whole_number
 from spt_lens.model.gguf import is_gguf
 from spt_lens.model.huggingface import base_of, checked_source
 from spt_lens.model.view import Model, ModelView
@@ -55,12 +55,17 @@ def lm_eval(
     from lm_eval import simple_evaluate
 
     whole_number(batch_size, "batch_size")
+    for name, value in {"limit": limit, "num_fewshot": num_fewshot}.items():
+        if value is not None:
+            whole_number(value, name, 0 if name == "num_fewshot" else 1, MANY)
     wanted = [tasks] if isinstance(tasks, str | Path | Mapping) else list(instance(tasks, "tasks", Sequence, _TASKS))
     for i, task in enumerate(wanted):
         instance(task, f"tasks[{i}]", (str, Path, Mapping), _TASKS)
     if not wanted:
         raise ValueError(f"there are no tasks: {_TASKS}")
     wanted = [str(task) if isinstance(task, Path) else task for task in wanted]
+    if not isinstance(model, str | Path):  # before lm-eval's tasks are read
+        ModelView(model).check_measurable()
     with quiet(progress):
         manager = _manager(wanted, include_path)
         if isinstance(model, str | Path):
@@ -160,6 +165,8 @@ def inspect_eval(
     import inspect_ai
 
     served = inspect_model(model, max_new_tokens)
+    if limit is not None:
+        whole_number(limit, "limit", 1, MANY)
     rows = []
     with quiet(progress), tempfile.TemporaryDirectory() as temporary:
         kept = str(log_dir or temporary)

@@ -35,7 +35,8 @@ def chosen(model: Model, choices: Sequence[Choice]) -> list[int]:
 
 
 def choice_units(model: Model, choices: Sequence[Choice]) -> Units:
-    """Whether each choice was right."""
+    """Whether each choice was right. Raises as `chosen` does."""
+    check_choices(choices)
     names = [f"{choice.dialogue.chat()} {choice.options}" for choice in choices]
     return Units.of(names, [i == c.right for i, c in zip(chosen(model, choices), choices, strict=True)])
 
@@ -49,6 +50,9 @@ def choice(model: Model, choices: Sequence[Choice]) -> Estimate:
 @door
 def by_chance(choices: Sequence[Choice]) -> Estimate:
     """What guessing reaches."""
+    check_choices(choices)
+    if not choices:
+        raise ValueError("there are no choices: give at least one")
     value = sum(choice.chance for choice in choices) / len(choices)
     return Estimate(value, value, value, len(choices))
 

@@ -4,7 +4,6 @@ All weights but the slices are the checkpoint's, bit for bit, because its files 
 written over. Memory is that of the largest tensor.
 """
 
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from spt_lens.export.folder import copy_file, replacing, write_marker
 from spt_lens.export.older import say_again
 from spt_lens.model.layout import Part
 from spt_lens.saving import same_bits
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
 
 
@@ -114,11 +114,10 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: Pieces) -> float:
         )
     share = kept / changed if changed else 1.0
     if narrower:
-        warnings.warn(
+        warn_caller(
             f"{base.name} stores fewer digits than this adapter: of the {changed:,} weights that tuning changed, "
             f"{share:.1%} are still changed after rounding. To keep them all, load the model in the adapter's dtype, "
-            "apply the adapter and export the model.",
-            stacklevel=4,
+            "apply the adapter and export the model."
         )
     if wider:
         warnings.warn(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from huggingface_hub import snapshot_download
 
 from spt_lens.export.folder import copy_file
 from spt_lens.model.huggingface import made_by_own_code, read_tokenizer
+from spt_lens.scores.metrics import warn_caller
 
 # *.py: the code of a checkpoint that has its own, which transformers runs only when it is told to.
 FILES = (
@@ -52,11 +52,10 @@ def write(tokenizer: Any, source: Path | None, folder: Path) -> None:
         saved = tokenizer if plain is None else _with_added(plain, tokenizer)
         added = tokenizer("")["input_ids"]
         if saved is tokenizer and added:
-            warnings.warn(
+            warn_caller(
                 f"the model's tokenizer is not that of {tokenizer.name_or_path or 'any files'}, or these are gone. It "
                 f"is saved as TransformerLens holds it, which adds {tokenizer.decode(added)!r} to every text: if the "
-                "checkpoint's own does not, copy the checkpoint's tokenizer files into the export",
-                stacklevel=4,
+                "checkpoint's own does not, copy the checkpoint's tokenizer files into the export"
             )
         saved.save_pretrained(folder)
         if (file := folder / "tokenizer_config.json").is_file():

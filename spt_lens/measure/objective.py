@@ -57,7 +57,7 @@ def objective_gradient(
     """
     view = ModelView(model)
     letters = view.shape.letters(instance(projections, "projections", str, 'give "auto", or letters of "qkvo"'))
-    batch_size = min(whole_number(batch_size, "batch_size"), max(1, len(dialogues)))
+    whole_number(batch_size, "batch_size")
     check_dialogues(dialogues, "dialogues", least=1)
     view.check_tunable()
     examples = Examples(encode_all(view, dialogues), view.device)

@@ -51,10 +51,9 @@ def sets_of(
 ) -> list[OneSet]:
     """No heads, the best ones of each size, then the random sets of each; known before any of them is measured.
 
-    Raises: TypeError for heads that are neither scores nor a selection; ValueError for an empty selection, heads that
-    the model does not have, sizes out of range, a negative n_random, or more heads to draw than there are.
+    Raises: ValueError for an empty selection, heads that the model does not have, sizes out of range, a negative
+    n_random, or more heads to draw than there are.
     """
-    instance(heads, "heads", (HeadSet, HeadScores), "use HeadSet.of(...)")
     whole_number(n_random, "n_random", 0, MANY)
     seed_number(seed)
     ranked = heads.top(view.n_layers * view.n_heads) if isinstance(heads, HeadScores) else heads
@@ -148,6 +147,7 @@ def set_patching(
 
 def check_scores(view: ModelView, scores: HeadScores) -> None:
     """Raises TypeError for what is no HeadScores, ValueError for scores of another shape than the model's."""
+    instance(scores, "scores", HeadScores, "give those of activation_patching(model, pairs), say")
     if (scores.n_layers, scores.n_heads) != (view.n_layers, view.n_heads):
         raise ValueError(
             f"the scores are of {scores.n_layers} layers x {scores.n_heads} heads, {view.name} has {view.n_layers} x "

@@ -7,7 +7,6 @@ the one that the same call makes in Python. And what may be chosen in a picker, 
 from __future__ import annotations
 
 import datetime
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
@@ -24,6 +23,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.sets import check_scores
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import By, heads_within
 from spt_lens.view.heatmap import SCALE, colour_limit
 
@@ -184,7 +184,7 @@ def check_model(view: ModelView, pairs: ContrastPairs, scores: HeadScores) -> No
     instance(pairs, "pairs", ContrastPairs, "take those of a behaviour, or ContrastPairs.of")
     if view.name != scores.model_name:
         message = f"the scores are of {scores.model_name} and the model is {view.name}: is it the one they are of?"
-        warnings.warn(message, stacklevel=3)
+        warn_caller(message)
 
 
 def heads_in(numbers: Any, n_layers: int, n_heads: int) -> HeadSet | None:
