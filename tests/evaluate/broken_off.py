@@ -18,7 +18,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from kills import at_operation, forked  # noqa: E402
+from kills import at_operation, begun, ended  # noqa: E402
 
 from spt_lens.behaviours.judging import AnswerJudge  # noqa: E402
 from spt_lens.evaluate.compare import compare  # noqa: E402
@@ -32,7 +32,7 @@ from spt_lens.tune.training import TuneConfig  # noqa: E402
 from spt_lens.yesman import Yesman  # noqa: E402
 
 METHODS = [Contender("chosen heads", Pinpoint(HeadSet.parse("L1.H1 L2.H3")), (1e-3, 1e-2))]
-KILLS = 24
+KILLS = 20
 
 
 def compared(model: Model, folder: Path) -> None:
@@ -57,7 +57,7 @@ def main(model_folder: str, place: str) -> None:
     kills, complete, operations = 0, [], 0
     folder = Path(place) / "whole"
     folder.mkdir()
-    assert forked(partial(compared, model, folder)) == 0
+    assert ended(begun(partial(compared, model, folder))) == 0
     complete.append(figures(folder))
     left: list[str] = []
     while True:
@@ -65,7 +65,8 @@ def main(model_folder: str, place: str) -> None:
         folder.mkdir(exist_ok=True)
         operations = operations % 17 + 1
         never = kills >= KILLS
-        if forked(partial(compared, model, folder), (lambda: None) if never else at_operation(operations, folder)):
+        prepare = (lambda: None) if never else at_operation(operations, folder)
+        if ended(begun(partial(compared, model, folder), prepare)):
             kills += 1
             continue
         complete.append(figures(folder))

@@ -69,7 +69,7 @@ def test_no_file_that_a_checkpoint_names_is_read(elsewhere, folder, load, tmp_pa
     assert all(map(torch.equal, again.parameters(), model.parameters()))
 
 
-@pytest.mark.parametrize("name", ["../elsewhere/model.safetensors", "/model.safetensors", "..", "sub/x.safetensors"])
+@pytest.mark.parametrize("name", ["../elsewhere/model.safetensors", "/model.safetensors", "sub/x.safetensors"])
 def test_an_index_that_leads_elsewhere_is_refused(elsewhere, folder, name):
     (folder / SINGLE).unlink()
     (folder / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
