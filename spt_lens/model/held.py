@@ -77,7 +77,7 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
 
     @classmethod
     def _leave(cls, interrupted: bool) -> None:
-        cls._depth -= 1
+        cls._depth = max(0, cls._depth - 1)  # one that was lost may be left as it is collected
         if cls._depth:
             return
         cls._outermost = None
@@ -110,7 +110,11 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     def _again(cls, number: signal.Signals) -> None:
         time.sleep(SOON)
         with cls._lock:
-            if number in cls._waiting:
+            if number not in cls._waiting:
+                return
+            if hasattr(signal, "pthread_kill"):  # a real one also ends a call that waits
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+            else:
                 interrupt_main(number)
 
 
@@ -184,8 +188,9 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
     with unbroken():
         for key, other in list(_held.items()):
             if other.over() and _held.pop(key, None) is other:
-                for undo in reversed(other.undo):
-                    to_the_end(undo)
+                while other.undo:  # and not once more if its contexts are left late, as they are collected
+                    to_the_end(other.undo[-1])
+                    other.undo.pop()
         now = _held.setdefault(id(root), Hold(root, lasting))
         if now.thread is not threading.current_thread():
             raise RuntimeError(
@@ -198,5 +203,5 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
             yield now
         finally:
             now.depth -= 1
-            if not now.depth:
-                _held.pop(id(root), None)
+            if not now.depth and _held.get(id(root)) is now:
+                del _held[id(root)]
