@@ -77,7 +77,7 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
 
     @classmethod
     def _leave(cls, interrupted: bool) -> None:
-        cls._depth -= 1
+        cls._depth = max(0, cls._depth - 1)  # one that was lost may be left as it is collected
         if cls._depth:
             return
         cls._outermost = None
@@ -110,7 +110,11 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     def _again(cls, number: signal.Signals) -> None:
         time.sleep(SOON)
         with cls._lock:
-            if number in cls._waiting:
+            if number not in cls._waiting:
+                return
+            if hasattr(signal, "pthread_kill"):  # a real one also ends a call that waits
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+            else:
                 interrupt_main(number)
 
 
@@ -142,14 +146,14 @@ class Hold:
     def __init__(self, root: nn.Module, lasting: bool) -> None:
         self.root, self.thread, self.depth = root, threading.current_thread(), 0
         self.undo: list[Callable[[], object]] = []
-        self._opened_in = None if lasting else _opener(sys._getframe(1))
+        self.opened_in = None if lasting else _opener(sys._getframe(1))
 
     def over(self) -> bool:
         """Whether what opened it is no longer at work: it was ended in a way that left no time to clear up."""
-        if self._opened_in is None:
+        if self.opened_in is None:
             return not self.thread.is_alive()
         frame = sys._current_frames().get(self.thread.ident or 0)
-        while frame is not None and frame is not self._opened_in:
+        while frame is not None and frame is not self.opened_in:
             frame = frame.f_back
         return frame is None
 
@@ -183,9 +187,12 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
     """
     with unbroken():
         for key, other in list(_held.items()):
-            if other.over() and _held.pop(key, None) is other:
-                for undo in reversed(other.undo):
-                    to_the_end(undo)
+            if other.over() and _held.get(key) is other:
+                del _held[key]
+                while other.undo:  # and not once more if its contexts are left late, as they are collected
+                    to_the_end(other.undo[-1])
+                    other.undo.pop()
+                other.opened_in = None
         now = _held.setdefault(id(root), Hold(root, lasting))
         if now.thread is not threading.current_thread():
             raise RuntimeError(
@@ -198,5 +205,6 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
             yield now
         finally:
             now.depth -= 1
-            if not now.depth:
-                _held.pop(id(root), None)
+            if not now.depth and _held.get(id(root)) is now:
+                del _held[id(root)]
+                now.opened_in = None  # a frame, with all that it names

@@ -77,8 +77,9 @@ def _as_before(model: Any, root: nn.Module, modules: Sequence[nn.Module], hold: 
             p.grad = None
         yield
     finally:
-        to_the_end(restore)
-        del hold.undo[depth:]
+        if restore in hold.undo:
+            to_the_end(restore)
+            del hold.undo[depth:]
 
 
 def _accumulating(parameter: nn.Parameter) -> dict[int, Any]:

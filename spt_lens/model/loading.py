@@ -140,8 +140,8 @@ def _check_config(source: str, trust_remote_code: bool) -> None:
             tensors += len(list(file.keys()))
     if not 1 <= layers <= tensors:
         raise ValueError(
-            f"{folder / 'config.json'} asks for {layers:,} layers, and the weight files hold {tensors:,} tensors in "
-            "all: it was damaged, or is another checkpoint's"
+            f"{folder / 'config.json'} asks for {layers:,} layers, and its weight files hold {tensors:,} tensors: "
+            "it was damaged, or is another checkpoint's"
         )
 
 
