@@ -72,8 +72,16 @@ def check_elsewhere(folder: Path, python: str, version: str) -> Parity:
 def _run(python: str, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(prefix="spt_lens-") as empty:  # with -c, modules of the current folder go first
-        how = {"cwd": empty, "env": offline, "stdin": subprocess.DEVNULL}
-        return subprocess.run([python, "-c", text, *arguments], **how, capture_output=True, text=True, check=False)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(
+            [python, "-c", text, *arguments],
+            cwd=empty,
+            env=offline,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
 
 
 def _last(text: str) -> str:

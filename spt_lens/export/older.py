@@ -38,7 +38,9 @@ def say_again(folder: Path) -> None:
 
 def older_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `rope_parameters` under older names; none where these can't say them."""
-    found, kind = config.get("rope_parameters") or {}, config.get("model_type")
+    found, kind = config.get("rope_parameters"), config.get("model_type")
+    if not isinstance(found, dict):
+        return {}
     if not any(isinstance(value, dict) for value in found.values()):
         return _flat(found, str(kind))
     local = found.get("sliding_attention") or {}  # settings for each kind of layers
