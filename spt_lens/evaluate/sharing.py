@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,10 @@ Todo = Mapping[str, tuple[Spec, Tuner | None]]
 
 
 class Results:
-    """The results file, and the trials that this process has taken on; without a path, nothing is shared.
+    """The results file, and the trials that this process has taken on; without a path, nothing is shared."""
 
-    made: with what, which each line says (`bench.Made`).
-    """
-
-    def __init__(self, path: Path | None, made: Mapping[str, str] | None = None) -> None:
-        self.path, self.made = path, made
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
         self._folder = None if path is None else path.with_name(path.name + ".locks")
         self._locks: dict[str, FileLock] = {}
         self._seen: tuple[int, int] | None = None
@@ -90,7 +88,7 @@ class Results:
             lock = self._lock(_ADDING)
             assert lock is not None
             with lock:
-                append_trial(self.path, key, trial, self.made)
+                append_trial(self.path, key, trial)
         self.let_go(key)
 
     def let_go(self, key: str) -> None:
@@ -121,8 +119,10 @@ class Results:
         return FileLock(self._folder / f"{key}.lock")
 
 
-def trials(view: ModelView, task: Task, todo: Todo, results: Results, workers: int) -> Generator[tuple[str, Trial]]:
-    """The trials, as they end here or in other processes."""
+def trials(
+    view: ModelView, task: Task, todo: Todo, results: Results, workers: int, made: Mapping[str, str]
+) -> Generator[tuple[str, Trial]]:
+    """The trials, as they end here or in other processes. made: with what, which their lines in the file say."""
     if not todo:
         return
     left, running = dict(todo), dict[Future[Trial], str]()
@@ -139,7 +139,7 @@ def trials(view: ModelView, task: Task, todo: Todo, results: Results, workers: i
                     running[pool.submit(work, *left.pop(key))] = key
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key, trial = running.pop(future), future.result()
-                results.add(key, trial)
+                results.add(key, replace(trial, made=made))
                 yield key, trial
             if left and not running:
                 time.sleep(PAUSE)
