@@ -68,8 +68,8 @@ class Task:
         template = options.dated(tokenizer.chat_template) or tokenizer.chat_template
         parts = {
             "weights": weights.hexdigest(),
-            "config": _config(view),
-            "tokenizer": [_entries(tokenizer), view.end_tokens],
+            "config": config_of(view),
+            "tokenizer": [entries_of(tokenizer), view.end_tokens],
             "chat template": [template, *chat],
             "precision": [str(view.dtype), torch.get_float32_matmul_precision()],
             "settings": settings,
@@ -103,13 +103,14 @@ _BESIDE = {"transformers_version", "architectures", "dtype", "torch_dtype", "use
 _BESIDE |= {"model_name", "tokenizer_name", "n_devices"}
 
 
-def _config(view: ModelView) -> dict[str, Any]:
+def config_of(view: ModelView) -> dict[str, Any]:
+    """What of a model beside its weights decides its numbers: rotary settings, norms, windows."""
     config = getattr(view.backend.root, "config", None)
     known = vars(view.model.cfg) if config is None else config.to_diff_dict()
     return {name: value for name, value in known.items() if name not in _BESIDE and not name.startswith("_")}
 
 
-def _entries(tokenizer: Any) -> Any:
+def entries_of(tokenizer: Any) -> Any:
     """What a tokenizer makes tokens by."""
     if not getattr(tokenizer, "is_fast", False):
         return tokenizer.get_vocab()
