@@ -65,12 +65,12 @@ class Task:
             suites += [suite.ends_right] if suite.ends_right else []
         options = chat_options(tokenizer)
         chat = [repr(options)] if options != ChatOptions() else []
-        template = options.dated(tokenizer.chat_template) or tokenizer.chat_template
+        template = getattr(tokenizer, "chat_template", None)
         parts = {
             "weights": weights.hexdigest(),
             "config": config_of(view),
             "tokenizer": [entries_of(tokenizer), view.end_tokens],
-            "chat template": [template, *chat],
+            "chat template": [options.dated(template) or template, *chat],
             "precision": [str(view.dtype), torch.get_float32_matmul_precision()],
             "settings": settings,
             "dialogues": data,
@@ -113,7 +113,7 @@ def config_of(view: ModelView) -> dict[str, Any]:
 def entries_of(tokenizer: Any) -> Any:
     """What a tokenizer makes tokens by."""
     if not getattr(tokenizer, "is_fast", False):
-        return tokenizer.get_vocab()
+        return None if tokenizer is None else tokenizer.get_vocab()
     found = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: value for name, value in found.items() if name not in ("padding", "truncation")}  # of the last call
 

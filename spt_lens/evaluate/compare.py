@@ -202,7 +202,10 @@ def _others(path: Path, made: Made, left: Mapping[str, Spec]) -> dict[str, Trial
     other = [differs for parts in there if (differs := made.other(parts)) - {"suites"}]  # further suites are usual
     if other:
         named = " and ".join(name for name in made.parts if any(name in each for each in other))
-        warn_caller(f"{path} holds {len(other)} of these trials of another {named}: they stay there, and are done anew")
+        warn_caller(
+            f"{path} holds {len(other)} of these trials, but their {named} differ from what is asked for now: they stay "
+            "there, and are done anew"
+        )
     return old
 
 

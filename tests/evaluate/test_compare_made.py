@@ -101,9 +101,7 @@ def test_another_template_is_said_and_its_trials_stay(tiny, quick, tmp_path):
     assert done == ["untuned", "mine"] and all(trial.made for trial in read_trials(out).values())
     lines = out.read_text()
     tiny.tokenizer.chat_template = template.replace("{{ bos_token }}", "")
-    with pytest.warns(
-        UserWarning, match=r"runs.jsonl holds 2 of these trials of another chat template: they stay there"
-    ):
+    with pytest.warns(UserWarning, match=r"runs.jsonl holds 2 of these trials, but their chat template differ"):
         other, done = quick(out)
     assert done == ["untuned", "mine"] and out.read_text().startswith(lines) and len(read_trials(out)) == 4
     tiny.tokenizer.chat_template = template
