@@ -203,8 +203,8 @@ def _others(path: Path, made: Made, left: Mapping[str, Spec]) -> dict[str, Trial
     if other:
         named = " and ".join(name for name in made.parts if any(name in each for each in other))
         warn_caller(
-            f"{path} holds {len(other)} of these trials, but their {named} differ from what is asked for now: they stay "
-            "there, and are done anew"
+            f"{path} holds {len(other)} of these trials, but their {named} differ from what is asked for now: they "
+            "stay there, and are done anew"
         )
     return old
 
