@@ -64,12 +64,12 @@ class Task:
             suites += [suite.ends_right] if suite.ends_right else []
         options = chat_options(tokenizer)
         chat = [repr(options)] if options != ChatOptions() else []
-        template = options.dated(tokenizer.chat_template) or tokenizer.chat_template
+        template = getattr(tokenizer, "chat_template", None)
         parts = {
             "weights": weights.hexdigest(),
-            "config": _config(view),
-            "tokenizer": [_entries(tokenizer), view.end_tokens],
-            "chat template": [template, *chat],
+            "config": config_of(view),
+            "tokenizer": [entries_of(tokenizer), view.end_tokens],
+            "chat template": [options.dated(template) or template, *chat],
             "precision": [str(view.dtype), torch.get_float32_matmul_precision()],
             "settings": settings,
             "dialogues": data,
@@ -102,16 +102,17 @@ _BESIDE = {"transformers_version", "architectures", "dtype", "torch_dtype", "use
 _BESIDE |= {"model_name", "tokenizer_name", "n_devices"}
 
 
-def _config(view: ModelView) -> dict[str, Any]:
+def config_of(view: ModelView) -> dict[str, Any]:
+    """What of a model beside its weights decides its numbers: rotary settings, norms, windows."""
     config = getattr(view.backend.root, "config", None)
     known = vars(view.model.cfg) if config is None else config.to_diff_dict()
     return {name: value for name, value in known.items() if name not in _BESIDE and not name.startswith("_")}
 
 
-def _entries(tokenizer: Any) -> Any:
+def entries_of(tokenizer: Any) -> Any:
     """What a tokenizer makes tokens by."""
     if not getattr(tokenizer, "is_fast", False):
-        return tokenizer.get_vocab()
+        return None if tokenizer is None else tokenizer.get_vocab()
     found = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: value for name, value in found.items() if name not in ("padding", "truncation")}  # of the last call
 

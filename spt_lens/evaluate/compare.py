@@ -20,7 +20,7 @@ from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.evaluate.bench import Made, Task
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.sharing import Results, trials
-from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, made_with, read_trials
+from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import unbroken
 from spt_lens.model.ranks import shows
@@ -182,16 +182,16 @@ def _done(
     found = {key: trial for key, trial in (read_trials(path, say=True) if path else {}).items() if key in wanted}
     if path is not None:
         found |= _others(path, made, {key: spec for key, (spec, _) in wanted.items() if key not in found})
-    results = Results(path, made.parts)
+    results = Results(path)
     left = {key: each for key, each in wanted.items() if key not in found}
     off = not shows(name is not None)
     with tqdm(total=len(wanted), initial=len(found), desc=name, unit="trial", disable=off) as bar:
-        with view.held(), closing(trials(view, task, left, results, workers)) as coming:
+        with view.held(), closing(trials(view, task, left, results, workers, made.parts)) as coming:
             for key, trial in coming:
                 found[key] = trial
                 bar.update()
     # The labels are those asked for now, also on trials from the file.
-    return tuple(replace(found[key], spec=spec) for spec, key in keys.items())
+    return tuple(replace(found[key], spec=spec, made={}) for spec, key in keys.items())
 
 
 def _others(path: Path, made: Made, left: Mapping[str, Spec]) -> dict[str, Trial]:
@@ -205,11 +205,14 @@ def _others(path: Path, made: Made, left: Mapping[str, Spec]) -> dict[str, Trial
             "config and precision: they are taken as they are, so give another file if one of these was another"
         )
     asked_for = {(spec.tuner, spec.lr, spec.seed) for key, spec in left.items() if key not in old}
-    there = [parts for spec, parts in made_with(path).values() if (spec.tuner, spec.lr, spec.seed) in asked_for]
+    there = [t.made for t in known.values() if t.made and (t.spec.tuner, t.spec.lr, t.spec.seed) in asked_for]
     other = [differs for parts in there if (differs := made.other(parts)) - {"suites"}]  # further suites are usual
     if other:
         named = " and ".join(name for name in made.parts if any(name in each for each in other))
-        warn_caller(f"{path} holds {len(other)} of these trials of another {named}: they stay there, and are done anew")
+        warn_caller(
+            f"{path} holds {len(other)} of these trials, but their {named} differ from what is asked for now: they "
+            "stay there, and are done anew"
+        )
     return old
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,10 @@ class Results:
     """The results file, and the trials that this process has taken on; without a path, nothing is shared.
 
     A file that is removed or edited meanwhile costs no trial: what this process has seen in it is added again.
-
-    made: with what, which each line says (`bench.Made`).
     """
 
-    def __init__(self, path: Path | None, made: Mapping[str, str] | None = None) -> None:
-        self.path, self.made = path, made
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
         self._folder = None if path is None else path.with_name(path.name + ".locks")
         self._locks: dict[str, FileLock] = {}
         self._seen: tuple[int, int] | None = None
@@ -119,7 +118,7 @@ class Results:
         lock = self._lock(_ADDING)
         assert lock is not None
         with lock:
-            append_trial(path, key, trial, self.made)
+            append_trial(path, key, trial)
 
     def let_go(self, key: str) -> None:
         lock = self._locks.pop(key, None)
@@ -149,8 +148,10 @@ class Results:
         return FileLock(self._folder / f"{key}.lock")
 
 
-def trials(view: ModelView, task: Task, todo: Todo, results: Results, workers: int) -> Generator[tuple[str, Trial]]:
-    """The trials, as they end here or in other processes."""
+def trials(
+    view: ModelView, task: Task, todo: Todo, results: Results, workers: int, made: Mapping[str, str]
+) -> Generator[tuple[str, Trial]]:
+    """The trials, as they end here or in other processes. made: with what, which their lines in the file say."""
     if not todo:
         return
     left, running = dict(todo), dict[Future[Trial], str]()
@@ -167,7 +168,7 @@ def trials(view: ModelView, task: Task, todo: Todo, results: Results, workers: i
                     running[pool.submit(work, *left.pop(key))] = key
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key, trial = running.pop(future), future.result()
-                results.add(key, trial)
+                results.add(key, replace(trial, made=made))
                 yield key, trial
             if left and not running:
                 time.sleep(PAUSE)

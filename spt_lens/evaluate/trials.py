@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -111,23 +110,29 @@ def asked(methods: Sequence[Contender], seeds: Sequence[int]) -> dict[Spec, Tune
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What came of it. parameters: how many were trained. evaluations: by split. error: why none, if it diverged."""
+    """What came of it. parameters: how many were trained. evaluations: by split. error: why none, if it diverged.
+
+    made: in a results file, what it was made with (`bench.Made`).
+    """
 
     spec: Spec
     parameters: int
     seconds: float
     evaluations: dict[str, Evaluation] = field(repr=False)
     error: str = ""
+    made: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         evaluations = {split: evaluation.to_json() for split, evaluation in self.evaluations.items()}
-        return {**vars(self), "spec": asdict(self.spec), "evaluations": evaluations}
+        found = {**vars(self), "spec": asdict(self.spec), "evaluations": evaluations, "made": dict(self.made)}
+        return {name: value for name, value in found.items() if value or name != "made"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         spec, error = Spec.from_json(entry(data, "spec", dict)), entry(data, "error", str)
         found = {split: Evaluation.from_json(each) for split, each in entry(data, "evaluations", dict).items()}
-        return cls(spec, entry(data, "parameters", int), entry(data, "seconds", float), found, error)
+        made = entry(data, "made", dict) if "made" in data else {}
+        return cls(spec, entry(data, "parameters", int), entry(data, "seconds", float), found, error, made)
 
 
 _BEGINNING = '{"key": "'  # of every line of a results file
@@ -175,23 +180,12 @@ def check_room(path: Path) -> None:
         raise OSError(errno.ENOSPC, _full(path, f"{free / 2**20:.2f} MiB are free"))
 
 
-def made_with(path: Path) -> dict[str, tuple[Spec, Mapping[str, str]]]:
-    """What each trial of a results file is, and what it was made with (`bench.Made`), by key, as far as it says so."""
-    found: dict[str, tuple[Spec, Mapping[str, str]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(*DAMAGE):
-            data = json.loads(line)
-            found[data["key"]] = Spec.from_json(data["run"]["spec"]), entry(data, "with", dict)
-    return found
-
-
-def append_trial(path: Path, key: str, trial: Trial, made: Mapping[str, str] | None = None) -> None:
-    """Adds a line to the results file, after what is left of one that was cut off is removed. made: with what.
+def append_trial(path: Path, key: str, trial: Trial) -> None:
+    """Adds a line to the results file, after what is left of one that was cut off is removed.
 
     Raises OSError if it can't be written whole; the file is then as it was.
     """
-    with_what = {"with": dict(made)} if made else {}
-    line = (json.dumps(sealed({"key": key, **with_what, "run": trial.to_json()}), allow_nan=False) + "\n").encode()
+    line = (json.dumps(sealed({"key": key, "run": trial.to_json()}), allow_nan=False) + "\n").encode()
     try:
         with path.open("a+b", buffering=0) as file:
             file.seek(0)

@@ -20,7 +20,9 @@ import torch
 
 from spt_lens import files, saving
 from spt_lens.chat.template import chat_options
+from spt_lens.evaluate.bench import config_of, entries_of
 from spt_lens.model.view import ModelView
+from spt_lens.scores.metrics import warn_caller
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import FILES, RUNS, SECONDS, Work
 
@@ -29,6 +31,7 @@ OTHERS = (RUNS, SECONDS, "table.csv", "frontier.csv", "picker.html")  # what is 
 BACK = f"put {FILE} back from a copy, or remove it all"
 PACKAGES = ("spt-lens", "torch", "transformers", "transformer-lens", "peft")
 ROOM = 64 * 2**20  # bytes of all that a study writes, but for weights
+LATER = ("config", "tokenizer")  # of the model: earlier versions have no note of it
 MOST = 6  # differences that a refusal names
 Result = TypeVar("Result")
 
@@ -43,6 +46,7 @@ def about(work: Work, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": {"name": view.name, "weights": weights, "class": type(work.model).__name__}
         | {"device": view.device.type, "template": digest(template)}
+        | {"config": _words(config_of(view)), "tokenizer": _words([entries_of(view.tokenizer), view.end_tokens])}
         | ({} if multiplied == "highest" else {"matmul": multiplied}),
         "behaviour": {name: digest(each) for name, each in data.items()},
         "heads": None if work.given is None else str(work.given),
@@ -64,6 +68,12 @@ def check_folder(out: Path, mine: Mapping[str, Any]) -> None:
     if not file.exists():
         return
     theirs = loaded(file, lambda path: saving.load_json(path, KIND, dict), BACK)
+    if isinstance(known := theirs.get("model"), dict) and "config" not in known:
+        warn_caller(
+            f"{out} was begun by an earlier version, which kept no note of the model's config and tokenizer: it goes "
+            "on as it is, so give another folder if one of them was another"
+        )
+        mine = {**mine, "model": {name: value for name, value in mine["model"].items() if name not in LATER}}
     found = [f"{name}: {one!s:.40} there, {other!s:.40} now" for name, one, other in _differences(theirs, mine)]
     if found:
         more = f", and {len(found) - MOST} more" if len(found) > MOST else ""
@@ -119,6 +129,11 @@ def loaded(path: Path, load: Callable[[Path], Result], way_out: str = "") -> Res
 def digest(data: Any) -> str:
     """Changes when any text or number in the data does, whatever objects hold it."""
     return hashlib.sha256(json.dumps(_said(data), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _words(data: Any) -> str:
+    """`digest` of what holds objects of other packages too."""
+    return digest(json.dumps(data, sort_keys=True, default=str))
 
 
 def _said(data: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -14,7 +15,7 @@ from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.template import set_chat_options
 from spt_lens.evaluate.bench import Bench, Made, Task
 from spt_lens.evaluate.compare import compare
-from spt_lens.evaluate.trials import Contender, append_trial, made_with, read_trials
+from spt_lens.evaluate.trials import Contender, append_trial, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
@@ -97,12 +98,10 @@ def quick(tiny, monkeypatch):
 def test_another_template_is_said_and_its_trials_stay(tiny, quick, tmp_path):
     out, template = tmp_path / "runs.jsonl", tiny.tokenizer.chat_template
     first, done = quick(out)
-    assert done == ["untuned", "mine"] and all(parts for _, parts in made_with(out).values())
+    assert done == ["untuned", "mine"] and all(trial.made for trial in read_trials(out).values())
     lines = out.read_text()
     tiny.tokenizer.chat_template = template.replace("{{ bos_token }}", "")
-    with pytest.warns(
-        UserWarning, match=r"runs.jsonl holds 2 of these trials of another chat template: they stay there"
-    ):
+    with pytest.warns(UserWarning, match=r"runs.jsonl holds 2 of these trials, but their chat template differ"):
         other, done = quick(out)
     assert done == ["untuned", "mine"] and out.read_text().startswith(lines) and len(read_trials(out)) == 4
     tiny.tokenizer.chat_template = template
@@ -119,8 +118,8 @@ def test_trials_of_an_earlier_version_go_on_and_it_is_said(tiny, quick, tmp_path
     first, _ = quick(before)
     made = TASK.made(tiny)
     for trial in read_trials(before).values():
-        append_trial(old, trial.spec.key(made.before), trial)
-    assert all("with" not in json.loads(line) for line in old.read_text().splitlines())
+        append_trial(old, trial.spec.key(made.before), replace(trial, made={}))
+    assert all("made" not in json.loads(line)["run"] for line in old.read_text().splitlines())
     with pytest.warns(
         UserWarning, match=r"2 trials in .*old.jsonl are of an earlier version, which kept no note of chat"
     ):

@@ -54,7 +54,7 @@ def test_scores_agree_with_themselves_and_disagree_with_their_negative():
     assert same.k == 10  # 5 % of 200
     assert same.spearman == pytest.approx(1) and same.pearson == pytest.approx(1)
     assert same.overlap == same.overlap_by_size == same.same_sign == 1 and same.largest_difference == 0
-    turned = scores.compare(replace(scores, values=-scores.values))
+    turned = scores.compare(replace(scores, values=-scores.values, per_pair=-scores.per_pair))
     assert turned.spearman == pytest.approx(-1) and turned.overlap == 0
     assert turned.overlap_by_size == 1 and turned.same_sign == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -288,6 +289,29 @@ def test_another_study_is_refused_by_what_differs(tiny, begun, tmp_path):
 
 def test_the_same_study_is_known_again(tiny, begun):
     Study(tiny, Own(), begun, StudySettings.from_json(SETTINGS.to_json()))
+
+
+def test_another_config_or_tokenizer_is_another_study_and_one_that_has_no_note_of_them_goes_on(tiny, begun):
+    settings = getattr(ModelView(tiny).backend.root, "config", tiny.cfg)
+    name = "rms_norm_eps" if hasattr(settings, "rms_norm_eps") else "eps"
+    before = getattr(settings, name)
+    setattr(settings, name, 2 * before)
+    with pytest.raises(ValueError, match="holds another study .*model.config"):
+        Study(tiny, Own(), begun, SETTINGS)
+    setattr(settings, name, before)
+    vocabulary = tiny.tokenizer
+    tiny.tokenizer = copy.deepcopy(vocabulary)
+    tiny.tokenizer.add_tokens(["Atlantis"])
+    with pytest.raises(ValueError, match="holds another study .*model.tokenizer"):
+        Study(tiny, Own(), begun, SETTINGS)
+    tiny.tokenizer = vocabulary
+    known = json.loads((begun / "study.json").read_text())
+    for each in ("config", "tokenizer"):
+        del known["model"][each]
+    known.pop("sha256", None)
+    (begun / "study.json").write_text(json.dumps(known))
+    with pytest.warns(UserWarning, match="begun by an earlier version, which kept no note of the model's config"):
+        Study(tiny, Own(), begun, SETTINGS)
 
 
 @pytest.mark.filterwarnings("ignore")
