@@ -120,10 +120,9 @@ def _check_base(adapter: Adapter, base: Checkpoint, pieces: Pieces) -> float:
             "apply the adapter and export the model."
         )
     if wider:
-        warnings.warn(
+        warn_caller(
             f"this adapter was tuned in {wider}, and {base.name} stores more digits: in the export all weights but its "
-            f"slices have these, so that it is the model that was tuned only where it is loaded with dtype={wider}",
-            stacklevel=4,
+            f"slices have these, so that it is the model that was tuned only where it is loaded with dtype={wider}"
         )
     return share
 
