@@ -8,6 +8,7 @@ function, so that one argument is wrong at a time. A public function that is not
 from __future__ import annotations
 
 import importlib
+import inspect
 import signal
 import time
 import warnings
