@@ -196,7 +196,7 @@ def _taken(value: Any, name: str, hint: Any) -> Any:
         return found
     words = " or ".join(dict.fromkeys(map(_words, parts)))
     if Literal in map(_kind, parts):
-        raise ValueError(f"{name}={shown(value)}: choose {words}")
+        raise ValueError(f"{name}={shown(value)}: choose {words.replace(' or None', ', None')}")
     if int in parts or float in parts:
         if isinstance(plain_number(value), float | bool):
             raise ValueError(f"{name}={shown(value)}: give {words}")

@@ -16,7 +16,7 @@ from spt_lens.yesman.behaviour import Yesman
 
 HEADS = spt.HeadSet.parse("L0.H0 L1.H2")
 QUESTIONS = [("What is it?", "Paris", "Lyon")]
-NOTHING = (None, "nope", ["a"], float("nan"), torch.ones(2, 2), object())
+NOTHING = (None, "nope", ["a"], float("nan"), torch.tensor([[0.5]]), object())
 MEASURED: dict[Callable[..., Any], tuple[str, ...]] = {
     spt.activation_patching: ("pairs", "positions"),
     spt.path_patching: ("pairs",),

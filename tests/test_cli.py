@@ -118,9 +118,9 @@ def test_a_wrong_option_is_told_before_anything_is_loaded(
         raise AssertionError("weights were read")
 
     monkeypatch.setattr("spt_lens.model.loading.read_model", must_not_read)
-    start = time.perf_counter()
+    start = time.process_time()
     assert run(monkeypatch, *arguments) in (1, 2)
     said = capsys.readouterr().err
     assert said.startswith(("spt-lens: ", "Usage: ")) and "Traceback" not in said
     assert said.startswith("Usage: ") or said.count("\n") == 1, said
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -76,6 +76,9 @@ def load_model(
     it; NotImplementedError if TransformerLens makes no such model of the architecture, or one that gives other logits.
     """
     instance(trust_remote_code, "trust_remote_code", bool, "give True or False")
+    instance(chat_template, "chat_template", (str, Path, type(None)), 'give "plain", a template, or its file')
+    instance(offload_folder, "offload_folder", (str, Path, type(None)), "name a folder")
+    instance(revision, "revision", (str, type(None)), "name a branch, a tag or a commit")
     check_mode()
     check_exact()
     if one_of(model_class, "model_class", get_args(ModelClass)) == "hooked":

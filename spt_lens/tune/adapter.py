@@ -42,7 +42,7 @@ class Adapter:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        odd = sorted(set(self.before) ^ set(self.after))
+        odd = sorted(map(str, set(self.before) ^ set(self.after)))
         if odd:
             raise ValueError(f"the slices before and after are not the same ones; only on one side: {', '.join(odd)}")
         for name, value in self.before.items():
