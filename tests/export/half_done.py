@@ -50,6 +50,7 @@ def repeated(place: Path, one: Export, other: Export) -> dict[str, Any]:
     for name, export in {"new": other, "old": one}.items():
         export(out)
         known[name] = contents(out)
+    one(place / "counted")
     found, kills, now = [], 0, "old"
     for moment in moments(partial(other, place / "counted"), KILLS):
         kills += killed(partial(other if now == "old" else one, out), moment)

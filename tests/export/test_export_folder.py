@@ -39,7 +39,7 @@ def test_a_kill_at_any_moment_leaves_the_old_export_or_the_new(told, kind):
 @pytest.mark.parametrize("kind", ["model", "adapter"])
 def test_a_disk_that_gets_full_at_any_write_leaves_the_old_export(told, kind):
     found = told[f"{kind} full"]
-    assert found["failed"] >= 5 and found["said"]
+    assert found["failed"] >= 4 and found["said"]
 
 
 def test_an_export_that_was_moved_away_comes_back(told):
