@@ -192,7 +192,7 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
                 while other.undo:  # and not once more if its contexts are left late, as they are collected
                     to_the_end(other.undo[-1])
                     other.undo.pop()
-                other.opened_in = None
+                other.opened_in = unbroken._outermost = None  # frames, with all that they name
         now = _held.setdefault(id(root), Hold(root, lasting))
         if now.thread is not threading.current_thread():
             raise RuntimeError(
@@ -207,4 +207,4 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
             now.depth -= 1
             if not now.depth and _held.get(id(root)) is now:
                 del _held[id(root)]
-                now.opened_in = None  # a frame, with all that it names
+                now.opened_in = None
