@@ -112,6 +112,8 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
         with cls._lock:
             if number not in cls._waiting:
                 return
+            if not cls._depth:  # the block is over: whoever had the signal before has it again
+                del cls._waiting[number]
             if hasattr(signal, "pthread_kill"):  # a real one also ends a call that waits
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
