@@ -87,7 +87,12 @@ class Stop:
                 found = error
             sys.setprofile(None)
             sys.settrace(None)
-            time.sleep(2 * held.SOON)  # one that waited may come now
+            until = time.monotonic() + 10
+            while held.unbroken._waiting and time.monotonic() < until:
+                time.sleep(held.SOON)  # one that waited comes now
+            with held.unbroken._lock:  # or has just been sent
+                pass
+            time.sleep(held.SOON)
         except KeyboardInterrupt:
             self.late = True
         finally:

@@ -112,6 +112,8 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
         with cls._lock:
             if number not in cls._waiting:
                 return
+            if not cls._depth:  # the block is over: whoever had the signal before has it again
+                del cls._waiting[number]
             if hasattr(signal, "pthread_kill"):  # a real one also ends a call that waits
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
@@ -192,7 +194,7 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
                 while other.undo:  # and not once more if its contexts are left late, as they are collected
                     to_the_end(other.undo[-1])
                     other.undo.pop()
-                other.opened_in = None
+                other.opened_in = unbroken._outermost = None  # frames, with all that they name
         now = _held.setdefault(id(root), Hold(root, lasting))
         if now.thread is not threading.current_thread():
             raise RuntimeError(
@@ -207,4 +209,4 @@ def held(root: nn.Module, name: str, lasting: bool = False) -> Iterator[Hold]:
             now.depth -= 1
             if not now.depth and _held.get(id(root)) is now:
                 del _held[id(root)]
-                now.opened_in = None  # a frame, with all that it names
+                now.opened_in = None

@@ -19,7 +19,7 @@ from spt_lens.model.bounds import check_exact
 from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
 from spt_lens.model.gguf import kept_tokenizer
 from spt_lens.model.held import check_mode, unbroken
-from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer, weight_files
+from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer, reading_errors, weight_files
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).
@@ -132,8 +132,11 @@ def _check_config(source: str, trust_remote_code: bool) -> None:
     if not (folder / "config.json").is_file():
         return
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        layers = int(getattr(config.get_text_config(), "num_hidden_layers", 1))
+        with reading_errors(source):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            layers = int(getattr(config.get_text_config(), "num_hidden_layers", 1))
+    except (ValueError, OSError, ImportError):
+        raise
     except Exception as error:  # also of a class that transformers has for this alone
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"transformers cannot read {folder / 'config.json'}: {said[:300]}") from error

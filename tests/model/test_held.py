@@ -307,7 +307,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": -1}, "asks for -1 layers"),
     ({"hidden_size": None}, "transformers cannot read .*config.json: .*hidden_size"),
     ({"num_attention_heads": 0}, "transformers cannot read .*config.json"),
-    ({"model_type": "nope"}, "transformers cannot read .*config.json: .*nope"),
+    ({"model_type": "nope"}, "cannot load .*checkpoint as a causal language model: .*nope"),
     ({"rope_parameters": {"rope_type": "what"}}, "transformers cannot load .*: 'what'"),
     ({"hidden_act": "nope"}, "transformers cannot load .*: 'nope'"),
 ]
