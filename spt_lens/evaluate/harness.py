@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -66,7 +67,8 @@ def lm_eval(
     wanted = [str(task) if isinstance(task, Path) else task for task in wanted]
     if not isinstance(model, str | Path):  # before lm-eval's tasks are read
         ModelView(model).check_measurable()
-    with quiet(progress):
+    # datasets tells its maker of each set that is loaded, one of local files too.
+    with quiet(progress), mock.patch("datasets.config.HF_UPDATE_DOWNLOAD_COUNTS", False):
         manager = _manager(wanted, include_path)
         if isinstance(model, str | Path):
             from lm_eval.models.huggingface import HFLM

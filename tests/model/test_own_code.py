@@ -186,14 +186,14 @@ def test_the_support_check(hostile, request):
     assert ("hostile" in report.steps["load"]) == ("everywhere" not in request.node.name)
 
 
-@pytest.mark.parametrize("command", ["support", "study"])
-def test_the_command_line(hostile, command, tmp_path):
-    if command == "support":
-        given = [str(hostile)]
-    else:
-        given = ["--model", str(hostile), "--questions", "nowhere.jsonl", "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(cli.app, [command, *given], input="y\n" * 100)
+def test_the_command_line(hostile, tmp_path, request):
+    done = CliRunner().invoke(cli.app, ["support", str(hostile)], input="y\n" * 100)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    if "everywhere" not in request.node.name:
+        given = ["--model", str(hostile), "--questions", "bank", "--out", str(tmp_path / "out"), "--dry-run"]
+        done = CliRunner().invoke(cli.app, ["study", *given], input="y\n" * 100)
+        assert isinstance(done.exception, ValueError) and "hostile" in str(done.exception)
+        assert not (tmp_path / "out").exists()
 
 
 OWN = """
