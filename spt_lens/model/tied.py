@@ -4,6 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def as_stored(plain: Any, source: str | Path) -> Any:
     """The plain model, with a config that says whether its unembedding is the embedding: some say so, and store two.
@@ -13,7 +15,8 @@ def as_stored(plain: Any, source: str | Path) -> Any:
     embed, unembed = plain.get_input_embeddings(), plain.get_output_embeddings()
     if not getattr(plain.config, "tie_word_embeddings", False) or unembed is None or unembed.weight is embed.weight:
         return plain
-    if not unembed.weight.is_meta:  # weights that wait on the disk come as another object each
+    waiting = unembed.weight.is_meta or embed.weight.is_meta  # on the disk: each time as another object
+    if not waiting and not torch.equal(unembed.weight.cpu(), embed.weight.cpu()):
         plain.config.tie_word_embeddings = False
         warnings.warn(
             f"the config.json of {source} says that embedding and unembedding are one (tie_word_embeddings), and its "
