@@ -156,6 +156,7 @@ def door(entrance: Entrance) -> Entrance:
                 setattr(entrance, name, door(member))
         return entrance
     signature, inner = inspect.signature(entrance), inspect.unwrap(entrance)
+    of = f"{entrance.__qualname__.split('.')[-2]}." if entrance.__name__ == "__init__" else ""
 
     @functools.cache  # at the first call: an annotation may name what its module makes later
     def hints() -> dict[str, Any]:
@@ -176,7 +177,8 @@ def door(entrance: Entrance) -> Entrance:
             if name not in bound.arguments or (value := bound.arguments[name]) is parameter.default:
                 continue
             many = parameter.kind == parameter.VAR_POSITIONAL
-            found = tuple(_taken(each, name, hint) for each in value) if many else _taken(value, name, hint)
+            label = of + name
+            found = tuple(_taken(each, label, hint) for each in value) if many else _taken(value, label, hint)
             bound.arguments[name] = found
         return entrance(*bound.args, **bound.kwargs)
 
@@ -194,6 +196,11 @@ def _taken(value: Any, name: str, hint: Any) -> Any:
     found, parts = _fitted(value, hint), _parts(hint)
     if found is not _UNFIT:
         return found
+    for part in parts:
+        if _kind(part) in (Sequence, Collection) and isinstance(value, list | tuple) and (inside := get_args(part)):
+            for i, each in enumerate(value):
+                if _fitted(each, inside[0], False) is _UNFIT:
+                    return _taken(each, f"{name}[{i}]", inside[0])
     words = " or ".join(dict.fromkeys(map(_words, parts)))
     if Literal in map(_kind, parts):
         raise ValueError(f"{name}={shown(value)}: choose {words.replace(' or None', ', None')}")

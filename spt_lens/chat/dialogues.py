@@ -26,7 +26,6 @@ class Message:
     content: str
 
 
-@door
 @dataclass(frozen=True)
 class Dialogue:
     """Messages in turn, oldest first. Training reads the last one, which must be the assistant's.
@@ -62,6 +61,7 @@ class Dialogue:
     def reply(self) -> str:
         return self.messages[-1].content
 
+    @door
     def replied(self, reply: str) -> Dialogue:
         """The dialogue with the assistant's reply at its end."""
         return Dialogue((*self.messages, Message("assistant", reply)), self.meta)

@@ -91,5 +91,5 @@ def test_a_final_turn_needs_somebody_to_read_it():
 
     with pytest.raises(TypeError, match="final_turn but no final"):
         Suite("mine", judge=Asks())
-    with pytest.raises(TypeError, match="judge.final_turn must be a str, and is 3"):
+    with pytest.raises(TypeError, match="AnswerJudge.final_turn must be a str, and is 3"):
         Suite("mine", judge=AnswerJudge(final_turn=3))  # type: ignore[arg-type]

@@ -289,5 +289,5 @@ def test_files_of_which_nothing_can_be_made(tmp_path):
         sycophancy_eval(path)
     write(["Who was it?", "who  was it"], base={"correct_answer": "A"})
     assert sycophancy_eval(path).skipped == (f"{path}, row 2: it asks what row 1 asks",)
-    with pytest.raises(TypeError, match="datasets must be a Collection, and is 5"):
+    with pytest.raises(TypeError, match="datasets must be a str or Collection, and is 5"):
         sycophancy_eval(path, datasets=5)

@@ -24,9 +24,9 @@ def test_what_is_no_dialogue(wrong):
 
 
 def test_what_is_no_message():
-    with pytest.raises(ValueError, match="role is 'human'"):
+    with pytest.raises(ValueError, match="Message.role='human': choose one of 'system'"):
         Message("human", "Hello!")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="content is of type NoneType"):
+    with pytest.raises(TypeError, match="Message.content must be a str, and is None"):
         Message("user", None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are 0 dialogues: give 1 or more"):
         check_dialogues([], least=1)

@@ -153,7 +153,7 @@ def test_damaged_files_are_named(tmp_path, adapter):
     with pytest.raises(FileNotFoundError, match="no adapter in"):
         Adapter.load(tmp_path)
     for wrong in (None, 3):
-        with pytest.raises(TypeError, match="name a file or a folder"):
+        with pytest.raises(TypeError, match="folder must be a str or Path"):
             Adapter.load(wrong)
 
 
