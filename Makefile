@@ -39,7 +39,7 @@ help:
 	@echo "make measure-yesman  what the embedded model does, on facts and phrasings kept out of tuning"
 	@echo "make real-model      what SmolLM2's heads can be read by: the tables in docs/real-models.md, about ten minutes"
 	@echo "make tuning          what a step of tuning takes, against full fine-tuning, LoRA and TRL: docs/tuning.md, half an hour"
-	@echo "make study           the study on SmolLM2, into spt-lens-study/: two to three hours on two cores; SIZE=-large is the one in docs/study.md"
+	@echo "make study           the study on SmolLM2, into spt-lens-study/: two to three hours on two cores; SIZE=large is the one in docs/study.md"
 	@echo "make what-matters    what decides how well heads of SmolLM2 can be tuned, on validation: the table in docs/study.md"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the tables and pictures of README and docs, from notebooks/results/"
@@ -126,7 +126,7 @@ measure-yesman: $(VENV)/.demo-installed
 # On a GPU: MATMUL=highest.
 MATMUL ?= medium
 study: $(VENV)/.dev-installed $(SMOLLM2)
-	$(BIN)/spt-lens study --model smollm2 --questions bank --settings tools/study/smollm2$(SIZE).json --workers $(JOBS) --matmul $(MATMUL) \
+	$(BIN)/spt-lens study --model smollm2 --questions bank --settings tools/study/smollm2$(addprefix -,$(SIZE)).json --workers $(JOBS) --matmul $(MATMUL) \
 		--out spt-lens-study $(if $(wildcard $(TRIVIA)),--check open-trivia-qa=$(TRIVIA))
 
 what-matters: $(VENV)/.dev-installed $(SMOLLM2)

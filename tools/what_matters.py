@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,8 +21,8 @@ import torch
 import spt_lens as spt
 from spt_lens import saving
 from spt_lens.behaviours.bank import question_bank
-from spt_lens.evaluate.bench import Bench, Task
-from spt_lens.evaluate.sharing import PAUSE, Results
+from spt_lens.evaluate.bench import Task
+from spt_lens.evaluate.sharing import Results, trials
 from spt_lens.evaluate.trials import Spec, Trial, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.measure.sets import matched_random
@@ -34,6 +33,7 @@ from spt_lens.study import data
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import Work
 from spt_lens.tune.pinpoint import Pinpoint
+from spt_lens.tune.tuner import Tuner
 from tools.marks import markdown, put_between
 
 MODEL, SETTINGS, LR, N_HEADS = "smollm2", Path("tools/study/smollm2.json"), 2e-3, 13
@@ -176,30 +176,27 @@ def task_of(work: Work, variant: Variant) -> Task:
     )
 
 
-def do_all(work: Work, wanted: list[Variant]) -> list[dict[str, Any]]:
-    """Every variant's row. A trial that another process is at is left to it, and looked for in the end."""
-    view, path, rows = ModelView(work.model), work.out / "runs.jsonl", dict[int, dict[str, Any]]()
-    results, bench, its_key = Results(path), None, ""
-    planned = []
+def do_all(work: Work, wanted: list[Variant], backwards: bool = False) -> list[dict[str, Any]]:
+    """Every variant's row. Two processes go through the tasks from either end, and share the trials where they meet."""
+    view, path = ModelView(work.model), work.out / "runs.jsonl"
+    tasks: dict[str, tuple[Task, str]] = {}  # by what is changed; most variants have the base's, and other heads
+    todo: dict[str, dict[str, tuple[Spec, Tuner | None]]] = {}
+    keys = []
     for variant in wanted:
-        task, tuner = task_of(work, variant), Pinpoint(variant.heads)
+        changes, tuner = repr(variant.changes), Pinpoint(variant.heads)
+        if changes not in tasks:
+            task = task_of(work, variant)
+            tasks[changes] = task, task.fingerprint(view)
         spec = Spec(variant.name, variant.lr, work.settings.seeds[0], 0, repr(tuner), str(variant.heads))
-        planned.append((variant, task, tuner, spec, task.fingerprint(view)))
-    while len(rows) < len(planned):
-        before = len(rows)
-        for i, (variant, task, tuner, spec, fingerprint) in enumerate(planned):
-            key = spec.key(fingerprint)
-            if i not in rows and key not in read_trials(path) and results.take(key):
-                if bench is None or its_key != fingerprint:  # variants of one task share what it has in common
-                    bench, its_key = Bench(view, task), fingerprint
-                results.add(key, bench.trial(spec, tuner))
-            if i not in rows and (done := read_trials(path).get(key)):
-                rows[i] = row_of(variant, done)
-                print(table([rows[i]]).splitlines()[-1], flush=True)
-        if len(rows) == before:
-            time.sleep(PAUSE)
-    results.close()
-    return [rows[i] for i in range(len(planned))]
+        keys.append(spec.key(tasks[changes][1]))
+        todo.setdefault(changes, {})[keys[-1]] = spec, tuner
+    for changes in reversed(todo) if backwards else todo:
+        known = read_trials(path)
+        left = {key: each for key, each in todo[changes].items() if key not in known}
+        for key, done in trials(view, tasks[changes][0], left, Results(path), 1):
+            print(table([row_of(wanted[keys.index(key)], done)]).splitlines()[-1], flush=True)
+    found = read_trials(path)
+    return [row_of(variant, found[key]) for variant, key in zip(wanted, keys, strict=True)]
 
 
 def row_of(variant: Variant, done: Trial) -> dict[str, Any]:
@@ -245,7 +242,7 @@ def help_with(out: Path) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     work = opened(out)
-    do_all(work, list(variants(work)))
+    do_all(work, list(variants(work)), backwards=True)
 
 
 def main() -> None:
