@@ -49,6 +49,8 @@ def check_adapter(folder: Path, alone: bool) -> str:
             f"the adapter in {folder} is of the kind {kind[:40]}, and only LoRA is merged: where it changes weights, "
             "merge it by peft (merge_and_unload), save the model and load that"
         )
+    if about.get("megatron_config"):  # peft would import the module that the file names beside it
+        raise ValueError(f"{folder / CONFIG} is of Megatron's layers: save the adapter without megatron_config")
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"{folder} has {CONFIG} but no {WEIGHTS} (pickled weights are not read, only safetensors): save the "

@@ -111,7 +111,10 @@ def test_what_can_not_be_merged_is_refused_with_the_way_out(gqa_folder, tmp_path
         changed(here, base_model_name_or_path=str(base))
         with pytest.raises(ValueError, match=rf"can't be merged into .*({why}).*: see that it was made for that model"):
             load(here)
-    changed(here, base_model_name_or_path=str(here))
+    changed(here, megatron_config={"name": 1}, megatron_core="peft.planted")  # a module that loading would import
+    with pytest.raises(ValueError, match="is of Megatron's layers: save the adapter without megatron_config"):
+        load(here)
+    changed(here, base_model_name_or_path=str(here), megatron_config=None)
     with pytest.raises(ValueError, match="is an adapter too: merge that one first"):
         load(here)
     changed(here, base_model_name_or_path=str(gqa_folder))
