@@ -1,7 +1,6 @@
 """The one way to a checkpoint's config, tokenizer and weights. None of its own code runs unless the user allows it."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers.utils import logging as hf_logging
 from spt_lens import saving
 from spt_lens.checking import beside, instance
 from spt_lens.model import adapter_folders, gguf, tied
+from spt_lens.model.ranks import warn_caller
 
 _PACKAGE = Path(__file__).parents[1]
 # Models with a short name: what the hub calls each, and what the one that `make` brings is called. They are not the
@@ -255,10 +255,9 @@ def read_model(
             "They would be random: download or save it again."
         )
     if left_over:
-        warnings.warn(
+        warn_caller(
             f"{len(left_over)} weights of {source}, first {left_over[0]}, have no place in its config.json and are "
-            "left out: see that the two belong together",
-            stacklevel=3,
+            "left out: see that the two belong together"
         )
     if getattr(plain, "_hf_peft_config_loaded", False):
         raise ValueError(

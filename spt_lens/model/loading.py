@@ -1,6 +1,5 @@
 """Finding and loading a checkpoint. Whether its files are whole is checked before anything long begins."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -106,10 +105,9 @@ def load_model(
     plain = plain.to(device) if device_map is None else plain
     if (base := base_of(source)) is not None:
         into = "the weights beside it" if base == source else f"the weights of {base}"
-        warnings.warn(
+        ranks.warn_caller(
             f"{source} holds a PEFT adapter: it is merged into {into}, which are measured, tuned and exported as one "
-            "model",
-            stacklevel=3,
+            "model"
         )
     architecture = type(plain).__name__
     plain.config.architectures = [architecture]  # a config may name none, or one with another head

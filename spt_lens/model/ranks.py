@@ -81,12 +81,15 @@ def first() -> bool:
     return rank() == 0
 
 
+_OURS = ("spt_lens.", "contextlib", "torch.utils._contextlib")  # the last two: of functions that are in a context
+
+
 def warn_caller(text: str) -> None:
     """Warns as coming from the line of the user's that called this library, however deep the call is; once of ranks."""
     if not first():
         return
     frame, depth = inspect.currentframe(), 1
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith("spt_lens."):
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_OURS):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(text, stacklevel=depth)
 

@@ -1,10 +1,11 @@
 """An embedding and an unembedding that a checkpoint calls one, and stores as two."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from spt_lens.model.ranks import warn_caller
 
 
 def as_stored(plain: Any, source: str | Path) -> Any:
@@ -18,9 +19,8 @@ def as_stored(plain: Any, source: str | Path) -> Any:
     waiting = unembed.weight.is_meta or embed.weight.is_meta  # on the disk: each time as another object
     if not waiting and not torch.equal(unembed.weight.cpu(), embed.weight.cpu()):
         plain.config.tie_word_embeddings = False
-        warnings.warn(
+        warn_caller(
             f"the config.json of {source} says that embedding and unembedding are one (tie_word_embeddings), and its "
-            "weights hold two: both are taken as they are, and an export says that they are two",
-            stacklevel=4,
+            "weights hold two: both are taken as they are, and an export says that they are two"
         )
     return plain

@@ -7,7 +7,6 @@ one thing, the chosen heads, and the last state wins.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from spt_lens.checking import a_path, door, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import Model, ModelView
 from spt_lens.picker import pages
 from spt_lens.picker.check import NO_CHECK, CheckState, LiveCheck
@@ -188,7 +188,7 @@ class HeadPicker(anywidget.AnyWidget):
         """
         heads = self._fitting(HeadSet.load(path))
         if (other := heads.about.get("model", self.model_name)) != self.model_name:
-            warnings.warn(f"{path} was chosen on {other}, these scores are of {self.model_name}", stacklevel=2)
+            warn_caller(f"{path} was chosen on {other}, these scores are of {self.model_name}")
         self.name = str(heads.about.get("name") or "")
         self.selected = heads
         return heads

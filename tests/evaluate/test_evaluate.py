@@ -183,7 +183,7 @@ def test_a_figure_without_its_cases_has_no_change():
 
 def test_bad_input(model_class, tiny, suite):
     for none in (None, "mmlu", [dialogue("Hello!")]):
-        with pytest.raises(TypeError, match=r"give what .*Suite"):
+        with pytest.raises(TypeError, match=r"suite .*: give .*Suite"):
             evaluate(tiny, none, progress=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(tiny, Suite("empty"), progress=False)

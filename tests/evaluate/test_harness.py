@@ -124,7 +124,7 @@ def test_what_lm_eval_cannot_do_is_said(tiny, tasks, tmp_path):
     with pytest.raises(FileNotFoundError, match="include_path"):
         lm_eval(tiny, "four_way", include_path=tmp_path / "none")
     for tasks_, message in (
-        (None, "tasks must be a Sequence, and is None: name one"),
+        (None, "tasks must be a .*Sequence, and is None: give a text or a path"),
         ([5], r"tasks\[0\] must be a str"),
     ):
         with pytest.raises(TypeError, match=message):
