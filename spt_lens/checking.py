@@ -240,7 +240,7 @@ def _words(hint: Any) -> str:
         return f"one of {', '.join(map(repr, inside))}"
     if kind in (Sequence, Collection):
         of = inside[0] if inside else Any
-        return _SEVERAL.get(of) or f"a list of {getattr(of, '__name__', 'item')}s"
+        return _SEVERAL.get(of) or f"a list of {getattr(of, '__name__', 'item').removesuffix('s')}s"
     return _WORDS.get(kind) or f"a {kind.__name__}" + getattr(kind, "_such_as", "")
 
 

@@ -162,7 +162,7 @@ def fitting(heads: Any, n_layers: int, n_heads: int) -> HeadSet:
     return found
 
 
-def named_selections(presets: Mapping[str, HeadSet] | None, n_layers: int, n_heads: int) -> dict[str, HeadSet]:
+def named_selections(presets: Mapping[str, HeadSet | str] | None, n_layers: int, n_heads: int) -> dict[str, HeadSet]:
     """Selections by name. Raises TypeError if they are no mapping; ValueError, with the name, as `fitting` does."""
     if presets is not None and not isinstance(presets, Mapping):
         raise TypeError(f'presets are selections by name, such as {{"mine": heads}}, not {type(presets).__name__}')

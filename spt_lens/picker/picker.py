@@ -7,7 +7,7 @@ one thing, the chosen heads, and the last state wins.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,9 +90,9 @@ class HeadPicker(anywidget.AnyWidget):
         scores: Layers,
         model: Model | None = None,
         pairs: ContrastPairs | None = None,
-        chosen: HeadSet | None = None,
+        chosen: HeadSet | str | Collection[tuple[int, int] | str] | None = None,
         budget: float = 0.05,
-        presets: Mapping[str, HeadSet] | None = None,
+        presets: Mapping[str, HeadSet | str] | None = None,
         auto_check: bool = False,
         check_pairs: int = 32,
         n_random: int = 3,

@@ -260,7 +260,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
     for wrong_heads, message in ((HeadSet(), "empty"), (HeadSet.parse("L0.H7"), r"L0\.H7")):
         with pytest.raises(ValueError, match=message):
             removed(tiny, pairs, wrong_heads)
-    with pytest.raises(TypeError, match="HeadSet.of"):
+    with pytest.raises(TypeError, match="HeadSet.parse"):
         removed(tiny, pairs, ["L0.H0"])
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode

@@ -242,7 +242,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
         ({"sizes": []}, "at least one"),
         ({"sizes": [0]}, "at least one"),
         ({"sizes": [-1, 1]}, "up to 2"),
-        ({"sizes": [1.5]}, "numbers of heads"),
+        ({"sizes": [1.5]}, "give a whole number"),
         ({"sizes": "all"}, "'curve'"),
         ({"n_random": -1}, "n_random"),
         ({"direction": "up"}, "direction"),
@@ -260,7 +260,7 @@ def test_errors_before_long_work(model_class, tiny, monkeypatch):
         with pytest.raises(ValueError, match=message):
             set_patching(tiny, pairs, wrong_heads, n_random=1)
     for no_heads in (["L0.H0"], "L0.H0", None):
-        with pytest.raises(TypeError, match="HeadSet.of"):
+        with pytest.raises(TypeError, match="HeadSet.parse"):
             patched(tiny, pairs, no_heads)
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode

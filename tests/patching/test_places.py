@@ -89,7 +89,7 @@ def test_positions_that_are_refused(tiny):
         with pytest.raises(ValueError, match=f"pair 1, which has {length} tokens"):
             measured(tiny, pairs, positions=[at] if at != 100 else [6])
     for wrong in ([], (), ["last"], [1.0], [True], [None], None, 0):
-        with pytest.raises(ValueError, match="'last', 'all' or .*whole numbers"):
+        with pytest.raises((TypeError, ValueError), match="whole number"):
             measured(tiny, pairs, positions=wrong)
     for wrong in ("", "first", "-1"):
         with pytest.raises(ValueError, match="'last', 'all' or .*whole numbers"):
