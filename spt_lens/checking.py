@@ -8,6 +8,7 @@ import math
 import operator
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from types import UnionType
@@ -116,10 +117,10 @@ def existing_file(path: Any) -> Path:
 
 
 def beside(file: Path, names: Any) -> None:
-    """Raises ValueError if a file names, in a list, another one that is not in its own folder."""
-    for name in names if isinstance(names, list) else ():
-        if Path(str(name)).name != str(name):
-            raise ValueError(f"{file} names {name}, which is not in the same folder: download or save it again")
+    """Raises ValueError if what a file names, in a list, are not files in its own folder. None: it names none."""
+    for name in names if isinstance(names, list) else [] if names is None else [names]:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{file} names {shown(name)}, which is not in the same folder: download or save it again")
 
 
 def seed_number(value: Any, name: str = "seed") -> int:
@@ -171,7 +172,8 @@ def door(entrance: Entrance) -> Entrance:
         try:
             bound = signature.bind(*given, **named)
         except TypeError as error:
-            raise TypeError(f"{entrance.__qualname__}: {error}") from None
+            whose = type(given[0]).__name__ if of and given else entrance.__qualname__
+            raise TypeError(f"{whose}: {error}") from None
         for name, hint in hints().items():
             parameter = signature.parameters[name]
             if name not in bound.arguments or (value := bound.arguments[name]) is parameter.default:
@@ -201,6 +203,10 @@ def _taken(value: Any, name: str, hint: Any) -> Any:
             for i, each in enumerate(value):
                 if _fitted(each, inside[0], False) is _UNFIT:
                     return _taken(each, f"{name}[{i}]", inside[0])
+        if _kind(part) is Mapping and isinstance(value, Mapping) and (inside := get_args(part)):
+            for key, each in value.items():
+                if _fitted(each, inside[-1], False) is _UNFIT:
+                    return _taken(each, f"{name}[{key!r}]", inside[-1])
     words = " or ".join(dict.fromkeys(map(_words, parts)))
     if Literal in map(_kind, parts):
         raise ValueError(f"{name}={shown(value)}: choose {words.replace(' or None', ', None')}")
@@ -257,14 +263,16 @@ def _as(value: Any, kind: Any, inside: tuple[Any, ...], deep: bool) -> Any:
     if kind is Any:
         return value
     if kind is Literal:
-        return next((each for each in inside if type(each) is type(plain) and each == plain), _UNFIT)
+        return next((each for each in inside if _is_a(plain, type(each)) and each == plain), _UNFIT)
     if kind is float:
         real = isinstance(plain, Real) and not isinstance(plain, bool)
         if real and not isinstance(plain, int):
-            return float(plain) if math.isfinite(plain) else _UNFIT
+            with suppress(OverflowError):
+                return float(plain) if math.isfinite(plain) else _UNFIT
+            return _UNFIT
         return plain if real else _UNFIT
     if kind in (bool, int):
-        return plain if type(plain) is kind else _UNFIT
+        return plain if _is_a(plain, kind) else _UNFIT
     if kind is Callable:
         return value if callable(value) else _UNFIT
     several = kind in (Sequence, Collection)
@@ -274,14 +282,18 @@ def _as(value: Any, kind: Any, inside: tuple[Any, ...], deep: bool) -> Any:
     if not isinstance(value, kind) or (several and no_list):
         return _UNFIT
     of = inside[0 if several else -1] if inside else Any
-    if (
-        not deep
-        or not (several or kind is Mapping)
-        or not all(_kind(part) in (*_WORDS, Sequence, Literal) for part in _parts(of))
-    ):
+    plainly = all(_kind(part) in (*_WORDS, Sequence, Literal) for part in _parts(of))
+    if not (deep and plainly and (several or kind is Mapping)):
         return value  # of what else is in it, functions say which
     items = list(value) if several else list(value.values())
     found = [_fitted(each, of, False) for each in items]
     if any(each is _UNFIT for each in found):
         return _UNFIT
-    return value if not several or all(map(operator.is_, found, items)) else tuple(found)
+    if all(map(operator.is_, found, items)):
+        return value
+    return tuple(found) if several else dict(zip(value, found, strict=True))
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether it is of that type, a member of an Enum too; True is no 1."""
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import psutil
 
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # the file system has none
+
 
 def own_name(target: Path) -> Path:
     """A hidden name beside the target for what is to take its place; it says by which process it is used."""
-    # Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
     return target.with_name(f"{_start(target)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
@@ -36,7 +38,16 @@ def clear(target: Path) -> None:
 
 
 def _start(target: Path) -> str:
-    return f".{target.name[:40]}.{platform.node()[:20]}-"
+    """How hidden names of a target begin; of no other's, and of no other machine's, whose processes are not known here.
+
+    Not the whole name, which with more added may be too long: of 255 bytes, a letter takes up to 4.
+    """
+    try:
+        processes = os.readlink("/proc/self/ns/pid")  # a container may have its own, and its host's name
+    except OSError:
+        processes = ""
+    whose = hashlib.sha256("\0".join((target.name, platform.node(), processes)).encode("utf-8", "replace"))
+    return f".{target.name[:30]}.{whose.hexdigest()[:16]}-"
 
 
 def put(target: Path, data: bytes, new: bool) -> None:
@@ -52,7 +63,7 @@ def put(target: Path, data: bytes, new: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            _link(temporary, target)
+            _put_new(temporary, target)
         else:
             with suppress(FileNotFoundError):
                 shutil.copymode(target, temporary)
@@ -61,14 +72,15 @@ def put(target: Path, data: bytes, new: bool) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _link(temporary: Path, target: Path) -> None:
+def _put_new(temporary: Path, target: Path) -> None:
     """A rename that takes no other's place. Raises FileExistsError."""
     try:
         os.link(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError:  # the file system has no links
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():  # of two at this very moment the second is left
+            raise FileExistsError(errno.EEXIST, "it is there already") from None
         os.replace(temporary, target)
 
 

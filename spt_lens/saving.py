@@ -26,7 +26,7 @@ from spt_lens.checking import a_path, existing_file
 Result = TypeVar("Result")
 
 # All that reading a damaged file, or one of another kind, can raise.
-DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, SafetensorError, TypeError, ValueError)
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, SafetensorError, TypeError, ValueError)
 
 
 LONGEST = 256 * 2**20  # bytes of a JSON file; the tokenizers of the largest vocabularies take 40 million

@@ -40,6 +40,7 @@ def everything(model: Any) -> list[Any]:
     modes += [torch.get_default_dtype(), torch.get_default_device(), nn.Module.register_parameter]
     modes += [torch.get_rng_state().tolist(), os.getcwd(), list(warnings.filters), sys.stdout]
     modes += [logging.root.level, logging.root.manager.disable, signal.getsignal(signal.SIGINT)]
+    modes += [held.unbroken._depth, dict(held.unbroken._since), set(held.unbroken._waiting)]
     own = [each for each in condition(model) if not (isinstance(each, tuple) and each[0] in OF_THE_BRIDGE)]
     return [*own, getattr(config, "_attn_implementation", None), of_weights, modes, dict(held._held)]
 
@@ -88,7 +89,7 @@ class Stop:
             sys.setprofile(None)
             sys.settrace(None)
             until = time.monotonic() + 10
-            while held.unbroken._waiting and time.monotonic() < until:
+            while (held.unbroken._waiting or held.unbroken._since) and time.monotonic() < until:
                 time.sleep(held.SOON)  # one that waited comes now
             with held.unbroken._lock:  # or has just been sent
                 pass

@@ -3,6 +3,8 @@ import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +109,14 @@ class Trial:
         return cls(n)
 
 
+class Way(StrEnum):
+    DOWN = "down"
+
+
+class Many(IntEnum):
+    THREE = 3
+
+
 @checking.door
 @contextmanager
 def within(flag: bool):
@@ -129,6 +139,9 @@ class TestADoor:
             ("sizes", range(2), range(2)),
             ("sizes", "curve", "curve"),
             ("by", np.str_("down"), "down"),
+            ("by", Way.DOWN, "down"),
+            ("n", Many.THREE, 3),
+            ("rates", {"a": np.array([1e-2])}, {"a": [1e-2]}),
             ("text", None, None),
             ("path", Path("a"), Path("a")),
             ("names", {"a"}, {"a"}),
@@ -138,7 +151,7 @@ class TestADoor:
     )
     def test_what_can_be_meant_is_taken(self, name, value, taken):
         found = entrance(**{name: value})[name]
-        assert found == taken and type(found) is type(taken)
+        assert found == taken and isinstance(found, type(taken))
 
     @pytest.mark.parametrize(
         "name, value, error, says",
@@ -156,7 +169,8 @@ class TestADoor:
             ("path", None, TypeError, "path must be a str or Path, and is None: give a text or a path"),
             ("sizes", "all", ValueError, "sizes='all': choose one of 'curve' or a list of whole numbers"),
             ("sizes", [1.5], ValueError, r"sizes\[0\]=1.5: give a whole number"),
-            ("rates", {"a": 1}, TypeError, "rates must be a Mapping, and is {'a': 1}: give a dict or None"),
+            ("rates", {"a": 1}, TypeError, r"rates\['a'\] .* is 1: give a list of numbers"),
+            ("x", Fraction(10**400, 3), TypeError, "x is a Fraction: give a finite number"),
             ("rates", [1], TypeError, "rates must be a Mapping"),
             ("names", [1], TypeError, r"names\[0\] must be a str, and is 1: give a text"),
             ("call", 5, TypeError, "call must be a Callable, and is 5: give a function or None"),

@@ -57,6 +57,15 @@ class TestKills:
         saving.write_text(tmp_path / "file", "whole")
         assert names(tmp_path) == sorted([living, ".file.other.tmp", "file"])
 
+    def test_hidden_names_are_a_targets_own_and_a_machines_own(self, tmp_path, monkeypatch):
+        long = "meta-llama-Llama-3.2-1B-Instruct-pinpoint-lr"
+        names_ = [files.own_name(tmp_path / f"{long}{lr}").name.split("-")[-3] for lr in ("1e-4", "3e-4")]
+        monkeypatch.setattr("platform.node", lambda: "a-study-in-the-cluster-worker-0")
+        one = files.own_name(tmp_path / "file").name
+        monkeypatch.setattr("platform.node", lambda: "a-study-in-the-cluster-worker-1")
+        other = files.own_name(tmp_path / "file").name
+        assert names_[0] != names_[1] and one.split("-")[0] != other.split("-")[0]
+
     @pytest.mark.parametrize("links", [True, False])
     def test_a_file_that_is_to_be_new_takes_no_others_place(self, tmp_path, monkeypatch, links):
         if not links:

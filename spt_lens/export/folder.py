@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from spt_lens import files, saving
+from spt_lens.model.ranks import warn_caller
 
 MARKER = "spt_lens.json"
 _FORMAT = "spt_lens export 1"
@@ -75,7 +76,13 @@ def write_marker(folder: Path, description: Mapping[str, Any]) -> None:
 
 
 def copy_file(source: Path, name: str, folder: Path) -> None:
-    """Copies the file `name` of one folder into another; of a link, as in the hub's cache, what it leads to."""
+    """Copies the file `name` of one folder into another; of a link what it leads to.
+
+    Warns where that is out of the folder, and not in the hub's cache: what is there may not be meant for others.
+    """
+    real, blobs = (source / name).resolve(), source.resolve().parent.parent / "blobs"
+    if not any(real.is_relative_to(own) for own in (source.resolve(), blobs.resolve())):
+        warn_caller(f"{source / name} is a link to {real}, which the export holds a copy of: see that it may")
     (folder / name).parent.mkdir(exist_ok=True)
     shutil.copyfile(source / name, folder / name)
 

@@ -77,5 +77,9 @@ def _change(file: Path, known: Mapping[str, Any], again: Mapping[str, Any], read
         return
     before, own = read(), file.read_bytes()
     file.write_text(json.dumps(again, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-    if read() != before:
+    try:
+        same = read() == before
+    except ValueError:  # it can't be read so
+        same = False
+    if not same:
         file.write_bytes(own)

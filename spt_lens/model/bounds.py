@@ -34,7 +34,7 @@ def check_length(model: Any, architecture: str, config: Any, length: int, new: i
     was run, also before, it is an error. config: Hugging Face's, if there is one.
     """
     cfg, rope = model.cfg, _rope(config)
-    bound, why = cfg.n_ctx, ""
+    bound, why = max(cfg.n_ctx, _stretched(config)), ""
     learned = cfg.positional_embedding_type == "standard" or hooked.is_hooked(model)
     if not learned and rope:
         why = f", and beyond them its {rope['rope_type']} RoPE turns all by the longest prompt that was run"
@@ -82,6 +82,15 @@ def whole_rows(rows: Iterable[Any]) -> list[list[int]]:
     if not found or not all(found):
         raise ValueError("prompts must be [batch, pos] and not empty: give one token or more in each row")
     return found
+
+
+def _stretched(config: Any) -> int:
+    """How many tokens a config's RoPE was stretched to, whatever `max_position_embeddings` says; 0 where it was not."""
+    found = getattr(config, "rope_parameters", None) or {}
+    if found.get("rope_type") not in ("linear", "yarn"):
+        return 0
+    before = found.get("original_max_position_embeddings") or config.max_position_embeddings
+    return int(before * found.get("factor", 1.0))
 
 
 def _rope(config: Any) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from spt_lens.checking import a_path, instance, one_of, whole_number
+from spt_lens.model.folders import weight_files
 from spt_lens.model.gguf import is_gguf
-from spt_lens.model.huggingface import base_of, reading_errors, weight_files
+from spt_lens.model.huggingface import base_of, reading_errors
 
 DeviceMap = str | Mapping[str, int | str | torch.device]
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")

@@ -26,6 +26,7 @@ from torch import nn
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGTERM") if hasattr(signal, name)]
+_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 LONGEST = 10.0  # seconds that a signal waits: work that is done as a context is entered can be ended too
 SOON = 0.002
 ENTERING = ("__enter__", "enter_context")
@@ -50,21 +51,21 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     _depth = 0
     _outermost: FrameType | None = None
     _handlers: dict[int, Any] = {}  # noqa: RUF012 - of the process, as those below
-    _waiting: dict[int, float] = {}  # noqa: RUF012 - since when
+    _waiting: set[int] = set()  # noqa: RUF012 - signals that are to be sent again
+    _since: dict[int, float] = {}  # noqa: RUF012 - when these came first
     _lock = threading.Lock()
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         cls = unbroken
-        cls._depth += 1
-        if cls._depth > 1:
-            return
-        cls._outermost = _opener(sys._getframe(1))
-        for number in SIGNALS:
+        if not cls._depth:
+            cls._outermost = _opener(sys._getframe(1))
+        for number in SIGNALS:  # in a block too: a notebook has new ones for each cell
             if callable(known := signal.getsignal(number)) and known != cls._came:
                 cls._handlers[number] = known
                 signal.signal(number, cls._came)
+        cls._depth += 1  # at last: a signal that comes before it ends what was not begun
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *where: object) -> None:
         cause = None if error is None or came_between(error) else error.__cause__
@@ -81,20 +82,24 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
         if cls._depth:
             return
         cls._outermost = None
-        if interrupted:  # a second Ctrl-C has had its way too
-            with cls._lock:
-                cls._waiting.pop(signal.SIGINT, None)
-        for number, known in reversed(cls._handlers.items()):  # Ctrl-C's last: until then it waits
+        with cls._lock:
+            late = sorted(cls._waiting - ({signal.SIGINT} if interrupted else set()))  # a second Ctrl-C had its way
+            cls._waiting.clear()
+            cls._since.clear()
+        for number, known in reversed(cls._handlers.items()):  # Ctrl-C's last
             if signal.getsignal(number) == cls._came:
                 signal.signal(number, known)
+        for number in late:  # now, and not when whoever has the signal then knows nothing of it
+            signal.raise_signal(number)
 
     @classmethod
     def _came(cls, number: int, frame: FrameType | None) -> None:
-        since = cls._waiting.pop(number, None) or time.monotonic()
+        since = cls._since.setdefault(number, time.monotonic())
         if time.monotonic() - since < LONGEST and cls._between(frame):
-            cls._waiting[number] = since
+            cls._waiting.add(number)
             start_new_thread(cls._again, (signal.Signals(number),))
         else:
+            cls._since.pop(number, None)
             cls._handlers[number](number, frame)
 
     @classmethod
@@ -112,8 +117,7 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
         with cls._lock:
             if number not in cls._waiting:
                 return
-            if not cls._depth:  # the block is over: whoever had the signal before has it again
-                del cls._waiting[number]
+            cls._waiting.remove(number)
             if hasattr(signal, "pthread_kill"):  # a real one also ends a call that waits
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
@@ -154,10 +158,21 @@ class Hold:
         """Whether what opened it is no longer at work: it was ended in a way that left no time to clear up."""
         if self.opened_in is None:
             return not self.thread.is_alive()
-        frame = sys._current_frames().get(self.thread.ident or 0)
+        if self.thread is threading.current_thread():
+            return not self._at_work()
+        for _ in range(3):  # it goes on as its frames are looked at, so that once is not enough
+            if self._at_work():
+                return False
+            time.sleep(SOON)
+        return True
+
+    def _at_work(self) -> bool:
+        """Whether the frame that opened it is among its thread's."""
+        frame, last = sys._current_frames().get(self.thread.ident or 0), None
         while frame is not None and frame is not self.opened_in:
-            frame = frame.f_back
-        return frame is None
+            last, frame = frame, frame.f_back
+        # Of a generator that has just given something, the caller can't be told.
+        return frame is not None or bool(last and last.f_code.co_flags & _SUSPENDED)
 
 
 def _opener(frame: FrameType) -> FrameType:

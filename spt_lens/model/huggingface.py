@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from spt_lens import saving
-from spt_lens.checking import beside, instance
+from spt_lens.checking import instance
 from spt_lens.model import adapter_folders, gguf, tied
+from spt_lens.model.folders import ELSEWHERE, INDEX, SINGLE, check_folder, check_safetensors
 from spt_lens.model.ranks import warn_caller
 
 _PACKAGE = Path(__file__).parents[1]
@@ -108,59 +108,6 @@ def base_of(source: str | Path) -> str | None:
         raise FileNotFoundError(f"{named} is not there ({error}): {adapter_folders.NAME_IT}") from error
 
 
-def check_folder(folder: Path) -> None:
-    """Checks that a folder is a whole Hugging Face checkpoint. Of the weights, reads headers only."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is a file: pass the folder that holds config.json and the weights, or a .gguf file"
-        )
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
-    if not any(found for kind in ("tokenizer*", "vocab*", "*.model", "*.tiktoken") for found in folder.glob(kind)):
-        raise FileNotFoundError(f"{folder} has no tokenizer: save the checkpoint's tokenizer into the same folder")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
-        if (folder / name).is_file():
-            beside(folder / name, _json_object(folder / name).get("fast_tokenizer_files"))
-    for name in weight_files(folder):
-        check_safetensors(folder / name)
-
-
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-
-
-def weight_files(folder: Path) -> tuple[str, ...]:
-    """The files that transformers reads a folder's weights from: the single one, if it is there.
-
-    Raises FileNotFoundError if one is missing, ValueError for a damaged index.
-    """
-    index, files = folder / INDEX, [SINGLE]
-    if index.is_file() and not (folder / SINGLE).is_file():
-        names = _json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"{index} names no weight files: download or save it again")
-        files = sorted(set(names.values()))
-        beside(index, files)
-    if gone := [file for file in files if not (folder / file).is_file()]:
-        raise FileNotFoundError(f"{folder} lacks {gone[0]} (pickled weights are not read, only safetensors)")
-    return tuple(files)
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    data = saving.read_json(file, "JSON")
-    if not isinstance(data, dict):
-        raise ValueError(f"{file} is damaged (it holds no JSON object): download or save it again")
-    return data
-
-
-def check_safetensors(file: Path) -> None:
-    """Raises ValueError when a safetensors file is truncated or not one: its header must match its size."""
-    try:
-        with safe_open(file, framework="pt"):
-            pass
-    except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}): download or save it again") from error
-
-
 def read_config(source: str | Path) -> Any:
     """A checkpoint's config. Raises ValueError for one that transformers cannot read without the checkpoint's code."""
     place, option = gguf.where(base_of(source) or source)
@@ -198,6 +145,8 @@ def read_tokenizer(source: str | Path, revision: str | None = None, trust_remote
         raise _not_read(source, error) or ValueError(
             f"the tokenizer of {source} cannot be read: {_first_line(error)}"
         ) from error
+    if not isinstance(found.model_max_length, int | float):
+        raise ValueError(f"the tokenizer of {source} says model_max_length={found.model_max_length!r}: it was damaged")
     if option:
         # Not the folder, which holds no tokenizer.
         found.name_or_path = found.init_kwargs["name_or_path"] = str(source)
@@ -247,6 +196,10 @@ def read_model(
     base = base_of(source)
     place, option = gguf.where(base or source)
     with reading_errors(source), no_loading_bar(), gguf.quiet(), adapter_folders.without_adapter(place) as place:
+        if not option:  # a config goes before keywords, and may ask for a kernel of the hub's, or for other files
+            known = {"revision": revision, "trust_remote_code": trust_remote_code}
+            config = options["config"] = AutoConfig.from_pretrained(place, **known)
+            vars(config).pop(ELSEWHERE, None)
         plain, report = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **options, **option)
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing:

@@ -16,9 +16,10 @@ from spt_lens.model import hooked, ranks
 from spt_lens.model.backends import backend_of
 from spt_lens.model.bounds import check_exact
 from spt_lens.model.devices import DeviceMap, device_of, devices_of, dispatching, places_for, usable_device
+from spt_lens.model.folders import weight_files
 from spt_lens.model.gguf import kept_tokenizer
 from spt_lens.model.held import check_mode, unbroken
-from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer, reading_errors, weight_files
+from spt_lens.model.huggingface import base_of, checked_source, read_model, read_tokenizer, reading_errors
 
 ModelClass = Literal["bridge", "hooked"]
 # Of logits, as a share of the largest: above rounding, below what a wrong activation function makes (2e-4).

@@ -81,17 +81,16 @@ def first() -> bool:
     return rank() == 0
 
 
-_OURS = ("spt_lens.", "contextlib", "torch.utils._contextlib")  # the last two: of functions that are in a context
-
-
 def warn_caller(text: str) -> None:
     """Warns as coming from the line of the user's that called this library, however deep the call is; once of ranks."""
     if not first():
         return
-    frame, depth = inspect.currentframe(), 1
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_OURS):
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, stacklevel=depth)
+    frame, depth, ours = inspect.currentframe(), 0, 0
+    while frame is not None:  # to the end: contexts, and functions of the user's, may lie between
+        depth += 1
+        ours = depth if str(frame.f_globals.get("__name__")).startswith("spt_lens.") else ours
+        frame = frame.f_back
+    warnings.warn(text, stacklevel=ours + 1)
 
 
 def shows(wanted: bool) -> bool:

@@ -19,7 +19,7 @@ from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import Slice, head_slices, whole_weights
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]
-FILE, FIRST_DESCRIPTION = "adapter.safetensors", "adapter.json"
+FILE, FIRST_DESCRIPTION, FIRST_FORMAT = "adapter.safetensors", "adapter.json", "spt_lens adapter 1"
 
 
 @door
@@ -107,7 +107,9 @@ class Adapter:
         about = {name: getattr(self, name) for name in ("projections", "fingerprint", "meta")}
         saving.make_folder(folder, "the adapter")
         saving.save_tensors(folder / FILE, "adapter", tensors, {"heads": heads, **about})
-        (folder / FIRST_DESCRIPTION).unlink(missing_ok=True)  # of an adapter of the first version, now replaced
+        first = folder / FIRST_DESCRIPTION
+        if first.is_file() and FIRST_FORMAT in first.read_text("utf-8", "replace"):  # now replaced
+            first.unlink(missing_ok=True)
         return folder
 
     @classmethod
@@ -183,7 +185,7 @@ def _first_version(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     description = file.with_name(FIRST_DESCRIPTION)
     about = saving.read_json(description, "adapter")
     with saving.reading(description, "adapter"):
-        if about["format"] != "spt_lens adapter 1":
+        if about["format"] != FIRST_FORMAT:
             raise ValueError(f"its format is {about['format']!r}")
         checksum = saving.entry(about, "sha256", str)
     data = existing_file(file).read_bytes()

@@ -19,7 +19,7 @@ from spt_lens.export import splice
 from spt_lens.export.checkpoint import open_checkpoint, places
 from spt_lens.export.folder import MARKER
 from spt_lens.export.hf import export_hf
-from spt_lens.model.huggingface import INDEX
+from spt_lens.model.folders import INDEX
 from spt_lens.model.view import ModelView
 from spt_lens.saving import same_bits
 from spt_lens.tune.adapter import Adapter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -238,6 +239,83 @@ def test_a_signal_after_the_last_line_is_taken_up_behind_it():
         time.sleep(5)
 
 
+@needs_alarm
+def test_an_alarm_at_the_end_comes_before_the_block_is_over():
+    """Else it would come to whoever has the signal then: to the system, which ends the process."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(TooSlow), unbroken():
+            held.to_the_end(signal.raise_signal, signal.SIGALRM)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        time.sleep(5 * held.SOON)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupt_as_a_block_is_opened_leaves_the_next_ones_whole(monkeypatch):
+    def stop(frame: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+
+    handler, entered = signal.getsignal(signal.SIGINT), Entered()
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "_opener", stop)
+        with pytest.raises(KeyboardInterrupt), unbroken():
+            pass
+    assert not unbroken._depth
+    with pytest.raises(KeyboardInterrupt), unbroken(), entered:
+        time.sleep(5)
+    assert entered.done == ["entered", "left"] and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_block_that_stays_open_takes_new_handlers_too():
+    """As a notebook sets one for each cell."""
+    lasting, entered = unbroken(), Entered()
+    before = signal.getsignal(signal.SIGINT)
+    lasting.__enter__()
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), unbroken(), entered:
+            time.sleep(5)
+        assert entered.done == ["entered", "left"]
+    finally:
+        with pytest.raises(KeyboardInterrupt):  # the second one, as the last block is left
+            lasting.__exit__(None, None, None)
+            time.sleep(1)
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_at_work_in_generators_is_never_taken_for_done(monkeypatch):
+    monkeypatch.setattr(held, "SOON", 0)
+    root, there, go_on = torch.nn.Linear(1, 1), threading.Event(), threading.Event()
+
+    def numbers() -> Any:
+        yield from range(10)
+
+    def work() -> None:
+        with held.held(root, "it"):
+            there.set()
+            while not go_on.is_set():
+                for _ in numbers():
+                    pass
+
+    thread, interval = threading.Thread(target=work), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        assert there.wait(60)
+        for _ in range(2000):
+            with pytest.raises(RuntimeError, match="is at work in another thread"), held.held(root, "it"):
+                pass
+    finally:
+        sys.setswitchinterval(interval)
+        go_on.set()
+        thread.join()
+
+
 def test_blocks_may_be_left_in_any_order_and_in_any_thread():
     handler, one, two = signal.getsignal(signal.SIGINT), unbroken(), unbroken()
     one.__enter__(), two.__enter__()
@@ -306,7 +384,8 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 1_000_000}, "asks for 1,000,000 layers, and its weight files hold 29 tensors"),
     ({"num_hidden_layers": -1}, "asks for -1 layers"),
     ({"hidden_size": None}, "transformers cannot read .*config.json: .*hidden_size"),
-    ({"num_attention_heads": 0}, "transformers cannot read .*config.json"),
+    ({"num_attention_heads": 0}, "transformers cannot load .*checkpoint as a causal language model: .*zero"),
+    ({"head_dim": 0}, "transformers cannot load .*checkpoint as a causal language model: .*zero"),
     ({"model_type": "nope"}, "cannot load .*checkpoint as a causal language model: .*nope"),
     ({"rope_parameters": {"rope_type": "what"}}, "transformers cannot load .*: 'what'"),
     ({"hidden_act": "nope"}, "transformers cannot load .*: 'nope'"),

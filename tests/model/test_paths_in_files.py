@@ -15,7 +15,7 @@ import torch
 
 from spt_lens.export.checkpoint import open_checkpoint
 from spt_lens.export.hf import export_hf
-from spt_lens.model.huggingface import INDEX, SINGLE
+from spt_lens.model.folders import INDEX, SINGLE
 from spt_lens.model.loading import load_model
 
 _heard: list[list[str]] = []
@@ -69,6 +69,39 @@ def test_no_file_that_a_checkpoint_names_is_read(elsewhere, folder, load, tmp_pa
     assert all(map(torch.equal, again.parameters(), model.parameters()))
 
 
+def test_weights_by_names_of_a_configs_own_are_refused(elsewhere, folder):
+    """transformers would read these, and safetensors opens files where no hook of Python's sees it."""
+    with torch.no_grad():
+        model = load_model(folder, device="cpu")
+    names = [name for name, _ in model.original_model.named_parameters()]
+    index = {"weight_map": dict.fromkeys(names, "../elsewhere/model.safetensors")}
+    (folder / "x.safetensors.index.json").write_text(json.dumps(index))
+    for named in ("x.safetensors.index.json", "model.safetensors"):
+        say(folder / "config.json", transformers_weights=named)
+        for read in (load_model, open_checkpoint):
+            with pytest.raises(ValueError, match=r"config.json names files of weights of its own .*: take that out"):
+                read(folder)
+
+
+def test_attention_that_a_config_asks_for_is_not_fetched(folder, monkeypatch):
+    """By a name like this transformers loads code from the hub."""
+    monkeypatch.setattr("transformers.modeling_utils.PreTrainedModel._check_and_adjust_attn_implementation", eager_only)
+    say(folder / "config.json", _attn_implementation="kernels-community/flash-attn")
+    assert load_model(folder, device="cpu").original_model.config._attn_implementation == "eager"
+
+
+def eager_only(model: Any, attn_implementation: str | None, *more: Any, **named: Any) -> str:
+    assert attn_implementation in (None, "eager", "sdpa")
+    return attn_implementation or "eager"
+
+
+def test_a_link_out_of_the_folder_is_said_when_it_is_exported(elsewhere, folder, tmp_path):
+    (folder / "vocab_notes.txt").symlink_to(elsewhere / "template.jinja")
+    model = load_model(folder, device="cpu")
+    with pytest.warns(UserWarning, match="notes.txt is a link to .*template.jinja, which the export holds"):
+        export_hf(model, tmp_path / "out", progress=False)
+
+
 @pytest.mark.parametrize("name", ["../elsewhere/model.safetensors", "/model.safetensors", "sub/x.safetensors"])
 def test_an_index_that_leads_elsewhere_is_refused(elsewhere, folder, name):
     (folder / SINGLE).unlink()
@@ -76,16 +109,18 @@ def test_an_index_that_leads_elsewhere_is_refused(elsewhere, folder, name):
     for read in (load_model, open_checkpoint):
         with (
             opened() as paths,
-            pytest.raises(ValueError, match=f"{INDEX} names {name}, which is not in the same folder"),
+            pytest.raises(ValueError, match=f"{INDEX} names '{name}', which is not in the same folder"),
         ):
             read(folder)
         assert not [path for path in paths if str(elsewhere) in path]
 
 
 def test_a_tokenizer_that_leads_elsewhere_is_refused(elsewhere, folder):
-    say(folder / "tokenizer_config.json", fast_tokenizer_files=["../elsewhere/tokenizer.4.0.json"])
-    with opened() as paths, pytest.raises(ValueError, match=r"tokenizer_config.json names \.\./elsewhere/tokenizer.4"):
-        load_model(folder, device="cpu")
+    there = "../elsewhere/tokenizer.4.0.json"
+    for names in ([there], {there: 1}, there, [[there]]):
+        say(folder / "tokenizer_config.json", fast_tokenizer_files=names)
+        with opened() as paths, pytest.raises(ValueError, match=r"tokenizer_config.json names .*\.\./elsewhere/tokeni"):
+            load_model(folder, device="cpu")
     assert not [path for path in paths if str(elsewhere) in path or "elsewhere" in path]
 
 
