@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
+import signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import that reads it
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: one core for it and for the kernels it starts
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -290,8 +290,7 @@ def dispatching(plain: Any = None) -> Iterator[None]:
     logits are compared with the plain model's.
     """
     places = vars(plain).pop("hf_device_map", None) if plain is not None else None
-    logger = logging.getLogger("accelerate.big_modeling")
-    level = logger.level
+    level = (logger := logging.getLogger("accelerate.big_modeling")).level
     try:
         logger.setLevel(logging.ERROR)
         yield

@@ -85,12 +85,15 @@ def warn_caller(text: str) -> None:
     """Warns as coming from the line of the user's that called this library, however deep the call is; once of ranks."""
     if not first():
         return
-    frame, depth, ours = inspect.currentframe(), 0, 0
-    while frame is not None:  # to the end: contexts, and functions of the user's, may lie between
-        depth += 1
-        ours = depth if str(frame.f_globals.get("__name__")).startswith("spt_lens.") else ours
+    names, frame = [], inspect.currentframe()
+    while frame is not None:
+        names.append(str(frame.f_globals.get("__name__")))
         frame = frame.f_back
-    warnings.warn(text, stacklevel=ours + 1)
+    # The last of ours: contexts, and functions of the user's, may lie between. Around it are those of decorators.
+    depth = max(i for i, name in enumerate(names) if name.startswith("spt_lens.")) + 1
+    while depth < len(names) and names[depth] in ("contextlib", "torch.utils._contextlib"):
+        depth += 1
+    warnings.warn(text, stacklevel=depth + 1)
 
 
 def shows(wanted: bool) -> bool:

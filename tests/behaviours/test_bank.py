@@ -101,7 +101,7 @@ def test_relations_can_be_chosen():
         (["capitals"], ValueError, r"relations\[0\]='capitals': choose one of .*'capital'"),
         ("capital", TypeError, "relations must be a Sequence, and is 'capital': give a list of texts"),
         ([], ValueError, "relations is empty: name some, or leave it out for all of them"),
-        ([3], TypeError, "relations must be a Sequence, and is .3.: give a list of texts"),
+        ([3], TypeError, r"relations\[0\] must be a str, and is 3: give a text"),
     ],
 )
 def test_what_is_no_relation_is_named(relations, error, says):

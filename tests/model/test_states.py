@@ -203,7 +203,7 @@ def test_a_try_that_gives_no_number_is_no_success(tiny, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [None, 1, 1.5, [], b"folder"])
 def test_states_that_can_not_be_meant(tiny, wrong):
-    with pytest.raises(TypeError, match="states must be .* give True, False, a folder"):
+    with pytest.raises(TypeError, match="states must be .*: give a States or a text or a path or True or False"):
         pinpoint_tune(tiny, HEADS, CASES, CONFIG, progress=False, states=wrong)
 
 
