@@ -164,8 +164,9 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
     """Writes one safetensors file with the description as JSON in its header. Raises as `save_json` does."""
     # Copies, since the format refuses tensors that share memory, such as two rows of one.
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    said = json.dumps(about)
-    return write_bytes(path, bytes_of_tensors(own, {f"spt_lens.{kind}": said, SEAL: _tensors_checksum(own, said)}))
+    # One entry: of several, the order in the header is another each time.
+    said = json.dumps({**about, SEAL: _tensors_checksum(own, json.dumps(about))})
+    return write_bytes(path, bytes_of_tensors(own, {f"spt_lens.{kind}": said}))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -175,14 +176,15 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         data = file.read_bytes()
         tensors = tensors_of_bytes(data)
         header = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-        seal, name = header.pop(SEAL, None), f"spt_lens.{kind}"
+        name = f"spt_lens.{kind}"
         if name not in header:
             raise ValueError(f"its header tells of {', '.join(header) or 'nothing'}, not of {name}")
-        if seal is not None and seal != _tensors_checksum(tensors, header[name]):
-            raise ValueError("it was changed after it was saved")
         about = parsed(header[name])
         if not isinstance(about, dict):
             raise ValueError("the description in its header is no JSON object")
+        seal = about.pop(SEAL, None)
+        if seal is not None and seal != _tensors_checksum(tensors, json.dumps(about)):
+            raise ValueError("it was changed after it was saved")
         return tensors, about
 
 

@@ -191,8 +191,9 @@ class TestScoresAndAdapters:
 
     @given(st.data(), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]), HEADS)
     def test_adapters_come_back_to_the_bit(self, data, dtype, heads):
+        sizes = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=2))
+
         def slices() -> dict[str, torch.Tensor]:
-            sizes = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=2))
             kinds = st.floats(-1e4, 1e4, width=16)
             each = [data.draw(st.lists(kinds, min_size=a * b, max_size=a * b)) for a, b in sizes]
             return {f"{i}": torch.tensor(each[i], dtype=dtype).reshape(size) for i, size in enumerate(sizes)}

@@ -83,14 +83,12 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
             return
         cls._outermost = None
         with cls._lock:
-            late = sorted(cls._waiting - ({signal.SIGINT} if interrupted else set()))  # a second Ctrl-C had its way
-            cls._waiting.clear()
             cls._since.clear()
+            if interrupted:  # a second Ctrl-C has had its way too
+                cls._waiting.discard(signal.SIGINT)
         for number, known in reversed(cls._handlers.items()):  # Ctrl-C's last
             if signal.getsignal(number) == cls._came:
                 signal.signal(number, known)
-        for number in late:  # now, and not when whoever has the signal then knows nothing of it
-            signal.raise_signal(number)
 
     @classmethod
     def _came(cls, number: int, frame: FrameType | None) -> None:
@@ -118,6 +116,9 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
             if number not in cls._waiting:
                 return
             cls._waiting.remove(number)
+            # The block is over: whoever had the signal before has it again, unless that is over too, as of an alarm.
+            if not cls._depth and signal.getsignal(number) not in (cls._came, cls._handlers.get(number)):
+                return
             if hasattr(signal, "pthread_kill"):  # a real one also ends a call that waits
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:

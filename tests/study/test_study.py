@@ -391,7 +391,7 @@ def test_what_cannot_be_written_is_said_at_once(tiny, tmp_path, monkeypatch):
         (lambda: {"settings": replace(SETTINGS, pairs={"n": 3}, words="found")}, "give 4 or more"),
         (lambda: {"settings": replace(SETTINGS, replies={"stands": "{}"})}, "replies are for a model that is asked"),
         (lambda: {"settings": {"share": 0.1}}, "StudySettings"),
-        (lambda: {"behaviour": [("What?", "a", "b")]}, "AreYouSure"),
+        (lambda: {"behaviour": [("What?", "a", "b")]}, "give a Behaviour"),
         (lambda: {"checks": {"a/b": Own()}}, "a/b"),
         (lambda: {"checks": {"test": Own()}}, "test"),
         (lambda: {"checks": {"mine": "file"}}, "mine"),
