@@ -420,6 +420,14 @@ def test_a_wrong_value_is_refused_in_a_sentence(name, world, armed, monkeypatch,
     assert not found, f"{len(found)}:\n" + "\n".join(found)
 
 
+def test_the_page_says_how_many_are_tried(world):
+    doors = [arguments(make(world)) for make in DOORS.values()]
+    several = sum(map(len, doors))
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert f"{len(VALUES)} for each of {several} arguments of {len(doors)} public functions" in page
+    assert f"| {len(VALUES) * several:,} |" in page
+
+
 SAME: dict[str, dict[str, Any]] = {
     "HeadScores.top": {"k": 2},
     "HeadScores.top_fraction": {"fraction": 0.5},
