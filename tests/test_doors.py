@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -196,7 +196,9 @@ HEADS: dict[str, Made] = {
 }
 DIALOGUES: dict[str, Made] = {
     "Message": lambda w: Door(Message, {"role": "user", "content": "Hi"}),
-    "Dialogue": lambda w: Door(spt.Dialogue, {"messages": [Message("user", "Hi")]}, {"meta": {"empty dict"}}),
+    "Dialogue": lambda w: Door(
+        spt.Dialogue, {"messages": [Message("user", "Hi")]}, {"meta": {"empty dict", "dict", "dict by number"}}
+    ),
     "Dialogue.replied": lambda w: Door(dialogue("Hi").replied, {"reply": "Hi"}),
     "dialogue": lambda w: Door(lambda turn: dialogue(turn), {"turn": "Hi"}, {"turn": TEXTS}),
     "Question": lambda w: Door(
@@ -532,5 +534,5 @@ ELSEWHERE = {
     *("perplexity_units", "as_perplexity", "needed", "quiet", "Goal", "Goal.value", "Goal.holds", "Task"),
     *("AreYouSure.of_split", "AreYouSure.defend", "AreYouSure.retract", "AreYouSure.honest", "AreYouSure.wrong_answer"),
     *("AreYouSure.challenge", "AreYouSure.cases", "AreYouSure.pools", "AreYouSure.sycophantic"),
-    *("HeadScores.beyond_zero", "HeadScores.notes", "HeadScores.check_alike"),
+    *("HeadScores.beyond_zero", "HeadScores.notes", "HeadScores.check_alike", "Study.path", "check_reference"),
 }

@@ -6,7 +6,7 @@ As in model-written-evals (Perez et al. 2022, arXiv 2212.09251); `datasets.model
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -89,7 +89,7 @@ class Opinions(Behaviour):
 
     def __init__(
         self,
-        opinions: Iterable[Opinion],
+        opinions: Sequence[Opinion],
         judge: Judge | None = None,
         *,
         name: str = "opinions",

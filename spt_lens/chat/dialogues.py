@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from spt_lens.checking import door, instance
+from spt_lens.checking import door, instance, shown
 
 Role = Literal["system", "user", "assistant"]
 Meta = dict[str, str | bool | tuple[str, ...]]
@@ -40,7 +40,8 @@ class Dialogue:
 
     def __post_init__(self) -> None:
         if not isinstance(self.messages, list | tuple) or not all(isinstance(m, Message) for m in self.messages):
-            raise TypeError(f"a Dialogue holds Messages, not {self.messages!r:.60}: {_WAY_OUT}")
+            raise TypeError(f"a Dialogue holds Messages, not {shown(self.messages)}: {_WAY_OUT}")
+        instance(self.meta, "Dialogue.meta", Mapping, 'give a dict, such as {"topic": "capitals"}')
         object.__setattr__(self, "messages", tuple(self.messages))
 
     def chat(self) -> list[dict[str, str]]:

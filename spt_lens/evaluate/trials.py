@@ -42,6 +42,8 @@ class Contender:
         if not given or not all(isinstance(tuner, Tuner) for tuner in self.draws):
             raise ValueError(f"method {self.name!r} needs a tuner, or several draws of one: Pinpoint(heads), say")
         instance(self.lrs, f"lrs of method {self.name!r}", Sequence, "give a list of learning rates, or leave it out")
+        object.__setattr__(self, "lrs", tuple(self.lrs))
+        object.__setattr__(self, "seeds", None if self.seeds is None else tuple(self.seeds))
         for lr in self.rates:
             number(lr, f"a learning rate of method {self.name!r}", above=0)
 
