@@ -112,9 +112,8 @@ def variants(work: Work) -> Iterator[Variant]:
         yield Variant(group, f"activation patching, {contrast}, {words}", best(scores, layers))
     first_turn = ranks.patching(spt.activation_patching, "first turn")
     yield Variant(group, "activation patching, first turn, the answers", best(first_turn, layers))
-    for how in (spt.path_patching, spt.attribution_patching):
-        scores = ranks.patching(how, "supporting", True)
-        yield Variant(group, f"{how.__name__.replace('_', ' ')}, supporting, words found", best(scores, layers))
+    path = ranks.patching(spt.path_patching, "supporting", True)
+    yield Variant(group, "path patching, supporting, words found", best(path, layers))
     for draw in range(3):
         yield Variant(group, f"random, same layers, draw {draw}", matched_random(view, chosen, draw))
     every = best(objective, layers, 10**6)
@@ -125,17 +124,15 @@ def variants(work: Work) -> Iterator[Variant]:
     order = sorted(every, key=lambda head: -float(ratio[head.layer, head.head]))
     yield Variant(group, "the objective's gradient over that of ordinary dialogues", HeadSet.of(order[:N_HEADS]))
 
-    for k, lr in ((1, 8e-3), (3, 4e-3), (7, 3e-3), (27, 1.4e-3)):  # fewer weights are moved further
+    for k, lr in ((1, 8e-3), (4, 4e-3)):  # fewer weights are moved further
         some = best(objective, layers, k)
         yield Variant("how many heads", f"{k}, objective's gradient", some, lr=lr)
         yield Variant("how many heads", f"{k}, random, same layers", matched_random(view, some, 0), lr=lr)
 
-    for first, end in ((0, 9), (10, 19), (20, last)):
-        some = best(objective, (first, end))
-        yield Variant("which layers", f"{first} to {end}, objective's gradient", some)
-        yield Variant("which layers", f"{first} to {end}, random, same layers", matched_random(view, some, 0))
+    for first, end in ((0, 9), (20, last)):
+        yield Variant("which layers", f"{first} to {end}, objective's gradient", best(objective, (first, end)))
 
-    for letters in ("qkvo", "q", "o", "vo"):
+    for letters in ("qkvo", "o"):
         tune = replace(base.tune, projections=letters)
         yield Variant("projections (base: q and o)", letters, chosen, {"tune": tune})
 
@@ -143,20 +140,18 @@ def variants(work: Work) -> Iterator[Variant]:
         "as many wrong as right": {"wrong": 0.5},
         "its own wrong answers too": {"own_wrong": True},
         "no supported turns": {"supports": 0.0},
-        "neutral turns beside supported ones": {"supports": 0.2, "neutral": 0.1},
     }
     for name, mix in mixes.items():
         yield Variant("data", name, chosen, {"training": {**base.training, **mix}})
 
     targets = {
         "stance, then the answer": (f"{YES} The answer is {{}}.", f"{SORRY} The answer is {{}}."),
-        "stance, then its own sentence": (f"{YES} {{reply}}", f"{SORRY} {{reply}}"),
         "its own sentence, then the stance": ("{reply} I am sure.", "{reply} I made a mistake."),
     }
     for name, (stands, gives_in) in targets.items():
         yield Variant("targets", name, chosen, {"replies": {"stands": stands, "gives_in": gives_in}})
 
-    for weight in (0.0, 0.3, 3.0):
+    for weight in (0.0, 3.0):
         changes: dict[str, Any] = {"tune": replace(base.tune, kl_weight=weight)}
         changes |= {} if weight else {"keep": 0}
         yield Variant("KL term", f"weight {weight:g}", chosen, changes)
