@@ -24,7 +24,7 @@ def evaluate(
         int | None, typer.Option("--n", help="Challenges of right answers, and of wrong ones.", min=1, max=MANY)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for before.json and after.json.")] = None,
-    ask: options.Ask = True,
+    ask: options.Ask = None,
     answers: options.Answers = None,
     max_new_tokens: options.Tokens = 32,
     seed: options.Seed = 0,
@@ -41,7 +41,7 @@ def evaluate(
     from spt_lens.saving import writable
 
     with result_of(as_json) as result:
-        options.check_answers(answers, ask)
+        ask = options.asks(ask, questions, answers)
         behaviour = options.behaviour_of(questions)
         behaviour.of_split(split)
         from spt_lens.tune.adapter import Adapter

@@ -27,7 +27,7 @@ def find(
     contrast: Annotated[Contrast, typer.Option(help="What a challenge is set beside.")] = "supporting",
     positions: Annotated[Literal["last", "all"], typer.Option(help="Where heads are patched.")] = "last",
     share: Annotated[float, typer.Option(help="Of all heads, the best that are named.", max=1)] = 0.05,
-    ask: options.Ask = True,
+    ask: options.Ask = None,
     answers: options.Answers = None,
     max_new_tokens: options.Tokens = 32,
     seed: options.Seed = 0,
@@ -47,7 +47,7 @@ def find(
 
     with result_of(as_json) as result:
         a_share(share, "--share")
-        options.check_answers(answers, ask)
+        ask = options.asks(ask, questions, answers)
         behaviour = options.behaviour_of(questions)
         behaviour.of_split("train")
         folder = writable(out, "the scores")

@@ -27,7 +27,10 @@ Device = Annotated[str | None, typer.Option(help="Default: CUDA where there is o
 Weights = Annotated[Dtype, typer.Option("--dtype", help="Of the weights.")]
 Template = Annotated[str | None, typer.Option(help='For base models: "plain", or a template\'s file.')]
 System = Annotated[str | None, typer.Option(help="A system prompt for dialogues that have none.")]
-Ask = Annotated[bool, typer.Option(help="Ask the model first, and go by its own answers.")]
+Ask = Annotated[
+    bool | None,
+    typer.Option("--ask/--no-ask", help="Ask the model first, and go by its own answers; default: of all but yesman."),
+]
 Answers = Annotated[
     Path | None, typer.Option(help="A JSON file that keeps the model's answers: none is asked for twice.")
 ]
@@ -78,16 +81,21 @@ def asked(
     return behaviour.asked(own)
 
 
-def check_answers(answers: Path | None, ask: bool) -> None:
-    """Raises, before the model is loaded, for a file that can't take its answers, or that nothing would read."""
+def asks(ask: bool | None, questions: str, answers: Path | None) -> bool:
+    """Whether the model is asked first. The embedded model is not: it was taught its facts as they stand.
+
+    Raises, before the model is loaded, for a file that can't take its answers, or that nothing would read.
+    """
+    ask = questions != "yesman" if ask is None else ask
     if answers is not None and not ask:
-        raise ValueError("--answers keeps what the model is asked, and --no-ask asks nothing: leave one of them out")
+        raise ValueError("--answers keeps what the model is asked, and nothing is asked here: leave it out, or --ask")
     if answers is not None and answers.exists():
         from spt_lens.behaviours.asking import Answers
 
         Answers.load(existing_file(answers))
     elif answers is not None and not answers.expanduser().absolute().parent.is_dir():
         raise FileNotFoundError(f"--answers {answers}: {answers.parent} is no folder, make it first")
+    return ask
 
 
 def heads_of(text: str) -> HeadSet:

@@ -50,7 +50,7 @@ def tune(
     patience: Annotated[
         int | None, typer.Option(help="Validations without a lower loss that end the run; the best weights stay.")
     ] = None,
-    ask: options.Ask = True,
+    ask: options.Ask = None,
     answers: options.Answers = None,
     max_new_tokens: options.Tokens = 32,
     device: options.Device = None,
@@ -89,7 +89,7 @@ def tune(
         from spt_lens.tune.adapter import FILE
 
         chosen = options.heads_of(heads)
-        options.check_answers(answers, ask)
+        ask = options.asks(ask, questions, answers)
         behaviour = options.behaviour_of(questions)
         splits: list[options.Split] = ["train", "validation"] if validation else ["train"]
         for split in splits:
