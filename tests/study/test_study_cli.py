@@ -122,7 +122,7 @@ MISTAKES = {
     "no device at all": (["--device", "warp"], "--device='warp' cannot be used"),
     "no such questions": (["--questions", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     "no such settings": (["--settings", "nowhere.json"], "nowhere.json does not exist"),
-    "no such heads": (["--heads", "nowhere.json"], "nowhere.json does not exist"),
+    "no such heads": (["--heads", "nowhere.json"], "'nowhere.json' is no file, and as text"),
     "a check without a name": (["--check", "other.jsonl"], "give NAME=FILE"),
     "a check's name twice": (["--check", "a=other.jsonl", "--check", "a=questions.jsonl"], "each name once"),
     "a study.json that is damaged": (["--out", "damaged"], "put study.json back from a copy, or remove it all"),
