@@ -82,7 +82,7 @@ def study(
         if seconds is None and not begun and cost.total > 1200:
             _offer(made, speeds, console)
         if dry_run:
-            return result({"out": out, "done": False, "seconds": cost.total, "stages": rows_of(cost.table)})
+            return result({"out": out, "done": False, "seconds": cost.total, "stages": cost.seconds})
         told(made, console, result)
 
 
