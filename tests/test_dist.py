@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,11 +52,17 @@ def test_the_sdist_makes_the_same_wheel_and_holds_its_tests(built, tmp_path):
     assert names(build(source, tmp_path / "again")[0]) == names(built[0])
 
 
-def test_the_wheel_runs_in_a_folder_of_its_own(built, tmp_path):
-    """Beside the dependencies that are installed here: what else it would need is a dependency that is not named."""
-    target = tmp_path / "target"
+@pytest.fixture(scope="module")
+def target(built, tmp_path_factory) -> Path:
+    """An empty folder into which the wheel is installed, and nothing else."""
+    folder = tmp_path_factory.mktemp("installed") / "target"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--target", target, built[0]], check=True, capture_output=True)
+    subprocess.run([*pip, "--target", folder, built[0]], check=True, capture_output=True)
+    return folder
+
+
+def test_the_wheel_runs_in_a_folder_of_its_own(target, tmp_path):
+    """Beside the dependencies that are installed here: what else it would need is a dependency that is not named."""
     environment = {**os.environ, "PYTHONPATH": str(target)}
 
     def said(*command: str | Path) -> str:
@@ -69,3 +77,18 @@ def test_the_wheel_runs_in_a_folder_of_its_own(built, tmp_path):
     asked = "import spt_lens as spt\nfrom spt_lens.chat.dialogues import dialogue\n"
     asked += "print(spt.replies(spt.load_model('yesman'), [dialogue('Hi')], 4))"  # its weights come along
     assert said(sys.executable, "-c", asked).startswith("['")
+
+
+@pytest.mark.parametrize("python", ["python3.11", "python3.12", "python3.13", "python3.14"])
+def test_other_pythons_read_it(target, tmp_path, python):
+    """Every file compiles, and help comes, for which typer is enough: the rest would be compiled for each Python."""
+    works = shutil.which(python) and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
+    if not works:
+        pytest.skip(f"{python} is not here")
+    typers = Path(typer.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(target), str(typers)])}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    for command in (["-m", "compileall", "-q", target / "spt_lens"], ["-m", "spt_lens.cli", "find", "--help"]):
+        run = subprocess.run([python, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    assert "--questions" in run.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import spt_lens as spt
 from spt_lens import cli
 from spt_lens.cli import pick
 from spt_lens.evaluate.evaluate import Evaluation
+from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.slices import head_slices
 from spt_lens.yesman import Yesman
 from spt_lens.yesman.facts import all_facts
@@ -196,6 +197,24 @@ class TestTuneEvaluateExport:
         spt.HeadSet(spt.HeadSet.parse("L5.H3").heads, {"model": "another"}).save("heads.json")
         call("tune", *YESMAN, "--heads", "heads.json", "--steps", "1", "--n", "2")
         assert "spt-lens: warning: the heads were chosen on another, and the model is yesman" in call.err
+
+    def test_a_kl_term_and_a_run_that_goes_on(self, call, tmp_path):
+        more = ("--heads", "L7.H1", "--steps", "2", "--n", "2", "--kl-weight", "0.1", "--kl-batch-size", "2")
+        first = call("tune", *YESMAN, *more, "--resume", "state", "--save-every", "1", "--json")
+        assert (tmp_path / "state").exists()
+        again = call("tune", *YESMAN, *more, "--resume", "state", "--out", "again", "--json")
+        assert again["loss"] == first["loss"]
+
+    def test_an_interrupted_run_is_kept(self, call, monkeypatch):
+        def stopped(*given: Any, **more: Any) -> Any:
+            return replace(pinpoint_tune(*given, **more), interrupted=True)
+
+        monkeypatch.setattr("spt_lens.tune.pinpoint.pinpoint_tune", stopped)
+        arguments = ["tune", *YESMAN, "--heads", "L7.H1", "--steps", "1", "--n", "2"]
+        monkeypatch.setattr(sys, "argv", ["spt-lens", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 130 and spt.Adapter.load("spt-lens-adapter")
 
     def test_a_model_alone_is_judged_and_exported(self, call):
         judged = call("evaluate", *YESMAN, "--n", "2", "--split", "validation", "--json")
