@@ -22,7 +22,7 @@ SMOLLM2 := models/smollm2/config.json
 # Questions of other people, the study's external check where they are there.
 TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
 
-.PHONY: help demo test fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters
+.PHONY: help demo test fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters dist
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo "make what-matters    what decides how well heads of SmolLM2 can be tuned, on validation: the table in docs/study.md"
 	@echo "make compare         the full comparison behind the README's table and plots, into spt-lens-compare/"
 	@echo "make figures         the tables and pictures of README and docs, from notebooks/results/"
+	@echo "make dist            the wheel and the sdist, into dist/, tried out"
 	@echo "make support         try out every architecture, with TransformerLens 4.3 and 3.9: the table in docs/support.md"
 
 $(BIN)/python:
@@ -138,6 +139,12 @@ compare: $(VENV)/.demo-installed
 figures: $(VENV)/.dev-installed
 	$(BIN)/python -m tools.readme_results
 	$(BIN)/python -m tools.study
+
+# Without a network: what builds is installed already.
+dist: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest -q tests/test_dist.py
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
 
 support: $(VENV)/.dev-installed $(TL39)/.installed
 	$(BIN)/python -m tools.readme_support notebooks/results/support-4.3.json

@@ -57,4 +57,4 @@ def test_the_library_without_its_example(tmp_path: Path) -> None:
     assert story.stdout.strip() == "works", story.stderr
     demo = run("-m", "spt_lens.cli", "demo", "--quick")
     assert demo.returncode == 1
-    assert demo.stderr == "spt-lens: this command is the embedded model's, and spt_lens/yesman is not installed\n"
+    assert demo.stderr == "spt-lens: this needs the embedded model, and spt_lens/yesman is not installed\n"

@@ -35,7 +35,7 @@ def check_all(names: Sequence[str] = tuple(TINY), log: Callable[[str], None] | N
 
     A second or two each. `log` is called with a line for each.
     """
-    classes: list[ModelClass] = ["bridge"] if not hooked.AVAILABLE else ["bridge", "hooked"]
+    classes: list[ModelClass] = ["bridge"] if hooked.hooked_transformer() is None else ["bridge", "hooked"]
     reports = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:

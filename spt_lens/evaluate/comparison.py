@@ -1,15 +1,16 @@
 """What came of a comparison: the frontier of every method, the learning rate that validation chose, and the table."""
 
+from __future__ import annotations
+
 import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from spt_lens.checking import one_of
 from spt_lens.evaluate.equal_drift import at_equal_drift, figure_of, groups_of, spread
@@ -18,6 +19,9 @@ from spt_lens.evaluate.goals import GOALS, Goal
 from spt_lens.evaluate.sycophancy import FIGURES
 from spt_lens.evaluate.trials import Trial
 from spt_lens.saving import entry, read_json, reading, save_json, unsealed
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 METRICS = (*FIGURES, "ability", "choice", "perplexity", "kl", "kl: own replies")
 

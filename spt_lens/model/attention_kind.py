@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from spt_lens.model.backends import BridgeBackend
 from spt_lens.model.blocks import with_methods
@@ -112,6 +111,8 @@ def _as(view: ModelView, kind: str) -> Iterator[None]:
 
 
 def _forward(attention: Any) -> Callable[..., Any]:
+    from transformer_lens.hook_points import HookPoint
+
     own, inner = attention.forward, attention.original_component.forward  # accelerate's too, which brings the inputs
     points = [point for point in attention.children() if isinstance(point, HookPoint)]
 

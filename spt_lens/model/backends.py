@@ -15,7 +15,6 @@ import torch
 from accelerate import init_empty_weights
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -118,7 +117,7 @@ class BridgeBackend(Backend):
         if getattr(self.root.config, "tie_word_embeddings", False) and unembed.weight is not embed.weight:
             out.add(id(unembed.weight))  # processing parts them
         bias = getattr(unembed, "bias", None)
-        if hooked.AVAILABLE and bias is not None and (self.processed() or not bias.any()):
+        if hooked.hooked_transformer() is not None and bias is not None and (self.processed() or not bias.any()):
             out.add(id(bias))  # TransformerLens 3.9 adds one of zeros
         return sum(p.numel() for p in self.root.parameters() if id(p) not in out)
 
@@ -286,6 +285,8 @@ def backend_of(model: Any) -> BridgeBackend | HookedBackend:
     """The backend of a model. Raises TypeError for an object of another class."""
     if hasattr(model, "spt_lens_backend"):
         return model.spt_lens_backend()
+    from transformer_lens.model_bridge import TransformerBridge  # takes seconds, and is needed only with a model
+
     if isinstance(model, TransformerBridge):
         return BridgeBackend(model)
     if hooked.is_hooked(model):

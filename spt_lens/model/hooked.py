@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,13 +22,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from spt_lens.model.huggingface import made_by_own_code, name_of, read_model
 from spt_lens.model.layout import LAYOUTS, Shape
 
-try:
-    from transformer_lens import HookedTransformer, loading_from_pretrained
-    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-except ImportError:  # TransformerLens 4 has no HookedTransformer
-    HookedTransformer = None
-
-AVAILABLE = HookedTransformer is not None
 WITH_BIASES = ("GPT2LMHeadModel", "GPTNeoXForCausalLM", "Qwen2ForCausalLM")
 
 
@@ -41,14 +35,24 @@ class Source:
     own_code: bool = False  # of the checkpoint's, which the user allowed to run
 
 
+@cache
+def hooked_transformer() -> Any:
+    """The class, or None where TransformerLens has none (4). It is imported here: it takes seconds."""
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        return None
+    return HookedTransformer
+
+
 def is_hooked(model: Any) -> bool:
     """Whether it is a HookedTransformer; never, where TransformerLens has none."""
-    return AVAILABLE and isinstance(model, HookedTransformer)
+    return hooked_transformer() is not None and isinstance(model, hooked_transformer())
 
 
 def check_available() -> None:
     """Raises NotImplementedError where this TransformerLens has no HookedTransformer."""
-    if not AVAILABLE:
+    if hooked_transformer() is None:
         raise NotImplementedError(
             "this TransformerLens has no HookedTransformer, only TransformerBridge: leave model_class out, or install "
             '"transformer-lens>=3.9,<4"'
@@ -78,7 +82,7 @@ def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | N
             f"{way_out}"
         ) from error
     with _quiet():
-        model = HookedTransformer(cfg, tokenizer, move_to_device=False)
+        model = hooked_transformer()(cfg, tokenizer, move_to_device=False)
         steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
         model.load_and_process_state_dict(weights, **dict.fromkeys(steps, False))
     model.to(plain.device, print_details=False).eval()
@@ -89,11 +93,15 @@ def build(plain: PreTrainedModel, tokenizer: Any, source: str, revision: str | N
 
 def converted(cfg: Any, plain: PreTrainedModel) -> dict[str, Tensor]:
     """A plain model's weights under this class's names, by TransformerLens's own converters."""
+    from transformer_lens import loading_from_pretrained
+
     with _quiet(), _config_folder(plain) as folder:
         return loading_from_pretrained.get_pretrained_state_dict(folder, cfg, plain, dtype=plain.dtype)
 
 
 def _config(plain: PreTrainedModel) -> Any:
+    from transformer_lens import loading_from_pretrained
+
     config, shape = plain.config, Shape.of_config(plain.config)
     with _quiet(), _config_folder(plain) as folder:
         if config.architectures[0] in ("GemmaForCausalLM", "Gemma2ForCausalLM"):
@@ -156,6 +164,8 @@ def _quiet() -> Iterator[None]:
 
 def new_cache(model: Any, batch: int) -> Any:
     """An empty cache of keys and values."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
     return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch)
 
 
@@ -200,6 +210,8 @@ def base_model(model: Any, base: str | None) -> PreTrainedModel:
     if base is None and source is not None:
         base, revision, own_code = source.name_or_path, source.revision, source.own_code
     if base is None:
+        from transformer_lens import loading_from_pretrained
+
         try:
             base = loading_from_pretrained.get_official_model_name(model.cfg.model_name)
         except ValueError:

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig
 
 from spt_lens.chat.template import set_chat_options, use_chat_template
@@ -98,6 +97,8 @@ def load_model(
             set_chat_options(tokenizer, chat_template_kwargs, system)
 
     dress(tokenizer)  # before the long part, where it fails
+    import transformer_lens.model_bridge  # noqa: F401  it takes seconds; here nothing of transformers is patched yet
+
     options: Any = {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
     asked = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
     where = places_for(source, device, asked, model_class == "hooked", options)
@@ -153,6 +154,8 @@ def _check_config(source: str, trust_remote_code: bool) -> None:
 def _made(plain: Any, tokenizer: Any, source: str, model_class: ModelClass, options: dict[str, Any]) -> Any:
     if model_class == "hooked":
         return hooked.build(plain, tokenizer, source, options["revision"])
+    from transformer_lens.model_bridge import TransformerBridge
+
     architecture = type(plain).__name__
     options |= {"hf_model": plain, "tokenizer": tokenizer}
     try:

@@ -17,6 +17,7 @@ import torch
 import traitlets
 from torch import Tensor
 
+from spt_lens import saving
 from spt_lens.checking import instance
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
@@ -210,3 +211,16 @@ def provenance(name: str, budget: float, layers: Mapping[str, HeadScores]) -> di
         "budget": budget,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def page_provenance(name: str, budget: float, layers: Mapping[str, HeadScores]) -> dict[str, Any]:
+    """`provenance` of what a page without a kernel saves, which dates it: also of which scores' numbers it is."""
+    about = provenance(name, budget, layers)
+    scores = [{**each, "digest": digest_of(s)} for each, s in zip(about["scores"], layers.values(), strict=True)]
+    by = about["chosen_by"].replace("HeadPicker", "a HeadPicker's page")
+    return {**about, "scores": scores, "chosen_by": by, "date": ""}
+
+
+def digest_of(scores: HeadScores) -> str:
+    """Tells scores from others, by every number of every pair."""
+    return str(saving.weights_digest([("per_pair", scores.per_pair)]).hexdigest()[:16])

@@ -33,6 +33,7 @@ from spt_lens.picker.layers import (
     map_payload,
     named_layers,
     named_selections,
+    page_provenance,
     provenance,
     sizes_payload,
 )
@@ -195,10 +196,11 @@ class HeadPicker(anywidget.AnyWidget):
 
     def to_html(self) -> str:
         """The picker as a page of its own, about 2 MB: no network, no kernel, no live check. Clicks choose heads in it,
-        and the selection can be copied as text that `HeadSet.parse` reads."""
+        and the selection can be saved as a file that `HeadSet.load` reads, or copied as text."""
         about = {**self._map, "canCheck": False, "canShow": False, "page": True}
         about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "A head's report needs a kernel."}
         check = {**self._check, "state": "idle"}  # it goes on here, not in the page
+        about["selection"] = page_provenance(self.name, self.budget, self.scores)
         state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": check, "_auto": False}
         return pages.page_html(f"Heads of {self.model_name}", state)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import get_scheduler
 
 from spt_lens.tune.config import TuneConfig
 
@@ -46,6 +45,8 @@ class Run:
         else:
             self.optimizer = torch.optim.AdamW(self.trainable, config.lr, weight_decay=config.weight_decay)
         warmup = int(config.warmup_share * config.steps)
+        from transformers import get_scheduler  # with it come the trainer and all that this knows, peft too
+
         self.scheduler = get_scheduler(config.schedule, self.optimizer, warmup, config.steps)
         self.best: tuple[int, list[Tensor]] | None = None  # a step, and its weights, on the CPU
         self.patience_lost = False

@@ -1,16 +1,21 @@
 """What a tuning run did: its history, and the weights before and after."""
 
+from __future__ import annotations
+
 import html
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import Model
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.config import TuneConfig
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,8 +13,6 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from spt_lens.view.curves import training_figure
-
 Rows = Sequence[Mapping[str, float]]
 BLOCKS = "▁▂▃▄▅▆▇█"
 FEW = 20  # a run of fewer steps has no curve
@@ -118,5 +116,7 @@ class LiveCurve:
         self._drawn, self._next = len(rows), now + max(_PATIENCE, 20 * (time.monotonic() - now))
 
     def _bundle(self, rows: Rows) -> dict[str, Any]:
+        from spt_lens.view.curves import training_figure
+
         drawn = json.loads(training_figure(pd.DataFrame(list(rows))).to_json())
         return {"application/vnd.plotly.v1+json": drawn, "text/plain": figures(rows)}

@@ -18,7 +18,7 @@ import pytest
 from browser.driver import Driver, expect, screenshots
 from browser.lab import LabServer
 from browser.watch import NOTEBOOK7_ERROR, Watch
-from spt_lens.model.hooked import HookedTransformer
+from spt_lens.model.hooked import hooked_transformer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -40,7 +40,7 @@ _TIMEOUT = 30_000  # milliseconds for what takes one at most on a free machine
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     # What these tests see does not depend on the version, and they take long.
-    if HookedTransformer is not None and "chromium" in getattr(item, "fixturenames", ()):
+    if hooked_transformer() is not None and "chromium" in getattr(item, "fixturenames", ()):
         pytest.skip("runs once, with TransformerLens 4")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from picking import scores_of
@@ -208,6 +209,23 @@ def test_the_text_is_what_headset_parses(shown):
     assert HeadSet.parse(shown.text.input_value()) == HeadSet.of((1, 2), (1, 3), (2, 2), (2, 3))
     shown.button("copy")
     expect(shown.root.get_by_role("button", name="copied")).to_be_visible()
+
+
+def test_what_the_page_saves_is_what_python_loads(shown, picker, tmp_path):
+    save = shown.root.get_by_role("button", name="save", exact=True)
+    expect(save).to_be_disabled()
+    shown.click("5.3")
+    shown.click("0.15")
+    with shown.page.expect_download() as loading:
+        save.click()
+    assert loading.value.suggested_filename == "heads.json"
+    loading.value.save_as(tmp_path / "heads.json")
+    heads = HeadSet.load(tmp_path / "heads.json")
+    assert heads == HeadSet.parse("L5.H3 L0.H15")
+    assert heads.about["model"] == "random"
+    assert [each["layer"] for each in heads.about["scores"]] == ["activation", "other"]
+    assert datetime.fromisoformat(heads.about["date"]).tzinfo is not None
+    picker.load(tmp_path / "heads.json")
 
 
 def test_layers_switch_and_stand_side_by_side_with_one_selection(shown):

@@ -74,6 +74,9 @@ def test_it_says_what_it_takes_does_the_whole_story_and_goes_on(here: Path, tiny
     again = study(here, tiny_folder, "--check", f"other={here / 'other.jsonl'}", "--budget", "1s")
     assert again.exit_code == 0 and "Going on" in again.output
     assert "not read again" in again.output
+    told = json.loads(study(here, tiny_folder, "--check", f"other={here / 'other.jsonl'}", "--json").stdout)
+    assert told["done"] and told["heads"] == str(heads) and told["adapter"] == str(out / "adapter")
+    assert {row["method"] for row in told["table"]} >= set(METHODS)
     assert "It is done." in study(here, tiny_folder, "--check", f"other={here / 'other.jsonl'}", "--dry-run").output
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
@@ -108,6 +111,8 @@ def test_a_budget_leaves_out_what_does_not_fit_or_says_that_nothing_does(here: P
     whole = study(here, tiny_folder, "--budget", "5h", "--dry-run")
     assert "fits all but: nothing" in whole.output and "In all about" in whole.output
     assert not (here / "out").exists()  # it only says so
+    cost = json.loads(study(here, tiny_folder, "--dry-run", "--json").stdout)
+    assert cost["done"] is False and cost["seconds"] > 0 and cost["stages"].keys() >= {"scores", "trials"}
 
 
 def test_heads_that_the_model_lacks_are_refused(here: Path, tiny_folder: Path) -> None:
@@ -122,7 +127,7 @@ MISTAKES = {
     "no device at all": (["--device", "warp"], "--device='warp' cannot be used"),
     "no such questions": (["--questions", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     "no such settings": (["--settings", "nowhere.json"], "nowhere.json does not exist"),
-    "no such heads": (["--heads", "nowhere.json"], "nowhere.json does not exist"),
+    "no such heads": (["--heads", "nowhere.json"], "'nowhere.json' is no file, and as text"),
     "a check without a name": (["--check", "other.jsonl"], "give NAME=FILE"),
     "a check's name twice": (["--check", "a=other.jsonl", "--check", "a=questions.jsonl"], "each name once"),
     "a study.json that is damaged": (["--out", "damaged"], "put study.json back from a copy, or remove it all"),

@@ -14,7 +14,10 @@ class Status {
     this.text.setAttribute("aria-label", "the chosen heads as text");
     onTyping(this.text, 400, () => this.read());
     this.copy = pushButton("copy", "Copy the heads as text that HeadSet.parse reads", () => this.copyText());
-    this.element = make("div", "spt-status", this.count, make("div", "spt-row", this.text, this.copy), this.link);
+    // Of a page of its own: in a notebook, Python has the heads.
+    this.save = pushButton("save", "Save the heads as a file that HeadSet.load and spt-lens tune --heads read", () => this.saveFile());
+    this.save.hidden = !ui.data.selection;
+    this.element = make("div", "spt-status", this.count, make("div", "spt-row", this.text, this.copy, this.save), this.link);
     this.update();
   }
 
@@ -26,6 +29,7 @@ class Status {
     this.count.textContent = `${cells.length} of ${n} heads (${percent(cells.length / n)})${weights ?? ""} · ${budget} (${data.budgetHeads})`;
     this.count.classList.toggle("spt-over", over);
     this.mark(false);
+    this.save.disabled = !cells.length;
     const text = cells.map((i) => headName(i, data.nHeads)).join(" ");
     // What is being typed stays as it is typed.
     if (document.activeElement !== this.text || !this.typed) this.text.value = text;
@@ -57,12 +61,23 @@ class Status {
     setTimeout(() => (this.copy.textContent = "copy"), 1200);
   }
 
+  // What Python's own save writes, but for a checksum: with it goes of which scores this page is.
+  saveFile() {
+    const { data, selection } = this.ui, link = make("a");
+    const heads = selection.cells.map((i) => headName(i, data.nHeads));
+    const about = { ...data.selection, date: new Date().toISOString().replace(/\.\d+Z$/, "+00:00") };
+    link.href = URL.createObjectURL(new Blob([`${JSON.stringify({ heads, about })}\n`], { type: "application/json" }));
+    link.download = "heads.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
   // state: "" (all is well), "waiting", "lost" or "page" (there is no kernel at all).
   connection(state) {
     const says = {
       waiting: "Python has not answered yet: a cell is running, or the kernel is gone. Nothing is lost while this page is open.",
       lost: "Disconnected: the kernel was restarted or stopped, and Python no longer hears this picker. Run its cell again; until then copy the heads from the field above.",
-      page: "No kernel behind this page: clicks choose heads here only. Copy the text above into HeadSet.parse(\"...\").",
+      page: "No kernel behind this page: clicks choose heads here only. Save them as a file, or copy the text above into HeadSet.parse(\"...\").",
     };
     this.link.textContent = says[state] ?? "";
     this.link.className = `spt-link spt-${state || "well"}`;

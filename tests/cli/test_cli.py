@@ -20,7 +20,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(stopped.value.code or 0)
 
 
-@pytest.mark.parametrize("command", ["study", "demo", "compare", "support"])
+COMMANDS = ("find", "pick", "tune", "evaluate", "export", "study", "demo", "compare", "support")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0
@@ -72,6 +75,9 @@ def test_a_model_of_another_kind_is_told_in_one_line(
 
 QUESTION = '{"question": "What is it?", "answer": "Paris", "wrong": ["Lyon"]}\n'
 STUDY = ("study", "--model", "yesman", "--questions", "questions.jsonl")
+FIND = ("find", "--model", "yesman", "--questions", "questions.jsonl")
+TUNE = ("tune", "--model", "yesman", "--questions", "questions.jsonl")
+EVALUATE = ("evaluate", "--model", "yesman", "--questions", "questions.jsonl")
 WRONG_OPTIONS = [
     *[(*STUDY, "--workers", value) for value in ("0", "-1", "1.5", "two", "nan", "")],
     *[(*STUDY, "--budget", value) for value in ("", "5 apples", "-3h", "nan", "0", "1e9", "9" * 400, "h", "0.0h")],
@@ -80,7 +86,7 @@ WRONG_OPTIONS = [
     *[(*STUDY, "--device", value) for value in ("", "bogus", "cuda:99", "cpu:x", "-1")],
     *[(*STUDY, "--settings", value) for value in ("", "nowhere.json", "folder", "binary", "list.json", "deep.json")],
     *[(*STUDY, "--settings", value) for value in ("text.json", "wrong.json")],
-    *[(*STUDY, "--heads", value) for value in ("", "nowhere.json", "folder", "binary", "list.json", "L0.H0")],
+    *[(*STUDY, "--heads", value) for value in ("", "nowhere.json", "folder", "binary", "list.json", "L0.", " ")],
     *[(*STUDY, "--check", value) for value in ("", "=", "a", "a=", "=questions.jsonl", "a=nowhere", "a=folder")],
     (*STUDY, "--check", "a=questions.jsonl", "--check", "a=questions.jsonl"),
     *[("study", "--model", "yesman", "--questions", value) for value in ("", "nowhere.jsonl", "folder", "binary")],
@@ -90,6 +96,39 @@ WRONG_OPTIONS = [
     (*STUDY, "--out", "binary"),
     (*STUDY, "--nonsense"),
     (*STUDY, "more"),
+    *[(*FIND, "--method", value) for value in ("", "knockout", "activation patching")],
+    *[(*FIND, "--n", value) for value in ("0", "-1", "x", "1.5", "1000001")],
+    *[(*FIND, "--share", value) for value in ("0", "-1", "nan", "x", "2")],
+    *[(*FIND, "--contrast", value) for value in ("", "opposed")],
+    *[(*FIND, "--positions", value) for value in ("", "0")],
+    *[(*FIND, "--answers", value) for value in ("folder", "binary", "list.json", "questions.jsonl", "no/where.json")],
+    (*FIND, "--no-ask", "--answers", "answers.json"),
+    (*FIND, "--out", "binary"),
+    (*FIND, "--device", "cuda:99"),
+    ("find", "--model", "yesman", "--questions", "yesman", "--answers", "answers.json"),
+    ("find", "--model", "yesman", "--questions", "test_only.jsonl"),
+    *[("pick", value) for value in ("", "nowhere", "folder", "binary", "list.json", "questions.jsonl")],
+    ("pick",),
+    *[
+        (*TUNE, "--heads", value)
+        for value in ("", " ", "nowhere.json", "folder", "binary", "list.json", "5", "none.json")
+    ],
+    *[(*TUNE, "--heads", "0.0", "--lr", value) for value in ("0", "-1", "nan", "x", "inf")],
+    *[(*TUNE, "--heads", "0.0", "--steps", value) for value in ("0", "1.5", "x")],
+    *[(*TUNE, "--heads", "0.0", "--schedule", value) for value in ("", "steep")],
+    *[(*TUNE, "--heads", "0.0", "--optimizer", value) for value in ("", "adam")],
+    *[(*TUNE, "--heads", "0.0", "--max-grad-norm", value) for value in ("-1", "nan")],
+    (*TUNE, "--heads", "0.0", "--n", "1"),
+    (*TUNE, "--heads", "0.0", "--out", "binary"),
+    (*TUNE, "--heads", "0.0", "--out", "tuned"),
+    (*TUNE, "--heads", "0.0", "--patience", "0"),
+    TUNE,
+    *[(*EVALUATE, "--adapter", value) for value in ("", "nowhere", "folder", "binary", "tuned")],
+    *[(*EVALUATE, "--split", value) for value in ("", "all")],
+    (*EVALUATE, "--out", "binary"),
+    ("export", "--model", "yesman"),
+    *[("export", "--model", "yesman", "--out", "new", "--adapter", value) for value in ("", "nowhere", "tuned")],
+    ("export", "--model", "yesman", "--adapter", "nowhere", "--out", ""),
     *[("demo", "--seed", value) for value in ("x", "1.5", "-1", "nan", "9" * 30)],
     *[("compare", "--seeds", value) for value in ("0", "1.5", "many", "-2", "1000000000000")],
     *[("compare", "--kl-weight", value) for value in ("-1", "nan", "inf", "x", "")],
@@ -109,8 +148,11 @@ def test_a_wrong_option_is_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "adapter.safetensors").write_bytes(b"damaged")
     (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
     texts = {"list.json": "[1]", "text.json": '"a"', "wrong.json": '{"share": "a"}', "deep.json": "[" * 100_000}
+    texts |= {"none.json": '{"heads": []}', "test_only.jsonl": QUESTION.replace("}", ', "split": "test"}')}
     for name, text in {**texts, "questions.jsonl": QUESTION, "empty.jsonl": ""}.items():
         (tmp_path / name).write_text(text)
 
