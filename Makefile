@@ -22,13 +22,14 @@ SMOLLM2 := models/smollm2/config.json
 # Questions of other people, the study's external check where they are there.
 TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
 
-.PHONY: help demo test fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters
+.PHONY: help demo test docs fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            find the heads, tune them, compare, and write spt-lens-demo/report.html"
 	@echo "make test            ruff, mypy and all tests with TransformerLens 4.3; with 3.9 those that touch a model;"
 	@echo "                     exports are read by transformers 4.57 too"
+	@echo "make docs            the documentation as a site: open site/index.html (searching needs a server: python -m http.server -d site)"
 	@echo "make fuzz            made-up and damaged files by the ten thousand: the tests try a few of each"
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
@@ -80,6 +81,10 @@ demo: $(VENV)/.demo-installed
 test: lint types $(SMOLLM2) $(TL39)/.installed $(HF457)/.installed
 	$(BIN)/python -m pytest -n $(JOBS)
 	PYTHONPATH=$(TL39) $(BIN)/python -m pytest -n $(JOBS) -m model
+
+# Strict: a link or an anchor that leads nowhere, or a page without its place in mkdocs.yml, is an error.
+docs: $(VENV)/.dev-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fuzz: $(VENV)/.dev-installed
 	SPT_LENS_FUZZ=many $(BIN)/python -m pytest tests/test_fuzzing.py
