@@ -13,6 +13,9 @@ TL39 := $(VENV)/tl39
 # transformers 4.57 over the installed 5: the tests let it read exports.
 HF457 := $(VENV)/hf457
 
+# Older packages over the installed ones (but for torch): some tests run with them.
+LOWEST := $(VENV)/lowest
+
 # Tests run in processes of one thread each: make test JOBS=4 on a larger machine, JOBS=0 for a single process.
 JOBS ?= 2
 
@@ -22,13 +25,15 @@ SMOLLM2 := models/smollm2/config.json
 # Questions of other people, the study's external check where they are there.
 TRIVIA ?= ../shared/data/open-trivia-qa/test.jsonl
 
-.PHONY: help demo test fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters dist
+.PHONY: help demo test docs lowest fuzz lint format types lab notebooks picture smollm2 train-yesman measure-yesman compare figures support real-model tuning study what-matters dist
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            find the heads, tune them, compare, and write spt-lens-demo/report.html"
 	@echo "make test            ruff, mypy and all tests with TransformerLens 4.3; with 3.9 those that touch a model;"
 	@echo "                     exports are read by transformers 4.57 too"
+	@echo "make docs            the documentation as a site: open site/index.html (searching needs a server: python -m http.server -d site)"
+	@echo "make lowest          the tests of figures, scores, patching, tuning and evaluating with constraints-lowest.txt"
 	@echo "make fuzz            made-up and damaged files by the ten thousand: the tests try a few of each"
 	@echo "make lint, types     ruff only, mypy only;  make format writes what ruff format asks for"
 	@echo "make lab             JupyterLab with the notebooks"
@@ -75,12 +80,27 @@ $(HF457)/.installed: constraints-hf457.txt | $(VENV)/.dev-installed
 		-r constraints-hf457.txt
 	@touch $@
 
+$(LOWEST)/.installed: constraints-lowest.txt | $(VENV)/.dev-installed
+	@echo "Installing older packages into $(LOWEST) ..."
+	@rm -rf $(LOWEST)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LOWEST) \
+		-r constraints-lowest.txt
+	@touch $@
+
 demo: $(VENV)/.demo-installed
 	$(BIN)/spt-lens demo --out spt-lens-demo
 
 test: lint types $(SMOLLM2) $(TL39)/.installed $(HF457)/.installed
 	$(BIN)/python -m pytest -n $(JOBS)
 	PYTHONPATH=$(TL39) $(BIN)/python -m pytest -n $(JOBS) -m model
+
+# Strict: a link or an anchor that leads nowhere, or a page without its place in mkdocs.yml, is an error.
+docs: $(VENV)/.dev-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+lowest: $(LOWEST)/.installed
+	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -n $(JOBS) tests/view tests/scores tests/test_statistics.py \
+		tests/patching/test_activation.py tests/tune/test_tune_trainer.py tests/evaluate/test_evaluate.py
 
 fuzz: $(VENV)/.dev-installed
 	SPT_LENS_FUZZ=many $(BIN)/python -m pytest tests/test_fuzzing.py

@@ -18,7 +18,8 @@ from tools.tiny import TINY
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "notebooks" / "results"
 PAGES = {
-    path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    path.relative_to(ROOT).as_posix(): path
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 }
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 README, FINDINGS, SUPPORT = TEXTS["README.md"], TEXTS["docs/embedded-model.md"], TEXTS["docs/support.md"]

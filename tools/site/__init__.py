@@ -1,0 +1,1 @@
+"""What `make docs` needs beside mkdocs.yml: pages and files from outside docs/, and docstrings as Markdown."""
