@@ -86,7 +86,7 @@ def save(plain: Any, tokenizer: Any, folder: Path, weights: bool) -> None:
             return
     plain.config.save_pretrained(folder)
     plain.generation_config.save_pretrained(folder)
-    none = {str(i): torch.zeros(0) for i in range(plain.config.num_hidden_layers)}  # one for each layer, or it is refused
+    none = {str(i): torch.zeros(0) for i in range(plain.config.num_hidden_layers)}  # else it is refused
     save_file(none, folder / "model.safetensors")
 
 
