@@ -29,6 +29,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGTERM") if
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 LONGEST = 10.0  # seconds that a signal waits: work that is done as a context is entered can be ended too
 SOON = 0.002
+HANDED = 0.5  # seconds for a result to get back to who asked for it: without it a model that was tuned can't be undone
 ENTERING = ("__enter__", "enter_context")
 LEAVING = ("__exit__", "to_the_end")
 
@@ -112,6 +113,11 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     @classmethod
     def _again(cls, number: signal.Signals) -> None:
         time.sleep(SOON)
+        until = time.monotonic() + HANDED
+        while not cls._depth and _on_its_way() and time.monotonic() < until:
+            time.sleep(SOON)
+        if not cls._depth:
+            time.sleep(SOON)  # what was done is in the caller's hands now
         with cls._lock:
             if number not in cls._waiting:
                 return
@@ -123,6 +129,14 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
                 interrupt_main(number)
+
+
+def _on_its_way() -> bool:
+    """Whether the main thread is in a function of this package."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith("spt_lens."):
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
