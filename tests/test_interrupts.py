@@ -122,24 +122,8 @@ def ended(found: Any) -> bool:
     return isinstance(found, KeyboardInterrupt) or bool(getattr(found, "interrupted", False))
 
 
-TUNING = ("pinpoint", "in parts", "full", "lora", "head lora")
-
-
-@pytest.fixture
-def made(monkeypatch) -> list[Tuned]:
-    """Results of tuning, in the order in which they were made."""
-    found, init = list[Tuned](), Tuned.__init__
-
-    def noted(self: Tuned, *values: Any, **named: Any) -> None:
-        init(self, *values, **named)
-        found.append(self)
-
-    monkeypatch.setattr(Tuned, "__init__", noted)
-    return found
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_left(name, tiny_model, pairs, made):
+def test_nothing_is_left(name, tiny_model, pairs):
     operation = operations(tiny_model, pairs)[name]
     undone(operation(), tiny_model)  # what is looked for once a model
     n = moments(lambda: undone(operation(), tiny_model))
@@ -147,13 +131,10 @@ def test_nothing_is_left(name, tiny_model, pairs, made):
     for stop in stops(name, n):
         found = stop(operation)
         undone(found, tiny_model)
-        if name in TUNING and made and isinstance(found, KeyboardInterrupt):
-            made[-1].undo(tiny_model)  # which does nothing, unless it came while the result was on its way
-        made.clear()
         count += ended(found)
         assert everything(tiny_model) == before, stop
         assert same_weights(tiny_model, values), stop
-    assert count >= MOMENTS * 3 // 4
+    assert count >= MOMENTS - 2
 
 
 def test_an_adapter_is_in_the_model_whole_or_not_at_all(tiny_model):

@@ -50,6 +50,7 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     """
 
     _depth = 0
+    _over = False  # the work in the block is over, and its result is on its way
     _outermost: FrameType | None = None
     _handlers: dict[int, Any] = {}  # noqa: RUF012 - of the process, as those below
     _waiting: set[int] = set()  # noqa: RUF012 - signals that are to be sent again
@@ -78,8 +79,14 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
             raise cause
 
     @classmethod
+    def hand_over(cls) -> None:
+        """From here on to the end of the block a signal waits: what the work has changed is the caller's to undo, who
+        needs its result for that."""
+        cls._over = threading.current_thread() is threading.main_thread()
+
+    @classmethod
     def _leave(cls, interrupted: bool) -> None:
-        cls._depth = max(0, cls._depth - 1)  # one that was lost may be left as it is collected
+        cls._depth, cls._over = max(0, cls._depth - 1), False  # one that was lost may be left as it is collected
         if cls._depth:
             return
         cls._outermost = None
@@ -103,7 +110,9 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
 
     @classmethod
     def _between(cls, frame: FrameType | None) -> bool:
-        """Whether something is being entered or left."""
+        """Whether something is being entered or left, or handed over."""
+        if cls._over:
+            return bool(cls._depth)
         while frame is not None and frame is not cls._outermost:
             if frame.f_code.co_name in (*ENTERING, *LEAVING):
                 return bool(cls._depth)

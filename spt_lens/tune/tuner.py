@@ -216,7 +216,9 @@ class Tuner(ABC):
             ended = config.patience is not None and not interrupted
             best = best_validation(history)[0] if ended else None
             stopped = ended and history[-1]["step"] < config.steps
-            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
+            made = Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
+            unbroken.hand_over()
+            return made
         except BaseException:  # the caller gets no result to undo it with
             to_the_end(_put_back, before)
             raise
