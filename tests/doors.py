@@ -124,13 +124,7 @@ def arguments(door: Door) -> dict[str, set[str]]:
         if name in door.skip or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         hint = parameter.annotation
-        hint = (
-            hint
-            if isinstance(hint, str)
-            else getattr(hint, "__name__", str(hint))
-            if isinstance(hint, type)
-            else str(hint)
-        )
+        hint = hint.__name__ if isinstance(hint, type) else str(hint)
         found[name] = may_take(hint) | door.also.get(name, set())
     return found
 

@@ -100,7 +100,7 @@ def test_a_model_too_large_for_its_files_is_loaded_from_memory(tmp_path):
     before = {name: p.clone() for name, p in bench.plain.named_parameters()}
     bench.loading(rows[1])
     assert rows[1]["from"] == "memory" and bench.plain is None
-    assert (tmp_path / "model.safetensors").stat().st_size < 200  # the weights are not in it
+    assert (tmp_path / "model.safetensors").stat().st_size < 1000  # the weights are not in it
     after = bench.view.hf_copy().named_parameters()
     assert all(torch.equal(before[name], p) for name, p in after)
     bench.forward(rows[2])

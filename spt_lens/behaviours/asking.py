@@ -26,9 +26,9 @@ from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.chat.template import rendered
 from spt_lens.checking import a_path, door, instance, one_of, whole_number
 from spt_lens.model import ranks
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model, ModelView
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import Estimate, share
 
 KIND = "answers"

@@ -12,7 +12,7 @@ from spt_lens.behaviours.asking import Answers
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.judging import named_in
 from spt_lens.behaviours.question import Question, said
-from spt_lens.scores.metrics import warn_caller
+from spt_lens.model.ranks import warn_caller
 
 # A right answer; a wrong one that was put in the model's mouth; one that the model gave itself.
 Kind = Literal["right", "wrong", "own wrong"]

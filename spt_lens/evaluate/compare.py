@@ -24,9 +24,8 @@ from spt_lens.evaluate.sharing import Results, trials
 from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import unbroken
-from spt_lens.model.ranks import shows
+from spt_lens.model.ranks import shows, warn_caller
 from spt_lens.model.view import Model, ModelView
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint
@@ -186,9 +185,10 @@ def _done(
     keys = {spec: spec.key(made.fingerprint) for spec in todo}
     # Two methods may ask for one and the same trial: it is done once, and stands in both.
     wanted = {keys[spec]: (spec, tuner) for spec, tuner in todo.items()}
-    found = {key: trial for key, trial in (read_trials(path, say=True) if path else {}).items() if key in wanted}
+    known = read_trials(path, say=True) if path else {}
+    found = {key: trial for key, trial in known.items() if key in wanted}
     if path is not None:
-        found |= _others(path, made, {key: spec for key, (spec, _) in wanted.items() if key not in found})
+        found |= _others(path, known, made, {key: spec for key, (spec, _) in wanted.items() if key not in found})
     results = Results(path)
     left = {key: each for key, each in wanted.items() if key not in found}
     off = not shows(name is not None)
@@ -201,10 +201,9 @@ def _done(
     return tuple(replace(found[key], spec=spec, made={}) for spec, key in keys.items())
 
 
-def _others(path: Path, made: Made, left: Mapping[str, Spec]) -> dict[str, Trial]:
-    """Of the trials in a results file, those of an earlier version that are asked for now; says so, and what differs in
-    those that were made with something else, which stay where they are."""
-    known = read_trials(path)
+def _others(path: Path, known: Mapping[str, Trial], made: Made, left: Mapping[str, Spec]) -> dict[str, Trial]:
+    """Of the trials known from a results file, those of an earlier version that are asked for now; says so, and what
+    differs in those that were made with something else, which stay where they are."""
     old = {key: known[was] for key, spec in left.items() if (was := spec.key(made.before)) in known}
     if old:
         warn_caller(

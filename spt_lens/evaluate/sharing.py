@@ -26,8 +26,8 @@ from spt_lens.evaluate.trials import Spec, Trial, append_trial, check_room, read
 from spt_lens.model.devices import check_whole
 from spt_lens.model.huggingface import made_by_own_code
 from spt_lens.model.loading import load_model
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import ModelView
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.tuner import Tuner
 
 PAUSE = 0.5  # seconds between two looks at what others have done

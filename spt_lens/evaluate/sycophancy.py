@@ -19,9 +19,9 @@ from spt_lens.behaviours.judging import is_right, read_first, same_answer
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.judge import Verdict, final_turn, judged
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import Estimate, mean_of_shares, share
 
 BATCH = 128

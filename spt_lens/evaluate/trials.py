@@ -14,8 +14,8 @@ from typing import Any, Self
 from spt_lens.checking import door, existing_file, instance, number, seed_number
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.heads import HeadSet
+from spt_lens.model.ranks import warn_caller
 from spt_lens.saving import DAMAGE, entry, parsed, sealed, unsealed
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.lora import LoRA
 from spt_lens.tune.pinpoint import Pinpoint

@@ -24,10 +24,10 @@ def check_python(python: str | Path) -> tuple[str, str]:
     Raises: TypeError for no path; FileNotFoundError where there is none; ValueError if it lacks what is needed.
     """
     way_out = "give the path of one in an environment with transformers, torch and safetensors"
-    place = shutil.which(a_path(python, "check_with").expanduser())
+    named = a_path(python, "check_with").expanduser()
+    place = shutil.which(os.path.abspath(named) if named.exists() else named)  # else one of the PATH
     if place is None:
         raise FileNotFoundError(f"check_with={str(python)!r} is no Python that can be run: {way_out}")
-    place = os.path.abspath(place)  # it runs in another folder; an environment's own is a link, which stays
     try:
         done = _run(place, "import safetensors, torch, transformers; print(transformers.__version__)")
     except OSError as error:

@@ -17,8 +17,8 @@ from spt_lens.export.elsewhere import told
 from spt_lens.export.folder import copy_file, replacing, write_marker
 from spt_lens.export.older import say_again
 from spt_lens.model.layout import Part
+from spt_lens.model.ranks import warn_caller
 from spt_lens.saving import same_bits
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 
 from spt_lens.export.folder import copy_file
 from spt_lens.model.huggingface import made_by_own_code, read_tokenizer
-from spt_lens.scores.metrics import warn_caller
+from spt_lens.model.ranks import warn_caller
 
 # *.py: the code of a checkpoint that has its own, which transformers runs only when it is told to.
 FILES = (

@@ -29,6 +29,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGTERM") if
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 LONGEST = 10.0  # seconds that a signal waits: work that is done as a context is entered can be ended too
 SOON = 0.002
+HANDED = 0.5  # seconds for a result to get back to who asked for it: without it a model that was tuned can't be undone
 ENTERING = ("__enter__", "enter_context")
 LEAVING = ("__exit__", "to_the_end")
 
@@ -49,6 +50,7 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     """
 
     _depth = 0
+    _over = False  # the work in the block is over, and its result is on its way
     _outermost: FrameType | None = None
     _handlers: dict[int, Any] = {}  # noqa: RUF012 - of the process, as those below
     _waiting: set[int] = set()  # noqa: RUF012 - signals that are to be sent again
@@ -77,8 +79,14 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
             raise cause
 
     @classmethod
+    def hand_over(cls) -> None:
+        """From here on to the end of the block a signal waits: what the work has changed is the caller's to undo, who
+        needs its result for that."""
+        cls._over = threading.current_thread() is threading.main_thread()
+
+    @classmethod
     def _leave(cls, interrupted: bool) -> None:
-        cls._depth = max(0, cls._depth - 1)  # one that was lost may be left as it is collected
+        cls._depth, cls._over = max(0, cls._depth - 1), False  # one that was lost may be left as it is collected
         if cls._depth:
             return
         cls._outermost = None
@@ -102,7 +110,9 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
 
     @classmethod
     def _between(cls, frame: FrameType | None) -> bool:
-        """Whether something is being entered or left."""
+        """Whether something is being entered or left, or handed over."""
+        if cls._over:
+            return bool(cls._depth)
         while frame is not None and frame is not cls._outermost:
             if frame.f_code.co_name in (*ENTERING, *LEAVING):
                 return bool(cls._depth)
@@ -112,6 +122,11 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
     @classmethod
     def _again(cls, number: signal.Signals) -> None:
         time.sleep(SOON)
+        until = time.monotonic() + HANDED
+        while not cls._depth and _on_its_way() and time.monotonic() < until:
+            time.sleep(SOON)
+        if not cls._depth:
+            time.sleep(SOON)  # what was done is in the caller's hands now
         with cls._lock:
             if number not in cls._waiting:
                 return
@@ -123,6 +138,14 @@ class unbroken(ContextDecorator):  # noqa: N801 - as contextlib's own
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
                 interrupt_main(number)
+
+
+def _on_its_way() -> bool:
+    """Whether the main thread is in a function of this package."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith("spt_lens."):
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

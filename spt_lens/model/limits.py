@@ -18,7 +18,7 @@ from spt_lens.checking import number, whole_number
 from spt_lens.model import ranks
 from spt_lens.model.devices import free_bytes
 from spt_lens.model.generation import finish
-from spt_lens.model.held import is_out_of_memory as is_out_of_memory
+from spt_lens.model.held import is_out_of_memory
 from spt_lens.model.view import ModelView
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # as tqdm takes it

@@ -28,6 +28,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.held import by_a_signal, is_out_of_memory
 from spt_lens.model.limits import Limits, find_limits, progress_bar
 from spt_lens.model.own_hooks import has_hooks
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.plain import patch_heads
 from spt_lens.patching.readings import Readings, Resting, to_scores
@@ -35,7 +36,7 @@ from spt_lens.patching.rows import Batch, Direction, Positions, Row, Rows, make_
 from spt_lens.patching.suffix import NotPossible, suffix_run
 from spt_lens.patching.sweep import Variants, joining, through, waves
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.scores.metrics import Metric, warn_caller
+from spt_lens.scores.metrics import Metric
 
 Engine = Literal["auto", "sweep", "stacked", "hooks"]
 

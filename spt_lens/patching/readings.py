@@ -15,11 +15,11 @@ from spt_lens.data.mass import Reader
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.model.limits import Limits, Tick
-from spt_lens.model.ranks import Share
+from spt_lens.model.ranks import Share, warn_caller
 from spt_lens.model.view import ModelView
 from spt_lens.patching.rows import Batch, Row, Rows, run_source
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.scores.metrics import check_finite, least_gap, mean_gap, recovery, warn_caller
+from spt_lens.scores.metrics import check_finite, least_gap, mean_gap, recovery
 
 Side = Literal["into", "source"]
 ENOUGH = 8  # rows without any gap, after which the others' gaps are looked at before anything else is measured

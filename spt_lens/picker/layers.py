@@ -22,9 +22,9 @@ from spt_lens.checking import instance
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.sets import check_scores
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import By, heads_within
 from spt_lens.view.heatmap import SCALE, colour_limit
 
@@ -164,9 +164,7 @@ def fitting(heads: Any, n_layers: int, n_heads: int) -> HeadSet:
 
 
 def named_selections(presets: Mapping[str, HeadSet | str] | None, n_layers: int, n_heads: int) -> dict[str, HeadSet]:
-    """Selections by name. Raises TypeError if they are no mapping; ValueError, with the name, as `fitting` does."""
-    if presets is not None and not isinstance(presets, Mapping):
-        raise TypeError(f'presets are selections by name, such as {{"mine": heads}}, not {type(presets).__name__}')
+    """Selections by name. Raises ValueError, with the name, as `fitting` does."""
     found = {}
     for name, heads in (presets or {}).items():
         try:

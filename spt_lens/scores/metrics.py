@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spt_lens.model.ranks import warn_caller as warn_caller
-
 Metric = Literal["recovery", "importance"]
 MIN_GAP = 1e-4  # logits; float32 rounding of a difference of two logits is about 1e-6, so a hundredth of this
 MIN_SHARE = 1e-6  # a change relative to a smaller share of the sycophantic answer is noise

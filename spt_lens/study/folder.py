@@ -21,8 +21,8 @@ import torch
 from spt_lens import files, saving
 from spt_lens.chat.template import chat_options
 from spt_lens.evaluate.bench import config_of, entries_of
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import ModelView
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import FILES, RUNS, SECONDS, Work
 

@@ -25,10 +25,10 @@ from spt_lens.measure.knockout import set_knockout
 from spt_lens.measure.set_effect import SetEffect
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.held import to_the_end
+from spt_lens.model.ranks import warn_caller
 from spt_lens.picker.picker import HeadPicker
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.mean import mean_scores
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.statistics import Estimate, heads_within
 from spt_lens.study.data import contenders, contrasts, kept_texts, own_answers, suites_of, training_of
 from spt_lens.study.folder import loaded

@@ -55,12 +55,12 @@ def ahead(comparison: Comparison, method: str = CHOSEN, rival: str = RANDOM) -> 
     own, other = (_of(comparison, each) for each in (method, rival))
     if own is None or other is None:
         return ""
-    word = "ahead of" if own[0] > other[0] else "behind" if own[0] < other[0] else "level with"
-    apart = clear(comparison, method, rival) or clear(comparison, rival, method)
-    where = "outside of" if apart else "within"
+    is_to, where = "can't be told from", "within"
+    if clear(comparison, method, rival) or clear(comparison, rival, method):
+        is_to, where = f"are {'ahead of' if own[0] > other[0] else 'behind'}", "outside of"
     ends = " and ".join(f"[{low:.3f}, {high:.3f}]" for _, low, high in (own, other))
     return (
-        f"By {readable(comparison.goal)} the {method} ({own[0]:.3f}) are {word} {rival} ({other[0]:.3f}), {where} "
+        f"By {readable(comparison.goal)} the {method} ({own[0]:.3f}) {is_to} {rival} ({other[0]:.3f}), {where} "
         f"their intervals ({ends}), each at its own drift."
     )
 

@@ -16,7 +16,7 @@ from spt_lens.checking import a_path, door, existing_file
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import to_the_end
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune.slices import Slice, head_slices, whole_weights
+from spt_lens.tune.slices import Slice, head_slices, put_back, whole_weights
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]
 FILE, FIRST_DESCRIPTION, FIRST_FORMAT = "adapter.safetensors", "adapter.json", "spt_lens adapter 1"
@@ -202,5 +202,5 @@ def _write(slices: list[Slice], values: Slices) -> None:
         for piece in slices:
             piece.write(values[piece.name])
     except BaseException:
-        to_the_end(lambda: [piece.write(value) for piece, value in found])
+        to_the_end(put_back, found)
         raise

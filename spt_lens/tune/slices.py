@@ -53,6 +53,12 @@ class Slice:
         self.of(self.parameter).copy_(value)
 
 
+def put_back(before: Sequence[tuple[Slice, Tensor]]) -> None:
+    """Writes slices as they were read."""
+    for piece, value in before:
+        piece.write(value)
+
+
 def head_slices(model: Model, heads: HeadSet, projections: str = "auto") -> list[Slice]:
     """The slices of the chosen heads, in the heads' order; what a query group shares is listed once.
 

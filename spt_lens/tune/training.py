@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spt_lens.chat.batches import Example, ExampleBatch, Examples, Reads, padded
 from spt_lens.chat.once import once
 from spt_lens.model import ranks
-from spt_lens.model.limits import is_out_of_memory
+from spt_lens.model.held import is_out_of_memory
 from spt_lens.model.targets import LogitsAt, log_probs_of
 from spt_lens.tune.checkpointing import checkpointed
 from spt_lens.tune.config import TuneConfig as TuneConfig

@@ -31,17 +31,17 @@ from spt_lens.checking import a_path, instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.held import to_the_end, unbroken
+from spt_lens.model.ranks import warn_caller
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
 from spt_lens.model.view import Model, ModelView
 from spt_lens.saving import same_bits, weights_digest
-from spt_lens.scores.metrics import warn_caller
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.checkpointing import plain_blocks
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.resume import RunFolder, digest
 from spt_lens.tune.run import Row, best_validation
-from spt_lens.tune.slices import Slice
+from spt_lens.tune.slices import Slice, put_back
 from spt_lens.tune.training import OnStep, fit
 from spt_lens.tune.tuned import Tuned as Tuned
 
@@ -178,7 +178,7 @@ class Tuner(ABC):
             # kept: also where a second interrupt parts what setup undoes
             with view.kept() as hold, self.setup(view, config) as what:
                 before = [(piece, piece.read()) for piece in what.pieces]
-                hold.undo.append(partial(_put_back, before))
+                hold.undo.append(partial(put_back, before))
                 weights = sum(p.numel() for p in what.parameters)
                 way = ""
                 try:
@@ -216,9 +216,11 @@ class Tuner(ABC):
             ended = config.patience is not None and not interrupted
             best = best_validation(history)[0] if ended else None
             stopped = ended and history[-1]["step"] < config.steps
-            return Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
+            made = Tuned(self.method, weights, config, table, seconds, interrupted, adapter, shared, way, best, stopped)
+            unbroken.hand_over()
+            return made
         except BaseException:  # the caller gets no result to undo it with
-            to_the_end(_put_back, before)
+            to_the_end(put_back, before)
             raise
 
     def _folder(self, resume: str | Path, view: ModelView, config: TuneConfig, data: Mapping[str, Any]) -> RunFolder:
@@ -227,11 +229,6 @@ class Tuner(ABC):
         about |= {name: digest(each) for name, each in data.items()}
         ranks.agree("a tuning run's folder", about)  # rank 0 may still be writing what an interrupt left
         return RunFolder(resume, about)
-
-
-def _put_back(before: Sequence[tuple[Slice, Tensor]]) -> None:
-    for piece, value in before:
-        piece.write(value)
 
 
 def _rows(examples: Sequence[Example], config: TuneConfig) -> list[list[int]]:

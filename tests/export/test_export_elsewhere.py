@@ -238,8 +238,24 @@ class TestCheckWith:
         with pytest.raises(TypeError, match="check_with"):
             export_hf(tuned(checkpoint("llama", made))[0], tmp_path / "out", check_with=wrong, progress=False)
 
-    def test_this_python_agrees_with_itself(self, made, tmp_path):
-        assert check_python(sys.executable)[1].startswith("5.")
+    def test_this_python_agrees_with_itself(self, made, tmp_path, monkeypatch):
+        (tmp_path / "sub").mkdir()
+        monkeypatch.chdir(tmp_path / "sub")
+        relative = os.path.relpath(sys.executable)  # it runs in another folder
+        assert check_python(sys.executable)[1].startswith("5.") and check_python(relative) == check_python(
+            sys.executable
+        )
+        for name, text in (
+            ("here", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'),
+            ("noscript", "\0"),
+            ("echo", "#!/bin/sh\n"),
+        ):
+            (tmp_path / "sub" / name).write_text(text)
+            (tmp_path / "sub" / name).chmod(0o755)
+        assert check_python("./here")[1].startswith("5.")
+        for name in ("./noscript", "echo"):
+            with pytest.raises(ValueError, match="can't be (run|used).*: give the path of one in an environment"):
+                check_python(name)
         model, _ = tuned(checkpoint("llama-grouped", made), dtype=torch.bfloat16)
         export = export_hf(model, tmp_path / "out", check_with=sys.executable, progress=False)
         assert "logits within 0 of those here" in export.elsewhere

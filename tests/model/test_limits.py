@@ -7,7 +7,8 @@ import torch
 from by_hand import assert_same, made, measured, state, two_layers
 
 from spt_lens.model import limits
-from spt_lens.model.limits import Limits, find_limits, is_out_of_memory, prompt_bytes
+from spt_lens.model.held import is_out_of_memory
+from spt_lens.model.limits import Limits, find_limits, prompt_bytes
 from spt_lens.model.view import ModelView
 from spt_lens.patching import suffix
 from spt_lens.patching.rows import make_rows

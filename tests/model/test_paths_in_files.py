@@ -65,7 +65,7 @@ def test_no_file_that_a_checkpoint_names_is_read(elsewhere, folder, load, tmp_pa
         model = load(folder)
         export_hf(model, tmp_path / "out", progress=False)
     assert not [path for path in paths if str(elsewhere) in path] and any(str(folder) in path for path in paths)
-    again = load_model(tmp_path / "out", device="cpu")
+    again = load(tmp_path / "out")
     assert all(map(torch.equal, again.parameters(), model.parameters()))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from spt_lens.model.limits import is_out_of_memory
+from spt_lens.model.held import is_out_of_memory
 from tools.peak import Spent, spent
 
 Row = dict[str, Any]
