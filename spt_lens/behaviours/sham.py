@@ -1,4 +1,4 @@
-"""Sham training data of an "Are you sure?" behaviour: the same questions and words, with nothing to learn of honesty."""
+"""Sham training data of an "Are you sure?" behaviour: the same questions and words, and no honesty to learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.doubted import Doubted
 from spt_lens.behaviours.question import Question
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.checking import door, instance, one_of, seed_number
+from spt_lens.checking import door, one_of, seed_number
 
 Kind = Literal["swapped", "no challenge"]
 KINDS: tuple[Kind, ...] = ("swapped", "no challenge")
@@ -48,8 +48,6 @@ def sham_training(behaviour: AreYouSure, kind: Kind = "swapped", seed: int = 0, 
 
     Raises: TypeError for a behaviour of another kind; ValueError for an unknown kind, and as `training` does.
     """
-    way_out = "shams are made of its questions; of another behaviour give sham dialogues of your own"
-    instance(behaviour, "behaviour", AreYouSure, way_out)
     mixed = {"swapped": _Swapped, "no challenge": _Unchallenged}[one_of(kind, "kind", KINDS)]
     made: Any = copy(behaviour)
     made.__class__ = type(f"Sham{type(behaviour).__name__}", (mixed, type(behaviour)), {"sham_seed": seed_number(seed)})

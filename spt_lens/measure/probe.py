@@ -7,7 +7,7 @@ al. 2023, arXiv 2306.03341) chooses heads by the held-out accuracy of a linear p
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import door, number, seed_number, whole_number
 from spt_lens.data.pairs import ContrastPairs
@@ -137,19 +138,7 @@ def _outputs(
         for batch in pairs.batches(batch_size):
             if mine(batch.index):
                 for side, prompts in enumerate((batch.sycophantic, batch.truthful)):
-                    seen: list[Tensor] = []
-                    rows = torch.arange(len(prompts.tokens))
-
-                    def keeper(at: Tensor, rows: Tensor = rows, seen: list[Tensor] = seen) -> Callable[..., None]:
-                        def keep(z: Float[Tensor, "batch pos n_heads d_head"], hook: Any = None) -> None:
-                            seen.append(z.detach()[rows.to(z.device), at.to(z.device)].to("cpu", dtype))
-
-                        return keep
-
-                    keep = keeper(prompts.last)
-                    hooks: list[Hook] = [(view.z_name(layer), keep) for layer in range(view.n_layers)]
-                    view.logits(prompts.tokens, hooks=hooks, at=prompts.last)
-                    found[batch.index, side] = torch.stack(seen, dim=1)
+                    found[batch.index, side] = _last(view, prompts).to("cpu", dtype)
             bar.update(2 * len(batch.index))
     if not bool(found.isfinite().all()):
         raise ValueError(
@@ -157,6 +146,18 @@ def _outputs(
             "broken weights"
         )
     return found
+
+
+def _last(view: ModelView, prompts: PromptBatch) -> Float[Tensor, "batch n_layers n_heads d_head"]:
+    """The outputs of all heads at each prompt's last token."""
+    seen: list[Tensor] = []  # the layers come in order
+
+    def keep(z: Float[Tensor, "batch pos n_heads d_head"], hook: Any = None) -> None:
+        seen.append(z.detach()[torch.arange(len(z), device=z.device), prompts.last.to(z.device)].to(view.device))
+
+    hooks: list[Hook] = [(view.z_name(layer), keep) for layer in range(view.n_layers)]
+    view.logits(prompts.tokens, hooks=hooks, at=prompts.last)
+    return torch.stack(seen, dim=1)
 
 
 def _judged(

@@ -20,6 +20,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.measure.controls import layer_overlap
 from spt_lens.model.held import unbroken
+from spt_lens.model.ranks import alone
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.rows import make_rows
 from spt_lens.statistics import heads_within, spearman
@@ -107,6 +108,7 @@ def rankings(
     _check_data(view, names, pairs, dialogues, tuning)
     n_verify = min(n_verify, len(pairs) if pairs is not None else 0)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(alone())  # ranks share what is done by the folder, as any processes do
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if out is None else a_path(out, "out")
         saving.writable(folder, "what is measured of rankings")
         first = next(iter(shams.values()), ())
@@ -150,7 +152,7 @@ def _check_data(
     by_pairs = [name for name in names if not RANKINGS[name].by_dialogues]
     if by_pairs and pairs is None:
         raise ValueError(
-            f"{by_pairs[0]!r} is measured on pairs, and there are none: give pairs=behaviour.pairs(model), a behaviour, "
+            f"{by_pairs[0]!r} is measured on pairs, and there are none: give pairs=behaviour.pairs(model), a behaviour "
             "or names of rankings by dialogues alone"
         )
     if pairs is not None:

@@ -1,4 +1,4 @@
-"""What is measured of every ranking: its scores and its sham's, how steady they are, and what its best heads do together.
+"""What is measured of every ranking: its scores and its sham's, how steady they are, what its best heads do together.
 
 Everything is a file of a folder as soon as it is there. Processes that work on one folder share the rankings: each is
 measured by one of them, which holds a lock that the operating system takes back from one that dies.
@@ -34,7 +34,7 @@ KEPT_OUT = ("gives_in", "truthfulness")  # of the replies without some heads
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What a comparison of rankings measures. sizes: heads by share of all; main: the share of the shams, of stability
-    and overlap. n_random: draws of layer-matched heads by share. layers: the first and last that heads are taken from."""
+    and overlap. n_random: draws of layer-matched heads by share. layers: the first and last to take heads from."""
 
     model: Model
     pairs: ContrastPairs | None

@@ -1,5 +1,5 @@
-"""What tuning the best heads of every ranking reaches, beside layer-matched random heads, its sham's heads, and the same
-heads tuned on sham data.
+"""What tuning the best heads of every ranking reaches, beside layer-matched random heads, its sham's heads, and heads
+tuned on sham data.
 
 One learning rate for each size, the same for every ranking and for random heads: nothing is chosen by what comes out.
 """
