@@ -63,7 +63,7 @@ def rankings(
 
     Args:
         behaviour: where pairs, training dialogues and the suite come from, unless they are given.
-        names: of `study.rankings.RANKINGS`; default: all.
+        names: of `study.rankings.RANKINGS`; default: all. They are measured in this order, and shown in the table's.
         pairs: what all but "objective gradient" are measured on, and what sets of heads are patched in. dialogues: what
             that one is measured on, and what is tuned on.
         tuning: how the best heads are tuned and judged (`study.ranked_trials.Tuning`). None: they are not.
@@ -121,7 +121,7 @@ def rankings(
         measure_all(plan, names)
         in_order = [name for name in RANKINGS if name in names]
         until = None if minutes is None else began + 60 * minutes
-        rows = [] if tuning is None else tune_all(plan, tuning, names, shams, workers, until)
+        rows = [] if tuning is None else tune_all(plan, tuning, in_order, shams, workers, until)
         return _result(view, plan, in_order, rows, tuning, shams)
 
 
