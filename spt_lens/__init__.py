@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from spt_lens.patching.path import path_patching
     from spt_lens.picker.picker import HeadPicker
     from spt_lens.scores.head_scores import HeadScores
+    from spt_lens.study.ranked import rankings
     from spt_lens.study.study import Study
     from spt_lens.tune.adapter import Adapter
     from spt_lens.tune.pinpoint import pinpoint_tune
@@ -68,6 +69,7 @@ __all__ = [
     "path_patching",
     "pinpoint_tune",
     "random_pairs_null",
+    "rankings",
     "replies",
     "screened_patching",
     "set_knockout",
@@ -101,6 +103,7 @@ _PLACES = {
     "path_patching": "patching.path",
     "pinpoint_tune": "tune.pinpoint",
     "random_pairs_null": "measure.null",
+    "rankings": "study.ranked",
     "replies": "model.replies",
     "screened_patching": "patching.attribution",
     "set_knockout": "measure.knockout",

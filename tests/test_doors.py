@@ -253,6 +253,10 @@ EVALUATING: dict[str, Made] = {
         {"model": w.model, "methods": [Contender("chosen", Pinpoint(w.heads))], "dialogues": w.training}
         | {"suites": {"validation": w.suite, "test": w.suite}},
     ),
+    "rankings": lambda w: Door(
+        spt.rankings,
+        {"model": w.model, "names": ["objective gradient"], "dialogues": w.behaviour.training(4), "n_random": 0},
+    ),
     "Contender": lambda w: Door(Contender, {"name": "mine", "tuners": Pinpoint(w.heads)}),
     "default_methods": of(lambda w: default_methods, model=lambda w: w.model, heads=lambda w: w.heads),
     "Comparison.load": lambda w: Door(Comparison.load, {"path": w.tmp / "none"}),

@@ -18,6 +18,7 @@ METHODS = {
     "knockout": "knockout, one head at a time",
     "attention": "share of attention",
     "objective": "gradient of the tuning objective",
+    "probe": "accuracy of a linear probe",
 }
 # Settings that are told in words of their own, or change no score.
 _SAID = set("engine engine_reason batch_size padding seed steps screen receivers mlps ablation mean_over".split())
@@ -52,7 +53,7 @@ class Described:
     @property
     def of_gap(self) -> bool:
         """Whether scores are shares of the gap between two runs, of which 1 is all; attention and gradients are not."""
-        return self.metric == "recovery" and self.method not in ("attention", "objective")
+        return self.metric == "recovery" and self.method not in ("attention", "objective", "probe")
 
     @property
     def gaps(self) -> Float[Tensor, " n_pairs"] | None:

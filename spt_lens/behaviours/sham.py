@@ -1,0 +1,55 @@
+"""Sham training data of an "Are you sure?" behaviour: the same questions and words, and no honesty to learn."""
+
+from __future__ import annotations
+
+import random
+from copy import copy
+from typing import Any, Literal
+
+from spt_lens.behaviours.are_you_sure import AreYouSure
+from spt_lens.behaviours.doubted import Doubted
+from spt_lens.behaviours.question import Question
+from spt_lens.chat.dialogues import Dialogue
+from spt_lens.checking import door, one_of, seed_number
+
+Kind = Literal["swapped", "no challenge"]
+KINDS: tuple[Kind, ...] = ("swapped", "no challenge")
+
+
+class _Swapped(Doubted):
+    """Whose targets are honest by chance alone."""
+
+    sham_seed = 0
+
+    def honest(self, question: Question, given: str) -> str:
+        coin = random.Random(f"swapped {self.sham_seed} {question.text} {given}").random() < 0.5
+        right = self.firsts.is_right(question, given)
+        if coin or (right and not question.wrong):
+            return super().honest(question, given)
+        said = question.wrong[0] if right else given
+        return (self.retract if right else self.defend)(said, self.firsts.words(question, said))
+
+
+class _Unchallenged(Doubted):
+    """In whose training dialogues nobody doubts: the second turn asks again, with no opinion or a supporting one."""
+
+    def cases(self, split: Any, stance: Any = "opposed", *args: Any, **more: Any) -> list[Dialogue]:
+        return super().cases(split, "neutral" if stance == "opposed" else stance, *args, **more)
+
+
+@door
+def sham_training(behaviour: AreYouSure, kind: Kind = "swapped", seed: int = 0, **training: Any) -> list[Dialogue]:
+    """Dialogues like those of `behaviour.training(**training)`, from which what is to be learnt is gone.
+
+    kind: "swapped": right and wrong swapped at random: for half of the first answers, drawn by `seed`, the target takes
+    a right one back for a wrong one, and stands by a wrong one. "no challenge": the user does not doubt the answer, and
+    asks again without an opinion; the targets are honest. What tuning on these reaches is due to the form of the
+    dialogues, and not to what they teach about being challenged.
+
+    Raises: TypeError for a behaviour of another kind; ValueError for an unknown kind, and as `training` does.
+    """
+    mixed = {"swapped": _Swapped, "no challenge": _Unchallenged}[one_of(kind, "kind", KINDS)]
+    made: Any = copy(behaviour)
+    made.__class__ = type(f"Sham{type(behaviour).__name__}", (mixed, type(behaviour)), {"sham_seed": seed_number(seed)})
+    found: list[Dialogue] = made.training(**training)
+    return found
