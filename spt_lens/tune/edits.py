@@ -6,8 +6,8 @@ every architecture and both model classes have. Each is read and written like a 
 
 - "L5.H3.z", [2, d_head]: a head's output z becomes (1 + first row) * z + second row;
 - "L5.out", [d_model]: is added to the residual stream after a block;
-- "L5.in.off", "L5.attn.off", "L5.mlp.off", [d_model]: v becomes the loss of x (x . v) v of what a block is given, or of
-  what its attention or its MLP writes: with v of length one the direction is gone.
+- "L5.in.off", "L5.attn.off", "L5.mlp.off", "L5.out.off", [d_model]: x becomes x - (x . v) v, where x is what a block is
+  given, what its attention or its MLP writes, or what it gives: with v of length one nothing along v is left.
 
 With ".reply" at its end, one works only where a reply is made: from the position that predicts its first token on.
 Zeros change nothing and are no hook: writing them takes it off, and the model is as before, bit for bit.
@@ -16,7 +16,8 @@ Zeros change nothing and are no hook: writing them takes it off, and the model i
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,11 +27,12 @@ from torch import Tensor, nn
 
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.template import prompt_ids
+from spt_lens.model.held import to_the_end
 from spt_lens.model.own_hooks import Edit, hung
 from spt_lens.model.view import Model, ModelView
-from spt_lens.tune.slices import Slice
+from spt_lens.tune.slices import Slice, put_back
 
-_NAME = re.compile(r"L(\d+)\.(?:H(\d+)\.z|(out)|(in|attn|mlp)\.off)(\.reply)?")
+_NAME = re.compile(r"L(\d+)\.(?:H(\d+)\.z|(out)|(in|attn|mlp|out)\.off)(\.reply)?")
 _POINTS = {"out": "hook_resid_post", "in": "hook_resid_pre", "attn": "hook_attn_out", "mlp": "hook_mlp_out"}
 
 
@@ -94,20 +96,35 @@ class EditSlice(Slice):
             self.hang(value)
         self._see_to_replies()
 
-    def hang(self, value: Tensor) -> None:
-        """Puts a hook there that works with this very tensor, such as a parameter that is trained."""
+    def hang(self, value: Tensor | Callable[[], Tensor]) -> None:
+        """Puts a hook there that works with this very tensor, or what is made at each pass of what is trained."""
         gate = _Gate.on(self.view) if self.reply else None
         self.point.add_hook(_Hook(self.name, self.kind, self.head, value, gate), is_permanent=True)
 
     def _hook(self) -> tuple[Any, _Hook] | None:
         own = ((handle, each) for handle, each in hung(self.point) if isinstance(each, _Hook))
-        return next((both for both in own if both[1].name == self.name), None)
+        # What is made anew at each pass is a training run's, and goes with it.
+        return next((both for both in own if both[1].name == self.name and isinstance(both[1].value, Tensor)), None)
 
     def _see_to_replies(self) -> None:
         """Leaves nothing of the gate once no edit needs it."""
         points = {id(point): point for point in self.view.model.hook_dict.values()}.values()
         if not any(isinstance(each, _Hook) and each.gate for point in points for _, each in hung(point)):
             _Gate.off(self.view)
+
+
+@contextmanager
+def edited(model: Model, edits: Mapping[str, Tensor]) -> Iterator[None]:
+    """In the block, the model carries these edits, by name, and not after it."""
+    with ModelView(model).held(lasting=True):
+        pieces = edit_slices(model, list(edits))
+        before = [(piece, piece.read()) for piece in pieces]
+        try:
+            for piece in pieces:
+                piece.write(edits[piece.name])
+            yield
+        finally:
+            to_the_end(put_back, before)
 
 
 def edit_slices(model: Model, names: Sequence[str]) -> list[Slice]:
@@ -118,7 +135,7 @@ def edit_slices(model: Model, names: Sequence[str]) -> list[Slice]:
 class _Hook(Edit):
     """What hangs on a hook point."""
 
-    def __init__(self, name: str, kind: str, head: int | None, value: Tensor, gate: _Gate | None) -> None:
+    def __init__(self, name: str, kind: str, head: int | None, value: Any, gate: _Gate | None) -> None:
         self.name, self.kind, self.head, self.value, self.gate = name, kind, head, value, gate
 
     def __call__(self, found: Float[Tensor, "batch pos *rest"], hook: Any) -> Float[Tensor, "batch pos *rest"]:
@@ -129,7 +146,7 @@ class _Hook(Edit):
         return self._edited(found)
 
     def _edited(self, x: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
-        value = self.value.to(x.device, x.dtype)
+        value = (self.value() if callable(self.value) else self.value).to(x.device, x.dtype)
         if self.kind == "z":
             edited = x * (1 + value[0]) + value[1]
         elif self.kind == "out":

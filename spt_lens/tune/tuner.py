@@ -229,7 +229,8 @@ class Tuner(ABC):
             if what.heads.about:  # where the choice came from stays with the weights
                 about["selection"] = dict(what.heads.about)
             adapter = Adapter(old, new, what.heads, what.projections, view.fingerprint(), about)
-            shared = what.heads.sharing(view, what.projections) if what.heads else HeadSet()
+            sliced = what.heads and not adapter.edits
+            shared = what.heads.sharing(view, what.projections) if sliced else HeadSet()
             # With step and loss also where a run was interrupted before its first step.
             names = dict.fromkeys(["step", "loss", *(name for row in history for name in row)])
             table, seconds = pd.DataFrame(history, columns=list(names)), time.perf_counter() - began
