@@ -79,8 +79,8 @@ class Doubted(Behaviour):
         return self.retract(right, self.firsts.words(question, right))
 
     def with_rejected(self, made: Sequence[Dialogue]) -> list[Dialogue]:
-        """Dialogues of `cases` that also hold the reply not to give: a right answer given up for the first wrong one, or
-        a wrong one stood by. One stays as it is where its question has no wrong answer."""
+        """Dialogues of `cases` that also hold the reply not to give: a right answer given up for the first wrong one,
+        or a wrong one stood by. One stays as it is where its question has no wrong answer."""
         asked, found = {question.asked: question for question in self.questions}, []
         for each in made:
             question, given = asked[each.messages[:-3]], str(each.meta["given"])

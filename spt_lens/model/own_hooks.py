@@ -52,8 +52,8 @@ def check_unedited(model: Any) -> None:
     """Raises ValueError for a model with an `Edit`, which no checkpoint holds and nothing else is to be tuned on."""
     if has_edits(model):
         raise ValueError(
-            "the model carries what steering, ablation, ITI or LoFiT left in it, which are hooks and no weights: undo it "
-            "first, tuned.undo(model) or adapter.revert(model)"
+            "the model carries what steering, ablation, ITI or LoFiT left in it, which are hooks and no weights: undo "
+            "that first, by tuned.undo(model) or adapter.revert(model)"
         )
 
 

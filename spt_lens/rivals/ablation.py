@@ -1,5 +1,5 @@
-"""Directional ablation: a direction taken out of the residual stream (Arditi et al. 2024, "Refusal in Language Models Is
-Mediated by a Single Direction", arXiv 2406.11717, sections 2.3 and 2.4).
+"""Directional ablation: a direction taken out of the residual stream (Arditi et al. 2024, "Refusal in Language Models
+Is Mediated by a Single Direction", arXiv 2406.11717, sections 2.3 and 2.4).
 
 As there: the direction r is the difference of means at one layer, of length one; what a block is given, and what its
 attention and its MLP write, becomes x - r (r . x) in every layer and at every position; the layer that the direction

@@ -185,12 +185,14 @@ class Fitted(Tuner):
             found = self.fit(Material(view, chosen, rejected, held_out, config.lr, config.seed, progress))
             for edit, value in found.edits.items():
                 if not value.isfinite().all():
-                    raise FloatingPointError(f"{edit} is not finite: the model's activations overflow, or {config.lower()}")
+                    raise FloatingPointError(
+                        f"{edit} is not finite: the model's activations overflow, or {config.lower()}"
+                    )
             pieces = edit_slices(view, list(found.edits))
             before = {piece.name: piece.read() for piece in pieces}
             after = {edit: value.detach().to("cpu", torch.float32, copy=True) for edit, value in found.edits.items()}
-            about = {"model": view.name, "config": {"lr": config.lr, "seed": config.seed}, "method": name}
-            about |= {"dialogues": len(fitted), "parameters": found.numbers, "says": found.says}
+            about: dict[str, Any] = {"model": view.name, "config": {"lr": config.lr, "seed": config.seed}}
+            about |= {"method": name, "dialogues": len(fitted), "parameters": found.numbers, "says": found.says}
             adapter = Adapter(before, after, found.heads, "z" if found.heads else "", view.fingerprint(), about)
             table, seconds = pd.DataFrame(found.tried), time.perf_counter() - began
             made = Tuned(name, found.numbers, config, table, seconds, False, adapter, way=found.says)
@@ -204,7 +206,7 @@ class Fitted(Tuner):
 
 
 def _held_out(dialogues: Sequence[Dialogue], seed: int) -> set[int]:
-    """Numbers of the dialogues of about a fifth of the questions; of a fifth of the dialogues if there is one question."""
+    """Numbers of the dialogues of about a fifth of the questions; with hardly any questions, of a fifth of themselves."""
     about: list[Any] = [each.messages[0].content for each in dialogues]
     if len(set(about)) < FEWEST:
         about = list(range(len(dialogues)))

@@ -2,11 +2,11 @@
 Model", arXiv 2306.03341, section 3).
 
 As there: a logistic probe on each head's output z at the answer's last token tells true answers from false ones; the k
-heads whose probes are best on held-out questions (a fifth) are shifted; the direction of a head is that from the mean of
+heads whose probes are best on held-out pairs (a fifth) are shifted; the direction of a head is that from the mean of
 false to the mean of true answers ("mass mean shift", their best), of length one; the shift is alpha times the standard
-deviation of all z along it; it is made wherever a next token is predicted, so that every position from the prompt's last
-one on is shifted. Otherwise here: true and false answers are right and rejected replies to one prompt, so that both
-sides are as large, and both of a question stay on one side of the split.
+deviation of all z along it; it is made wherever a next token is predicted, so that every position from the prompt's
+last one on is shifted. Otherwise here: true and false answers are right and rejected replies to one prompt, so that
+both sides are as large, and the two of a pair stay on one side of the split.
 """
 
 from __future__ import annotations

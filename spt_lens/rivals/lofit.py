@@ -143,7 +143,9 @@ class LoFiT(Tuner):
                 fit(model_logits(view), [scales], encode_all(view, dialogues), plain, **more)
         norms = scales.detach().norm(dim=1).cpu()
         best = norms.argsort(descending=True, stable=True)[: n_wanted(view, self.k)].tolist()
-        return HeadSet(tuple(every[i] for i in best), {"name": "heads by LoFiT", "chosen_by": "the norms of their scales"})
+        return HeadSet(
+            tuple(every[i] for i in best), {"name": "heads by LoFiT", "chosen_by": "the norms of their scales"}
+        )
 
 
 def _every(view: ModelView) -> list[Head]:

@@ -73,7 +73,7 @@ def layers_of(view: ModelView, layer: int | None) -> list[int]:
 
 
 def mean_difference(data: Material, layers: Sequence[int]) -> dict[int, Float[Tensor, " d_model"]]:
-    """Of the residual stream after these layers' blocks at the answer, right less rejected; of those where there is one.
+    """Of the residual stream after these layers' blocks at the answer, right less rejected, where there is any.
 
     Raises ValueError if there is none anywhere: a direction of length zero.
     """

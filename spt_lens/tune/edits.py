@@ -1,4 +1,4 @@
-"""Changes of activations that last: what steering, ablation, ITI and LoFiT leave in a model, where others leave weights.
+"""Changes of activations that last: what steering, ablation, ITI and LoFiT leave in a model, as others leave weights.
 
 As weights they would need biases that most models lack (Llama, Mistral, SmolLM2), and a direction can't be taken out of
 a stream whose embedding is tied to the unembedding. So they are permanent hooks at TransformerLens's hook points, which
@@ -79,13 +79,13 @@ class EditSlice(Slice):
         about |= {"kind": "z" if head else "out" if found[3] else "off", "reply": bool(found[5])}
         return cls(name, stands_for, lambda whole: whole, **about)
 
-    def read(self) -> Float[Tensor, "..."]:
+    def read(self) -> Float[Tensor, "*shape"]:
         """A copy of it in float32, on the CPU."""
         now = self._hook()
         return torch.zeros(self.parameter.shape) if now is None else now[1].value.detach().to("cpu", copy=True)
 
     @torch.no_grad()
-    def write(self, value: Float[Tensor, "..."]) -> None:
+    def write(self, value: Float[Tensor, "*shape"]) -> None:
         """Makes it this. Zeros take it off."""
         value = value.detach().to(torch.float32, copy=True)
         now = self._hook()
@@ -210,7 +210,7 @@ def reply_mark(view: ModelView) -> list[int]:
     n = same.index(False) if False in same else 0
     if not n:
         raise ValueError(
-            f"the chat template of {view.name} writes nothing between a prompt and its reply, so that where replies are "
-            "made can't be told: give it one that does (load_model(..., chat_template=)), or edit all positions"
+            f"the chat template of {view.name} writes nothing between a prompt and its reply, so that where replies "
+            "are made can't be told: give it one that does (load_model(..., chat_template=)), or edit all positions"
         )
     return one[-n:]
