@@ -62,7 +62,7 @@ def _pieces(adapter: Adapter, base: Checkpoint) -> Pieces:
     adapter.check_fits(base.fingerprint())
     if adapter.edits:
         raise ValueError(
-            "this adapter holds edits of activations, which no checkpoint does: load the model, and adapter.apply(model)"
+            "this adapter holds edits of activations, which no checkpoint does: load the model, then adapter.apply(it)"
         )
     if not adapter.heads:
         raise ValueError(

@@ -38,8 +38,12 @@ def has_hooks(model: Any, modules: Iterable[nn.Module], edits: bool = True) -> b
 def hung(point: Any) -> Iterator[tuple[Any, Any]]:
     """TransformerLens's handles of the hooks on a hook point, each with the function that it was given."""
     for handle in (*point.fwd_hooks, *point.bwd_hooks):
-        function = handle.hook.hooks_dict_ref().get(handle.hook.id)
-        yield handle, inspect.getclosurevars(function).nonlocals.get("hook") if inspect.isfunction(function) else None
+        yield handle, given_to(handle.hook.hooks_dict_ref().get(handle.hook.id))
+
+
+def given_to(function: Any) -> Any:
+    """The function that TransformerLens was given for what it hung on a hook point."""
+    return inspect.getclosurevars(function).nonlocals.get("hook") if inspect.isfunction(function) else None
 
 
 def has_edits(model: Any) -> bool:

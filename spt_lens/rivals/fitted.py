@@ -206,7 +206,7 @@ class Fitted(Tuner):
 
 
 def _held_out(dialogues: Sequence[Dialogue], seed: int) -> set[int]:
-    """Numbers of the dialogues of about a fifth of the questions; with hardly any questions, of a fifth of themselves."""
+    """Numbers of the dialogues of about a fifth of the questions; with hardly any of these, of a fifth of all."""
     about: list[Any] = [each.messages[0].content for each in dialogues]
     if len(set(about)) < FEWEST:
         about = list(range(len(dialogues)))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.chat.template import prompt_ids
 from spt_lens.model.held import to_the_end
-from spt_lens.model.own_hooks import Edit, hung
+from spt_lens.model.own_hooks import Edit, given_to
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.slices import Slice, put_back
 
@@ -81,36 +81,37 @@ class EditSlice(Slice):
 
     def read(self) -> Float[Tensor, "*shape"]:
         """A copy of it in float32, on the CPU."""
-        now = self._hook()
-        return torch.zeros(self.parameter.shape) if now is None else now[1].value.detach().to("cpu", copy=True)
+        now = list(self._hooks().values())
+        return now[0].value.detach().to("cpu", copy=True) if now else torch.zeros(self.parameter.shape)
 
     @torch.no_grad()
     def write(self, value: Float[Tensor, "*shape"]) -> None:
         """Makes it this. Zeros take it off."""
         value = value.detach().to(torch.float32, copy=True)
-        now = self._hook()
-        if now is not None:
-            now[0].hook.remove()
-            self.point.fwd_hooks.remove(now[0])
+        for key in self._hooks():  # what an interrupt parted, a hook without its handle, is seen here too
+            for handle in [each for each in self.point.fwd_hooks if each.hook.id == key]:
+                self.point.fwd_hooks.remove(handle)
+            del self.point._forward_hooks[key]
         if value.any():
             self.hang(value)
-        self._see_to_replies()
+        points = {id(point): point for point in self.view.model.hook_dict.values()}.values()
+        if not any(hook.gate for point in points for hook in _hooks_on(point).values()):
+            _Gate.off(self.view)
 
     def hang(self, value: Tensor | Callable[[], Tensor]) -> None:
         """Puts a hook there that works with this very tensor, or what is made at each pass of what is trained."""
         gate = _Gate.on(self.view) if self.reply else None
         self.point.add_hook(_Hook(self.name, self.kind, self.head, value, gate), is_permanent=True)
 
-    def _hook(self) -> tuple[Any, _Hook] | None:
-        own = ((handle, each) for handle, each in hung(self.point) if isinstance(each, _Hook))
-        # What is made anew at each pass is a training run's, and goes with it.
-        return next((both for both in own if both[1].name == self.name and isinstance(both[1].value, Tensor)), None)
+    def _hooks(self) -> dict[int, _Hook]:
+        """Its own: one, or none. What is made anew at each pass is a training run's, and goes with it."""
+        every = _hooks_on(self.point).items()
+        return {key: hook for key, hook in every if hook.name == self.name and isinstance(hook.value, Tensor)}
 
-    def _see_to_replies(self) -> None:
-        """Leaves nothing of the gate once no edit needs it."""
-        points = {id(point): point for point in self.view.model.hook_dict.values()}.values()
-        if not any(isinstance(each, _Hook) and each.gate for point in points for _, each in hung(point)):
-            _Gate.off(self.view)
+
+def _hooks_on(point: Any) -> dict[int, _Hook]:
+    found = {key: given_to(function) for key, function in point._forward_hooks.items()}
+    return {key: hook for key, hook in found.items() if isinstance(hook, _Hook)}
 
 
 @contextmanager
