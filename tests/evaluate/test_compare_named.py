@@ -78,4 +78,4 @@ def test_a_study_takes_the_names_too():
 
 def test_the_random_heads_are_drawn_by_their_seeds(tiny):
     draws = named(RANDOM, ModelView(tiny), HEADS, draws=range(3)).draws
-    assert len({repr(draw) for draw in draws}) == 3 and all(not draw.heads.heads[0] in HEADS for draw in draws)
+    assert len({repr(draw) for draw in draws}) == 3 and all(draw.heads.heads[0] not in HEADS for draw in draws)
