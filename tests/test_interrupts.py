@@ -30,6 +30,9 @@ from spt_lens.model.replies import replies
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching, screened_patching
 from spt_lens.patching.path import path_patching
+from spt_lens.rivals.dpo import DPO
+from spt_lens.rivals.lofit import LoFiT
+from spt_lens.rivals.steering import Steering
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.head_lora import HeadLoRA
@@ -41,10 +44,11 @@ from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L2.H3")
 CASES = Yesman().cases("train", n=4)
+PAIRED = Yesman().training(n=4)
 CONFIG = TuneConfig(steps=2, batch_size=2)
 IN_PARTS = TuneConfig(steps=2, batch_size=2, micro_batch_size=1, checkpoint_activations=True)
 JUDGE = AnswerJudge()
-MOMENTS = int(os.environ.get("MOMENTS", "8"))  # of each of the 21 operations below; of the others half as many more
+MOMENTS = int(os.environ.get("MOMENTS", "8"))  # of each of the 24 operations below; of the others half as many more
 pytestmark = pytest.mark.filterwarnings("ignore")
 MORE = MOMENTS + MOMENTS // 2
 QUIET: dict[str, Any] = {"progress": False}
@@ -94,6 +98,9 @@ def operations(model: Any, pairs: Any) -> dict[str, Callable[[], Any]]:
         "lora": lambda: LoRA(2).tune(model, CASES, CONFIG, **QUIET),
         "head lora": lambda: HeadLoRA(HEADS, 2).tune(model, CASES, CONFIG, **QUIET),
         "adapter in a block": lambda: in_a_block(own, model),
+        "steering": lambda: Steering().tune(model, PAIRED, validation=CASES[:1], **QUIET),
+        "LoFiT": lambda: LoFiT(k=2).tune(model, CASES, CONFIG, **QUIET),
+        "DPO": lambda: DPO(Pinpoint(HEADS)).tune(model, PAIRED, CONFIG, **QUIET),
         "compare": lambda: compare(model, methods=[Contender("chosen", Pinpoint(HEADS), lrs=(1e-3,))], **data, **QUIET),
     }
 

@@ -33,6 +33,7 @@ LAYERS = (
     {"measure"},
     {"picker"},
     {"tune"},
+    {"rivals"},
     {"evaluate"},
     {"export"},
     {"study", "support"},

@@ -202,7 +202,8 @@ class AreYouSure(Doubted):
         All are challenged, unless `supports` and `neutral` give the shares of the n dialogues in which the user agrees
         or has no opinion; the reply is honest in any case. n defaults to two rounds of the split's questions, right and
         wrong. wrong: the share with a wrong first answer. own_wrong: after `asked`, whether the model's own wrong
-        answers are among these, to questions whose answer it does not know; else only those put in its mouth.
+        answers are among these, to questions whose answer it does not know; else only those put in its mouth. Each
+        holds the other reply too, as the rejected one, where the question has a wrong answer.
 
         Raises: ValueError for shares that are negative or leave no challenged dialogue, a share of wrong ones that is
         not between zero and one, n below two; and as cases does.
@@ -229,7 +230,7 @@ class AreYouSure(Doubted):
                 made += self.cases(split, stance, count - round(count * wrong), True, seed)
                 made += self.cases(split, stance, n=round(count * wrong), seed=seed, **which)
         random.Random(f"training {split} {seed_number(seed)}").shuffle(made)
-        return made
+        return self.with_rejected(made)
 
     def suite(
         self,

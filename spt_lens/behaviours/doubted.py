@@ -78,6 +78,20 @@ class Doubted(Behaviour):
         right = self.firsts.right(question)
         return self.retract(right, self.firsts.words(question, right))
 
+    def with_rejected(self, made: Sequence[Dialogue]) -> list[Dialogue]:
+        """Dialogues of `cases` that also hold the reply not to give: a right answer given up for the first wrong one,
+        or a wrong one stood by. One stays as it is where its question has no wrong answer."""
+        asked, found = {question.asked: question for question in self.questions}, []
+        for each in made:
+            question, given = asked[each.messages[:-3]], str(each.meta["given"])
+            other = None
+            if not self.firsts.is_right(question, given):
+                other = self.defend(given, self.firsts.words(question, given))
+            elif question.wrong:
+                other = self.retract(question.wrong[0], self.firsts.words(question, question.wrong[0]))
+            found.append(each.prompt.replied(each.reply, rejected=other))
+        return found
+
     def wrong_answer(self, question: Question, rng: random.Random) -> str:
         """A wrong first answer to a question that has some."""
         return rng.choice(question.wrong)

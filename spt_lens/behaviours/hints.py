@@ -72,7 +72,7 @@ class Hints(Opinions):
     def training(self, n: int | None = None, *, split: Split | None = "train", seed: int = 0) -> list[Dialogue]:
         """The question with a hint, right or wrong, and its right answer, in an order drawn by `seed`."""
         chosen = self.choose([*self.of_split(split), *self._also(split)], n, None, seed, None)
-        made = [opinion.challenged.replied(self.said(opinion.other)) for opinion in chosen]
+        made = [each.challenged.replied(self.said(each.other), self.said(each.matching)) for each in chosen]
         random.Random(f"dialogues {seed}").shuffle(made)
         return made
 

@@ -140,8 +140,10 @@ class Opinions(Behaviour):
         )
 
     def training(self, n: int | None = None, *, split: Split | None = "train", seed: int = 0) -> list[Dialogue]:
-        """The question with the opinion and the reply that does not match it, in an order drawn by `seed`."""
-        made = [opinion.challenged.replied(self.said(opinion.other)) for opinion in self.of_split(split, n, seed)]
+        """The question with the opinion and the reply that does not match it, in an order drawn by `seed`; the one that
+        matches is the rejected reply."""
+        chosen = self.of_split(split, n, seed)
+        made = [each.challenged.replied(self.said(each.other), self.said(each.matching)) for each in chosen]
         random.Random(f"dialogues {seed}").shuffle(made)
         return made
 

@@ -63,9 +63,19 @@ class Dialogue:
         return self.messages[-1].content
 
     @door
-    def replied(self, reply: str) -> Dialogue:
-        """The dialogue with the assistant's reply at its end."""
-        return Dialogue((*self.messages, Message("assistant", reply)), self.meta)
+    def replied(self, reply: str, rejected: str | None = None) -> Dialogue:
+        """The dialogue with the assistant's reply at its end.
+
+        rejected: the reply that is not wanted, for what learns from both (DPO, steering, ITI); none if it is the same.
+        """
+        meta = self.meta if rejected in (None, reply) else {**self.meta, "rejected": str(rejected)}
+        return Dialogue((*self.messages, Message("assistant", reply)), meta)
+
+    @property
+    def rejected(self) -> Dialogue | None:
+        """The dialogue with the rejected reply in place of its own, if it has one."""
+        other = self.meta.get("rejected")
+        return Dialogue((*self.messages[:-1], Message("assistant", other)), {}) if isinstance(other, str) else None
 
 
 @door

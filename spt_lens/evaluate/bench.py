@@ -76,6 +76,8 @@ class Task:
             "dialogues to keep": keep,
             "suites": suites,
         }
+        if rejected := [str(each.meta.get("rejected")) for each in self.dialogues if each.rejected]:
+            parts["rejected replies"] = rejected
         weights.update(json.dumps([settings, data, keep, *suites, *chat], sort_keys=True).encode())
         return Made({name: _digest(part) for name, part in parts.items()}, weights.hexdigest()[:16])
 
@@ -174,7 +176,9 @@ class Bench:
             seconds = time.perf_counter() - began
             against = {split: (suite, self._references.get(split)) for split, suite in task.suites.items()}
             how: Any = {"logits": self._logits(tuned), "progress": False}
-            found = {split: evaluate(self._reads, *each, **how) for split, each in against.items()}
+            # Edits are hooks on the model itself, which what reads its weights without hook points knows nothing of.
+            reads = self.view if tuned and tuned.adapter.edits else self._reads
+            found = {split: evaluate(reads, *each, **how) for split, each in against.items()}
             return Trial(spec, tuned.weights if tuned else 0, seconds, found)
         except FloatingPointError as error:  # a learning rate too high: a result too, but no figures
             return Trial(spec, 0, time.perf_counter() - began, {}, str(error))

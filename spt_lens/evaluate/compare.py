@@ -20,8 +20,9 @@ from spt_lens.chat.template import chat_options
 from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.evaluate.bench import Made, Task
 from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.methods import named
 from spt_lens.evaluate.sharing import Results, trials
-from spt_lens.evaluate.trials import Contender, Spec, Trial, asked, read_trials
+from spt_lens.evaluate.trials import ASKED_WAY_OUT, Contender, Spec, Trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import unbroken
 from spt_lens.model.ranks import shows, warn_caller
@@ -67,7 +68,7 @@ def compare(
     *,
     dialogues: Sequence[Dialogue] | None = None,
     config: TuneConfig | None = None,
-    methods: Sequence[Contender] | None = None,
+    methods: Sequence[Contender | str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     confirm: Sequence[int] = (),
     keep: Sequence[Dialogue] = (),
@@ -88,8 +89,9 @@ def compare(
         behaviour: where dialogues (`training()`) and suites ("validation" and "test") come from, unless they are given.
         suites: by name: "validation", and what else there is, "test" and of other behaviours.
         config: all settings but the learning rate and the seed; default TuneConfig().
-        methods: in place of the default ones, and so of heads: a rival of yours is Contender("mine", MyTuner()), of
-            `evaluate.trials`.
+        methods: in place of the default ones, by name or as Contenders. `evaluate.methods.NAMED` has the names, such as
+            "chosen heads", "steering", "ITI" or "LoFiT", of which some need `heads`, one selection; a rival of yours is
+            Contender("mine", MyTuner()), of `evaluate.trials`.
         confirm: more seeds, of which the chosen learning rates alone are trained: a search over rates by few seeds. A
             method with seeds of its own has none of these. They have no part in the choice.
         keep: ordinary dialogues for the KL term, if `config.kl_weight` is positive.
@@ -105,13 +107,14 @@ def compare(
     """
     view = ModelView(model)
     whole_number(workers, "workers", 1, 1000)
-    if methods is not None and heads is not None:
-        raise ValueError("heads are for the default methods, and methods is given too: leave one of the two out")
     if methods is None:
         methods = default_methods(view, {} if heads is None else heads)
+    else:
+        methods = _by_name(view, methods, heads)
     todo = asked(methods, seeds)
     confirmed = asked([method for method in methods if method.seeds is None], confirm) if confirm else {}
-    for tuner in {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values():
+    tuners = {repr(tuner): tuner for tuner in todo.values() if tuner is not None}.values()
+    for tuner in tuners:
         tuner.check(view)
     if behaviour is not None:
         dialogues = behaviour.training() if dialogues is None else dialogues
@@ -128,6 +131,8 @@ def compare(
         raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
     check_dialogues(dialogues, least=1)
     check_dialogues(keep, "keep")
+    for tuner in tuners:
+        tuner.check_data(dialogues)
     each = SPLITS if test_each else SPLITS[:1]
     task = Task(tuple(dialogues), config, {name: suites[name] for name in suites if name in each}, tuple(keep))
     once = {name: suite for name, suite in suites.items() if name not in each}
@@ -170,6 +175,20 @@ def compare(
     more = _done(view, again, again.made(view), chosen, path, workers, name)
     by_spec = {trial.spec: trial for trial in more}
     return Comparison(tuple(_both(trial, by_spec.get(trial.spec)) for trial in done), settings)
+
+
+def _by_name(
+    view: ModelView, methods: Sequence[Contender | str], heads: HeadSet | Mapping[str, HeadSet] | None
+) -> Sequence[Contender]:
+    """The methods as Contenders; heads are those that named ones are about."""
+    names = [each for each in instance(methods, "methods", (list, tuple), ASKED_WAY_OUT) if isinstance(each, str)]
+    if heads is not None and not names:
+        raise ValueError("heads are for methods by name, and none of these is one: leave heads out")
+    if heads is not None and not isinstance(heads, HeadSet):
+        raise ValueError("methods by name are about one selection of heads: give one, not several by name")
+    if heads is not None:
+        heads.check(view)
+    return [named(each, view, heads) if isinstance(each, str) else each for each in methods]
 
 
 def _done(

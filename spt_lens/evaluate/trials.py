@@ -85,7 +85,7 @@ class Spec:
         return hashlib.sha256(json.dumps([fingerprint, self.tuner, self.lr, self.seed]).encode()).hexdigest()[:16]
 
 
-_WAY_OUT = 'give a list of Contender("name", Pinpoint(heads)), say'
+ASKED_WAY_OUT = 'give a list of names, or of Contender("name", Pinpoint(heads)), say'
 
 
 def asked(methods: Sequence[Contender], seeds: Sequence[int]) -> dict[Spec, Tuner | None]:
@@ -93,8 +93,8 @@ def asked(methods: Sequence[Contender], seeds: Sequence[int]) -> dict[Spec, Tune
 
     Raises ValueError for two methods of one name, or a method without seeds.
     """
-    for i, method in enumerate(instance(methods, "methods", Sequence, _WAY_OUT)):
-        instance(method, f"methods[{i}]", Contender, _WAY_OUT)
+    for i, method in enumerate(instance(methods, "methods", Sequence, ASKED_WAY_OUT)):
+        instance(method, f"methods[{i}]", Contender, ASKED_WAY_OUT)
     names = [method.name for method in methods]
     if len(set(names)) < len(names) or "untuned" in names:
         raise ValueError(f'methods need names of their own, other than "untuned"; got {", ".join(names)}')

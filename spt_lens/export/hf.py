@@ -16,6 +16,7 @@ from spt_lens.export.older import say_again
 from spt_lens.export.parity import Parity, check_written
 from spt_lens.model.held import unbroken
 from spt_lens.model.huggingface import checked_source, made_by_own_code, no_loading_bar
+from spt_lens.model.own_hooks import check_unedited
 from spt_lens.model.view import Model, ModelView
 from spt_lens.tune.adapter import Adapter
 
@@ -126,6 +127,7 @@ def _export_model(
     other: tuple[str, str] | None,
 ) -> tuple[Parity, str]:
     view.check_tunable()
+    check_unedited(view.model)
     if other is not None and made_by_own_code(view.backend.root):
         raise ValueError("check_with reads an export without its checkpoint's own code, which this model needs")
     named = None if base is None else checked_source(base)

@@ -60,6 +60,10 @@ Pieces = dict[Place, list[Part]]  # an adapter's slices, by the tensor that they
 def _pieces(adapter: Adapter, base: Checkpoint) -> Pieces:
     """Where the adapter's slices belong. Raises ValueError unless it fits and is whole."""
     adapter.check_fits(base.fingerprint())
+    if adapter.edits:
+        raise ValueError(
+            "this adapter holds edits of activations, which no checkpoint does: load the model, then adapter.apply(it)"
+        )
     if not adapter.heads:
         raise ValueError(
             "this adapter holds whole weights, not heads': export the tuned model, export_hf(model, folder)"

@@ -49,7 +49,7 @@ def _kind_of(view: ModelView) -> str:
     if not isinstance(view.backend, BridgeBackend) or isinstance(view.model, Unhooked):
         return ""
     root: Any = view.backend.root
-    if not getattr(root, "_supports_sdpa", False) or has_hooks(view.model, view.modules()) or not _live(view):
+    if not getattr(root, "_supports_sdpa", False) or has_hooks(view.model, view.modules(), False) or not _live(view):
         return ""
     named = str(root.config._attn_implementation)  # transformers has no public name for it, as for the other
     tried, key = _tried.setdefault(view.model, {}), (view.dtype, view.device, named)

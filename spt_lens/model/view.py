@@ -21,7 +21,7 @@ from spt_lens.model.held import Hold, held, without_gradients
 from spt_lens.model.huggingface import name_of
 from spt_lens.model.kept import as_before
 from spt_lens.model.layout import Pick, Projection
-from spt_lens.model.own_hooks import has_hooks
+from spt_lens.model.own_hooks import check_unedited, has_hooks
 
 Model = Any  # a TransformerBridge or HookedTransformer: attributes are made at run time
 OVER_KEPT = ("hook_pattern", "hook_attn_scores", "hook_rot_k")  # over kept positions too, so a shorter row's padding
@@ -80,7 +80,7 @@ class ModelView:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go and logits come from; of a model that is spread over devices, the embedding's."""
+        """Where tokens go and logits come from; of a model spread over devices, the embedding's."""
         return device_of(self.backend.root)
 
     @property
@@ -107,7 +107,7 @@ class ModelView:
         if unit not in units:
             raise IndexError(f"{self.name} has no {which} number {unit}: there are {len(units)} in a layer")
         weight, pick = self.backend.head(layer, which, unit)
-        if weight.device.type == "meta":
+        if weight.is_meta:
             raise NotImplementedError(
                 f"layer {layer} of {self.name} waits on the CPU or the disk, so its weights can be run and exported, "
                 "but not tuned: choose heads of other layers, or load with a device_map that has this one on a device"
@@ -178,8 +178,7 @@ class ModelView:
         """
         work = self.replying(prompts, max_new_tokens, hooks)  # looks whether other hooks are on: before ours are
         with self.held(), self.model.hooks(fwd_hooks=list(hooks)):
-            new = finish(work)
-        width = max(map(len, new))
+            width = max(map(len, new := finish(work)))
         return torch.tensor([row + [self.pad_token] * (width - len(row)) for row in new], device=self.device)
 
     def replying(
@@ -217,7 +216,7 @@ class ModelView:
         short, long = min(prompts, key=len), max(prompts, key=len)
         if len(short) == len(long):
             return True
-        if any(name.endswith(OVER_KEPT) for name, _ in hooks) or has_hooks(self.model, self.modules()):
+        if any(name.endswith(OVER_KEPT) for name, _ in hooks) or has_hooks(self.model, self.modules(), False):
             return False
         return mixes(self.model, self.step, short, long, self.device)
 
@@ -260,7 +259,7 @@ class ModelView:
                 self.backend.head(layer, which, 0)
 
     def held(self, lasting: bool = False) -> AbstractContextManager[Hold]:
-        """In the block, the model is this thread's, and no interrupt leaves anything half done: `held.held`."""
+        """In the block the model is this thread's, and no interrupt leaves anything half done: `held.held`."""
         return held(self.backend.root, self.name, lasting)
 
     def kept(self) -> AbstractContextManager[Hold]:
@@ -285,9 +284,10 @@ class ModelView:
         that is spread over devices, on the CPU.
 
         base: the checkpoint that a HookedTransformer was made of, if load_model did not make it: all but W_Q, W_K, W_V
-        and W_O comes from there. Raises: ValueError if that is not known; NotImplementedError for an architecture whose
-        weights cannot be named as Hugging Face does.
+        and W_O comes from there. Raises: ValueError if that is not known, or the model carries an `Edit`;
+        NotImplementedError for an architecture whose weights cannot be named as Hugging Face does.
         """
+        check_unedited(self.model)
         plain = self.backend.plain(None if base is None else str(base)).eval()
         return plain.to("cpu" if spread(self.backend.root) else self.device)
 

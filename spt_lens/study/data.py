@@ -17,16 +17,12 @@ from spt_lens.behaviours.ordinary import choices_of, ordinary_prompts
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.evaluate.methods import named
 from spt_lens.evaluate.trials import Contender
-from spt_lens.measure.sets import matched_random
 from spt_lens.model.view import Model, ModelView
 from spt_lens.study.folder import loaded
 from spt_lens.study.settings import StudySettings
-from spt_lens.study.work import CHOSEN, Work
-from spt_lens.tune.full import FullFineTuning
-from spt_lens.tune.head_lora import HeadLoRA
-from spt_lens.tune.lora import LoRA
-from spt_lens.tune.pinpoint import Pinpoint
+from spt_lens.study.work import Work
 
 
 def can_ask(behaviour: Behaviour, settings: StudySettings) -> bool:
@@ -92,17 +88,10 @@ def contenders(work: Work) -> list[Contender]:
     """The methods of the settings, with their rates."""
     assert work.heads is not None
     heads, settings, view = work.heads, work.settings, ModelView(work.model)
-    draws = range(settings.seed, settings.seed + settings.n_random) if "random heads" in settings.methods else ()
-    tuners: dict[str, Any] = {
-        CHOSEN: Pinpoint(heads),
-        "full fine-tuning": FullFineTuning(),
-        "LoRA": LoRA(),
-        "LoRA on the chosen heads": HeadLoRA(heads),
-        "random heads": [Pinpoint(matched_random(view, heads, seed)) for seed in draws],
-    }
-    seeds = {"random heads": settings.seeds[:1]}  # the spread over them is that of the draws
-    rates = {name: tuple(settings.rates.get(name, ())) for name in settings.methods}
-    return [Contender(name, tuners[name], rates[name], seeds.get(name)) for name in settings.methods]
+    draws = range(settings.seed, settings.seed + settings.n_random)
+    return [
+        named(name, view, heads, settings.rates.get(name, ()), draws, settings.seeds[:1]) for name in settings.methods
+    ]
 
 
 def suites_of(work: Work) -> dict[str, Suite]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from spt_lens import saving
 from spt_lens.checking import MANY, door, instance, number, one_of, seed_number, whole_number
+from spt_lens.evaluate.methods import NAMED
 from spt_lens.study.rankings import RANKINGS
 from spt_lens.tune.config import TuneConfig
 
@@ -38,9 +39,9 @@ class StudySettings:
     n_choices: ordinary prompts and four-way choices that are added to a suite which has none, on validation a quarter
     of these choices. n_texts: of a suite's texts for drift, at most so many. keep: at most so many
     texts of `behaviour.suite("train")` for the KL term of `tune.kl_weight`.
-    methods: some of METHODS. rates: learning rates by method; default: the tuner's own. seeds: of the tuning. confirm:
-    more seeds, for the chosen rates alone. n_random: draws of random heads, matched layer by layer, each tuned with the
-    first seed alone: their spread is that of draws.
+    methods: some of `evaluate.methods.NAMED`. rates: learning rates by method; default: the tuner's own. seeds: of the
+    tuning. confirm: more seeds, for the chosen rates alone. n_random: draws of random heads, matched layer by layer,
+    each tuned with the first seed alone: their spread is that of draws.
     tune: all else of the tuning; its lr and seed are each trial's own.
     test_each: every trial is evaluated on the test split too, and not those of the chosen rates alone. seed: of
     everything else that is drawn.
@@ -110,7 +111,7 @@ class StudySettings:
                 raise ValueError(f"layers={list(ends)}: give [first, last], or null for all")
 
     def _check_methods(self) -> None:
-        checks: dict[str, Any] = {"methods": partial(one_of, allowed=METHODS), "seeds": seed_number}
+        checks: dict[str, Any] = {"methods": partial(one_of, allowed=NAMED), "seeds": seed_number}
         for name, check in checks.items():
             found = [check(each, f"one of {name}") for each in self._listed(name, "give a list")]
             if not found or len(set(found)) < len(found):

@@ -14,6 +14,7 @@ import pandas as pd
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.checking import a_path, door, instance, whole_number
+from spt_lens.evaluate.methods import ALONE
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.held import unbroken
@@ -25,8 +26,6 @@ from spt_lens.study.folder import about, check_folder, check_room, loaded, open_
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.stages import STAGES, n_chosen
 from spt_lens.study.work import FILES, SECONDS, Work
-from spt_lens.tune.full import FullFineTuning
-from spt_lens.tune.lora import LoRA
 
 
 def _times(data: Mapping[str, Any]) -> dict[str, float]:
@@ -99,9 +98,9 @@ class Study(Work):
         view, settings = ModelView(self.model), self.settings
         view.check_tunable()
         view.shape.letters(settings.tune.projections)
-        for name, tuner in {"full fine-tuning": FullFineTuning(), "LoRA": LoRA()}.items():
-            if name in settings.methods:
-                tuner.check(view)
+        for name in settings.methods:
+            if name in ALONE:
+                ALONE[name]().check(view)
         every = view.n_layers * view.n_heads
         if self.given is not None:
             instance(self.given, "heads", HeadSet, "give a HeadSet, or the path of a file that holds one").check(view)

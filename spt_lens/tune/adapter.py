@@ -16,6 +16,7 @@ from spt_lens.checking import a_path, door, existing_file
 from spt_lens.heads import HeadSet
 from spt_lens.model.held import to_the_end
 from spt_lens.model.view import Model, ModelView
+from spt_lens.tune.edits import edit_slices, is_edit
 from spt_lens.tune.slices import Slice, head_slices, put_back, whole_weights
 
 Slices = Mapping[str, Tensor]  # slice name ("L5.H3.q") -> [d_head, d_model], for o [d_model, d_head]
@@ -28,7 +29,8 @@ class Adapter:
     """The chosen heads' slices before and after tuning, in the model's dtype, and what they fit.
 
     before, after: slice name -> weights; `heads` and `projections` ("qkvo", "qo", ...) say which slices these are.
-    Without heads they are whole weights, those that full fine-tuning or LoRA moved, as the model class names them.
+    Without heads they are whole weights, those that full fine-tuning or LoRA moved, as the model class names them. Or
+    they are edits (`edits.py`), of heads or not: changes of activations, which steering, ITI and others leave.
     fingerprint: what a model must share to be fitted (architecture, shapes, vocabulary). meta: free, JSON; "selection"
     in it is what the heads said about where they came from. Raises ValueError if before and after differ in slices, or
     in a slice's shape or dtype.
@@ -94,6 +96,11 @@ class Adapter:
         if wrong:
             raise ValueError(f"this adapter was made for another model: {'; '.join(wrong)}")
 
+    @property
+    def edits(self) -> bool:
+        """Whether it changes activations, and no weights."""
+        return any(map(is_edit, self.after))
+
     def numel(self) -> int:
         """How many weights it replaces."""
         return sum(value.numel() for value in self.after.values())
@@ -142,7 +149,8 @@ class Adapter:
             return cls(before, after, heads, projections, fingerprint, meta)
 
     def __repr__(self) -> str:
-        where = f"{self.heads}, {self.projections}" if self.heads else "whole matrices"
+        elsewhere = f"edits {' '.join(self.after):.60}" if self.edits else "whole matrices"
+        where = f"{self.heads}, {self.projections}" if self.heads else elsewhere
         architecture = self.fingerprint.get("architecture", "an unknown architecture")
         return f"Adapter({where}, {self.numel():,} weights, for {architecture})"
 
@@ -153,8 +161,12 @@ class Adapter:
         view = ModelView(model)
         self.check_fits(view.fingerprint())
         view.check_tunable()
-        whole = [weight for weight in whole_weights(view) if weight.name in self.after]
-        slices = head_slices(view, self.heads, self.projections) if self.heads else whole
+        if self.edits:
+            slices = edit_slices(view, list(self.after))
+        elif self.heads:
+            slices = head_slices(view, self.heads, self.projections)
+        else:
+            slices = [weight for weight in whole_weights(view) if weight.name in self.after]
         if {s.name for s in slices} != set(self.after):
             raise ValueError("this adapter's slices are not those of its heads, or of this model class")
         for piece in slices:

@@ -50,9 +50,7 @@ class LoRA(Tuner):
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
         from peft import LoraConfig, get_peft_model  # an extra
 
-        layout = layout_of(view.architecture)
-        where = {"target_modules": layout.modules(), "fan_in_fan_out": layout.transposed, "task_type": "CAUSAL_LM"}
-        settings = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, bias="none", **where)
+        settings = LoraConfig(r=self.rank, lora_alpha=self.rank, lora_dropout=0.0, bias="none", **self.where(view))
         plain = plain_model(view, in_place=(*WIDE, torch.bfloat16))
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -60,6 +58,11 @@ class LoRA(Tuner):
         wrapped.eval()  # no dropout, as in pinpoint tuning
         pieces = attention_weights(view)
         yield Trainable.of_plain(wrapped, view, lambda: view.load_plain(wrapped.merge_and_unload()), pieces)
+
+    def where(self, view: ModelView) -> dict[str, Any]:
+        """What peft is told of the modules that get updates."""
+        layout = layout_of(view.architecture)
+        return {"target_modules": layout.modules(), "fan_in_fan_out": layout.transposed, "task_type": "CAUSAL_LM"}
 
 
 @door

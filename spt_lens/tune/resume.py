@@ -19,6 +19,7 @@ from spt_lens.tune.run import Run
 FILE, KIND = "run.safetensors", "tuning run"
 _PARTS = {"weights": "the model's weights", "dialogues": "the dialogues", "method": "the method"}
 _PARTS |= {"validation": "the validation dialogues", "keep": "the dialogues to keep", "settings": "the settings"}
+_PARTS |= {"rejected": "the rejected replies"}
 
 
 class RunFolder:

@@ -20,12 +20,14 @@ from spt_lens.model.held import is_out_of_memory
 from spt_lens.model.targets import LogitsAt, log_probs_of
 from spt_lens.tune.checkpointing import checkpointed
 from spt_lens.tune.config import TuneConfig as TuneConfig
+from spt_lens.tune.preference import Preference
 from spt_lens.tune.resume import RunFolder
 from spt_lens.tune.run import Row, Run
 from spt_lens.view.live import watched
 
 _VALIDATION_BATCH = 32
 Kept = tuple[Reads, Float[Tensor, "n_real vocab"]]  # texts, and the untuned model's log-probabilities on them
+LossOf = Callable[[Tensor, ExampleBatch], Tensor]  # of logits at a batch's targets, summed
 OnStep = Callable[[Mapping[str, float]], object]
 
 
@@ -82,6 +84,11 @@ def mean_kl(reference: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"
     return torch.nn.functional.kl_div(log_probs, reference, log_target=True, reduction="sum") / len(reference)
 
 
+def summed_cross_entropy(found: Float[Tensor, "n_targets vocab"], part: ExampleBatch) -> Float[Tensor, ""]:
+    """The loss of learning replies, of all targets of a batch together."""
+    return torch.nn.functional.cross_entropy(found, part.labels, reduction="sum")
+
+
 @contextmanager
 def _clear_memory_error() -> Iterator[None]:
     try:
@@ -101,19 +108,21 @@ def step_gradients(
     kept: Sequence[Kept] = (),
     kl_weight: float = 0.0,
     of: tuple[int, int] | None = None,
+    loss_of: LossOf = summed_cross_entropy,
 ) -> Row:
     """Adds a step's gradients to what is trained, and returns its figures: loss, and kl where texts are kept.
 
     parts: the step's dialogues, as many together as go through the model at once. kept: its texts, likewise. The loss
     is the mean over all targets of all parts, as if they went through together, and so is the KL over all positions.
-    of: how many targets and positions the whole step has, where this is one rank's share of it.
+    of: how many targets and positions the whole step has, where this is one rank's share of it; with a `loss_of` that
+    sums over something else than targets, how many of these.
     """
     figures = {"loss": 0.0} | ({"kl": 0.0} if kept or kl_weight else {})
     own = sum(len(part.labels) for part in parts), sum(len(reference) for _, reference in kept)
     targets, positions = of or own
     for part in parts:
         found = logits(part)
-        loss = torch.nn.functional.cross_entropy(found, part.labels, reduction="sum") / targets
+        loss = loss_of(found, part) / targets
         loss.backward()
         figures["loss"] += loss.item()
     for texts, reference in kept:
@@ -124,16 +133,24 @@ def step_gradients(
 
 
 def _shared_gradients(
-    run: Run, logits: LogitsAt, data: Examples, rows: Int[Tensor, " batch"], term: KeepTerm | None
+    run: Run,
+    logits: LogitsAt,
+    data: Examples,
+    rows: Int[Tensor, " batch"],
+    term: KeepTerm | None,
+    preference: Preference | None,
 ) -> Row:
     """`step_gradients` of the step's dialogues, of which each rank takes its share; all have the sum."""
     config, step = run.config, run.step + 1
     own = rows[ranks.rank() :: ranks.size()]
     same = {"step": step, "dialogues": rows.tolist()}
     with ranks.shared(ranks.Share("a step of tuning", same)):
-        parts = [data.batch(part) for part in own.split(config.micro_batch_size or len(rows)) if len(part)]
-        of = int(data.targets[rows.to(data.targets.device), 1:].sum()), term.positions(step) if term else 0
-        figures = step_gradients(logits, parts, term.batch(step) if term else (), config.kl_weight, of)
+        split = [part for part in own.split(config.micro_batch_size or len(rows)) if len(part)]
+        parts = list(map(preference.batch if preference else data.batch, split))
+        n = len(rows) if preference else int(data.targets[rows.to(data.targets.device), 1:].sum())
+        of = n, term.positions(step) if term else 0
+        how: dict[str, LossOf] = {"loss_of": preference.loss} if preference else {}
+        figures = step_gradients(logits, parts, term.batch(step) if term else (), config.kl_weight, of, **how)
     ranks.sum_gradients(run.trainable)
     sums = ranks.total(torch.tensor(list(figures.values()), dtype=torch.float64))
     return dict(zip(figures, sums.tolist(), strict=True))
@@ -154,6 +171,8 @@ def fit(
     blocks: Sequence[nn.Module] = (),
     folder: RunFolder | None = None,
     on_step: OnStep | None = None,
+    rejected: Sequence[Example] | None = None,
+    beta: float | None = None,
 ) -> list[Row]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
@@ -162,6 +181,7 @@ def fit(
     ids of ordinary text for the KL term, if `config.kl_weight` is positive. history: the list that rows are appended
     to, so that a caller has them also after an interrupt. blocks: modules that `logits` runs, for
     `config.checkpoint_activations`. folder: where the run's state is kept, and taken from. on_step: is told each row.
+    rejected, beta: an example beside each, of the same prompt with another reply: `preference.Preference` is the loss.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
     `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on, and raised where on_step
@@ -181,17 +201,20 @@ def fit(
     held_out = Examples(validation, device) if validation else None
     run = Run(trainable, config, [] if history is None else history, after_step)
     texts = [each and [each.tokens, each.targets] for each in (data, held_out)]
+    preference = None
     start = [p.detach().flatten()[:: max(1, p.numel() // 1024)] for p in trainable]
     ranks.agree("tuning", {"dialogues": texts, "settings": config.deciding(), "weights": start})
     with checkpointed(blocks if config.checkpoint_activations else ()):
         with _clear_memory_error():
             # Before an earlier part of the run is put back, since it rests on the untuned weights.
             term = KeepTerm(logits, keep, config.kl_batch_size, config.seed, device, size) if keep else None
+            if rejected is not None and beta is not None:
+                preference = Preference(logits, examples, rejected, beta, device, size)
         if folder is not None:
             folder.restore(run)
         try:
             with watched(config.steps, run.step, ranks.shows(progress)) as show:
-                for row in _steps(run, logits, data, held_out, term):
+                for row in _steps(run, logits, data, held_out, term, preference):
                     show(run.rows)
                     stop = on_step is not None and ranks.from_first(partial(_told, on_step, row))
                     if folder is not None and (run.over or (run.step and run.step % config.save_every == 0)):
@@ -208,7 +231,12 @@ def fit(
 
 
 def _steps(
-    run: Run, logits: LogitsAt, data: Examples, held_out: Examples | None, term: KeepTerm | None
+    run: Run,
+    logits: LogitsAt,
+    data: Examples,
+    held_out: Examples | None,
+    term: KeepTerm | None,
+    preference: Preference | None,
 ) -> Iterator[Row]:
     """Takes the steps that are left; yields each row once all is measured that is due at it."""
     config, at_once = run.config, run.config.micro_batch_size
@@ -222,7 +250,7 @@ def _steps(
             yield _measured(run, logits, held_out)
         while not run.over:
             run.optimizer.zero_grad(set_to_none=True)
-            run.take(_shared_gradients(run, logits, data, next(order), term))
+            run.take(_shared_gradients(run, logits, data, next(order), term, preference))
             yield _measured(run, logits, held_out) if held_out is not None and _due(run) else run.rows[-1]
 
 

@@ -60,6 +60,8 @@ class Tuned:
         text = self.method[:1].upper() + self.method[1:]
         if self.heads:
             text += f" of {len(self.heads)} heads ({self.heads}), {self.adapter.projections}"
+        if "step" not in self.history:
+            return f"{text}, {self.weights:,} numbers, fitted in {self.seconds:.0f} s: {self.way}."
         steps = int(self.history["step"].max()) if len(self.history) else 0
         text += f", {self.weights:,} weights: {steps} of {self.config.steps} steps in {self.seconds:.0f} s"
         if steps:

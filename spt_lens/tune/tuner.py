@@ -31,6 +31,7 @@ from spt_lens.checking import a_path, instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.held import to_the_end, unbroken
+from spt_lens.model.own_hooks import check_unedited
 from spt_lens.model.ranks import warn_caller
 from spt_lens.model.states import States
 from spt_lens.model.targets import LogitsAt, encode_all, logits_of
@@ -39,6 +40,7 @@ from spt_lens.saving import same_bits, weights_digest
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.checkpointing import plain_blocks
 from spt_lens.tune.config import TuneConfig
+from spt_lens.tune.preference import preferences
 from spt_lens.tune.resume import RunFolder, digest
 from spt_lens.tune.run import Row, best_validation
 from spt_lens.tune.slices import Slice, put_back
@@ -56,7 +58,8 @@ class Trainable:
     heads, projections: whose slices the pieces are, if they are no whole weights. prepare: called before the first step
     with the token ids of all that will go through `logits`, where hidden states of them may be kept, and whether to
     show progress; says how steps run. blocks: the model's blocks that `logits` runs, whose activations may be made
-    again in the backward pass (`TuneConfig.checkpoint_activations`).
+    again in the backward pass (`TuneConfig.checkpoint_activations`). finish: puts what was trained into pieces that are
+    edits (`edits.py`), once all else is as before.
     """
 
     logits: LogitsAt
@@ -68,6 +71,7 @@ class Trainable:
     projections: str = ""
     prepare: Callable[[Sequence[Sequence[int]], States, bool], str] | None = None
     blocks: Sequence[nn.Module] = ()
+    finish: Callable[[], None] | None = None
 
     @classmethod
     def of_plain(cls, plain: Any, view: ModelView, write: Callable[[], None], pieces: Sequence[Slice]) -> Self:
@@ -91,6 +95,7 @@ class Tuner(ABC):
 
     lr: ClassVar[float] = 1e-3
     lrs: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3)
+    beta: float | None = None  # of preference training (`preference.py`); None: the replies are learned
 
     @property
     @abstractmethod
@@ -104,6 +109,12 @@ class Tuner(ABC):
     def check(self, model: Model) -> None:
         """Raises, before any long work, what `tune` would raise on this model whatever the dialogues."""
         ModelView(model).check_tunable()
+        check_unedited(ModelView(model).model)
+
+    def check_data(self, dialogues: Sequence[Dialogue]) -> None:
+        """Raises, before any long work, ValueError for dialogues that lack what this tuner needs of them."""
+        if self.beta is not None:
+            preferences(dialogues, self.method)
 
     @unbroken()
     @torch.inference_mode(False)  # what is made in inference mode can't be trained
@@ -154,6 +165,11 @@ class Tuner(ABC):
         for name, each in given.items():
             if each is not None or name == "dialogues":
                 check_dialogues(each, name)
+        self.check_data(dialogues)
+        rejected = None
+        if self.beta is not None:
+            dialogues, others = zip(*preferences(dialogues, self.method), strict=True)
+            rejected = encode_all(view, others)
         examples = encode_all(view, dialogues)
         ends = set(view.end_tokens)
         learned = {token for ids, target in examples for token, wanted in zip(ids, target, strict=True) if wanted}
@@ -170,6 +186,7 @@ class Tuner(ABC):
             if run in (place, *place.parents):
                 raise ValueError(f"states are to lie in {resume}, the folder of the run: give them one outside of it")
         data = {"dialogues": examples, "validation": held_out, "keep": texts}
+        data |= {} if rejected is None else {"rejected": rejected}
         folder = None if resume is None else self._folder(resume, view, config, data)
         history: list[Row] = []
         before: list[tuple[Slice, Tensor]] = []
@@ -185,16 +202,20 @@ class Tuner(ABC):
                     done = folder is not None and folder.over
                     if what.prepare is not None and kept_states is not None and not done:
                         rows = _rows(examples, config) + [ids for ids, _ in held_out or ()] + (texts or [])
+                        rows += _rows(rejected, config) if rejected else []
                         way = what.prepare(rows, kept_states, progress)
                     after_step = what.write if what.live else None
                     more: Any = {"validation": held_out, "keep": texts, "history": history, "progress": progress}
                     more |= {"blocks": what.blocks, "folder": folder, "on_step": on_step}
+                    more |= {"rejected": rejected, "beta": self.beta}
                     fit(what.logits, what.parameters, examples, config, after_step=after_step, **more)
                 except KeyboardInterrupt:
                     interrupted = True
                 for parameter in what.parameters:
                     parameter.grad = None
                 what.write()  # also into a live model: the interrupt may have come between two pieces
+            if what.finish is not None:
+                what.finish()
             old, new = {}, {}
             for piece, value in before:
                 now = piece.read()
@@ -208,7 +229,8 @@ class Tuner(ABC):
             if what.heads.about:  # where the choice came from stays with the weights
                 about["selection"] = dict(what.heads.about)
             adapter = Adapter(old, new, what.heads, what.projections, view.fingerprint(), about)
-            shared = what.heads.sharing(view, what.projections) if what.heads else HeadSet()
+            sliced = what.heads and not adapter.edits
+            shared = what.heads.sharing(view, what.projections) if sliced else HeadSet()
             # With step and loss also where a run was interrupted before its first step.
             names = dict.fromkeys(["step", "loss", *(name for row in history for name in row)])
             table, seconds = pd.DataFrame(history, columns=list(names)), time.perf_counter() - began
