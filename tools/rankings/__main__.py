@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ from tools.rankings.page import RESULTS, result_path, write_all
 from tools.rankings.plans import PLANS, READY, opened, quick
 
 
-def run(given: argparse.Namespace, turn: int, end: float) -> Rankings | None:
-    """One process's part. The others wait for the first, which asks the model; each begins with another ranking."""
+def run(given: argparse.Namespace, turn: int, end: float, others: Sequence[Any] = ()) -> Rankings | None:
+    """One process's part. The others wait for the first, which asks the model; each begins with another ranking.
+    others: that the first waits for, so that what they were at when the time was over counts too."""
     warnings.simplefilter("ignore")
     torch.set_float32_matmul_precision("medium" if given.device == "cpu" else "highest")
     if given.processes > 1:
         torch.set_num_threads(1)
-    name = Path(given.model).name
-    plan = PLANS[name]
+    plan = PLANS[given.plan]
     if given.n:
         plan = replace(plan, settings=replace(plan.settings, test={**plan.settings.test, "n": given.n}))
     if given.draws:
@@ -52,6 +53,10 @@ def run(given: argparse.Namespace, turn: int, end: float) -> Rankings | None:
     left = max(1e-3, (end - time.time()) / 60) if given.minutes else None
     more: dict[str, Any] = {"layers": given.layers, "minutes": left, "progress": False}
     found = spt.rankings(model, names=turned, **asked, **more)
+    for other in others:
+        other.join()
+    if others and found.settings["todo"]:
+        found = spt.rankings(model, names=turned, **asked, **{**more, "minutes": 1e-6})
     said(found.summary(), turn, end)
     return found
 
@@ -63,6 +68,7 @@ def said(what: str, turn: int, end: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help=f"a folder, whose name is one of {', '.join(PLANS)}, or yesman")
+    parser.add_argument("--plan", choices=list(PLANS), help="whose data and settings; default: the folder's name")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("spt-lens-rankings"), help="where all that is done is kept")
     parser.add_argument("--result", type=Path, help=f"the result's file; default: in {RESULTS}")
@@ -79,20 +85,19 @@ def main() -> None:
         for path in write_all():
             print(f"Wrote {path}")
         return
-    if given.model is None or Path(given.model).name not in PLANS:
-        parser.error(f"--model must be a folder whose name is one of {', '.join(PLANS)}")
+    given.plan = given.plan or Path(given.model or "").name
+    if given.model is None or given.plan not in PLANS:
+        parser.error(f"--model must be a folder whose name is one of {', '.join(PLANS)}, or --plan say which it is")
     given.out.mkdir(parents=True, exist_ok=True)
     end = time.time() + 60 * (given.minutes or 1e4)
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=run, args=(given, turn, end)) for turn in range(1, given.processes)]
     for other in others:
         other.start()
-    found = run(given, 0, end)
+    found = run(given, 0, end, others)
     assert found is not None
     print(found.table.to_string(index=False))
-    print("Wrote", found.save(given.result or result_path(Path(given.model).name)))
-    for other in others:
-        other.join()
+    print("Wrote", found.save(given.result or result_path(given.plan)))
 
 
 if __name__ == "__main__":
