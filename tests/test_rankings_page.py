@@ -1,4 +1,4 @@
-"""The tables of docs/findings.md are what a result of `spt.rankings` says: own, random heads' and the sham's figures."""
+"""The tables of docs/findings.md are what a result of `spt.rankings` says: own figures, random heads', the sham's."""
 
 from __future__ import annotations
 

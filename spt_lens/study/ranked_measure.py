@@ -6,6 +6,7 @@ measured by one of them, which holds a lock that the operating system takes back
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,9 +153,10 @@ def _of(plan: Plan, name: str, kind: str, scores: HeadScores) -> tuple[dict[str,
         )
         for each, figures in zip(rows, found, strict=False):
             each |= {key: _number(value) for key, value in figures.items()}
-        faithful = of_recoveries(sizes, [figures["recovery"] for figures in found[len(sets) :]])
-        row |= {"cpr": faithful.cpr, "cmd": faithful.cmd}
-        curve = [about | each for each in saving.rows(faithful.table)]
+        with contextlib.suppress(ValueError):  # all heads together bring nothing back: there are no shares of that
+            faithful = of_recoveries(sizes, [figures["recovery"] for figures in found[len(sets) :]])
+            row |= {"cpr": faithful.cpr, "cmd": faithful.cmd}
+            curve = [about | each for each in saving.rows(faithful.table)]
         if plan.n_verify:
             _knock_out(plan, row, rows)
     return row, rows, curve

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled
+from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled, whiskers
 
 _DASHES = ("solid", "dash")  # of the second round through the colours
 _BAND = "rgba(138,138,138,0.2)"
@@ -32,14 +32,16 @@ def reached_figure(table: pd.DataFrame, metric: str, untuned: float, title: str 
         band |= {"showlegend": False, "legendgroup": "random"}
         figure.add_scatter(y=drawn["random_min"].min(), **band)
         figure.add_scatter(y=drawn["random_max"].max(), fill="tonexty", fillcolor=_BAND, **band)
-        line = {"color": GREY, "dash": "dot", "width": 2}
+        middle = drawn["random_median"].median()
+        look: dict[str, Any] = {"mode": "lines", "line": {"color": GREY, "dash": "dot", "width": 2}}
+        if len(shares) == 1:  # no band
+            ends = drawn["random_max"].max() - middle, middle - drawn["random_min"].min()
+            look = {"mode": "markers", "marker": {"color": GREY, "size": 9}, "error_y": whiskers(*ends)}
         name = "random heads of the same layers"
-        figure.add_scatter(
-            x=shares, y=drawn["random_median"].median(), mode="lines", line=line, name=name, legendgroup="random"
-        )
+        figure.add_scatter(x=shares, y=middle, name=name, legendgroup="random", **look)
     for name, rows, colour, marker, dash in _each(table):
         hover = f"{escape(name)}<br>%{{x:.1%}} of heads<br>{readable(metric)} %{{y:.3f}}"
-        look: dict[str, Any] = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": marker, "size": 8}}
+        look = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": marker, "size": 8}}
         look |= {"legendgroup": name, "hovertemplate": f"{hover}<extra></extra>"}
         figure.add_scatter(x=rows["share"], y=rows["value"], mode="lines+markers", name=escape(name), **look)
         sham = rows.dropna(subset="sham")

@@ -13,56 +13,18 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
-import warnings
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import spt_lens as spt
-from spt_lens.study.ranked_result import Rankings
 from spt_lens.study.rankings import RANKINGS
 from tools.rankings.page import RESULTS, result_path, write_all
-from tools.rankings.plans import PLANS, READY, opened, quick
-
-
-def run(given: argparse.Namespace, turn: int, end: float) -> Rankings | None:
-    """One process's part. The others wait for the first, which asks the model; each begins with another ranking."""
-    warnings.simplefilter("ignore")
-    torch.set_float32_matmul_precision("medium" if given.device == "cpu" else "highest")
-    if given.processes > 1:
-        torch.set_num_threads(1)
-    name = Path(given.model).name
-    plan = PLANS[name]
-    if given.n:
-        plan = replace(plan, settings=replace(plan.settings, test={**plan.settings.test, "n": given.n}))
-    if given.draws:
-        plan = replace(plan, n_random={**plan.n_random, 0.05: given.draws})
-    plan = quick(plan) if given.quick else plan
-    model = spt.load_model(given.model, device=given.device)
-    while turn and not (given.out / READY).exists():
-        if time.time() > end:
-            return None
-        time.sleep(0.5)
-    asked = opened(plan, model, given.out, first=turn == 0)
-    names = given.only or list(RANKINGS)
-    turned = names[turn % len(names) :] + names[: turn % len(names)]
-    said("ready", turn, end)
-    left = max(1e-3, (end - time.time()) / 60) if given.minutes else None
-    more: dict[str, Any] = {"layers": given.layers, "minutes": left, "progress": False}
-    found = spt.rankings(model, names=turned, **asked, **more)
-    said(found.summary(), turn, end)
-    return found
-
-
-def said(what: str, turn: int, end: float) -> None:
-    print(f"process {turn}, {end - time.time():.0f} s left: {what}", flush=True)
+from tools.rankings.plans import PLANS
+from tools.rankings.process import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help=f"a folder, whose name is one of {', '.join(PLANS)}, or yesman")
+    parser.add_argument("--plan", choices=list(PLANS), help="whose data and settings; default: the folder's name")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("spt-lens-rankings"), help="where all that is done is kept")
     parser.add_argument("--result", type=Path, help=f"the result's file; default: in {RESULTS}")
@@ -79,20 +41,19 @@ def main() -> None:
         for path in write_all():
             print(f"Wrote {path}")
         return
-    if given.model is None or Path(given.model).name not in PLANS:
-        parser.error(f"--model must be a folder whose name is one of {', '.join(PLANS)}")
+    given.plan = given.plan or Path(given.model or "").name
+    if given.model is None or given.plan not in PLANS:
+        parser.error(f"--model must be a folder whose name is one of {', '.join(PLANS)}, or --plan say which it is")
     given.out.mkdir(parents=True, exist_ok=True)
     end = time.time() + 60 * (given.minutes or 1e4)
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=run, args=(given, turn, end)) for turn in range(1, given.processes)]
     for other in others:
         other.start()
-    found = run(given, 0, end)
+    found = run(given, 0, end, others)
     assert found is not None
     print(found.table.to_string(index=False))
-    print("Wrote", found.save(given.result or result_path(Path(given.model).name)))
-    for other in others:
-        other.join()
+    print("Wrote", found.save(given.result or result_path(given.plan)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def marks(what: str) -> tuple[str, str]:
 
 
 def cell(value: float, digits: int = 2) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "" if value is None or math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.00
 
 
 def beside(own: float, random: float, sham: float, digits: int = 2) -> str:
