@@ -109,7 +109,7 @@ def activations_at(
         seen: dict[str, Tensor] = {}
 
         def keep(x: Tensor, hook: Any, name: str, at: Tensor = at, seen: dict[str, Tensor] = seen) -> None:
-            seen[name] = x[torch.arange(len(at)), at.to(x.device)].float().cpu()
+            seen[name] = x[torch.arange(len(at), device=x.device), at.to(x.device)].float().cpu()
 
         hooks = [(name, lambda x, hook, name=name: keep(x, hook, name)) for name in points]  # type: ignore[misc]
         view.logits(batch.tokens, hooks=hooks, at=at)

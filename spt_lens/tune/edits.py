@@ -88,7 +88,7 @@ class EditSlice(Slice):
     @torch.no_grad()
     def write(self, value: Float[Tensor, "*shape"]) -> None:
         """Makes it this. Zeros take it off."""
-        value = value.detach().to(torch.float32, copy=True)
+        value = value.detach().to(self.view.device, torch.float32, copy=True)
         for key in self._hooks():  # what an interrupt parted, a hook without its handle, is seen here too
             for handle in [each for each in self.point.fwd_hooks if each.hook.id == key]:
                 self.point.fwd_hooks.remove(handle)

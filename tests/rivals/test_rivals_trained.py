@@ -134,7 +134,7 @@ def test_tuning_of_layers_moves_these_layers_alone(tiny):
     of_block = sum(weight.numel() for name, weight in plain.items() if "layers.1." in name)
     for rival, layers, part, n in (
         (LayerFullFineTuning((1,)), "1", "", of_block),
-        (LayerLoRA(2, (0, 2)), "02", "att", 2 * 4 * 2 * 64),
+        (LayerLoRA(2, (0, 2)), "02", "attn", 2 * 4 * 2 * 64),
     ):
         tuned = rival.tune(tiny, CASES, CONFIG, progress=False)
         now = ModelView(tiny).weights()
