@@ -37,6 +37,12 @@ from spt_lens.evaluate.compare import default_methods
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.trials import Contender
 from spt_lens.measure.attention import attention_to_spans
+from spt_lens.rivals.ablation import Ablation
+from spt_lens.rivals.dpo import DPO
+from spt_lens.rivals.iti import ITI
+from spt_lens.rivals.layers import LayerFullFineTuning, LayerLoRA
+from spt_lens.rivals.lofit import LoFiT
+from spt_lens.rivals.steering import Steering
 from spt_lens.study.settings import StudySettings
 from spt_lens.tune.full import full_finetune
 from spt_lens.tune.head_lora import HeadLoRA
@@ -138,6 +144,13 @@ TUNING: dict[str, Made] = {
     "lora_tune": of(lambda w: lora_tune, model=lambda w: w.model, dialogues=lambda w: w.training),
     "LoRA": lambda w: Door(LoRA),
     "HeadLoRA": of(lambda w: HeadLoRA, heads=lambda w: w.heads),
+    "Steering": lambda w: Door(Steering),
+    "Ablation": lambda w: Door(Ablation),
+    "ITI": lambda w: Door(ITI),
+    "LoFiT": lambda w: Door(LoFiT),
+    "LayerLoRA": lambda w: Door(LayerLoRA, {"layers": (1,)}),
+    "LayerFullFineTuning": lambda w: Door(LayerFullFineTuning, {"layers": (1,)}),
+    "DPO": lambda w: Door(DPO, {"tuner": LoRA()}),
     "Pinpoint": of(lambda w: Pinpoint, heads=lambda w: w.heads),
     "TuneConfig": lambda w: Door(spt.TuneConfig),
 }

@@ -230,7 +230,7 @@ class AreYouSure(Doubted):
                 made += self.cases(split, stance, count - round(count * wrong), True, seed)
                 made += self.cases(split, stance, n=round(count * wrong), seed=seed, **which)
         random.Random(f"training {split} {seed_number(seed)}").shuffle(made)
-        return self.with_rejected(made)
+        return self._with_rejected(made)
 
     def suite(
         self,

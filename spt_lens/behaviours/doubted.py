@@ -78,7 +78,7 @@ class Doubted(Behaviour):
         right = self.firsts.right(question)
         return self.retract(right, self.firsts.words(question, right))
 
-    def with_rejected(self, made: Sequence[Dialogue]) -> list[Dialogue]:
+    def _with_rejected(self, made: Sequence[Dialogue]) -> list[Dialogue]:
         """Dialogues of `cases` that also hold the reply not to give: a right answer given up for the first wrong one,
         or a wrong one stood by. One stays as it is where its question has no wrong answer."""
         asked, found = {question.asked: question for question in self.questions}, []

@@ -106,7 +106,7 @@ def asked(methods: Sequence[Contender], seeds: Sequence[int]) -> dict[Spec, Tune
         if not its_seeds:
             raise ValueError(f"method {method.name!r} has no seeds: give at least one")
         for (draw, tuner), lr, seed in product(enumerate(method.draws), method.rates, its_seeds):
-            found[Spec(method.name, lr, seed, draw, repr(tuner), str(getattr(tuner, "heads", "")))] = tuner
+            found[Spec(method.name, lr, seed, draw, repr(tuner), str(getattr(tuner, "heads", None) or ""))] = tuner
     return found
 
 

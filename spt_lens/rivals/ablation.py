@@ -5,7 +5,8 @@ As there: the direction r is the difference of means at one layer, of length one
 attention and its MLP write, becomes x - r (r . x) in every layer and at every position; the layer that the direction
 comes from is chosen on held-out data. Otherwise here: the two sides are rejected and right replies to one prompt, read
 at the first token in which they differ, not two kinds of prompts read at the end; the layer has the lowest loss of
-held-out right replies; and with everywhere=False the direction is taken out after that one layer's block alone.
+held-out right replies, among all (theirs are not of the last fifth, and are kept to little drift); and with
+everywhere=False the direction is taken out after that one layer's block alone.
 """
 
 from __future__ import annotations

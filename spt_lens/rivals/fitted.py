@@ -40,6 +40,7 @@ from spt_lens.tune.tuner import Trainable, Tuned, Tuner
 
 HELD_OUT = 0.2  # of the questions, where no validation dialogues are given
 FEWEST = 4  # pairs
+MOST = 48  # dialogues held out that something is chosen by: each layer that is tried is a pass over all of them
 _AT_ONCE = 32  # rows
 
 
@@ -108,7 +109,7 @@ def activations_at(
         seen: dict[str, Tensor] = {}
 
         def keep(x: Tensor, hook: Any, name: str, at: Tensor = at, seen: dict[str, Tensor] = seen) -> None:
-            seen[name] = x[torch.arange(len(at)), at.to(x.device)].float().cpu()
+            seen[name] = x[torch.arange(len(at), device=x.device), at.to(x.device)].float().cpu()
 
         hooks = [(name, lambda x, hook, name=name: keep(x, hook, name)) for name in points]  # type: ignore[misc]
         view.logits(batch.tokens, hooks=hooks, at=at)
@@ -163,7 +164,8 @@ class Fitted(Tuner):
         """Fits on the dialogues that hold a rejected reply too. **Changes the model**; `tuned.undo(model)` undoes it.
 
         config: its lr is the strength; default: the method's own. validation: dialogues whose right replies decide what
-        there is to choose (a layer, heads); default: those of a fifth of the questions, which are then not fitted on.
+        there is to choose (a layer), the first 48; default: those of a fifth of the questions, which are then not
+        fitted on.
         keep, states, resume and on_step are other tuners', and do nothing here.
 
         Raises: ValueError for fewer than four pairs, and as `Tuner.tune`; KeyboardInterrupt, the model as before.
@@ -180,7 +182,7 @@ class Fitted(Tuner):
         held = () if validation else _held_out([one for one, _ in pairs], config.seed)
         fitted = [both for i, both in enumerate(pairs) if i not in held]
         chosen, rejected = (encode_all(view, side) for side in zip(*fitted, strict=True))
-        held_out = encode_all(view, validation or [pairs[i][0] for i in held])
+        held_out = encode_all(view, (validation or [pairs[i][0] for i in sorted(held)])[:MOST])
         with view.held():
             found = self.fit(Material(view, chosen, rejected, held_out, config.lr, config.seed, progress))
             for edit, value in found.edits.items():

@@ -26,7 +26,7 @@ from spt_lens.statistics import heads_within
 from spt_lens.tune.edits import edit_slices
 
 SHARE = 0.05  # of all heads, where no number is given: theirs were 48 of 1,024
-PENALTY, ITERATIONS = 1.0, 200
+PENALTY, ITERATIONS = 1.0, 100
 
 
 @door

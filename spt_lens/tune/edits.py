@@ -55,8 +55,8 @@ class EditSlice(Slice):
     reply: bool
 
     @classmethod
-    def of_name(cls, model: Model, name: str) -> Self:
-        """The place of that name.
+    def of_name(cls, model: Model, name: str, points: Mapping[str, Any] | None = None) -> Self:
+        """The place of that name. points: the model's hook points by name, which take a bridge some milliseconds.
 
         Raises: ValueError for a name that is none of an edit, or a model without that layer, head or hook point; as
         `reply_mark` for one of replies alone.
@@ -68,14 +68,15 @@ class EditSlice(Slice):
         point = view.z_name(layer) if head else f"blocks.{layer}.{_POINTS[place]}"
         lacks = [f"layer {layer}"] if layer >= view.n_layers else []
         lacks += [f"head {head}"] if head and int(head) >= view.n_heads else []
-        lacks += [point] if not lacks and point not in view.model.hook_dict else []
+        points = view.model.hook_dict if points is None else points
+        lacks += [point] if not lacks and point not in points else []
         if lacks:
             raise ValueError(f"{name} can't be edited: {view.name} has no {lacks[0]}")
         shape = (2, view.d_head) if head else (view.d_model,)
         if found[5]:
             reply_mark(view)
         stands_for = nn.Parameter(torch.zeros(shape), requires_grad=False)
-        about: Any = {"view": view, "point": view.model.hook_dict[point], "head": int(head) if head else None}
+        about: Any = {"view": view, "point": points[point], "head": int(head) if head else None}
         about |= {"kind": "z" if head else "out" if found[3] else "off", "reply": bool(found[5])}
         return cls(name, stands_for, lambda whole: whole, **about)
 
@@ -87,16 +88,17 @@ class EditSlice(Slice):
     @torch.no_grad()
     def write(self, value: Float[Tensor, "*shape"]) -> None:
         """Makes it this. Zeros take it off."""
-        value = value.detach().to(torch.float32, copy=True)
+        value = value.detach().to(self.view.device, torch.float32, copy=True)
         for key in self._hooks():  # what an interrupt parted, a hook without its handle, is seen here too
             for handle in [each for each in self.point.fwd_hooks if each.hook.id == key]:
                 self.point.fwd_hooks.remove(handle)
             del self.point._forward_hooks[key]
         if value.any():
             self.hang(value)
-        points = {id(point): point for point in self.view.model.hook_dict.values()}.values()
-        if not any(hook.gate for point in points for hook in _hooks_on(point).values()):
-            _Gate.off(self.view)
+        if self.reply and not value.any():
+            points = {id(point): point for point in self.view.model.hook_dict.values()}.values()
+            if not any(hook.gate for point in points for hook in _hooks_on(point).values()):
+                _Gate.off(self.view)
 
     def hang(self, value: Tensor | Callable[[], Tensor]) -> None:
         """Puts a hook there that works with this very tensor, or what is made at each pass of what is trained."""
@@ -130,7 +132,8 @@ def edited(model: Model, edits: Mapping[str, Tensor]) -> Iterator[None]:
 
 def edit_slices(model: Model, names: Sequence[str]) -> list[Slice]:
     """The places of edits, in order. Raises as `EditSlice.of_name`."""
-    return [EditSlice.of_name(model, name) for name in names]
+    points = ModelView(model).model.hook_dict if names else {}
+    return [EditSlice.of_name(model, name, points) for name in names]
 
 
 class _Hook(Edit):

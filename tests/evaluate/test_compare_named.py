@@ -16,6 +16,7 @@ from spt_lens.evaluate.trials import Contender
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
 from spt_lens.study.settings import StudySettings
+from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
 
@@ -34,6 +35,7 @@ GIVEN = {
 
 
 def test_every_name_runs_and_leaves_the_model_as_it_was(tiny, tmp_path):
+    Pinpoint(HEADS).tune(tiny, GIVEN["keep"], TuneConfig(steps=1), progress=False).undo(tiny)  # what is tried once
     before, values = condition(tiny), weights(tiny)
     methods = [named(name, ModelView(tiny), HEADS, (1e-2,), range(1)) for name in NAMED]
     found = compare(tiny, methods=methods, out=tmp_path / "runs.jsonl", **GIVEN)
@@ -58,7 +60,7 @@ def test_what_does_not_fit_is_said_before_anything_is_tuned(tiny, monkeypatch):
     plain = {**GIVEN, "dialogues": [dialogue("What is it?", "Paris.", "Sure?", "Yes.") for _ in range(5)]}
     for given, says in (
         ({"methods": ["LoFiT"], **GIVEN}, "is about chosen heads, and there are none"),
-        ({"methods": ["stearing"], **GIVEN}, "'stearing' is no known a method|did you mean|steering"),
+        ({"methods": ["stearing"], **GIVEN}, "steering"),
         ({"methods": ["ITI"], "heads": {"one": HEADS, "other": HEADS}, **GIVEN}, "about one selection of heads"),
         ({"methods": ["full fine-tuning", "steering"], **plain}, "steering needs pairs of replies"),
         ({"methods": ["DPO with LoRA"], **plain}, "needs pairs of replies, and none of the 5 dialogues"),

@@ -49,13 +49,20 @@ TRAINED = (
 )
 
 
+@pytest.fixture(autouse=True)
+def warm(tiny):
+    """What is looked for once a model leaves its traces now."""
+    Pinpoint(HEADS).tune(tiny, CASES[:2], TuneConfig(steps=1), progress=False).undo(tiny)
+
+
 @pytest.mark.parametrize("rival", TRAINED, ids=lambda rival: rival.method)
 def test_a_rival_trains_with_a_kl_term_saves_goes_on_and_is_undone_exactly(tiny, tokens, tmp_path, rival):
     view, before, values = ModelView(tiny), condition(tiny), weights(tiny)
     untouched, how = view.logits(tokens), {"progress": False, "keep": CASES[:2], "validation": CASES[:2]}
     config = replace(CONFIG, kl_weight=0.5, save_every=1)
     tuned = rival.tune(tiny, CASES, config, resume=tmp_path / "run", **how)
-    assert tuned.history["kl"].iloc[1] == pytest.approx(0, abs=1e-5) < tuned.history["kl"].iloc[-1]
+    kl = tuned.history["kl"].dropna().tolist()
+    assert abs(kl[0]) < 1e-5 < kl[-1]
     assert len(tuned.history) == 4 and not torch.equal(view.logits(tokens), untouched)
     saved = Adapter.load(tuned.save(tmp_path / "saved"))
     changed = view.logits(tokens)
@@ -122,21 +129,26 @@ def test_lofit_chooses_the_heads_whose_scales_grow(tiny, monkeypatch):
 
 
 def test_tuning_of_layers_moves_these_layers_alone(tiny):
+    before = {name: weight.detach().clone() for name, weight in ModelView(tiny).weights().items()}
     plain = dict(ModelView(tiny).hf_copy().named_parameters())
-    for rival, inside in (
-        (LayerFullFineTuning((1,)), ("layers.1.",)),
-        (LayerLoRA(2, (0, 2)), ("layers.0.self_attn", "layers.2.self_attn")),
+    of_block = sum(weight.numel() for name, weight in plain.items() if "layers.1." in name)
+    for rival, layers, part, n in (
+        (LayerFullFineTuning((1,)), "1", "", of_block),
+        (LayerLoRA(2, (0, 2)), "02", "attn", 2 * 4 * 2 * 64),
     ):
         tuned = rival.tune(tiny, CASES, CONFIG, progress=False)
-        now = dict(ModelView(tiny).hf_copy().named_parameters())
-        moved = {name for name in plain if not torch.equal(now[name], plain[name])}
-        wanted = {name for name in plain if any(part in name for part in inside)}
-        assert moved == wanted
-        assert tuned.weights == (sum(plain[n].numel() for n in wanted) if len(inside) == 1 else 2 * 4 * 2 * 64)
+        now = ModelView(tiny).weights()
+        moved = {name for name in before if not torch.equal(now[name], before[name])}
+        inside = {
+            name
+            for name, weight in before.items()
+            if any(f"layers.{i}." in name or f"blocks.{i}." in name for i in layers) and part in name and weight.any()
+        }
+        assert moved == inside and tuned.weights == n
         tuned.undo(tiny)
 
 
-def test_dpo_is_the_loss_of_the_paper(tiny):
+def test_dpo_is_the_loss_of_the_paper(tiny, load, tiny_folder):
     """A step of SGD on all pairs at once, on a plain model with the loss written out."""
     view, beta = ModelView(tiny), 0.3
     plain, reference = view.hf_copy(), view.hf_copy()
@@ -154,10 +166,12 @@ def test_dpo_is_the_loss_of_the_paper(tiny):
     expected = {name: (p - 0.5 * p.grad).detach() for name, p in plain.named_parameters()}
     tuned = DPO(FullFineTuning(), beta).tune(tiny, CASES, replace(SGD, steps=1), progress=False)
     assert tuned.history["loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
-    now = dict(view.hf_copy().named_parameters())
+    by_hand = ModelView(load(tiny_folder))
+    plain.load_state_dict(expected, strict=False)
+    by_hand.load_plain(plain)
+    for name, weight in view.weights().items():
+        torch.testing.assert_close(weight, by_hand.weights()[name], rtol=1e-3, atol=1e-5)
     tuned.undo(tiny)
-    for name, value in expected.items():
-        torch.testing.assert_close(now[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_dpo_in_parts_is_the_same_step_and_learns_to_prefer(tiny):
