@@ -23,6 +23,8 @@ from spt_lens.statistics import By, heads_within, strength
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from spt_lens.view.scale import Meaning
+
 TENSORS = ("values", "per_pair", "logit_differences", "base", "target", "verified")
 MOST_OFF = 4e-3  # half a step of bfloat16: of means that were summed up in another order, or kept in half precision
 TEXTS = ("method", "direction", "positions", "model_name", "engine", "metric")
@@ -228,18 +230,25 @@ class HeadScores(Uncertainty):
             )
         ]
         title = self.titled() if title is None else title
-        return head_heatmap(self.values, self.std, self.ranks(), notes, title, chosen or ())
+        return head_heatmap(self.values, self.std, self.ranks(), notes, title, chosen or (), self._meaning(low, high))
 
     def html(self, chosen: HeadSet | None = None) -> str:
         """The map as a static table that any viewer shows, with no script and no network; chosen heads outlined."""
         from spt_lens.view.heatmap import head_table
 
-        both = zip(self.notes(*self._ends()), self.measured.tolist(), strict=True)
+        ends = self._ends()
+        both = zip(self.notes(*ends), self.measured.tolist(), strict=True)
         notes = [
             [(f", {note}" if note else "") + ("" if own else ", estimate") for note, own in zip(*layer, strict=True)]
             for layer in both
         ]
-        return head_table(self.values, self.ranks(), notes, self.titled(), chosen or ())
+        return head_table(self.values, self.ranks(), notes, self.titled(), chosen or (), self._meaning(*ends))
+
+    def _meaning(self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"]) -> Meaning:
+        from spt_lens.view.scale import Meaning
+
+        uncertain, more = self.marks(low, high)
+        return Meaning(self.quantity, self.one_sided, uncertain if self.n_pairs > 1 else None, more)
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, with the description in its header, and returns its path. Raises OSError."""
