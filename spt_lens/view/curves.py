@@ -12,7 +12,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, DASHES, GREY, INK, MARKERS, readable, require, styled, whiskers
+from spt_lens.view.style import COLOURS, DASHES, GREY, INK, MARKERS, in_lines, readable, require, styled, whiskers
 
 
 def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figure:
@@ -148,8 +148,8 @@ def comparison_figure(
 ) -> go.Figure:
     """A scatter plot: the scores of one measurement across, those of the other up, a point for each head.
 
-    table: a row for each head: `name`, `score_one`, `score_other`, `rank_one`, `rank_other`. names: of the two.
-    diagonal: a dotted line where the two are equal.
+    table: a row for each head: `name`, `score_one`, `score_other`, `rank_one`, `rank_other`. names: of the two. title:
+    its first line, then smaller ones. diagonal: a dotted line where the two are equal.
     """
     ranks = ["rank_one", "rank_other"]
     require(table, ("name", "score_one", "score_other", *ranks), "comparison figure")
@@ -181,4 +181,4 @@ def comparison_figure(
     sides = zip(("one", "other"), names, strict=True)
     across, up = ({"text": f"{side}: {escape(name)}", "font": {"size": 11}} for side, name in sides)
     wide = {"width": 620, "height": 560, "margin_l": 70, "legend_y": -0.16}
-    return styled(figure, escape(title), across, up, **wide)
+    return styled(figure, in_lines(title, 90), across, up, **wide)
