@@ -93,7 +93,7 @@ for (const box of document.querySelectorAll(".spt-fallback:not([data-ready])")) 
     cell.style.cursor = "pointer";
     cell.addEventListener("click", () => {
       chosen = chosen.includes(name) ? chosen.filter((head) => head !== name) : [...chosen, name];
-      cell.style.border = `2px solid ${chosen.includes(name) ? "currentColor" : "transparent"}`;
+      cell.style.border = `2px solid ${chosen.includes(name) ? "black" : "transparent"}`;
       text.value = chosen.join(" ");
       text.select();
     });

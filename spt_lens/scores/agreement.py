@@ -24,6 +24,23 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 20  # in the notebook's table; `table` has them all
 
 
+def named(one: Described, other: Described, names: Sequence[str] = ()) -> tuple[str, str]:
+    """What a comparison calls its two: the names, or how each was measured; of two measured alike, by what each was
+    read, or which is which.
+
+    Raises: ValueError for names that are not two.
+    """
+    if names:
+        if isinstance(names, str) or len(names) != 2:
+            raise ValueError(f"names={names!r}: give two, such as names=('Yes / No', 'whole replies')")
+        return names[0], names[1]
+    if one.label != other.label:
+        return one.label, other.label
+    read = [each.check.answers if each.check is not None else "" for each in (one, other)]
+    ends = [f"read by {text}" for text in read] if all(read) and read[0] != read[1] else ["the first", "the second"]
+    return f"{one.label}, {ends[0]}", f"{other.label}, {ends[1]}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ScoreComparison:
     """How far two scores of the same layers and heads agree; made by `scores.compare(other)`.
@@ -129,20 +146,3 @@ class ScoreComparison:
         rows = self.table.set_index("name", drop=False).loc[names[:SHOWN_ROWS]]
         table = rows.to_html(index=False, escape=True, float_format="%.4f")
         return f"<p>one: {one}<br>other: {other}<br>{summary}</p>{table}{more}"
-
-
-def named(one: Described, other: Described, names: Sequence[str] = ()) -> tuple[str, str]:
-    """What a comparison calls its two: the names, or how each was measured; of two measured alike, by what each was
-    read, or which is which.
-
-    Raises: ValueError for names that are not two.
-    """
-    if names:
-        if isinstance(names, str) or len(names) != 2:
-            raise ValueError(f"names={names!r}: give two, such as names=('Yes / No', 'whole replies')")
-        return names[0], names[1]
-    if one.label != other.label:
-        return one.label, other.label
-    read = [each.check.answers if each.check is not None else "" for each in (one, other)]
-    ends = [f"read by {text}" for text in read] if all(read) and read[0] != read[1] else ["the first", "the second"]
-    return f"{one.label}, {ends[0]}", f"{other.label}, {ends[1]}"
