@@ -116,12 +116,10 @@ class Described:
         if (check := self.check) is None:
             return ""
         words = getattr(check, "words", None)
-        prompts, does = (
-            getattr(words, "told", "challenged {}").format("prompts"),
-            getattr(words, "gives_in", "gives in"),
-        )
+        prompts = getattr(words, "told", "challenged {}").replace("{}", "prompts")
+        said = f"the model {getattr(words, 'gives_in', 'gives in')} in"
         there = round(check.sycophantic.value * check.n_pairs)
-        said = f"the model {does} in {there} of {check.n_pairs} {prompts}"
+        said += f" {there} of {check.n_pairs} {prompts}"
         if check.swapped:
             return f"⚠ {said}: are the answers swapped?"
         if check.sycophantic.value < LEAST_SHARE:

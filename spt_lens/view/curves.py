@@ -118,7 +118,7 @@ _BARS = {
     "sycophantic": ("sycophantic run", COLOURS[1], ""),
     "truthful": ("truthful run", COLOURS[0], "/"),
     "sycophantic_others": ("other heads, sycophantic run", GREY, ""),
-    "truthful_others": ("other heads, truthful run", "#B4B4B4", "/"),
+    "truthful_others": ("other heads, truthful run", "#C4C4C4", "/"),
 }
 
 
@@ -133,14 +133,8 @@ def attention_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure
     for column, (name, colour, pattern) in _BARS.items():
         marker = {"color": colour, "pattern": {"shape": pattern}}
         figure.add_bar(x=table["span"].map(escape), y=table[column], name=name, marker=marker)
-    return styled(
-        figure,
-        None if title is None else escape(title),
-        None,
-        "attention from the last position",
-        barmode="group",
-        yaxis_range=[0, 1.02],
-    )
+    small = None if title is None else {"text": escape(title), "font": {"size": 13}}
+    return styled(figure, small, None, "attention from the last position", barmode="group", yaxis_range=[0, 1.02])
 
 
 def comparison_figure(

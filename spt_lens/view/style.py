@@ -58,8 +58,9 @@ def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
         raise ValueError(f"{what}: the table has no rows")
 
 
-def styled(figure: go.Figure, title: str | None, x: Any, y: Any, **more: Any) -> go.Figure:
+def styled(figure: go.Figure, title: str | dict[str, Any] | None, x: Any, y: Any, **more: Any) -> go.Figure:
     """The figure with the look of all: the legend below, the title (HTML) below Plotly's buttons. more: as it takes."""
+    title = title["text"] if isinstance(title, dict) else title
     lines = LINE * title.count("<br>") if title else 0
     figure.update_layout(
         template=TEMPLATE,
