@@ -25,7 +25,7 @@ def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figur
     figure = go.Figure()
     drawn = [c for c in history.select_dtypes("number").columns if c not in ("step", "lr", "grad_norm", "seconds")]
     losses = [c for c in drawn if str(c).endswith("loss") or c == "kl"]
-    colours, lines = (GREY, *COLOURS), []
+    colours, lines = (GREY, *COLOURS), list[str]()
     for metric in [*losses, *(c for c in drawn if c not in losses)]:
         seen = history.dropna(subset=[metric])
         if seen.empty:

@@ -106,6 +106,7 @@ def _section(section: Section, i: int) -> str:
             index=named, index_names=False, justify="left", border=0, na_rep="", float_format="{:.3f}".format
         )
         cells = cells.replace("\\n", "<br>")  # as pandas writes the end of a line
+        cells = _LONG.sub(r'<td class="long">\1</td>', cells)
         cells = _INTERVAL.sub(lambda found: found[0].replace(" ", "\u00a0"), cells)
         parts.append(f'<div class="wide">{cells}</div>')
     if section.attention is not None:
@@ -134,7 +135,8 @@ def _example(example: Example) -> str:
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
-_INTERVAL = re.compile(r"-?[\d.]+ \[[^\[\]<>]{3,24}\]|-?[\d.]+ to -?[\d.]+")  # is not broken in a table's cell
+_INTERVAL = re.compile(r"\[[^\[\]<>]{3,24}\]|-?[\d.]+ to -?[\d.]+")  # is not broken in a table's cell
+_LONG = re.compile(r"<td>([^<]{31,})</td>")  # many columns would leave such a text a word a line
 # Plotly's figures are seen through, and their texts take the page's colour, but for those on a colour of their own.
 # What circuitsvis draws knows no dark mode: it is turned light for dark, and its hues back. Paper is always white.
 _STYLE = """
@@ -153,7 +155,7 @@ nav { display: flex; flex-wrap: wrap; gap: 2px 18px; font-size: 0.9em; } a { col
 .figure text:not(.hoverlayer text) { fill: var(--text) !important; }
 table { border-collapse: collapse; font-size: 0.8em; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: 5px 8px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-thead th { vertical-align: bottom; } td:first-child { min-width: 7em; }
+thead th { vertical-align: bottom; } td:first-child { min-width: 6em; } .long { min-width: 15em; }
 dl { display: grid; grid-template-columns: minmax(6em, 12em) 1fr; gap: 4px 16px; font-size: 0.9em; }
 dt { color: var(--faint); } dd { margin: 0; }
 pre { border: 1px solid var(--line); border-radius: 6px; padding: 8px 14px; white-space: pre-wrap; font-size: 0.85em; }
@@ -170,7 +172,7 @@ pre { border: 1px solid var(--line); border-radius: 6px; padding: 8px 14px; whit
   body { font-size: 11pt; } main { max-width: none; padding: 0; } nav { display: none; }
   h1, h2, h3 { break-after: avoid; } tr, pre, dt, .dialogue, .figure, .drawn { break-inside: avoid; }
   .wide { overflow: visible; } table { font-size: 7.5pt; width: 100%; } thead { display: table-header-group; }
-  th, td { padding: 3px 5px; white-space: normal !important; }
+  th, td { padding: 3px 5px; min-width: 0 !important; }
   .figure, .drawn { zoom: 0.68; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

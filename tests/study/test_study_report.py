@@ -199,7 +199,7 @@ def test_the_page_says_it_all_and_escapes_what_comes_from_data(work: Work) -> No
     assert "hacked" in text and EVIL not in text
     for said in (
         "L2.H3",
-        "0.93\u00a0[0.88,\u00a00.98]<br>0.92\u00a0to\u00a00.94",
+        "0.93 [0.88,\u00a00.98]<br>0.92\u00a0to\u00a00.94",
         "Goals",
         "Frontiers, validation split",
         "1 h",
