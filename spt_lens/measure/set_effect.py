@@ -161,16 +161,13 @@ class SetEffect:
 
         Differences of logits are not drawn.
         """
-        from spt_lens.view.heatmap import LINE, in_lines, placed_title
         from spt_lens.view.sets import bars_figure, curve_figure
+        from spt_lens.view.style import in_lines
 
         done = "patched in" if self.direction else "knocked out"
         shares = {name: self._title(name) for name in SHARES if name in self.table}
         draw = curve_figure if len(self.sizes) > 1 else bars_figure
-        title = in_lines(self.summary(), 120)
-        figure = draw(self.table, shares, f"heads {done} together", placed_title(title))
-        more = LINE * title.count("<br>")
-        return figure.update_layout(margin_t=70 + more, height=420 + more)
+        return draw(self.table, shares, f"heads {done} together", in_lines(self.summary(), 120))
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it; None for a missing number."""

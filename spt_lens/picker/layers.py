@@ -26,7 +26,7 @@ from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import By, heads_within
-from spt_lens.view.heatmap import SCALE, colour_limit
+from spt_lens.view.scale import ONE_SIDED, SCALE, Meaning, limits, ticks
 
 BY: tuple[By, ...] = ("signed", "size")
 Layers = HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores]
@@ -79,6 +79,7 @@ def map_payload(layers: Mapping[str, HeadScores], budget: float, presets: Mappin
         "nLayers": first.n_layers,
         "nHeads": first.n_heads,
         "scale": [list(stop) for stop in SCALE],
+        "oneSided": [list(stop) for stop in ONE_SIDED],
         "budget": budget,
         "budgetHeads": k,
         "presets": {name: flat(heads, first.n_heads) for name, heads in presets.items()},
@@ -91,14 +92,17 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
     k: what "top" means for the probability of being in it. A single pair has no intervals, probabilities or noise.
     """
     found: dict[str, Any] = dict.fromkeys(("low", "high", "top", "noise"))
+    holds, above = None, (scores.values > 1) & scores.of_gap
     if scores.n_pairs > 1:
         low, high = scores.interval()
+        holds, above = scores.marks(low, high)
         found = {"low": _short(low), "high": _short(high)}
         found["top"] = {by: _short(scores.top_probability(k, by), 3) for by in BY}
         found["noise"] = {by: flat(scores.beyond_zero(low, high, by), scores.n_heads) for by in BY}
     return {
         "name": name,
         "about": scores.describe(),
+        "plainly": scores.plainly(),
         "rests": "" if scores.check is None else scores.check.line(),
         "warns": [] if scores.check is None else list(scores.check.warnings),
         "method": scores.method,
@@ -108,7 +112,14 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         "order": {by: flat(scores.order(by), scores.n_heads) for by in BY},
         **found,
         "estimates": np.flatnonzero(~scores.measured.numpy().ravel()).tolist(),
-        "limit": colour_limit(scores.values),
+        "quantity": scores.quantity,
+        "oneSided": scores.one_sided,
+        # Where its colours end: at first, and to show all; with the numbers beside them.
+        "ends": [
+            {"limit": limit, **ticks(scores.values, limit, scores.one_sided)}
+            for limit in dict.fromkeys(limits(scores.values))
+        ],
+        "marks": Meaning(scores.quantity, scores.one_sided, holds, above).lines(scores.values),
     }
 
 

@@ -3,12 +3,13 @@
 // while it redraws.)
 
 const TICKS = [1, 2, 4, 5, 8, 10, 16, 20, 32];
-const MARGIN = { l: 46, r: 64, t: 6, b: 40 };
+const MARGIN = { l: 46, r: 84, t: 6, b: 40 };
+const MIDDLE = 0.5; // of a cell's width and height: all that a head fills whose interval holds 0
 
 class HeadMap {
   // ui: see main.js. slot: 0 for the map, 1 for the one beside it.
   constructor(ui, Plotly, slot) {
-    Object.assign(this, { ui, Plotly, slot });
+    Object.assign(this, { ui, Plotly, slot, end: 0 }); // end: which of a layer's ends its colours have
     this.title = make("div", "spt-title");
     this.rests = make("div", "spt-rests");
     this.plot = make("div", "spt-plot");
@@ -17,10 +18,19 @@ class HeadMap {
     this.rubber = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.rubber.classList.add("spt-rubber");
     this.tip = make("div", "spt-tip");
-    this.frame = make("div", "spt-frame", this.plot, this.catch, this.tip);
+    // Where colours clip, they may reach the largest score instead.
+    this.reach = make("button", "spt-reach");
+    this.reach.type = "button";
+    this.reach.addEventListener("click", () => {
+      this.end = 1 - this.end;
+      this.draw();
+    });
+    keepShortcutsAway(this.reach);
+    this.frame = make("div", "spt-frame", this.plot, this.catch, this.reach, this.tip);
+    this.marks = make("div", "spt-rests");
     this.catch.append(this.cursor, this.rubber);
     this.plot.setAttribute("aria-hidden", "true"); // of the drawing, only the axes' numbers would be read
-    this.element = make("div", "spt-map", this.title, this.rests, this.frame);
+    this.element = make("div", "spt-map", this.title, this.rests, this.frame, this.marks);
     this.catch.tabIndex = 0;
     keepShortcutsAway(this.catch);
     this.catch.setAttribute("role", "application");
@@ -45,13 +55,28 @@ class HeadMap {
     const cellHeight = Math.max(7, Math.min(26, Math.round(560 / rows)));
     const plotWidth = Math.min(this.width, Math.round(columns * 38 + MARGIN.l + MARGIN.r));
     const tick = (space, least) => TICKS.find((step) => step * space >= least) ?? 64;
-    const values = Array.from({ length: nLayers }, (_, y) => layer.values.slice(y * nHeads, (y + 1) * nHeads));
     const gap = plotWidth / columns > 14 && cellHeight > 12 ? 1 : 0;
     const axis = { showgrid: false, zeroline: false, fixedrange: true, ticks: "", color: theme.ink };
-    const trace = {
-      type: "heatmap", z: values, colorscale: theme.scale ?? this.ui.data.scale, zmin: -layer.limit, zmax: layer.limit, xgap: gap, ygap: gap,
-      hoverinfo: "skip", colorbar: { thickness: 9, x: 1.01, xpad: 2, tickfont: { size: 10 }, outlinewidth: 0, nticks: 6 },
+    const end = layer.ends[this.end] ?? layer.ends[0];
+    const look = {
+      type: "heatmap", hoverinfo: "skip", zmin: layer.oneSided ? 0 : -end.limit, zmax: end.limit,
+      colorscale: layer.oneSided ? theme.one ?? this.ui.data.oneSided : theme.scale ?? this.ui.data.scale,
     };
+    const bar = {
+      thickness: 9, x: 1.01, xpad: 2, tickfont: { size: 10 }, outlinewidth: 0, tickvals: end.tickvals, ticktext: end.ticktext,
+      title: { text: layer.quantity, side: "right", font: { size: 11 } },
+    };
+    const rowsOf = (value) => Array.from({ length: nLayers }, (_, y) => Array.from({ length: nHeads }, (_, x) => value(y * nHeads + x)));
+    const holds = (i) => layer.low !== null && layer.low[i] <= 0 && layer.high[i] >= 0;
+    // A head whose interval holds 0 fills only the middle of its cell.
+    const space = [(plotWidth - MARGIN.l - MARGIN.r) / columns, cellHeight].map((size) => size * (1 - MIDDLE));
+    const traces = [{ ...look, z: rowsOf((i) => (holds(i) ? 0 : layer.values[i])), xgap: gap, ygap: gap, colorbar: bar }];
+    traces.push({ ...look, z: rowsOf((i) => (holds(i) ? layer.values[i] : null)), xgap: space[0], ygap: space[1], showscale: false });
+    const above = layer.share ? layer.values.flatMap((value, i) => (value > 1 ? [i] : [])) : [];
+    if (above.length) traces.push({
+      type: "scatter", mode: "markers", hoverinfo: "skip", x: above.map((i) => i % nHeads), y: above.map((i) => Math.floor(i / nHeads)),
+      marker: { symbol: "triangle-up", size: Math.min(9, cellHeight), color: "#ffffff", line: { color: "#000000", width: 1 } },
+    });
     const layout = {
       width: plotWidth, height: rows * cellHeight + MARGIN.t + MARGIN.b, margin: MARGIN,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: theme.gap, font: { color: theme.ink, size: 11 },
@@ -60,8 +85,13 @@ class HeadMap {
     };
     this.title.textContent = layer.about;
     this.tellWhatItRestsOn(layer);
-    for (const line of [this.title, this.rests]) line.style.maxWidth = `${plotWidth - 12}px`;
-    this.Plotly.react(this.plot, [trace], layout, { staticPlot: true, responsive: false });
+    for (const line of [this.title, this.rests, this.marks]) line.style.maxWidth = `${plotWidth - 12}px`;
+    const all = end !== layer.ends[0]; // then nothing is beyond the colours, which is said first
+    this.reach.hidden = layer.ends.length < 2;
+    this.reach.textContent = all ? "clip" : "show all";
+    this.reach.title = !all ? `Colours end at ${scoreText(end.limit)}: let them reach the largest score` : "Let colours end at the 99th percentile";
+    this.marks.replaceChildren(...layer.marks.slice(all ? 1 : 0).map((line) => make("div", "", line)));
+    this.Plotly.react(this.plot, traces, layout, { staticPlot: true, responsive: false });
     const size = this.plot._fullLayout._size;
     Object.assign(this.catch.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
     this.outline(); // how far inside a cell its line runs depends on the cell's size
@@ -78,7 +108,8 @@ class HeadMap {
       keepShortcutsAway(short);
       return make("details", "spt-warn", short, make("div", "", text));
     });
-    this.rests.replaceChildren(...(layer.rests ? [make("div", "", layer.rests)] : []), ...warns);
+    const plainly = layer.plainly ? [make("div", layer.plainly.startsWith("⚠") ? "spt-little" : "spt-plainly", layer.plainly)] : [];
+    this.rests.replaceChildren(...plainly, ...(layer.rests ? [make("div", "", layer.rests)] : []), ...warns);
   }
 
   // A thin line in the background's colour around the outline keeps it visible on every colour of the scale.
