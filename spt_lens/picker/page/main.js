@@ -247,7 +247,7 @@ function render({ model, el }) {
   const picker = new Picker(model, root);
   const ask = model.plotly ?? (() => askByMessage(model));
   const slow = setTimeout(() => (picker.mapsBox.textContent =
-    "The kernel has not sent plotly.js yet: it runs a cell, or it is gone. In the second case run this cell again."), 6000);
+    "No map yet: the kernel has not sent plotly.js. It runs a cell, or it is gone: then this is a picker as saved, not a live one. Run its cell again."), 6000);
   plotlyOnce(picker.data.plotly, ask).finally(() => clearTimeout(slow)).then((Plotly) => {
     if (!picker.disposed) return picker.start(Plotly);
   }).catch((error) => {
