@@ -198,6 +198,32 @@ def test_a_kernel_that_is_shut_down_is_noticed_by_the_next_click(lab, lab_page):
     lab_page.close()
 
 
+def test_names_are_kept_on_both_sides(picker, ready):
+    picker.click("5.3")
+    picker.root.locator(".spt-named > summary").click()
+    picker.root.get_by_label("a name for the selection").fill("mine")
+    picker.root.get_by_role("button", name="keep", exact=True).click()
+    ready.kernel.wait_for("str(picker.selections.get('mine'))", "L5.H3")
+    ready.kernel.execute("picker.selections['from Python'] = scores.top(3)")
+    expect(picker.root.locator(".spt-set")).to_have_text(["mine (1)×", "from Python (3)×"])
+    assert ready.output(1).locator(".spt-saved").count() == 0  # the picture is there only where the widget is not
+
+
+def test_replies_come_when_they_are_asked_for(picker, ready):
+    picker.root.get_by_label("top k").fill("6")
+    picker.button("check")
+    says = picker.root.locator(".spt-check .spt-says")
+    expect(says).to_have_text("6 heads on 8 pairs, beside 3 random sets of as many.", timeout=60_000)
+    expect(picker.root.locator(".spt-check th:first-child")).to_have_text(["", "gap recovered, only these patched"])
+    picker.button("replies")
+    expect(says).to_contain_text("8 replies to each.", timeout=60_000)
+    expect(picker.root.locator(".spt-reply")).to_have_count(3)
+    shown = picker.root.locator(".spt-check").inner_text()
+    assert "gives in, these knocked out" in shown and "without these heads: " in shown
+    assert ready.kernel.evaluate("len(picker.last_check.replies)") == 8
+    ready.screenshot("lab-replies")
+
+
 def test_a_front_end_without_widgets_shows_the_table_and_says_what_to_install(chromium, tmp_path):
     server = LabServer(tmp_path, disabled=["@jupyter-widgets/jupyterlab-manager"])
     server.start()
@@ -209,10 +235,8 @@ def test_a_front_end_without_widgets_shows_the_table_and_says_what_to_install(ch
             driver.run_all()
             shown = driver.output(1)
             expect(shown).to_contain_text("pip install anywidget jupyterlab_widgets")
-            text = shown.get_by_label("the chosen heads as text")
-            expect(text).to_have_value(kernel.evaluate("str(scores.top(2))"))
-            shown.locator('td[title^="L5.H3:"]').click()
-            expect(text).to_have_value(kernel.evaluate("str(scores.top(2) | spt.HeadSet.parse('5.3'))"))
+            expect(shown).to_contain_text("As saved, not live.")
+            expect(shown.locator("code").first).to_have_text(kernel.evaluate("str(scores.top(2))"))
             driver.screenshot("lab-without-widgets")
             assert not driver.foreign_requests  # errors there are: JupyterLab has no use for the widget's messages
     finally:
