@@ -63,7 +63,7 @@ def test_two_selections_are_compared_and_combined(picker, page, tmp_path):
     compare.select_option(label="paper (3)")
     beside.select_option(label="kept before (2)")
     says = shown.root.locator(".spt-named .spt-says")
-    expect(says).to_have_text("1 shared, 2 and 1 in one only; by chance 0.0 would be shared.")
+    expect(says).to_have_text("1 shared, 2 and 1 in one only; by chance 0.047 would be.")
     one, other = picker.selections["paper"], picker.selections["kept before"]
     for how, wanted in {"and": one & other, "or": one | other, "not": one - other}.items():
         shown.button(how)

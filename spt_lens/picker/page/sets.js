@@ -114,7 +114,7 @@ class SetsPanel {
     const [one, other] = lists.map((list) => this.heads(list.value)), both = COMBINE.and(one, other).length;
     const chance = (one.length * other.length) / (data.nLayers * data.nHeads);
     this.result.textContent = this.taken(name) ? `"${name}" is a preset: take another name.`
-      : `${both} shared, ${one.length - both} and ${other.length - both} in one only; by chance ${chance.toFixed(1)} would be shared.`;
+      : `${both} shared, ${one.length - both} and ${other.length - both} in one only; by chance ${+chance.toPrecision(2)} would be.`;
   }
 
   combine(how) {
