@@ -6,7 +6,9 @@ import json
 import re
 from html import unescape
 
+import nbformat
 import pytest
+from nbconvert import HTMLExporter
 from picking import page_asks, scores_of
 
 from spt_lens.heads import HeadSet
@@ -147,3 +149,12 @@ def test_a_page_that_was_cut_short_says_so(picker):
     notice = page.index('<p id="spt-cut">')
     assert notice < page.index('id="spt-state"') and page.index('getElementById("spt-cut").remove()') > len(page) - 2000
     assert "the file was cut short" in page[notice : notice + 300]
+
+
+def test_a_page_made_of_a_notebook_shows_one_picture_that_says_so(picker):
+    data, *_ = picker._repr_mimebundle_()
+    cell = nbformat.v4.new_code_cell("picker")
+    cell.outputs = [nbformat.v4.new_output("display_data", data)]
+    html, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert html.count("As saved, not live.") == 1 and html.count('class="spt-saved"') == 1
+    assert "model_id" not in html
