@@ -103,7 +103,7 @@ for (const box of document.querySelectorAll(".spt-fallback:not([data-ready])")) 
 
 
 # One ES module in parts, in this order: each part uses only what stands above it.
-PARTS = ("selection", "plotly", "map", "toolbar", "panels", "main")
+PARTS = ("selection", "plotly", "map", "toolbar", "panels", "head", "main")
 
 plotly_version = get_plotlyjs_version
 
