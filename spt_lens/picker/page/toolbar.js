@@ -125,6 +125,7 @@ class Toolbar {
     this.update("page");
     this.listPresets();
     this.ui.describeAgain();
+    this.ui.details.update();
   }
 
   topField() {
