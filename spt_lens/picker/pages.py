@@ -93,7 +93,7 @@ def fallback_html(scores: HeadScores, chosen: HeadSet) -> str:
 
 
 # One ES module in parts, in this order: each part uses only what stands above it.
-PARTS = ("selection", "plotly", "map", "toolbar", "sets", "panels", "main")
+PARTS = ("selection", "plotly", "map", "toolbar", "sets", "panels", "head", "main")
 
 plotly_version = get_plotlyjs_version
 

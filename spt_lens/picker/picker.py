@@ -27,20 +27,19 @@ from spt_lens.picker.layers import (
     Layers,
     check_model,
     flat,
-    heads_in,
     map_payload,
     named_layers,
     named_selections,
     page_provenance,
     sizes_payload,
 )
-from spt_lens.picker.runner import Runner, running_loop
+from spt_lens.picker.runner import Runner, beside, running_loop
 from spt_lens.picker.shared import Shared
 from spt_lens.saving import write_text
 from spt_lens.statistics import heads_within
 
 Theme = Literal["auto", "light", "dark"]
-REPORT_PAIRS = 8  # a report is made in one piece, while the kernel waits
+REPORT_PAIRS = 8  # over which a head's panel averages
 
 
 class HeadPicker(Shared):
@@ -51,12 +50,12 @@ class HeadPicker(Shared):
     `f` at every change, on a thread of the kernel's (not the main one), so `f` must keep off the model. A selection
     above the budget is allowed, and said. `picker.selections` are those kept under names, as a dict of HeadSets.
 
-    The live check and a head's report run on the model in short parts between your cells, never beside one. The model
-    is left as it was.
+    Resting on a head, or reaching it by keys, shows it and chooses nothing. The live check and what is shown of a head
+    run on the model in short parts between your cells, never beside one. The model is left as it was.
 
     Args:
         scores: HeadScores, or several of one model as a list or by name: layers to switch between or see side by side.
-        model, pairs: for the live check and for a head's report and attention; both or none.
+        model, pairs: for the live check and for a head's panel; both or none.
         chosen: heads to begin with.
         budget: the share of all heads that is meant to be the most, above 0 and up to 1 (paper: 3 to 4 %).
         presets: selections to choose from by name, e.g. a colleague's.
@@ -104,7 +103,7 @@ class HeadPicker(Shared):
         if view is not None and pairs is not None:
             check_model(view, pairs, first)
             self._live = LiveCheck(view.model, pairs[:check_pairs], n_random=n_random)
-            self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self.scores)
+            self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self._live)
         why = "Give the picker model= and pairs= for this."
         given = named_selections(presets, self.n_layers, self.n_heads)
         about = map_payload(self.scores, self.budget, given) | {
@@ -129,7 +128,7 @@ class HeadPicker(Shared):
         loop = running_loop()
         self._state = CheckState(self.n_heads, lambda state: setattr(self, "_check", state))
         self._checks = Runner(loop, self._state.report, on=None if view is None else view.model)
-        self._reports = Runner(loop, lambda what, message: self.send(message) if what == "done" else None)
+        self._reports = Runner(loop, lambda what, told: self.send(told) if isinstance(told, dict) else None)
         self.on_msg(self._hear)
         if self._auto and start:
             self._start_check(delay=0.0)
@@ -192,7 +191,7 @@ class HeadPicker(Shared):
         """The picker as a page of its own, about 2 MB: no network, no kernel, no live check. Clicks choose heads in it,
         and the selection can be saved as a file that `HeadSet.load` reads, or copied as text."""
         about = {**self._map, **dict.fromkeys(("canCheck", "canShow", "canReply"), False), "page": True}
-        about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "A head's report needs a kernel."}
+        about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "More of it in a notebook."}
         check = {**self._check, "state": "idle"}  # it goes on here, not in the page
         about["selection"] = page_provenance(self.name, self.budget, self.scores)
         state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": check, "_auto": False}
@@ -226,9 +225,9 @@ class HeadPicker(Shared):
             self._start_check(delay=0.0)
 
     def _start_check(self, delay: float, replies: bool = False) -> None:
-        live, heads = self._live, self.selected
+        live, heads, details = self._live, self.selected, self._details
         if live is not None:
-            self._checks.start(lambda: live.parts(heads, replies), delay, heads)
+            self._checks.start(lambda: beside(live.parts(heads, replies), live.view, lambda: details), delay, heads)
 
     def _hear(self, widget: Any, message: Any, buffers: Any) -> None:
         """What a page asks for, on a thread of the kernel's."""
@@ -239,10 +238,8 @@ class HeadPicker(Shared):
             self._start_check(delay=0.0, replies=kind == "replies")
         elif kind == "stop":
             self._checks.cancel()
-        elif kind == "details" and self._details is not None:
-            asked, details = heads_in([message.get("head")], self.n_layers, self.n_heads), self._details
-            if asked is not None:
-                self._reports.start(lambda: details.parts(asked[0], bool(message.get("script"))))
+        elif kind == "details" and self._details is not None and (work := self._details.asked(message)):
+            self._reports.start(work)
 
     def __repr__(self) -> str:
         return f"HeadPicker({', '.join(self.scores)}; {self.summary()}: {self.selected})"

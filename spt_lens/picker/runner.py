@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -54,6 +54,30 @@ class ModelState:
         version = -1 if tensor.is_inference() else tensor._version
         first = repr(tensor.detach()[(0,) * tensor.ndim].item()) if tensor.numel() else ""
         return version, tensor.data_ptr(), first
+
+
+Result = TypeVar("Result")
+
+
+def beside(
+    work: Generator[Any, None, Result], view: ModelView, other: Callable[[], Any]
+) -> Generator[Any, None, Result]:
+    """Work whose parts run between those of `other` work: what they change of the model's own buffers, as some models
+    do in a forward pass, is not taken for a change by the user there.
+
+    other: gives what has the `state` that it goes by, or None.
+    """
+    while True:
+        held = other()
+        same = held is not None and held.state is not None and held.state.is_of(view)
+        try:
+            found = next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            if same:
+                held.state = ModelState(view)
+        yield found
 
 
 # ("queued", what start was told), maybe ("waiting", None), ("began", None), ("working", a part's yield), then one of

@@ -37,6 +37,11 @@ while busy and time.monotonic() < end:
     time.sleep(0.02)
 seen = str(picker.selected)
 """
+ALONE = """
+beside = picker.last_check.table.select_dtypes("number")
+alone = spt.HeadPicker(scores, model=model, pairs=pairs, chosen=scores.top(6)).check(progress=False)
+alone = alone.table.select_dtypes("number")
+"""
 STATE = "str(picker.selected)"
 
 
@@ -147,12 +152,33 @@ def test_a_head_shows_its_report_and_its_attention(picker, ready):
     details = picker.root.locator(".spt-details")
     expect(details).to_contain_text("of its attention on the", timeout=60_000)
     expect(details.locator("table").first).to_contain_text("activation")
+    expect(details.locator(".spt-prompt")).to_contain_text("Are you sure")
+    details.get_by_text("Attention from all positions").click()
     frame = details.locator("iframe").content_frame
     expect(frame.get_by_text("L0.H8").first).to_be_visible()
     expect(frame.locator("canvas, img").first).to_be_visible()
     ready.screenshot("lab-details")
     picker.click("5.3")
     expect(frame.get_by_text("L5.H3").first).to_be_visible()
+
+
+def test_looking_while_a_check_runs_stops_nothing(picker, ready):
+    picker.root.get_by_label("top k").fill("6")
+    ready.kernel.wait_for("len(picker.selected)", 6)
+    picker.button("check")
+    expect(picker.root.locator(".spt-bar")).to_be_visible()
+    name, says = picker.root.locator(".spt-name"), picker.root.locator(".spt-details > .spt-says")
+    for head in ("7.7", "1.1"):
+        picker.rest(head)
+        expect(name).to_have_text(f"L{head[0]}.H{head[2]}")
+        expect(says).to_contain_text("of its attention on the")
+    picker.map.focus()
+    ready.page.keyboard.press("ArrowRight")
+    expect(says).to_contain_text("L1.H2: 0.")
+    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("6 heads on 8 pairs")
+    assert ready.kernel.evaluate("picker.selected == scores.top(6) and picker.last_check.heads == scores.top(6)")
+    ready.kernel.execute(ALONE)
+    assert ready.kernel.evaluate("float((alone - beside).abs().max().max())") < 1e-4
 
 
 def test_two_views_are_one_selection(picker, ready):

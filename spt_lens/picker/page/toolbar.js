@@ -128,6 +128,7 @@ class Toolbar {
     this.update("page");
     this.listPresets();
     this.ui.describeAgain();
+    this.ui.details.update();
   }
 
   topField() {
