@@ -94,7 +94,8 @@ class CheckParts:
         """All of it. Whoever stops in between may go on with another: what is kept serves that one."""
         self.kept = kept = self._keep()
         if kept.runs is None and kept.plain is None:
-            runs = KeptRuns(self.live.runs, Resting(self.live.view, self.live.pairs, "denoising"))
+            with torch.inference_mode(False):  # else no part could write in it
+                runs = KeptRuns(self.live.runs, Resting(self.live.view, self.live.pairs, "denoising"))
             fits = yield from self._work("looking for the quick way", runs.fits(), None, 0, 0)
             kept.runs = runs if fits else None
         self.done = 0.0
@@ -121,7 +122,8 @@ class CheckParts:
     def _quick(self, runs: KeptRuns) -> Generator[Progress, None, None]:
         """Sets patched into what is kept of both runs; the selection's figures after each part, of the pairs so far."""
         n_rows, heads = len(self.live.runs.rows), [one.heads for one in self.sets[1:]]
-        own = torch.full_like(runs.base[None], torch.nan)
+        with torch.inference_mode(False):
+            own, others = torch.full((len(heads), n_rows), torch.nan, dtype=runs.base.dtype).split([1, len(heads) - 1])
 
         def so_far() -> bool:
             return self._recovered([1], own, runs.base, runs.target, so_far=True)
@@ -135,7 +137,6 @@ class CheckParts:
         self._recovered([1], own, runs.base, runs.target)
         yield self._progress(f"{says}: measured", new=True)
         if n_random := len(heads) - 1:
-            others = torch.full((n_random, n_rows), torch.nan, dtype=own.dtype)
             says = f"patching in {n_random} random set{'s' * (n_random != 1)}"
             yield from self._work(says, runs.patched(heads[1:], others), None, n_rows, ENDS * n_random)
             self._recovered(range(2, len(self.sets)), others, runs.base, runs.target)

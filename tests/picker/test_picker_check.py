@@ -138,8 +138,11 @@ def test_the_recovery_comes_first_and_replies_only_when_asked(tiny, monkeypatch)
         assert SetEffect.from_json(json.loads(json.dumps(part.partial.to_json()))).n_pairs == part.partial.n_pairs
     some = parts[first].partial
     seen = some.per_pair.index.tolist()
-    alone = set_patching(tiny, pairs[seen], HEADS, n_random=0, progress=False)
-    assert some.chosen["recovery"] == pytest.approx(alone.chosen["recovery"], rel=1e-3, abs=1e-3)
+    # Of these pairs alone: their effects over the mean of their own gaps.
+    effects = set_patching(tiny, pairs, HEADS, n_random=0, progress=False).per_pair["logits"][seen]
+    gaps = live.current().runs.target - live.current().runs.base
+    assert some.chosen["recovery"] == pytest.approx(effects.mean() / float(gaps[seen].mean()), rel=1e-3, abs=1e-3)
+    assert some.per_pair["recovery"].mean() == pytest.approx(some.chosen["recovery"])
 
 
 def test_replies_can_be_read(tiny, tmp_path):
@@ -220,7 +223,8 @@ def test_progress_and_partial_results(tiny, capsys):
         assert first["recovery"].notna().tolist() == [True, True, False, False] and first["gives_in"].isna().all()
         order = [table[["recovery", "gives_in"]].notna().to_numpy().tolist() for table in seen]
         assert order == sorted(order, key=lambda flags: sum(map(sum, flags)))
-        assert [[True, True], [True, True], [False, False], [False, False]] in order
+        assert [[True, False]] * 2 + [[False, False]] * 2 in order and [[True, False]] * 4 in order
+        assert [[True, True]] * 2 + [[True, False]] * 2 in order
         for table in seen:
             known = table.notna() & table.map(lambda value: not isinstance(value, str))
             assert table.where(known).equals(result.table.where(known))
