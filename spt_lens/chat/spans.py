@@ -6,6 +6,8 @@ Chen et al. 2024, step 1, compare how much of their attention heads put on the c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -44,6 +46,28 @@ def spans(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> dict[str, l
         inside = (name for name, (first, last) in extents.items() if start < last and end > first)
         found[next(inside, TEMPLATE)].append(position)
     return found
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text of all, which these texts make up together.
+
+    A token alone is decoded otherwise: without the space before it (SentencePiece), or as no letter at all, being some
+    of its bytes. Of the tokens that write one letter, the last has it, and the others have "".
+    """
+    found: list[str] = []
+    start = done = 0  # decoded anew from the last text's tokens on, which is enough to tell a space
+    for i in range(len(ids)):
+        before, text = (tokenizer.decode(list(ids[start:end]), **_AS_IT_IS) for end in (done, i + 1))
+        if text.endswith(_UNFINISHED) and i + 1 < len(ids):
+            found.append("")
+            continue
+        found.append(text[len(before) :])
+        start, done = done, i + 1
+    return found
+
+
+_UNFINISHED = "\ufffd"  # how a tokenizer writes the first bytes of a letter
+_AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 
 
 def span_names(dialogue: Dialogue) -> list[str]:

@@ -145,7 +145,7 @@ def attention_to_spans(
     view.check_measurable()
     pairs.check_ids(view)
     labels = prompt_spans(view, pairs, run)
-    names = _ordered(labels)
+    names = ordered_spans(labels)
     number = {name: i for i, name in enumerate(names)}
     per_pair = torch.zeros(
         len(pairs), len(names), view.n_layers, view.n_heads, dtype=torch.promote_types(view.dtype, torch.float32)
@@ -177,16 +177,32 @@ def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch 
     for attention that is not finite.
     """
     seen: dict[int, Tensor] = {}
+    view.logits(batch.tokens, hooks=attention_hooks(view, batch.last, seen), at=batch.last)
+    return stacked_attention(view, seen)
+
+
+def attention_hooks(view: ModelView, last: Int[Tensor, " batch"], seen: dict[int, Tensor]) -> list[Hook]:
+    """Hooks that put into `seen`, by layer, all heads' attention from each row's last position.
+
+    Raises: KeyError for an architecture without that hook.
+    """
 
     def keeper(layer: int) -> Callable[..., None]:
         def keep(pattern: Float[Tensor, "batch n_heads dest src"], hook: Any = None) -> None:
             # A copy: a view of the row would keep the whole pattern, of dest x src, in memory.
-            seen[layer] = pattern.detach()[torch.arange(len(pattern)), :, batch.last.to(pattern.device)].cpu()
+            seen[layer] = pattern.detach()[torch.arange(len(pattern)), :, last.to(pattern.device)].cpu()
 
         return keep
 
     hooks: list[Hook] = [(view.pattern_name(layer), keeper(layer)) for layer in range(view.n_layers)]
-    view.logits(batch.tokens, hooks=hooks, at=batch.last)
+    unknown = [name for name, _ in hooks if name not in view.model.hook_dict]
+    if unknown:
+        raise KeyError(f"{view.name} has no hook point {unknown[0]!r}")
+    return hooks
+
+
+def stacked_attention(view: ModelView, seen: dict[int, Tensor]) -> Float[Tensor, "batch n_layers n_heads pos"]:
+    """What `attention_hooks` have seen. Raises as `last_attention`."""
     hidden = [layer for layer in range(view.n_layers) if layer not in seen]
     if hidden:
         raise NotImplementedError(
@@ -237,7 +253,7 @@ def _labels(view: ModelView, dialogue: Dialogue, row: Sequence[int], i: int) -> 
     return labels
 
 
-def _ordered(labels: Sequence[Sequence[str]]) -> list[str]:
+def ordered_spans(labels: Sequence[Sequence[str]]) -> list[str]:
     """All names, in the order in which prompts have them; the template's and the reply's last."""
     names = dict.fromkeys(name for row in labels for name in row)
     return sorted(names, key=lambda name: (name == TEMPLATE) + 2 * (name == REPLY))

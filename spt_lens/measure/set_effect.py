@@ -33,6 +33,7 @@ LOGITS = {
     "logit_difference_truthful": "logit difference of the truthful run",
 }
 FIGURES = ("recovery", "low", "high", "sum_of_single", *list(SHARES)[1:], *LOGITS)
+REPLIES = {"asked": str, "before": str, "gives_in_before": bool, "without": str, "gives_in_without": bool}
 MEANS = {"both": "both runs'", "sycophantic": "the sycophantic", "truthful": "the truthful"}
 
 
@@ -91,6 +92,12 @@ class SetEffect:
     def sizes(self) -> list[int]:
         """How many heads were measured together, apart from none."""
         return self.table.loc[(self.table["set"] == "chosen") & (self.table["size"] > 0), "size"].tolist()
+
+    @property
+    def replies(self) -> pd.DataFrame:
+        """What was said to each dialogue, as the model is and without `heads`, and whether that gives in; a picker's
+        check keeps it (`picker.check(replies=True)`), else there are no rows."""
+        return pd.DataFrame(self.settings.get("replies", []), columns=list(REPLIES))
 
     @property
     def check(self) -> PairsCheck | None:
@@ -196,6 +203,8 @@ class SetEffect:
         about["settings"] = saving.entry(data, "settings", dict)
         if not isinstance(about["settings"].get("left_out", []), list):  # older files have some
             raise ValueError("left_out in its settings is no list of pairs")
+        if "replies" in about["settings"]:
+            saving.table(about["settings"], REPLIES, "replies")
         if "check" in about["settings"]:
             PairsCheck.from_json(saving.entry(about["settings"], "check", dict))
         return cls(heads, _table(data, heads), **about, per_pair=per_pair)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ class SuffixRun:
         self.resid: list[Tensor] = []
         self.own: dict[str, Tensor] = {}
         self._blocks: list[nn.Module] = list(view.model.blocks)
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._masks: dict[tuple[int, int], Tensor] = {}
         names = [*map(view.z_name, range(view.n_layers)), *also]
@@ -77,6 +80,16 @@ class SuffixRun:
     def _forward(self, hooks: list[Hook], at: Int[Tensor, " batch"]) -> None:
         """The ordinary run, which fills `self._keys` and `self._values`."""
         raise NotImplementedError
+
+    def joined_to(self, other: SuffixRun | None) -> SuffixRun:
+        """Both runs' prompts as one, of which blocks can be run `alone`: what attention would see is let go."""
+        self._keys, self._values = [], []
+        if other is None:
+            return self
+        other.resid = [torch.cat(both) for both in zip(other.resid, self.resid, strict=True)]
+        other.own = {name: torch.cat([mine, self.own[name]]) for name, mine in other.own.items()}
+        other.final = torch.cat([other.final, self.final])
+        return other
 
     def block(
         self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook], alone: bool = False
@@ -225,6 +238,20 @@ class _HookedSuffix(SuffixRun):
 def suffix_run(view: ModelView, tokens: Int[Tensor, "batch pos"], start: int, also: Sequence[str] = ()) -> SuffixRun:
     """One ordinary run of prompts of equal length, kept from position `start` on. Raises NotPossible."""
     return (_HookedSuffix if is_hooked(view.model) else _BridgeSuffix)(view, tokens, start, also)
+
+
+def joined(runs: Sequence[SuffixRun]) -> SuffixRun:
+    """Runs of prompts that are all equally long as one run of them all, with which blocks are then run once."""
+    one = copy(runs[0])
+
+    def together(name: str) -> list[Tensor]:
+        return [torch.cat(layer) for layer in zip(*(getattr(run, name) for run in runs), strict=True)]
+
+    one.tokens, one.final = torch.cat([run.tokens for run in runs]), torch.cat([run.final for run in runs])
+    one.resid, one._keys, one._values = together("resid"), together("_keys"), together("_values")
+    one.own = {name: torch.cat([run.own[name] for run in runs]) for name in one.own}
+    one._masks = {}
+    return one
 
 
 class KeptCache:

@@ -57,6 +57,10 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
     if len(set(shapes.values())) > 1:
         sizes = ", ".join(f"{name!r} {layer} x {head}" for name, (layer, head) in shapes.items())
         raise ValueError(f"all scores must be of one model, but their layers x heads differ: {sizes}")
+    (first, model), *others = ((name, each.model_name) for name, each in layers.items())
+    for name, other in others:
+        if other != model:
+            warn_caller(f"{name!r} is of {other}, and {first!r} of {model}: heads of two models are not the same heads")
     return layers
 
 

@@ -89,11 +89,20 @@ def test_the_live_check_has_pythons_figures(picker, ready, record_property):
     picker.expect(head)
     expect(picker.root.locator(".spt-details")).to_contain_text("of its attention on the", timeout=1000 * LONG)
     ready.kernel.execute(
-        "import time; began = time.time(); picker.observe(lambda c: globals().update(ended=time.time()), '_check')"
+        "import time; began = time.time(); first = None\n"
+        "def seen(change):\n"
+        "    global first, ended\n"
+        "    ended = time.time()\n"
+        "    first = first or (ended if change['new']['rows'] else None)\n"
+        "picker.observe(seen, '_check')"
     )
     picker.button("check")
     expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("1 head on 8 pairs", timeout=1000 * LONG)
-    record_property("measured", f"live check of SmolLM2, 8 pairs: {ready.kernel.evaluate('ended - began'):.0f} s")
+    seconds = [ready.kernel.evaluate(f"{name} - began") for name in ("first", "ended")]
+    took = "figures after {:.1f} s, all of it after {:.1f} s".format(*seconds)
+    record_property("measured", f"live check of SmolLM2, 8 pairs: {took}")
+    picker.button("replies")
+    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("8 replies to each", timeout=1000 * LONG)
     ready.kernel.execute(PYTHON, timeout=LONG)
     names = ["recovery", "gives_in", "truthfulness"]
     expected = ready.kernel.evaluate(f"[float((patched if n == 'recovery' else removed).chosen[n]) for n in {names}]")

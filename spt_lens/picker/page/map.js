@@ -34,7 +34,7 @@ class HeadMap {
     this.catch.tabIndex = 0;
     keepShortcutsAway(this.catch);
     this.catch.setAttribute("role", "application");
-    this.catch.setAttribute("aria-label", "Map of heads: arrow keys move, space chooses, enter shows a head");
+    this.catch.setAttribute("aria-label", "Map of heads: arrow keys move and show a head, space chooses it, enter or p keeps it shown");
     this.drag = null;
     for (const [name, handler] of Object.entries({
       pointerdown: this.down, pointermove: this.move, pointerup: this.up, pointercancel: this.cancel,
@@ -217,13 +217,21 @@ class HeadMap {
     const control = event.ctrlKey || event.metaKey, letter = event.key.toLowerCase();
     if (step) this.ui.moveCursor(step, this.slot, event.shiftKey);
     else if (event.key === " " && this.ui.cursor !== null) this.ui.click(this.ui.cursor);
-    else if (event.key === "Enter" && this.ui.cursor !== null) this.ui.look(this.ui.cursor);
+    else if (event.key === "Enter" && this.ui.cursor !== null) this.ui.pin(this.ui.cursor);
+    else if (letter === "p" && !control && !event.altKey) this.ui.pinShown();
     else if (control && letter === "z") event.shiftKey ? this.ui.selection.redo() : this.ui.selection.undo();
     else if (control && letter === "y") this.ui.selection.redo();
-    else if (event.key === "Escape") this.drag ? this.cancel() : this.ui.setCursor(null, this.slot);
+    else if (event.key === "Escape") this.escape();
     else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  // Ends the drag, else lets go of the pinned head, else leaves the map's cells.
+  escape() {
+    if (this.drag) this.cancel();
+    else if (this.ui.details.pinned) this.ui.details.setPinned(false);
+    else this.ui.setCursor(null, this.slot);
   }
 
   // The cell under the pointer or the keyboard's, and, on the map that it is on, what is known of the head.
@@ -238,14 +246,17 @@ class HeadMap {
     for (const [name, value] of Object.entries(percents)) this.cursor.style[name] = `${100 * value}%`;
     if (this.tip.hidden) return;
     this.tip.replaceChildren(...this.ui.describe(i, this.ui.shown[this.slot]).map((line, n) => make(n ? "div" : "b", "", line)));
-    const box = this.catch, after = box.offsetLeft + right * box.offsetWidth + 8;
-    const before = box.offsetLeft + left * box.offsetWidth - 8 - this.tip.offsetWidth;
-    // Beside the cell, and inside the picker: an output that it overhangs would get a scroll bar.
-    const origin = this.frame.getBoundingClientRect(), bounds = this.ui.root.getBoundingClientRect();
-    const right_ = bounds.right - origin.left - this.tip.offsetWidth, low = bounds.bottom - origin.top - this.tip.offsetHeight;
-    const left_ = after <= right_ || before < bounds.left - origin.left ? Math.min(after, right_) : before;
-    this.tip.style.left = `${Math.max(left_, bounds.left - origin.left)}px`;
-    this.tip.style.top = `${Math.max(bounds.top - origin.top, Math.min(box.offsetTop + top * box.offsetHeight, low))}px`;
+    const box = this.catch, { offsetWidth: wide, offsetHeight: high } = this.tip;
+    // Beside the cell, else above or below it; never over the panels, whose numbers are read meanwhile.
+    const origin = this.frame.getBoundingClientRect(), bounds = this.ui.main.getBoundingClientRect();
+    const [least, most] = [bounds.left - origin.left, bounds.right - origin.left - wide];
+    const after = box.offsetLeft + right * box.offsetWidth + 8, before = box.offsetLeft + left * box.offsetWidth - 8 - wide;
+    const beside = after <= most || before >= least;
+    const above = box.offsetTop + top * box.offsetHeight - 6 - high, below = box.offsetTop + bottom * box.offsetHeight + 6;
+    const low = bounds.bottom - origin.top - high, first = bounds.top - origin.top;
+    const level = beside ? box.offsetTop + top * box.offsetHeight : below <= low || above < first ? below : above;
+    this.tip.style.left = `${Math.max(after <= most || !beside ? Math.min(after, most) : before, least)}px`;
+    this.tip.style.top = `${Math.max(first, beside ? Math.min(level, low) : level)}px`;
   }
 }
 

@@ -1,0 +1,115 @@
+"""What heads write straight to the logits, against plain hooks on the model."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from spt_lens.chat.batches import PromptBatch
+from spt_lens.heads import Head
+from spt_lens.measure.attention import last_attention
+from spt_lens.measure.last_position import LastPositions
+from spt_lens.measure.seen import SeenPairs
+from spt_lens.model.view import ModelView
+from spt_lens.yesman import Yesman
+
+
+def keep(seen, name, value, hook):
+    seen[name] = value[0, -1].detach().clone()
+
+
+def by_hand(model, prompt, head: Head) -> torch.Tensor:
+    """The head's part of the final residual stream, by the scale of the whole, unembedded: all of it written out."""
+    view, seen = ModelView(model), {}
+    names = [view.z_name(head.layer), f"blocks.{view.n_layers - 1}.hook_resid_post"]
+    hooks = [
+        (name, lambda value, hook, name=name: seen.update({name: value[0, -1].detach().clone()})) for name in names
+    ]
+    with torch.no_grad():
+        model.run_with_hooks(torch.tensor([prompt]), fwd_hooks=hooks)
+        weight, pick = view.head_weight(head.layer, "o", head.head)
+        part = pick(weight) @ seen[names[0]][head.head]
+        scale = (seen[names[1]].pow(2).mean() + model.cfg.eps).sqrt()
+        norm = getattr(model.ln_final, "w", None)
+        norm = model.ln_final.weight if norm is None else norm
+        return (part / scale * norm) @ model.unembed.W_U
+
+
+# float32 keeps seven digits of a stream that is some ten times as large as what a head writes. In float64, what is off is
+# a Llama's own final norm, which goes through float32.
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float64, 1e-7)])
+@pytest.mark.parametrize("kv_heads", ["tiny_folder", "gqa_folder"])
+def test_direct_effects_are_those_of_plain_hooks(request, load, kv_heads, dtype, off):
+    model = load(request.getfixturevalue(kv_heads), dtype=dtype)
+    pairs = Yesman().pairs(model, n=3)
+    ends = LastPositions(ModelView(model))
+    for prompts in ([pairs.sycophantic[0]], [pairs.sycophantic[1]], [pairs.sycophantic[0], pairs.sycophantic[0]]):
+        ends.read(prompts)
+    for head in (Head(0, 0), Head(1, 2), Head(2, 3)):
+        found = ends.written(head)
+        assert found.shape == (4, ModelView(model).vocab_size) and found.abs().max() > 0.05
+        for row, i in zip(found, (0, 1, 0, 0), strict=True):
+            torch.testing.assert_close(row, by_hand(model, pairs.sycophantic[i], head).to(row), atol=off, rtol=0)
+
+
+def test_parts_add_up_with_a_layer_norm_too(folder_of, load):
+    """GPT-2's final norm takes a mean away and adds a bias: of the parts, that of a head alone has neither."""
+    model = load(folder_of("gpt2"), dtype=torch.float64)
+    view, prompt = ModelView(model), [5, 9, 3, 7]
+    ends = LastPositions(view)
+    ends.read([prompt])
+    head, seen = Head(view.n_layers - 1, 1), {}
+    names = [view.z_name(head.layer), f"blocks.{head.layer}.hook_resid_post"]
+    hooks = [
+        (name, lambda value, hook, name=name: seen.update({name: value[0, -1].detach().clone()})) for name in names
+    ]
+    with torch.no_grad():
+        model.run_with_hooks(torch.tensor([prompt]), fwd_hooks=hooks)
+        weight, pick = view.head_weight(head.layer, "o", head.head)
+        part, whole = pick(weight) @ seen[names[0]][head.head], seen[names[1]]
+        scale = ((whole - whole.mean()).pow(2).mean() + model.cfg.eps).sqrt()
+        norm = model.ln_final.w if hasattr(model.ln_final, "w") else model.ln_final.weight
+        expected = ((part - part.mean()) / scale * norm) @ model.unembed.W_U
+    torch.testing.assert_close(ends.written(head)[0], expected, atol=1e-10, rtol=0)
+
+
+def test_attention_is_that_of_a_pass_of_its_own_and_the_model_is_as_it_was(tiny):
+    view, pairs = ModelView(tiny), Yesman().pairs(tiny, n=2)
+    before = [p.detach().clone() for p in view.backend.root.parameters()]
+    for direct in (True, False):
+        ends = LastPositions(view, direct)
+        ends.read(pairs.sycophantic[:1])
+        ends.read(pairs.truthful[:1])
+        for found, prompt in zip(ends.attention, (pairs.sycophantic[0], pairs.truthful[0]), strict=True):
+            torch.testing.assert_close(found, last_attention(view, PromptBatch.of([prompt]))[0], atol=1e-6, rtol=0)
+    assert all(map(torch.equal, before, view.backend.root.parameters()))
+    assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
+
+
+def test_to_look_at_a_model_beforehand_warns_of_nothing(tiny):
+    pairs = Yesman().pairs(tiny, n=2)
+    torch.set_warn_always(True)  # torch says some things only once, whatever Python's filters
+    try:
+        with warnings.catch_warnings(action="error"):
+            seen = SeenPairs(ModelView(tiny), pairs)
+            assert sum(seen.parts(1)) == 4 and seen.done == [0, 1]
+            seen.direct(seen.written(Head(1, 1)))
+    finally:
+        torch.set_warn_always(False)
+
+
+def test_the_first_pair_is_seen_first_and_nothing_twice(tiny):
+    pairs = Yesman().pairs(tiny, n=4)
+    seen = SeenPairs(ModelView(tiny), pairs)
+    work = seen.parts(1)
+    next(work), next(work)
+    assert seen.done == [0]
+    assert sum(seen.parts(2)) == 6 and seen.done == [0, 1, 2, 3] and list(seen.parts()) == []
+    direct = seen.direct(seen.written(Head(1, 2))).set_index(["run", "answer"])["logit"]
+    for run, prompts in seen.prompts.items():
+        rows = [by_hand(tiny, prompt, Head(1, 2)) for prompt in prompts]
+        both = torch.stack([row[ids] for row, ids in zip(rows, pairs.answer_ids, strict=True)]).mean(0)
+        expected = [*both.tolist(), float(both[0] - both[1])]
+        assert direct[run].tolist() == pytest.approx(expected, abs=1e-5)
