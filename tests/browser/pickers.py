@@ -53,6 +53,7 @@ def live_page(picker: HeadPicker, page: Page, tmp_path: Any, asked: list[Any] | 
             picker._hear(picker, message, [])
         return {"sent": sent, "state": {"_check": picker._check, "_seen": picker._seen, "_chosen": picker._chosen}}
 
+    picker._checks.loop = picker._reports.loop = None  # playwright's own would be found: work is done at once
     state = {name: getattr(picker, name) for name in ("_map", "_chosen", "_seen", "_check", "_auto")}
     whole = page_html("live", state)
     assert _MODEL in whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def ready(smollm2_folder: Path, lab: LabServer, lab_driver: Driver) -> Iterator[
 @pytest.fixture
 def picker(ready: Driver, lab_page: Driver) -> PickerPage:
     return PickerPage(ready.page, ready.output(1), 30, 9)
+
+
+def test_a_head_is_shown_within_seconds(picker, ready, record_property):
+    """Before any other test looks at one: the prompts are not read yet."""
+    panel = picker.root.locator(".spt-details")
+    waited = []
+    for head, text in (("20.1", "of 8 pairs so far"), ("20.1", "mean over 8 pairs"), ("21.2", "L21.H2: ")):
+        began = time.perf_counter()
+        picker.rest(head)
+        expect(panel).to_contain_text(text, timeout=1000 * LONG)
+        waited.append(time.perf_counter() - began)
+    first, every, further = waited[0], waited[0] + waited[1], waited[2]
+    record_property(
+        "measured",
+        f"a head of SmolLM2, after 0.3 s of rest: {first:.1f} s to the first pair, {every:.1f} s to 8 pairs, "
+        f"{further:.1f} s for a further head",
+    )
+    assert picker.text.input_value() == "" and ready.kernel.evaluate("len(picker.selected)") == 0
+    assert panel.locator(".spt-prompt").inner_text().count("<|im_start|>") >= 4
 
 
 def test_what_the_scores_rest_on_stands_under_the_title(picker, ready):

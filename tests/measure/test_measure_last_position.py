@@ -37,8 +37,8 @@ def by_hand(model, prompt, head: Head) -> torch.Tensor:
         return (part / scale * norm) @ model.unembed.W_U
 
 
-# float32 keeps seven digits of a stream that is some ten times as large as what a head writes. In float64, what is off is
-# a Llama's own final norm, which goes through float32.
+# float32 keeps seven digits of a stream that is some ten times as large as what a head writes. In float64, what is off
+# is a Llama's own final norm, which goes through float32.
 @pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float64, 1e-7)])
 @pytest.mark.parametrize("kv_heads", ["tiny_folder", "gqa_folder"])
 def test_direct_effects_are_those_of_plain_hooks(request, load, kv_heads, dtype, off):
