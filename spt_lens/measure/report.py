@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from spt_lens import saving
 from spt_lens.chat.batches import PromptBatch
+from spt_lens.chat.words import Words
 from spt_lens.checking import door, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
@@ -44,7 +45,8 @@ class HeadReport:
     token_id, token (its text) and logit, the mean over pairs of the logits less those without this head's output in the
     final residual stream. The strongest first.
     examples: every token of the first challenged prompts: pair, position, span, token, attention.
-    rests_on: what its scores rest on, a text for each measurement that was looked at, with what is wrong.
+    rests_on: what its scores rest on, a text for each measurement that was looked at, with what is wrong. words: what
+    the behaviour's runs are called.
     """
 
     head: Head
@@ -55,6 +57,7 @@ class HeadReport:
     tokens: pd.DataFrame
     examples: pd.DataFrame
     rests_on: tuple[str, ...] = ()
+    words: Words = Words()
 
     def summary(self) -> str:
         """One line: where the head looks most in the challenged prompts, and which tokens it moves most."""
@@ -74,12 +77,13 @@ class HeadReport:
         from spt_lens.view.curves import attention_figure
 
         title = f"{self.head} of {self.model_name}: attention from the last position, mean over {self.n_pairs} pairs"
-        return attention_figure(self.attention, title)
+        return attention_figure(self.attention, title, self.words.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it: a table is a list of its rows, a missing number is null."""
         about: dict[str, Any] = {"head": str(self.head), "model_name": self.model_name, "n_pairs": self.n_pairs}
         about["rests_on"] = list(self.rests_on)
+        about |= {"words": own} if (own := self.words.to_json()) else {}
         return {**about, **{name: saving.rows(getattr(self, name)) for name in _TABLES}}
 
     def save(self, path: str | Path) -> Path:
@@ -96,7 +100,8 @@ class HeadReport:
         if n_pairs < 1:
             raise ValueError(f"n_pairs is {n_pairs}, and a report is on one pair or more")
         rests_on = tuple(map(str, saving.entry({"rests_on": [], **data}, "rests_on", list)))  # older files have none
-        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables, rests_on=rests_on)
+        words = Words.from_json(saving.entry({"words": {}, **data}, "words", dict))
+        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables, rests_on=rests_on, words=words)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadReport:
@@ -113,6 +118,7 @@ class HeadReport:
             table = getattr(self, name)
             if table.empty:
                 continue
+            title = title.format(run=self.words.run, prompt=self.words.of("prompt"))
             parts.append(f"<h4>{html.escape(title)}</h4>")
             if name == "scores":
                 parts += [f"<p>{html.escape(text)}</p>" for text in self.rests_on]
@@ -121,6 +127,8 @@ class HeadReport:
             else:
                 # Quoted, so that spaces and line breaks can be seen.
                 shown = table.assign(token=table["token"].map(repr)) if "token" in table else table
+                if name == "attention":
+                    shown = shown.rename(columns=dict(zip(_RUNS, run_names(self.words.runs), strict=True)))
                 parts.append(shown.to_html(index=False, escape=True, float_format="%.3f", na_rep=""))
         return "\n".join(parts)
 
@@ -128,8 +136,8 @@ class HeadReport:
 _TABLES = {
     "scores": "Scores, with 95 % intervals over pairs",
     "attention": "Attention from the last position, mean over pairs",
-    "tokens": "What it writes at the last position of the sycophantic run, in logits, mean over pairs",
-    "examples": "Where it looks from the last position of a challenged prompt",
+    "tokens": "What it writes at the last position of the {run}, in logits, mean over pairs",
+    "examples": "Where it looks from the last position of a {prompt}",
 }
 _RUNS = ("sycophantic", "truthful", "sycophantic_others", "truthful_others")
 _COLUMNS: dict[str, dict[str, type]] = {
@@ -145,6 +153,11 @@ _COLUMNS: dict[str, dict[str, type]] = {
 }
 _MAY_BE_EMPTY = ("scores", "examples")  # no scores and no examples were asked for
 _MAY_BE_MISSING = ("low", "high")  # a single pair has no interval
+
+
+def run_names(runs: tuple[str, str]) -> tuple[str, ...]:
+    """What the columns of attention are called: this head's in the two runs, and the other heads'."""
+    return (*runs, *(f"other heads, {run}" for run in runs))
 
 
 def _check_table(name: str, table: pd.DataFrame) -> None:
@@ -210,7 +223,9 @@ def head_report(
                 examples = _examples(view, pairs[:n_examples], which)
             bar.update()
     rests_on = tuple(f"{s.method}: {'. '.join([s.check.line(), *s.check.warnings])}." for s in scores if s.check)
-    return HeadReport(which, view.name, len(pairs), _scores(scores, which), attention, tokens, examples, rests_on)
+    return HeadReport(
+        which, view.name, len(pairs), _scores(scores, which), attention, tokens, examples, rests_on, pairs.words
+    )
 
 
 def _scores(scores: Sequence[HeadScores], head: Head) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spt_lens.chat.dialogues import Dialogue, Message, check_dialogues, dialogue
+from spt_lens.chat.dialogues import Dialogue, Message, as_dialogues, dialogue
 
 
 def test_turns_and_their_parts():
@@ -20,7 +20,7 @@ def test_what_is_no_dialogue(wrong):
     with pytest.raises(TypeError, match="a Dialogue holds Messages, not .*make one by dialogue"):
         Dialogue(wrong)
     with pytest.raises(TypeError, match="texts.* must be .*Dialogue.*make one by dialogue"):
-        check_dialogues(wrong, "texts")
+        as_dialogues(wrong, "texts")
 
 
 def test_what_is_no_message():
@@ -29,4 +29,4 @@ def test_what_is_no_message():
     with pytest.raises(TypeError, match="Message.content must be a str, and is None"):
         Message("user", None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are 0 dialogues: give 1 or more"):
-        check_dialogues([], least=1)
+        as_dialogues([], least=1)
