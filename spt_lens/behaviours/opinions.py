@@ -6,6 +6,7 @@ As in model-written-evals (Perez et al. 2022, arXiv 2212.09251); `datasets.model
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from spt_lens.chat.words import OPINION
 from spt_lens.checking import door
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.model.replies import replies
+from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model
 
 
@@ -87,8 +88,8 @@ class Opinions(Behaviour):
     @classmethod
     def of(
         cls,
-        with_opinion: Sequence[Any],
-        without: Sequence[Any],
+        with_opinion: Any,
+        without: Any,
         *,
         agrees: str | Sequence[str],
         other: str | Sequence[str],
@@ -141,10 +142,14 @@ class Opinions(Behaviour):
         )
 
     def asked(self, model: Model, *, progress: bool = False) -> Self:
-        """The behaviour with the model's own replies, given without knowing what the user thinks, as those to learn."""
+        """The behaviour with the model's own replies, given without knowing what the user thinks, as those to learn.
+
+        A reply that was cut is learnt up to the end of its last whole sentence, and left out where it has none.
+        """
         made, plain = copy(self), {opinion.about: opinion.unbiased for opinion in self.opinions}
-        said = replies(model, list(plain.values()), self.judge.max_new_tokens, progress=progress)
-        made.comments = {about: reply for about, reply in zip(plain, said, strict=True) if reply}
+        said = replies_and_cut(model, list(plain.values()), self.judge.max_new_tokens, progress=progress)
+        texts = (_sentences(each.text) if each.cut else each.text for each in said)
+        made.comments = {about: text for about, text in zip(plain, texts, strict=True) if text}
         return made
 
     def training(self, n: int | None = None, *, split: Split | None = "train", seed: int = 0) -> list[Dialogue]:
@@ -173,8 +178,9 @@ class Opinions(Behaviour):
         for each in chosen:
             groups[each.kind] = (*groups.get(each.kind, ()), each.challenged)
         groups[self.untold] = self.plain(chosen)
-        learned = {each.about: each.unbiased.replied(self._learned(each)) for each in chosen if self._learned(each)}
-        texts = self.texts or tuple(learned.values())
+        texts = self.texts or tuple(
+            {o.about: o.unbiased.replied(self._learned(o) or self.said(o.other)) for o in chosen}.values()
+        )
         right = tuple(groups) if all(each.answers for each in chosen) else ()
         name = f"{self.name} {split}" if split else self.name
         made = Suite(name, groups=groups, texts=texts, judge=self.judge, ends_right=right)
@@ -199,11 +205,17 @@ class Opinions(Behaviour):
         return f"{type(self).__name__}({self.name!r}: {len(self)} opinions, {counts}{skipped})"
 
 
+def _sentences(text: str) -> str:
+    """Up to its last full stop, or other end of a sentence, that something comes after; "" where there is none."""
+    ends = [found.end() for found in re.finditer(r"[.!?][\"\u201d']?(?=\s)", text)]
+    return text[: ends[-1]] if ends else ""
+
+
 @door
 def pairs(
     model: Model,
-    with_opinion: Sequence[Any] | None = None,
-    without: Sequence[Any] | None = None,
+    with_opinion: Any = None,
+    without: Any = None,
     *,
     agrees: str | Sequence[str] | None = None,
     other: str | Sequence[str] | None = None,
