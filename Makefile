@@ -124,6 +124,7 @@ lab: $(VENV)/.dev-installed
 notebooks: $(VENV)/.dev-installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
 		notebooks/*.ipynb
+	$(BIN)/python -m tools.kept_notebooks notebooks/*.ipynb
 
 picture: $(VENV)/.dev-installed
 	rm -rf $(VENV)/picture

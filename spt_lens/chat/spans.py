@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.template import prompt_ids, rendered
 
-TEMPLATE = "template"
+TEMPLATE, TURN = "template", "challenge"
 
 
 def spans(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> dict[str, list[int]]:
@@ -79,7 +79,7 @@ def span_names(dialogue: Dialogue) -> list[str]:
     for i, message in enumerate(dialogue.messages):
         count = counts[message.role] = counts.get(message.role, 0) + 1
         last = len(users) > 1 and i == users[-1]
-        names.append("challenge" if last else named.get((message.role, count), f"{message.role} {count}"))
+        names.append(TURN if last else named.get((message.role, count), f"{message.role} {count}"))
     return names
 
 

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.spans import TEMPLATE, spans
+from spt_lens.chat.spans import TEMPLATE, TURN, spans
 from spt_lens.chat.template import prompt_ids
+from spt_lens.chat.words import Words
 from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
@@ -39,7 +40,7 @@ class AttentionToSpans:
     spans: the names of `chat.spans.spans`, and "reply" where prompts end with tokens that both completions begin with.
     values: `[n_spans, n_layers, n_heads]`, the mean over pairs. per_pair: `[n_pairs, n_spans, n_layers, n_heads]`.
     tokens: `[n_pairs, n_spans]`, how many tokens a span has; a pair's prompt without such a span has 0 tokens in it,
-    and no attention. run: which prompts were read.
+    and no attention. run: which prompts were read; called: what tables call that.
     """
 
     spans: tuple[str, ...]
@@ -48,6 +49,7 @@ class AttentionToSpans:
     tokens: Int[Tensor, "n_pairs n_spans"]
     run: Run
     model_name: str
+    called: str = ""  # what tables call the run
 
     def to(self, span: str) -> Float[Tensor, "n_layers n_heads"]:
         """The mean attention of every head to one span, 0 to 1. Raises ValueError if there is no such span."""
@@ -93,7 +95,8 @@ class AttentionToSpans:
     def summary(self) -> str:
         """One line: what was measured, and the mean over all heads."""
         means = ", ".join(f"{name} {value:.2f}" for name, value in zip(self.spans, self._means(), strict=True))
-        return f"attention from the last position, {self.run} run, mean over heads: {means}; {len(self.per_pair)} pairs"
+        where = f"attention from the last position, {self.called or self.run}"
+        return f"{where}, mean over heads: {means}; {len(self.per_pair)} pairs"
 
     def _means(self) -> list[float]:
         return self.values.mean(dim=(1, 2)).tolist()
@@ -120,7 +123,8 @@ class AttentionToSpans:
                 "strongest heads": strongest,
             }
         )
-        about = f"{self.model_name}: attention from the last position, {self.run} run, {len(self.per_pair)} pairs"
+        where = f"attention from the last position, {self.called or self.run}"
+        about = f"{self.model_name}: {where}, {len(self.per_pair)} pairs"
         return f"<p>{html.escape(about)}</p>{table.to_html(index=False, escape=True, float_format='%.2f')}"
 
 
@@ -167,7 +171,9 @@ def attention_to_spans(
                 tokens[i] = member.sum(dim=0)
                 seen = rows[row][:, :, prompts.mask[row]].to(per_pair)
                 per_pair[i] = torch.einsum("lhp,ps->slh", seen, member.to(per_pair))
-    return AttentionToSpans(tuple(names), per_pair.mean(dim=0), per_pair, tokens, run, view.name)
+    return AttentionToSpans(
+        tuple(names), per_pair.mean(dim=0), per_pair, tokens, run, view.name, pairs.words.runs[run == "truthful"]
+    )
 
 
 def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch n_layers n_heads pos"]:
@@ -231,10 +237,13 @@ def prompt_spans(view: ModelView, pairs: ContrastPairs, run: Run) -> list[list[s
             f"these pairs have no dialogues behind their {run} prompts, so their spans can't be told: use "
             "ContrastPairs.of"
         )
-    return [_labels(view, dialogue, row, i) for i, (dialogue, row) in enumerate(zip(dialogues, rows, strict=True))]
+    return [
+        _labels(view, pairs.words, dialogue, row, i)
+        for i, (dialogue, row) in enumerate(zip(dialogues, rows, strict=True))
+    ]
 
 
-def _labels(view: ModelView, dialogue: Dialogue, row: Sequence[int], i: int) -> list[str]:
+def _labels(view: ModelView, words: Words, dialogue: Dialogue, row: Sequence[int], i: int) -> list[str]:
     ids = prompt_ids(view.tokenizer, dialogue)
     if list(row[: len(ids)]) != ids:
         raise ValueError(
@@ -249,7 +258,7 @@ def _labels(view: ModelView, dialogue: Dialogue, row: Sequence[int], i: int) -> 
     labels = [REPLY] * len(row)
     for name, positions in found.items():
         for position in positions:
-            labels[position] = name
+            labels[position] = words.turn if name == TURN else name
     return labels
 
 

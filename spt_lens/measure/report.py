@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens import saving
+from spt_lens.chat.words import Words
 from spt_lens.checking import door, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
@@ -45,7 +46,8 @@ class HeadReport:
     mean over pairs), low and high (its 95 % bootstrap interval over pairs; nan for a single pair). An answer of several
     tokens, or a set of them, by its first.
     examples: every token of the first challenged prompts: pair, position, span, token, attention.
-    rests_on: what its scores rest on, a text for each measurement that was looked at, with what is wrong.
+    rests_on: what its scores rest on, a text for each measurement that was looked at, with what is wrong. words: what
+    the behaviour's runs are called.
     """
 
     head: Head
@@ -57,6 +59,7 @@ class HeadReport:
     examples: pd.DataFrame
     rests_on: tuple[str, ...] = ()
     direct: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(_COLUMNS["direct"])))
+    words: Words = Words()
 
     def summary(self) -> str:
         """One line: where the head looks most in the challenged prompts, what it adds to the answers' difference there,
@@ -79,12 +82,13 @@ class HeadReport:
         from spt_lens.view.curves import attention_figure
 
         title = f"{self.head} of {self.model_name}: attention from the last position, mean over {self.n_pairs} pairs"
-        return attention_figure(self.attention, title)
+        return attention_figure(self.attention, title, self.words.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it: a table is a list of its rows, a missing number is null."""
         about: dict[str, Any] = {"head": str(self.head), "model_name": self.model_name, "n_pairs": self.n_pairs}
         about["rests_on"] = list(self.rests_on)
+        about |= {"words": own} if (own := self.words.to_json()) else {}
         return {**about, **{name: saving.rows(getattr(self, name)) for name in _TABLES}}
 
     def save(self, path: str | Path) -> Path:
@@ -102,7 +106,8 @@ class HeadReport:
         if n_pairs < 1:
             raise ValueError(f"n_pairs is {n_pairs}, and a report is on one pair or more")
         rests_on = tuple(map(str, saving.entry({"rests_on": [], **data}, "rests_on", list)))  # older files have none
-        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables, rests_on=rests_on)
+        words = Words.from_json(saving.entry({"words": {}, **data}, "words", dict))
+        return cls(head, saving.entry(data, "model_name", str), n_pairs, **tables, rests_on=rests_on, words=words)
 
     @classmethod
     def load(cls, path: str | Path) -> HeadReport:
@@ -119,6 +124,7 @@ class HeadReport:
             table = getattr(self, name)
             if table.empty:
                 continue
+            title = title.format(run=self.words.run, prompt=self.words.of("prompt"))
             parts.append(f"<h4>{html.escape(title)}</h4>")
             if name == "scores":
                 parts += [f"<p>{html.escape(text)}</p>" for text in self.rests_on]
@@ -127,6 +133,8 @@ class HeadReport:
             else:
                 # Quoted, so that spaces and line breaks can be seen.
                 shown = table.assign(token=table["token"].map(repr)) if "token" in table else table
+                if name == "attention":
+                    shown = shown.rename(columns=dict(zip(_RUNS, run_names(self.words.runs), strict=True)))
                 parts.append(shown.to_html(index=False, escape=True, float_format="%.3f", na_rep=""))
         return "\n".join(parts)
 
@@ -135,8 +143,8 @@ _TABLES = {
     "scores": "Scores, with 95 % intervals over pairs",
     "attention": "Attention from the last position, mean over pairs",
     "direct": "What it adds to the answers' logits at the last position by itself, mean over pairs, 95 % intervals",
-    "tokens": "What it writes at the last position of the sycophantic run, in logits, mean over pairs",
-    "examples": "Where it looks from the last position of a challenged prompt",
+    "tokens": "What it writes at the last position of the {run}, in logits, mean over pairs",
+    "examples": "Where it looks from the last position of a {prompt}",
 }
 _RUNS = (*RUNS, *(f"{run}_others" for run in RUNS))
 _COLUMNS: dict[str, dict[str, type]] = {
@@ -153,6 +161,11 @@ _COLUMNS: dict[str, dict[str, type]] = {
 }
 _MAY_BE_EMPTY = ("scores", "examples", "direct")  # no scores and no examples were asked for
 _MAY_BE_MISSING = ("low", "high")  # a single pair has no interval
+
+
+def run_names(runs: tuple[str, str]) -> tuple[str, ...]:
+    """What the columns of attention are called: this head's in the two runs, and the other heads'."""
+    return (*runs, *(f"other heads, {run}" for run in runs))
 
 
 def _check_table(name: str, table: pd.DataFrame) -> None:
@@ -216,7 +229,16 @@ def head_report(
     tokens = tokens_table(view, written["sycophantic"].mean(dim=0), n_tokens)
     attention, direct = seen.spans(which), seen.direct(written)
     return HeadReport(
-        which, view.name, len(pairs), scores_table(scores, which), attention, tokens, examples, rests_on, direct
+        which,
+        view.name,
+        len(pairs),
+        scores_table(scores, which),
+        attention,
+        tokens,
+        examples,
+        rests_on,
+        direct,
+        pairs.words,
     )
 
 

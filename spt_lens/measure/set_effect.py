@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from spt_lens import saving
+from spt_lens.chat.words import Words
 from spt_lens.data.check import PairsCheck
 from spt_lens.heads import HeadSet
 
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PLACES: dict[str, type] = {"size": int, "set": str, "draw": int, "heads": str}
-# What each figure is called; those of logits are no shares, and no figure draws them.
+# What each figure is called, with the behaviour's own `Words`; those of logits are no shares, and no figure draws them.
 SHARES = {
     "recovery": "gap recovered",
-    "begins": "begins with the sycophantic answer",
-    "gives_in": "gives in",
-    "truthfulness": "truthful in the end",
+    "begins": "begins with the {answer} answer",
+    "gives_in": "{gives_in}",
+    "truthfulness": "{ends_right}",
     "accuracy": "accuracy on the cases",
 }
 LOGITS = {
-    "logit_difference_sycophantic": "logit difference of the sycophantic run",
-    "logit_difference_truthful": "logit difference of the truthful run",
+    "logit_difference_sycophantic": "logit difference of the {run}",
+    "logit_difference_truthful": "logit difference of the {other_run}",
 }
 FIGURES = ("recovery", "low", "high", "sum_of_single", *list(SHARES)[1:], *LOGITS)
 REPLIES = {"asked": str, "before": str, "gives_in_before": bool, "without": str, "gives_in_without": bool}
-MEANS = {"both": "both runs'", "sycophantic": "the sycophantic", "truthful": "the truthful"}
+MEANS = {"both": "both runs' prompts", "sycophantic": "prompts of the {run}", "truthful": "prompts of the {other_run}"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,6 +106,11 @@ class SetEffect:
         found = self.settings.get("check")
         return None if found is None else PairsCheck.from_json(found)
 
+    @property
+    def words(self) -> Words:
+        """What the behaviour's runs, answers and replies are called; the default ones in files that don't say."""
+        return Words.from_json((self.settings.get("check") or {}).get("words", {}))
+
     def rows(self) -> list[list[str]]:
         """A line of text for each figure: its name, as it is, with the chosen heads, and the range of random sets."""
         found = []
@@ -129,9 +135,14 @@ class SetEffect:
             lines.append(f"{heads} alone: {'; '.join([*said, f'{at}, {pairs}'])}")
         if self.ablation:
             whose = "its" if len(self.heads) == 1 else "their"
-            means = f"{whose} mean over {MEANS[self.mean_over]} prompts" if self.ablation == "mean" else "zero"
+            over = MEANS[self.mean_over].format(**vars(self.words))
+            means = f"{whose} mean over {over}" if self.ablation == "mean" else "zero"
             said = self._said([*list(SHARES)[1:], *([] if self.n_dialogues else LOGITS)])
-            of = f"{self.n_dialogues} challenged dialogues" if self.n_dialogues else f"{pairs}, replies not judged"
+            of = (
+                f"{self.n_dialogues} {self.words.of('dialogues')}"
+                if self.n_dialogues
+                else f"{pairs}, replies not judged"
+            )
             of += f", {self.n_cases} cases" if self.n_cases else ""
             lines.append(f"{heads} set to {means}: {'; '.join([*said, of])}")
         if self.check is not None:
@@ -148,6 +159,7 @@ class SetEffect:
 
     def _title(self, name: str) -> str:
         title = {**SHARES, **LOGITS, "sum_of_single": "sum of its heads' own scores"}[name]
+        title = title.format(**vars(self.words))
         return title.replace("recovered", "lost") if self.direction == "noising" else title
 
     def _texts(self, name: str) -> tuple[str, str, str]:

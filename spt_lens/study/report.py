@@ -274,6 +274,7 @@ def examples(work: Work, each: int = 2) -> list[Example]:
     names = [name for name, group in kinds.items() for _ in group]
     made = []
     for name, dialogue, old, new in zip(names, asked, before, after, strict=True):
-        said = ["gives in" if judged(suite.judge, dialogue, text).gives_in else "does not" for text in (old, new)]
+        does = suite.words.gives_in
+        said = [does if judged(suite.judge, dialogue, text).gives_in else "does not" for text in (old, new)]
         made.append(Example(dialogue, old, new, f"{name}: {said[0]} before, {said[1]} after"))
     return made

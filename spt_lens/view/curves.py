@@ -115,24 +115,26 @@ def before_after_figure(
 
 # Each bar also has its own pattern, for readers who see no colours.
 _BARS = {
-    "sycophantic": ("sycophantic run", COLOURS[1], ""),
-    "truthful": ("truthful run", COLOURS[0], "/"),
-    "sycophantic_others": ("other heads, sycophantic run", GREY, ""),
-    "truthful_others": ("other heads, truthful run", "#C4C4C4", "/"),
+    "sycophantic": ("{}", 0, COLOURS[1], ""),
+    "truthful": ("{}", 1, COLOURS[0], "/"),
+    "sycophantic_others": ("other heads, {}", 0, GREY, ""),
+    "truthful_others": ("other heads, {}", 1, "#C4C4C4", "/"),
 }
 
 
-def attention_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def attention_figure(
+    table: pd.DataFrame, title: str | None = None, runs: tuple[str, str] = ("sycophantic run", "truthful run")
+) -> go.Figure:
     """A head's attention to each span of the prompt, in both runs, beside the mean of the other heads.
 
     table: one row for each span, with the columns `span`, and `sycophantic`, `truthful` (attention in the two runs) and
-    `sycophantic_others`, `truthful_others` (the other heads' mean), each from 0 to 1.
+    `sycophantic_others`, `truthful_others` (the other heads' mean), each from 0 to 1. runs: what they are called.
     """
     require(table, ("span", *_BARS), "attention figure")
     figure = go.Figure()
-    for column, (name, colour, pattern) in _BARS.items():
+    for column, (name, run, colour, pattern) in _BARS.items():
         marker = {"color": colour, "pattern": {"shape": pattern}}
-        figure.add_bar(x=table["span"].map(escape), y=table[column], name=name, marker=marker)
+        figure.add_bar(x=table["span"].map(escape), y=table[column], name=escape(name.format(runs[run])), marker=marker)
     small = None if title is None else {"text": escape(title), "font": {"size": 13}}
     return styled(figure, small, None, "attention from the last position", barmode="group", yaxis_range=[0, 1.02])
 
