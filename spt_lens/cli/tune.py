@@ -85,7 +85,7 @@ def tune(
     )
     validation = validation or patience is not None
     with result_of(as_json) as result:
-        from spt_lens.scores.metrics import warn_caller
+        from spt_lens.model.ranks import warn_caller
         from spt_lens.tune.adapter import FILE
 
         chosen = options.heads_of(heads)
