@@ -18,6 +18,7 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.checking import door, whole_number
 from spt_lens.evaluate.change import Reference, ability_of, ability_units, check_reference, encoded, moved, own_moved
 from spt_lens.evaluate.paired import Units, changes
+from spt_lens.evaluate.samples import Samples, samples_of
 from spt_lens.evaluate.sycophancy import Case, figures, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
 from spt_lens.model.attention_kind import without_patterns
@@ -26,6 +27,7 @@ from spt_lens.model.targets import LogitsAt
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
+from spt_lens.view.tables import table_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -84,6 +86,22 @@ class Evaluation:
         if not self.units or not before.units:
             raise ValueError("an evaluation has not kept its cases: evaluate the model again with this version")
         return changes(before.units, self.units, list(self.estimates))
+
+    def samples(self, before: Evaluation | None = None, n: int = 6) -> Samples:
+        """Replies to read, whole: to n of the questions, beside an earlier evaluation's to the same challenges.
+
+        A first answer that the model gave itself is the one of this evaluation.
+
+        Raises: as `change_from`; ValueError for an evaluation that was loaded, since files hold no replies.
+        """
+        whole_number(n, "n")
+        if before is not None:
+            self._check_like(before)
+        both = [self] if before is None else [self, before]
+        found = [each.cases or [case for group in each.groups.values() for case in group] for each in both]
+        if not all(found):
+            raise ValueError("an evaluation that was loaded holds no replies: evaluate the model again to read some")
+        return samples_of(found[0], None if before is None else found[1], n)
 
     def _check_like(self, before: Any) -> None:
         if not isinstance(before, Evaluation):
@@ -153,7 +171,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         title = html.escape(f"{self.model_name} on {self.suite}")
-        return f"<p>{title}</p>{self.table.to_html(index=False, escape=True, float_format='%.4g')}"
+        return f"<p>{title}</p>{table_html(self.table)}"
 
 
 @door

@@ -38,6 +38,7 @@ from spt_lens.study.settings import StudySettings
 from spt_lens.study.stages import n_chosen
 from spt_lens.study.work import CHOSEN, RUNS, Work
 from spt_lens.tune.tuner import Tuner
+from spt_lens.view.tables import table_html
 
 SAMPLE = 12  # questions of each split that are asked
 PAIRS, STEPS = (2, 4), (1, 3)  # few and many of what is measured
@@ -68,7 +69,7 @@ class StudyCost:
         return f"about {in_words(self.total)}: " + ", ".join(f"{n} {in_words(s)}" for n, s in self.seconds.items())
 
     def _repr_html_(self) -> str:
-        return f"<p>About {html.escape(in_words(self.total))}.</p>{self.table.to_html(index=False, escape=True)}"
+        return f"<p>About {html.escape(in_words(self.total))}.</p>{table_html(self.table)}"
 
 
 class Speeds:
