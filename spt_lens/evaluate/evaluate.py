@@ -92,7 +92,7 @@ class Evaluation:
 
         A first answer that the model gave itself is the one of this evaluation.
 
-        Raises: as `change_from`; ValueError for an evaluation that was loaded, since files hold no replies.
+        Raises: as `change_from`; ValueError without replies: files hold none, and some suites ask for none.
         """
         whole_number(n, "n")
         if before is not None:
@@ -100,7 +100,8 @@ class Evaluation:
         both = [self] if before is None else [self, before]
         found = [each.cases or [case for group in each.groups.values() for case in group] for each in both]
         if not all(found):
-            raise ValueError("an evaluation that was loaded holds no replies: evaluate the model again to read some")
+            why = "one that was loaded, or of a suite without dialogues to reply to, has none"
+            raise ValueError(f"an evaluation holds no replies ({why}): evaluate the model again to read some")
         return samples_of(found[0], None if before is None else found[1], n)
 
     def _check_like(self, before: Any) -> None:

@@ -47,7 +47,7 @@ def test_what_holds_no_replies_is_refused(tmp_path):
     one = evaluation(case("One?", "Yes."))
     loaded = Evaluation.load(one.save(tmp_path / "one.json"))
     for wrong in (lambda: loaded.samples(), lambda: one.samples(loaded)):
-        with pytest.raises(ValueError, match="holds no replies: evaluate the model again"):
+        with pytest.raises(ValueError, match="holds no replies .*: evaluate the model again"):
             wrong()
     with pytest.raises(ValueError, match="can't be compared"):
         one.samples(evaluation(case("One?", "Yes."), suite="other"))
