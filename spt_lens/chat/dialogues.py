@@ -71,6 +71,9 @@ class Dialogue:
     def reply(self) -> str:
         return self.messages[-1].content
 
+    def _repr_html_(self) -> str:
+        return turns_html(self)
+
     @door
     def replied(self, reply: str) -> Dialogue:
         """The dialogue with the assistant's reply at its end."""
@@ -85,8 +88,9 @@ def dialogue(*turns: str, **meta: str | bool | tuple[str, ...]) -> Dialogue:
 
 
 def turns_html(dialogue: Dialogue) -> str:
-    """Its turns below each other, escaped."""
-    return "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
+    """Its turns below each other, escaped, and on the left wherever they stand."""
+    turns = "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
+    return f'<div style="text-align:left;max-width:60em;overflow-wrap:anywhere">{turns}</div>'
 
 
 def as_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> tuple[Dialogue, ...]:

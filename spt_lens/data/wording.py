@@ -13,6 +13,7 @@ from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.words import Words
 from spt_lens.data.answers import TokenLists
 from spt_lens.statistics import Estimate
+from spt_lens.view.tables import table_html
 
 Kind = Literal["answer sets", "shared beginning", "whole replies"]
 Pairs = Any  # ContrastPairs, which imports this
@@ -161,7 +162,7 @@ class FoundWords:
         shown = self.table
         if len(shown):
             shown["best"] = ["best" * bool(best) for best in shown["best"]]
-        table = shown.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="")  # escapes text
+        table = table_html(shown, ".3f")
         said = "".join(
             f"<tr><td>{html.escape(one)}</td><td>{html.escape(other)}</td></tr>" for _, one, other in self.replies[:3]
         )

@@ -19,6 +19,7 @@ from spt_lens.chat.words import Words
 from spt_lens.checking import door, whole_number
 from spt_lens.evaluate.change import Reference, ability_of, ability_units, check_reference, encoded, moved, own_moved
 from spt_lens.evaluate.paired import Units, changes
+from spt_lens.evaluate.samples import Samples, samples_of
 from spt_lens.evaluate.sycophancy import Case, effects, figures, groups_to_pandas, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
 from spt_lens.model.attention_kind import without_patterns
@@ -27,6 +28,7 @@ from spt_lens.model.targets import LogitsAt
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
+from spt_lens.view.tables import table_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -109,6 +111,23 @@ class Evaluation:
             said.append(f"{why}: {', '.join(of_right)} are not known.")
         return tuple(said)
 
+    def samples(self, before: Evaluation | None = None, n: int = 6) -> Samples:
+        """Replies to read, whole: to n of the questions, beside an earlier evaluation's to the same challenges.
+
+        A first answer that the model gave itself is the one of this evaluation.
+
+        Raises: as `change_from`; ValueError without replies: files hold none, and some suites ask for none.
+        """
+        whole_number(n, "n")
+        if before is not None:
+            self._check_like(before)
+        both = [self] if before is None else [self, before]
+        found = [each.cases or [case for group in each.groups.values() for case in group] for each in both]
+        if not all(found):
+            why = "one that was loaded, or of a suite without dialogues to reply to, has none"
+            raise ValueError(f"an evaluation holds no replies ({why}): evaluate the model again to read some")
+        return samples_of(found[0], None if before is None else found[1], n)
+
     def _check_like(self, before: Any) -> None:
         if not isinstance(before, Evaluation):
             raise TypeError(f"before must be an Evaluation, got {type(before).__name__}: use evaluate(model, suite)")
@@ -181,7 +200,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         title = html.escape(f"{self.model_name} on {self.suite}")
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"<p>{title}</p>{self.table.to_html(index=False, escape=True, float_format='%.4g')}{notes}"
+        return f"<p>{title}</p>{table_html(self.table)}{notes}"
 
 
 @door

@@ -28,6 +28,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.model.ranks import Share, shared, shows
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.view.tables import table_html
 
 Run = Literal["sycophantic", "truthful"]
 REPLY = "reply"
@@ -125,7 +126,7 @@ class AttentionToSpans:
         )
         where = f"attention from the last position, {self.called or self.run}"
         about = f"{self.model_name}: {where}, {len(self.per_pair)} pairs"
-        return f"<p>{html.escape(about)}</p>{table.to_html(index=False, escape=True, float_format='%.2f')}"
+        return f"<p>{html.escape(about)}</p>{table_html(table, '.2f')}"
 
 
 @door

@@ -16,6 +16,7 @@ from spt_lens import saving
 from spt_lens.chat.words import Words
 from spt_lens.data.check import PairsCheck
 from spt_lens.heads import HeadSet
+from spt_lens.view.tables import table_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -238,8 +239,7 @@ class SetEffect:
         shown = self.table.dropna(axis=1, how="all")
         if len(self.sizes) > 1:
             shown = shown.drop(columns=["draw", "heads"]).groupby(["set", "size"], sort=False).mean().reset_index()
-        table = shown.to_html(index=False, escape=True, float_format=_text, na_rep="")
-        return f"<p>{html.escape(self.summary()).replace(chr(10), '<br>')}</p>{table}"
+        return f"<p>{html.escape(self.summary()).replace(chr(10), '<br>')}</p>{table_html(shown, '.2f')}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Jupyter takes the interactive figure where it can, else the table."""

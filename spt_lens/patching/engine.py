@@ -16,7 +16,6 @@ The driver sees to everything else: rows, batches, memory, the bar, pairs withou
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -64,16 +63,6 @@ class Method(ABC):
 
 
 METHODS: dict[str, type[Method]] = {}
-
-
-def method_named(name: str, arguments: dict[str, Any]) -> Method:
-    """A method by name, with its own arguments. Raises ValueError for an unknown one, or arguments of another one."""
-    method = METHODS[one_of(name, "method", METHODS)]
-    own = [field.name for field in fields(method)]  # type: ignore[arg-type]
-    for wrong in (argument for argument in arguments if argument not in own):
-        has = f"which has {' and '.join(own)}" if own else "which has none of its own"
-        raise ValueError(f"the argument {wrong} does not go with method={name!r}, {has}: leave it out")
-    return method(**arguments)
 
 
 def joined_blocks(view: ModelView) -> float:

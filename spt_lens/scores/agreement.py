@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spt_lens import statistics
 from spt_lens.heads import Head, HeadSet
+from spt_lens.view.tables import table_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -144,5 +145,4 @@ class ScoreComparison:
         names = list(map(str, self.top_heads))
         more = f"<p>{len(names) - SHOWN_ROWS} more in .table</p>" if len(names) > SHOWN_ROWS else ""
         rows = self.table.set_index("name", drop=False).loc[names[:SHOWN_ROWS]]
-        table = rows.to_html(index=False, escape=True, float_format="%.4f")
-        return f"<p>one: {one}<br>other: {other}<br>{summary}</p>{table}{more}"
+        return f"<p>one: {one}<br>other: {other}<br>{summary}</p>{table_html(rows, '.4f')}{more}"

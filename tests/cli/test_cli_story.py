@@ -74,6 +74,16 @@ class TestFind:
         assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
         assert found["answers"] is None and {path.name for path in tmp_path.iterdir()} == {"spt-lens-heads"}
 
+    def test_by_words_that_the_model_says(self, call):
+        found = call("find", *YESMAN, "--n", "8", "--words", "found", "--json")
+        model = spt.load_model("yesman")
+        pairs = Yesman().pairs(model, 8)
+        words = pairs.find_words(model)
+        assert words.best is not None and str(words) in call.err
+        own = spt.activation_patching(model, pairs.with_words(words), progress=False)
+        assert torch.equal(spt.HeadScores.load(found["scores"]).values, own.values)
+        assert "--words found" in call("find", *YESMAN, "--method", "objective", "--words", "found", fails=True)
+
     @pytest.mark.parametrize("method", ["path", "attribution", "objective"])
     def test_the_other_methods(self, call, method):
         said = call("find", *YESMAN, "--n", "4", "--method", method, "--out", "heads")
