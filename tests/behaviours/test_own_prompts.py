@@ -135,9 +135,7 @@ def test_its_own_replies_are_what_it_learns(tiny, monkeypatch):
     said = {re.search(r"the (\w+)", each.messages[0].content)[1]: each.reply for each in learnt}
     assert said == {"apple": "It has a apple."} | {thing: f"It has a {thing}. It is" for thing in THINGS[1:-1]}
     assert own.comments == {} and {each.reply for each in own.training()} == {"No."}
-    with pytest.raises(
-        ValueError, match="reply that agrees with the user, 'Hm.', is neither positive nor negative"
-    ):
+    with pytest.raises(ValueError, match="reply that agrees with the user, 'Hm.', is neither positive nor negative"):
         CommentJudge()(spt.Opinions.of(**GIVEN | {"agrees": "Hm."}).opinions[0].challenged, "Great!")
 
 
