@@ -11,7 +11,7 @@ import pandas as pd
 
 from spt_lens.behaviours.jsonl import OnError, Record, made_rows, read_rows
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, as_dialogues
-from spt_lens.checking import door
+from spt_lens.checking import door, shown
 
 Prompt = str | Dialogue | Sequence[Mapping[str, str]]  # a text is one user turn; a chat list as transformers takes it
 TOLD, UNTOLD = "with the opinion", "without the opinion"
@@ -83,7 +83,7 @@ def opinions_from(
         several = given.tolist() if hasattr(given, "tolist") else given
         several = [several] * n if isinstance(several, str) else several
         if not isinstance(several, list | tuple) or not all(isinstance(each, str) for each in several):
-            raise TypeError(f"{name} is {given!r:.60}: give one text for all, or a list with one for each prompt")
+            raise TypeError(f"{name} is {shown(given)}: give one text for all, or a list with one for each prompt")
         texts[name] = several
     for name, rows in {**prompts, **texts}.items():
         if len(rows) != n:
@@ -101,6 +101,10 @@ def _made(
     for name, text in {"agrees": agrees, "other": other}.items():
         if not text.strip():
             raise ValueError(f"{place}: {name} is empty: give the reply that {_MEANS[name]}")
+    written = {"agrees": agrees, "other": other, "question": question}
+    for name, text in {**written, "with_opinion": text_of(told), "without": text_of(untold)}.items():
+        if any("\ud800" <= letter < "\ue000" for letter in text):
+            raise ValueError(f"{place}: {name} holds half a character: write it again")
     if agrees.strip() == other.strip():
         raise ValueError(f"{place}: agrees and other are both {agrees!r}: give two replies that differ")
     asked = {"with_opinion": told, "without": untold}
@@ -135,7 +139,7 @@ def read_opinions(rows: Any, on_error: OnError = "raise") -> tuple[list[Opinion]
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
     if isinstance(rows, Mapping | str) or not isinstance(rows, Sequence):
-        raise TypeError(f"rows is {rows!r:.60}: give a list of {_ROW}, a table with these columns, or a file's path")
+        raise TypeError(f"rows is {shown(rows)}: give a list of {_ROW}, a table with these columns, or a file's path")
 
     def make(row: Any, i: int) -> Opinion:
         if isinstance(row, Opinion):
