@@ -151,7 +151,7 @@ def test_a_head_shows_its_report_and_its_attention(picker, ready):
     picker.click("0.8")
     details = picker.root.locator(".spt-details")
     expect(details).to_contain_text("of its attention on the", timeout=60_000)
-    expect(details.locator("table").first).to_contain_text("activation")
+    expect(details.locator("table").nth(1)).to_contain_text("activation")
     expect(details.locator(".spt-prompt")).to_contain_text("Are you sure")
     details.get_by_text("Attention from all positions").click()
     frame = details.locator("iframe").content_frame
