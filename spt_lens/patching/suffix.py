@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from typing import Any
 
 import torch
@@ -238,20 +237,6 @@ class _HookedSuffix(SuffixRun):
 def suffix_run(view: ModelView, tokens: Int[Tensor, "batch pos"], start: int, also: Sequence[str] = ()) -> SuffixRun:
     """One ordinary run of prompts of equal length, kept from position `start` on. Raises NotPossible."""
     return (_HookedSuffix if is_hooked(view.model) else _BridgeSuffix)(view, tokens, start, also)
-
-
-def joined(runs: Sequence[SuffixRun]) -> SuffixRun:
-    """Runs of prompts that are all equally long as one run of them all, with which blocks are then run once."""
-    one = copy(runs[0])
-
-    def together(name: str) -> list[Tensor]:
-        return [torch.cat(layer) for layer in zip(*(getattr(run, name) for run in runs), strict=True)]
-
-    one.tokens, one.final = torch.cat([run.tokens for run in runs]), torch.cat([run.final for run in runs])
-    one.resid, one._keys, one._values = together("resid"), together("_keys"), together("_values")
-    one.own = {name: torch.cat([run.own[name] for run in runs]) for name in one.own}
-    one._masks = {}
-    return one
 
 
 class KeptCache:

@@ -23,8 +23,8 @@ from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.engine import sweep_problem
 from spt_lens.patching.readings import Resting
 from spt_lens.patching.rows import Row, run_source
-from spt_lens.patching.suffix import joined, suffix_run
-from spt_lens.patching.sweep import HooksAt, Variants, most_variants
+from spt_lens.patching.suffix import suffix_run
+from spt_lens.patching.sweep import HooksAt, Variants, joined, most_variants
 from spt_lens.scores.metrics import check_finite
 
 

@@ -45,7 +45,7 @@ def test_a_page_holds_all_that_the_widget_shows(picker):
         k: v for k, v in told.items() if k not in changed
     }
     assert state["_map"]["page"] is True and told["page"] is False
-    assert "kernel" in state["_map"]["whyNoCheck"] and "kernel" in state["_map"]["whyNoShow"]
+    assert "kernel" in state["_map"]["whyNoCheck"] and "notebook" in state["_map"]["whyNoShow"]
 
 
 def test_a_page_loads_nothing(picker):
