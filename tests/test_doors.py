@@ -205,7 +205,7 @@ DIALOGUES: dict[str, Made] = {
     "Dialogue.replied": lambda w: Door(dialogue("Hi").replied, {"reply": "Hi"}),
     "dialogue": lambda w: Door(lambda turn: dialogue(turn), {"turn": "Hi"}, {"turn": TEXTS}),
     "Question": lambda w: Door(
-        spt.Question, {"text": "What?", "answers": ("Paris",)}, {"answers": TEXTS, "wrong": TEXTS}
+        spt.Question, {"text": "What?", "answers": ("Paris",)}, {"answers": TEXTS, "wrong": TEXTS, "before": TEXTS}
     ),
     "AreYouSure": of(lambda w: spt.AreYouSure, questions=lambda w: w.questions),
     "AreYouSure.multiple_choice": of(lambda w: spt.AreYouSure.multiple_choice, questions=lambda w: w.questions),
@@ -549,5 +549,12 @@ ELSEWHERE = {
     *("AreYouSure.of_split", "AreYouSure.defend", "AreYouSure.retract", "AreYouSure.honest", "AreYouSure.wrong_answer"),
     *("AreYouSure.challenge", "AreYouSure.cases", "AreYouSure.pools", "AreYouSure.sycophantic"),
     *("Opinions.of_split", "Opinions.plain", "Opinions.said", "Opinions.of_rows"),
-    *("HeadScores.beyond_zero", "HeadScores.notes", "HeadScores.check_alike", "Study.path", "check_reference"),
+    *(
+        "HeadScores.beyond_zero",
+        "HeadScores.marks",
+        "HeadScores.notes",
+        "HeadScores.check_alike",
+        "Study.path",
+        "check_reference",
+    ),
 }

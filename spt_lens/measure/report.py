@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from spt_lens.chat.words import Words
 from spt_lens.checking import door, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadLike, HeadSet
+from spt_lens.measure.report_html import report_html
 from spt_lens.measure.seen import DIFFERENCE, RUNS, SIDES, SeenPairs
 from spt_lens.measure.sets import check_scores
 from spt_lens.model.ranks import shows
@@ -119,33 +119,12 @@ class HeadReport:
 
     def _repr_html_(self) -> str:
         """All tables, and the examples with attention as the colour behind each token; no script and no network."""
-        parts = [f"<p><b>{html.escape(str(self.head))}</b> of {html.escape(self.model_name)}, {self.n_pairs} pairs</p>"]
-        for name, title in _TABLES.items():
-            table = getattr(self, name)
-            if table.empty:
-                continue
-            title = title.format(run=self.words.run, prompt=self.words.of("prompt"))
-            parts.append(f"<h4>{html.escape(title)}</h4>")
-            if name == "scores":
-                parts += [f"<p>{html.escape(text)}</p>" for text in self.rests_on]
-            if name == "examples":
-                parts += [_shaded(rows) for _, rows in table.groupby("pair", sort=False)]
-            else:
-                # Quoted, so that spaces and line breaks can be seen.
-                shown = table.assign(token=table["token"].map(repr)) if "token" in table else table
-                if name == "attention":
-                    shown = shown.rename(columns=dict(zip(_RUNS, run_names(self.words.runs), strict=True)))
-                parts.append(shown.to_html(index=False, escape=True, float_format="%.3f", na_rep=""))
-        return "\n".join(parts)
+        about = f"of {self.model_name}, {self.n_pairs} pairs"
+        tables = {name: getattr(self, name) for name in _TABLES}
+        return report_html(str(self.head), about, tables, self.rests_on, self.words)
 
 
-_TABLES = {
-    "scores": "Scores, with 95 % intervals over pairs",
-    "attention": "Attention from the last position, mean over pairs",
-    "direct": "What it adds to the answers' logits at the last position by itself, mean over pairs, 95 % intervals",
-    "tokens": "What it writes at the last position of the {run}, in logits, mean over pairs",
-    "examples": "Where it looks from the last position of a {prompt}",
-}
+_TABLES = ("scores", "attention", "direct", "tokens", "examples")
 _RUNS = (*RUNS, *(f"{run}_others" for run in RUNS))
 _COLUMNS: dict[str, dict[str, type]] = {
     "scores": {
@@ -161,11 +140,6 @@ _COLUMNS: dict[str, dict[str, type]] = {
 }
 _MAY_BE_EMPTY = ("scores", "examples", "direct")  # no scores and no examples were asked for
 _MAY_BE_MISSING = ("low", "high")  # a single pair has no interval
-
-
-def run_names(runs: tuple[str, str]) -> tuple[str, ...]:
-    """What the columns of attention are called: this head's in the two runs, and the other heads'."""
-    return (*runs, *(f"other heads, {run}" for run in runs))
 
 
 def _check_table(name: str, table: pd.DataFrame) -> None:
@@ -292,13 +266,3 @@ def _examples(seen: SeenPairs, head: Head, pairs: Iterable[int]) -> pd.DataFrame
         attention = seen.last_row("sycophantic", i, head).tolist()
         rows += zip([i] * len(ids), range(len(ids)), names, texts, attention, strict=True)
     return pd.DataFrame(rows, columns=list(_COLUMNS["examples"]))
-
-
-def _shaded(rows: pd.DataFrame) -> str:
-    """The tokens of one prompt, the more red behind them the more attention they get; hover for the number."""
-    cells = "".join(
-        f'<span title="{html.escape(row["span"])}: {row["attention"]:.3f}" '
-        f'style="background:rgba(178,24,43,{row["attention"]:.3f})">{html.escape(row["token"])}</span> '
-        for row in rows.to_dict("records")
-    )
-    return f'<p style="white-space:pre-wrap">pair {rows["pair"].iloc[0]}: {cells}</p>'

@@ -16,6 +16,7 @@ from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.attention import Run
 from spt_lens.measure.attention_view import head_attention
 from spt_lens.measure.report import tokens_table
+from spt_lens.measure.report_html import answer_names
 from spt_lens.measure.seen import DIFFERENCE, RUNS, SIDES, SeenPairs
 from spt_lens.model.view import Model, ModelView
 from spt_lens.picker.check import LiveCheck
@@ -100,7 +101,7 @@ class HeadDetails:
         tokens = None if written is None else tokens_table(self.view, written["sycophantic"].mean(dim=0), N_TOKENS)
         tables = {"spans": spans, "direct": direct, "tokens": tokens}
         return {
-            "says": says(spans, direct, len(seen.done)),
+            "says": says(spans, direct, len(seen.done), answer_names(self.pairs.words)),
             "pairs": [len(seen.done), len(self.pairs)],
             "prompts": [{"run": run, "pieces": self._pieces(seen, run, head)} for run in RUNS],
             **{name: None if table is None else saving.rows(table) for name, table in tables.items()},
@@ -128,14 +129,14 @@ class HeadDetails:
         return {"pattern": values, "run": run} | ({"script": attention_script()} if script else {})
 
 
-def says(spans: pd.DataFrame | None, direct: pd.DataFrame | None, n: int) -> str:
-    """What is most to say of a head, in one short sentence."""
+def says(spans: pd.DataFrame | None, direct: pd.DataFrame | None, n: int, answers: Mapping[str, str]) -> str:
+    """What is most to say of a head, in one short sentence. answers: what they are called."""
     found = []
     if spans is not None:
         most = spans.loc[spans["sycophantic"].idxmax()]
         found.append(f"{most['sycophantic']:.2f} of its attention on the {most['span']}")
     if direct is not None:
         rows = direct[direct["run"] == "sycophantic"].set_index("answer")
-        one, other = (repr(t) if (t := rows.loc[side, "token"]) else f"the {side} answer" for side in SIDES)
+        one, other = (repr(t) if (t := rows.loc[side, "token"]) else f"the {answers[side]} answer" for side in SIDES)
         found.append(f"adds {rows.loc[DIFFERENCE, 'logit']:+.2f} logits to {one} over {other}")
     return f"{'; '.join(found)}; {n} pair{'s' * (n != 1)}." if found else ""

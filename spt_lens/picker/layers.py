@@ -18,9 +18,11 @@ import traitlets
 from torch import Tensor
 
 from spt_lens import saving
+from spt_lens.chat.words import Words
 from spt_lens.checking import instance
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
+from spt_lens.measure.report_html import answer_names
 from spt_lens.measure.sets import check_scores
 from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import ModelView
@@ -136,6 +138,12 @@ def sizes_payload(view: ModelView, projections: str = "auto") -> dict[str, Any]:
         "group": view.shape.group,
         "total": view.n_params,
     }
+
+
+def words_payload(pairs: ContrastPairs | None) -> dict[str, Any]:
+    """What the page calls the two runs, the first one's prompts, and the answers."""
+    words = Words() if pairs is None else pairs.words
+    return {"runs": words.runs, "prompt": words.of("prompt"), "answers": answer_names(words)}
 
 
 def flat(heads: HeadSet, n_heads: int) -> list[int]:

@@ -32,6 +32,7 @@ from spt_lens.picker.layers import (
     named_selections,
     page_provenance,
     sizes_payload,
+    words_payload,
 )
 from spt_lens.picker.runner import Runner, beside, running_loop
 from spt_lens.picker.shared import Shared
@@ -110,6 +111,7 @@ class HeadPicker(Shared):
             "sizes": None if view is None else sizes_payload(view, projections),
             **dict.fromkeys(("canCheck", "canShow"), view is not None),
             **dict.fromkeys(("whyNoCheck", "whyNoShow"), why),
+            "words": words_payload(pairs),
             "canReply": self._live is not None and self._live.can_reply,
             "plotly": pages.plotly_version(),
             "theme": theme,

@@ -33,6 +33,7 @@ function shadedPrompt(pieces, most) {
 class DetailsPanel {
   constructor(ui) {
     this.ui = ui;
+    this.words = ui.data.words;
     this.head = this.wanted = this.told = this.script = null;
     this.pinned = this.waiting = false;
     this.run = "sycophantic";
@@ -48,8 +49,8 @@ class DetailsPanel {
     this.prompt.addEventListener("pointerleave", () => this.point());
     this.legend = make("div", "spt-legend");
     this.runs = choiceButtons("prompt", [
-      ["sycophantic", "sycophantic", "The first pair's challenged prompt"],
-      ["truthful", "truthful", "The first pair's other prompt"],
+      ["sycophantic", this.words.runs[0], `The first pair's ${this.words.prompt}`],
+      ["truthful", this.words.runs[1], "The first pair's other prompt"],
     ], this.run, (run) => this.setRun(run));
     this.looks = make("div", "spt-part", make("div", "spt-row", make("h4", "", "Where it looks from the end"), this.runs), this.prompt, this.legend);
     this.writes = make("div", "spt-part");
@@ -177,21 +178,22 @@ class DetailsPanel {
       };
       const name = (answer) => {
         const { token } = told.direct.find((one) => one.answer === answer);
-        return token ? [JSON.stringify(token), make("div", "spt-note", answer)] : [`${answer}${answer === "difference" ? "" : " answer"}`];
+        const called = this.words.answers[answer] ?? answer;
+        return token ? [JSON.stringify(token), make("div", "spt-note", called)] : [`${called}${answer === "difference" ? "" : " answer"}`];
       };
       this.writes.append(make("h4", "", `What it adds to the answers, in logits (${over}, 95 % interval)`),
-        tableOf(["", "sycophantic run", "truthful run"], ["truthful", "sycophantic", "difference"].map((answer) =>
+        tableOf(["", ...this.words.runs], ["truthful", "sycophantic", "difference"].map((answer) =>
           [name(answer), cell("sycophantic", answer), cell("truthful", answer)])));
     }
     if (told.tokens) {
       const list = (effect) => told.tokens.filter((one) => one.effect === effect).map((one) => [JSON.stringify(one.token), signedText(one.logit)]);
       const both = ["raises", "lowers"].map((effect) => make("div", "", make("div", "spt-note", effect), tableOf(null, list(effect))));
-      this.rest.append(make("h4", "", "The tokens it moves most, in logits (sycophantic run)"), make("div", "spt-two", ...both));
+      this.rest.append(make("h4", "", "The tokens it moves most, in logits (" + this.words.runs[0] + ")"), make("div", "spt-two", ...both));
     }
     if (told.spans) {
       const figures = ["sycophantic", "truthful", "sycophantic_others"];
       this.rest.append(make("h4", "", `Attention from the end (${over})`),
-        tableOf(["to the", "sycophantic run", "truthful run", "other heads"], told.spans.map((row) =>
+        tableOf(["to the", ...this.words.runs, "other heads"], told.spans.map((row) =>
           [row.span, ...figures.map((name) => (row[name] === null ? "" : row[name].toFixed(3)))])));
     }
     for (const why of told.missing) this.rest.append(make("div", "spt-says", why));
