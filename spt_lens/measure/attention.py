@@ -96,7 +96,7 @@ class AttentionToSpans:
     def summary(self) -> str:
         """One line: what was measured, and the mean over all heads."""
         means = ", ".join(f"{name} {value:.2f}" for name, value in zip(self.spans, self._means(), strict=True))
-        where = f"attention from the last position, {self.called or self.run}"
+        where = f"attention from the last position, {self.called or self.run + ' run'}"
         return f"{where}, mean over heads: {means}; {len(self.per_pair)} pairs"
 
     def _means(self) -> list[float]:
@@ -124,7 +124,7 @@ class AttentionToSpans:
                 "strongest heads": strongest,
             }
         )
-        where = f"attention from the last position, {self.called or self.run}"
+        where = f"attention from the last position, {self.called or self.run + ' run'}"
         about = f"{self.model_name}: {where}, {len(self.per_pair)} pairs"
         return f"<p>{html.escape(about)}</p>{table_html(table, '.2f')}"
 

@@ -12,7 +12,7 @@ from spt_lens.patching.engine import METHODS, Method
 
 def method_named(name: str, arguments: dict[str, Any]) -> Method:
     """A method by name, with its own arguments. Raises ValueError for an unknown one, or arguments of another one."""
-    method = METHODS[one_of(name, "method", METHODS)]
+    method = METHODS[one_of(name, "method", sorted(METHODS))]
     own = [field.name for field in fields(method)]  # type: ignore[arg-type]
     for wrong in (argument for argument in arguments if argument not in own):
         has = f"which has {' and '.join(own)}" if own else "which has none of its own"

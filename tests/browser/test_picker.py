@@ -193,37 +193,6 @@ def test_two_views_are_one_selection(picker, ready):
     ready.kernel.wait_for(STATE, "L3.H3")
 
 
-def test_a_restarted_kernel_is_told(notebook, lab_page):
-    lab_page.open_lab(notebook)
-    lab_page.run(0)
-    lab_page.run(1)
-    picker = PickerPage(lab_page.page, lab_page.output(1), 8, 16)
-    picker.click("5.3")
-    lab_page.kernel.wait_for(STATE, "L5.H3")
-    lab_page.restart()
-    picker.click("0.8")
-    expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected: the kernel was restarted")
-    picker.expect("L5.H3 L0.H8")
-    lab_page.screenshot("lab-disconnected")
-    lab_page.close()
-
-
-def test_a_kernel_that_is_shut_down_is_noticed_by_the_next_click(lab, lab_page):
-    path = lab.write("shut_down", [SCORES, "picker = spt.HeadPicker(scores); picker"])
-    lab_page.open_lab(path)
-    lab_page.run_all()
-    picker = PickerPage(lab_page.page, lab_page.output(1), 8, 16)
-    picker.click("5.3")
-    lab_page.kernel.wait_for(STATE, "L5.H3")
-    lab_page.page.evaluate("() => { jupyterapp.commands.execute('kernelmenu:shutdown'); }")
-    expect(lab_page.page.get_by_text("No Kernel").first).to_be_visible()
-    picker.click("0.8")
-    picker.expect("L5.H3 L0.H8")
-    expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected")
-    lab_page.watch.errors.clear()  # JupyterLab logs that it could not send
-    lab_page.close()
-
-
 def test_names_are_kept_on_both_sides(picker, ready):
     picker.click("5.3")
     picker.root.locator(".spt-named > summary").click()
@@ -283,3 +252,34 @@ def test_notebook_7(lab, notebook7_page):
     expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("3 heads on 8 pairs", timeout=60_000)
     notebook7_page.screenshot("notebook7-picker")
     notebook7_page.close()
+
+
+def test_a_restarted_kernel_is_told(notebook, lab_page):
+    lab_page.open_lab(notebook)
+    lab_page.run(0)
+    lab_page.run(1)
+    picker = PickerPage(lab_page.page, lab_page.output(1), 8, 16)
+    picker.click("5.3")
+    lab_page.kernel.wait_for(STATE, "L5.H3")
+    lab_page.restart()
+    picker.click("0.8")
+    expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected: the kernel was restarted")
+    picker.expect("L5.H3 L0.H8")
+    lab_page.screenshot("lab-disconnected")
+    lab_page.close()
+
+
+def test_a_kernel_that_is_shut_down_is_noticed_by_the_next_click(lab, lab_page):
+    path = lab.write("shut_down", [SCORES, "picker = spt.HeadPicker(scores); picker"])
+    lab_page.open_lab(path)
+    lab_page.run_all()
+    picker = PickerPage(lab_page.page, lab_page.output(1), 8, 16)
+    picker.click("5.3")
+    lab_page.kernel.wait_for(STATE, "L5.H3")
+    lab_page.page.evaluate("() => { jupyterapp.commands.execute('kernelmenu:shutdown'); }")
+    expect(lab_page.page.get_by_text("No Kernel").first).to_be_visible()
+    picker.click("0.8")
+    picker.expect("L5.H3 L0.H8")
+    expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected")
+    lab_page.watch.errors.clear()  # JupyterLab logs that it could not send
+    lab_page.close()

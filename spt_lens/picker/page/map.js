@@ -27,7 +27,7 @@ class HeadMap {
     });
     keepShortcutsAway(this.reach);
     this.frame = make("div", "spt-frame", this.plot, this.catch, this.reach, this.tip);
-    this.marks = make("div", "spt-rests");
+    this.marks = make("div", "spt-marks");
     this.catch.append(this.cursor, this.rubber);
     this.plot.setAttribute("aria-hidden", "true"); // of the drawing, only the axes' numbers would be read
     this.element = make("div", "spt-map", this.title, this.rests, this.frame, this.marks);

@@ -17,7 +17,7 @@ function agreement(data, by, one, other) {
 class SetsPanel {
   constructor(ui) {
     this.ui = ui;
-    this.name = make("input", "spt-name");
+    this.name = make("input", "spt-set-name");
     Object.assign(this.name, { type: "text", maxLength: 80, placeholder: "a name", spellcheck: false });
     this.name.setAttribute("aria-label", "a name for the selection");
     this.keep = pushButton("keep", "Keep the chosen heads under this name", () => this.keepIt());
