@@ -158,7 +158,7 @@ def test_the_panel_has_pythons_figures_in_order(shown, picker, yesman):
         expect(row).to_contain_text(re.compile(rf"{scores['5.3']:.3f}.* to "))
     prompt = panel.locator(".spt-prompt")
     assert prompt.evaluate("el => el.textContent") == yesman.tokenizer.decode(list(pairs.sycophantic[0]))
-    panel.get_by_role("radio", name="truthful", exact=True).click()
+    panel.get_by_role("radio", name="truthful run", exact=True).click()
     assert prompt.evaluate("el => el.textContent") == yesman.tokenizer.decode(list(pairs.truthful[0]))
     titles = panel.locator("h4").all_inner_texts()
     assert [title.split(" ")[0] for title in titles] == ["Where", "What", "In", "The", "Attention"]

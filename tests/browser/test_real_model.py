@@ -45,7 +45,8 @@ LONG = 180.0  # seconds, on a machine that has other work
 OVERLAPS = """root => {
     const box = (name) => ({ name, ...root.querySelector(name).getBoundingClientRect().toJSON() });
     const column = [".spt-toolbar", ".spt-title", ".spt-rests", ".spt-frame", ".spt-marks", ".spt-status"].map(box);
-    const found = column.slice(1).filter((one, i) => one.top < column[i].bottom - 1 || !one.height).map((one) => one.name);
+    const over = column.slice(1).filter((one, i) => one.top < column[i].bottom - 1 || !one.height);
+    const found = over.map((one) => one.name);
     const [main, side] = [box(".spt-main"), box(".spt-side")];
     if (side.left < main.right - 1 && side.top < main.bottom - 1) found.push("main and side");
     if (root.scrollWidth > root.clientWidth + 1) found.push(`${root.scrollWidth} of ${root.clientWidth} pixels`);
