@@ -69,9 +69,11 @@ class Meaning:
 
 
 def colour_limit(values: Float[Tensor, "n_layers n_heads"]) -> float:
-    """Where the colour scale ends: the 99th percentile of the absolute scores, or 1 when all are zero."""
+    """Where the colour scale ends: the 99th percentile of the absolute scores, or 1 when all are zero; the largest where
+    that is less than a twentieth more, since the colours would be the same."""
     size = values.abs().flatten()
-    return float(torch.quantile(size, 0.99)) or float(size.max()) or 1.0
+    limit, most = float(torch.quantile(size, 0.99)), float(size.max())
+    return (most if most <= 1.05 * limit else limit) or most or 1.0
 
 
 def limits(values: Float[Tensor, "n_layers n_heads"]) -> tuple[float, float]:
