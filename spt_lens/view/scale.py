@@ -69,8 +69,8 @@ class Meaning:
 
 
 def colour_limit(values: Float[Tensor, "n_layers n_heads"]) -> float:
-    """Where the colour scale ends: the 99th percentile of the absolute scores, or 1 when all are zero; the largest where
-    that is less than a twentieth more, since the colours would be the same."""
+    """Where the colour scale ends: the 99th percentile of the absolute scores, or 1 when all are zero; the largest
+    where that is less than a twentieth more, since the colours would be the same."""
     size = values.abs().flatten()
     limit, most = float(torch.quantile(size, 0.99)), float(size.max())
     return (most if most <= 1.05 * limit else limit) or most or 1.0
