@@ -141,6 +141,7 @@ class PairsCheck:
             if self.reads == "whole"
             else f"the answers{f' {self.answers}' * bool(self.answers)} hold {mass} of the probability"
         )
+        held += f" (median of {self.n_mass} pairs)" if self.n_mass < self.n_pairs else ""
         return (
             f"the {w.run} prefers the {w.answer} answer in {_of(self.sycophantic)} pairs, the {w.other_run} the "
             f"{w.other_answer} one in {_of(self.truthful)}; mean gap {self.mean_gap.value:.2f} {_ends(self.mean_gap)} "

@@ -119,7 +119,7 @@ class HeadReport:
 
     def _repr_html_(self) -> str:
         """All tables, and the examples with attention as the colour behind each token; no script and no network."""
-        about = f"of {self.model_name}, {self.n_pairs} pairs"
+        about = f"of {self.model_name}, {self.n_pairs} pair{'s' * (self.n_pairs != 1)}"
         tables = {name: getattr(self, name) for name in _TABLES}
         return report_html(str(self.head), about, tables, self.rests_on, self.words)
 

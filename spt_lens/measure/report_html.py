@@ -48,7 +48,7 @@ def _named(table: pd.DataFrame, words: Words) -> pd.DataFrame:
     """The table in the behaviour's words; tokens quoted, so that spaces and line breaks can be seen."""
     runs = dict(zip(RUNS, words.runs, strict=True))
     others = {f"{run}_others": f"other heads, {name}" for run, name in runs.items()}
-    shown = table.assign(token=table["token"].map(repr)) if "token" in table else table
+    shown = table.assign(token=[repr(t) if t else "" for t in table["token"]]) if "token" in table else table
     if "answer" in shown:
         shown = shown.assign(run=shown["run"].map(runs), answer=shown["answer"].map(answer_names(words)))
     return shown.rename(columns=runs | others)

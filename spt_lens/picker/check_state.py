@@ -42,7 +42,8 @@ class CheckState:
         elif what == "failed":
             self._change("failed", 0.0, f"Not checked. {value or type(value).__name__}")
         elif what == "stopped":
-            self._change("idle", 0.0, "Stopped.")
+            left = " The figures are of the pairs that were read till then." if self._state["rows"] else ""
+            self._change("idle", 0.0, f"Stopped.{left}")
 
     def _change(self, state: str, done: float, says: str, **more: Any) -> None:
         self._state = {**self._state, "state": state, "done": done, "says": says, **more}
@@ -52,7 +53,7 @@ class CheckState:
 def says_of(effect: SetEffect) -> str:
     """What the figures are of; the figures themselves stand in the rows."""
     n, n_random = len(effect.heads), len(effect.random)
-    text = f"{n} head{'s' * (n != 1)} on {effect.n_pairs} pairs"
+    text = f"{n} head{'s' * (n != 1)} on {effect.n_pairs} pair{'s' * (effect.n_pairs != 1)}"
     text += f", beside {n_random} random set{'s' * (n_random != 1)} of as many" if n_random else ""
     return f"{text}; {effect.n_dialogues} replies to each." if effect.n_dialogues else f"{text}."
 

@@ -194,7 +194,8 @@ class HeadPicker(Shared):
         and the selection can be saved as a file that `HeadSet.load` reads, or copied as text."""
         about = {**self._map, **dict.fromkeys(("canCheck", "canShow", "canReply"), False), "page": True}
         about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "More of it in a notebook."}
-        check = {**self._check, "state": "idle"}  # it goes on here, not in the page
+        # A check that is under way goes on here, not in the page, and half of one is none.
+        check = {**self._check, "state": "idle"} if self._check["state"] == "done" else NO_CHECK
         about["selection"] = page_provenance(self.name, self.budget, self.scores)
         state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": check, "_auto": False}
         state["_sets"] = self._sets
@@ -208,8 +209,9 @@ class HeadPicker(Shared):
         """Takes it off all pages and lets go of the model: ipywidgets keeps every widget until it is closed."""
         if hasattr(self, "_checks"):  # Widget.__del__ calls it too, whatever came of __init__
             self._live = self._details = None
-            self._checks.cancel()
-            self._reports.cancel()
+            for runner in (self._checks, self._reports):
+                runner.cancel()
+                runner.let_go()
         super().close()
 
     def _selection_changed(self) -> None:

@@ -149,6 +149,10 @@ class Runner:
         else:
             loop.call_soon_threadsafe(lambda: loop.call_later(delay, self._go_on_when_free, loop, ticket, make))
 
+    def let_go(self) -> None:
+        """Forgets the model: nothing is started any more."""
+        self._on = None
+
     def cancel(self) -> bool:
         """Stops after the part that runs. From any thread. Returns whether there was anything to stop."""
         with self._lock:

@@ -35,7 +35,7 @@ class Selections(MutableMapping[str, HeadSet]):
         self._kept: dict[str, HeadSet] = {}
 
     def __getitem__(self, name: str) -> HeadSet:
-        return self._presets[name] if name in self._presets else self._kept[name]
+        return self._presets[name] if name in self._presets else self._kept[named(name)]
 
     def __setitem__(self, name: str, heads: Any) -> None:
         instance(name, "a selection's name", str, "give it as text")
@@ -53,7 +53,7 @@ class Selections(MutableMapping[str, HeadSet]):
     def __delitem__(self, name: str) -> None:
         if name in self._presets:
             raise ValueError(f"{name!r} is a preset of this picker, which stays as it is")
-        del self._kept[name]
+        del self._kept[named(name)]
         self._tell(self.told())
 
     def __iter__(self) -> Iterator[str]:
@@ -82,7 +82,7 @@ class Selections(MutableMapping[str, HeadSet]):
 
 def named(text: str) -> str:
     """A name as it is kept: on one line, and not without end."""
-    return " ".join(text.split())[:LONGEST]
+    return " ".join(text.split())[:LONGEST].rstrip()
 
 
 def sound(sets: Any, n_layers: int, n_heads: int) -> bool:

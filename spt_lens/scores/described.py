@@ -112,14 +112,12 @@ class Described:
         return PairsCheck.from_json(found) if isinstance(found, dict) else None
 
     def plainly(self) -> str:
-        """How often the behaviour is there, in its own words, and whether that is little; "" where nobody looked."""
+        """How often the run with the behaviour prefers its answer, in its own words, and whether that is little;
+        "" where nobody looked. It is of the words that are read: what whole replies come to, only a judge can say."""
         if (check := self.check) is None:
             return ""
-        words = getattr(check, "words", None)
-        prompts = getattr(words, "told", "challenged {}").replace("{}", "prompts")
-        said = f"the model {getattr(words, 'gives_in', 'gives in')} in"
-        there = round(check.sycophantic.value * check.n_pairs)
-        said += f" {there} of {check.n_pairs} {prompts}"
+        there, words = round(check.sycophantic.value * check.n_pairs), check.words
+        said = f"the model prefers the {words.answer} answer in {there} of {check.n_pairs} {words.of('prompts')}"
         if check.swapped:
             return f"⚠ {said}: are the answers swapped?"
         if check.sycophantic.value < LEAST_SHARE:
@@ -131,7 +129,8 @@ class Described:
     def titled(self) -> str:
         """`describe`, and in more lines what the scores rest on, where that is known, and what is wrong with it."""
         check = self.check
-        rests = [] if check is None else [self.plainly(), check.line(), check.brief]
+        first = "the first of them: " if self.meta.get("mean_of") else ""
+        rests = [] if check is None else [self.plainly(), first + check.line(), check.brief]
         return "\n".join(filter(None, [self.describe(), *rests]))
 
     def describe(self) -> str:
@@ -140,6 +139,8 @@ class Described:
         span = f"on the {self.meta['span']}" if self.meta.get("span") else ""
         parts = [METHODS.get(self.method, self.method), span, self.direction, places, *self.special(), self._null()]
         parts.append(self._pairs())
+        if several := self.meta.get("mean_of"):
+            parts.append(f"mean of {len(several)} measurements")
         if estimates := int((~self.measured).sum()):
             parts.append(f"{self.measured.numel() - estimates} heads measured, {estimates} estimated")
         return f"{self.model_name}: {self.quantity} of each head ({', '.join(filter(None, parts))})"

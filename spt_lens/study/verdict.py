@@ -137,10 +137,10 @@ def next_steps(work: Work) -> list[str]:
 
 
 def next_commands(work: Work) -> str:
-    """The same as commands and calls to copy, run from the study's folder."""
-    study = "spt-lens study --model MODEL --questions QUESTIONS --settings settings.json"
+    """The same as commands and calls to copy, run from the study's folder, but for what a browser saves."""
+    study = "spt-lens study --model MODEL --questions QUESTIONS --settings SETTINGS.json"
     out = shlex.quote(f"../{work.out.resolve().name}-2")
-    found = [f"spt-lens pick scores.safetensors\n{study} --heads heads.json --out {out}"]
+    found = [f"spt-lens pick scores.safetensors\n{study} --heads ~/Downloads/heads.json --out {out}"]
     if work.adapter is not None:
         found.append(
             "import spt_lens as spt\n\n"

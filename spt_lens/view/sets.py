@@ -64,7 +64,8 @@ def bars_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: 
 
 def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], title: str | None, x: str) -> go.Figure:
     # A recovery is no share of cases: it may be above 1 or below 0.
-    values = table[list(metrics)].to_numpy()
+    drawn = [*metrics, *(end for end in ("low", "high") if "recovery" in metrics and end in table)]
+    values = table[drawn].to_numpy(dtype=float)
     low, high = (values[values == values].min(), values[values == values].max()) if len(metrics) else (0, 1)
     ends = [min(-0.03, float(low) - 0.03), max(1.03, float(high) + 0.03)]
     return styled(figure, title, x, "share", yaxis_range=ends)

@@ -26,8 +26,19 @@ def table_html(table: pd.DataFrame, number: str = ".4g", index: bool = False) ->
         return "".join(f'<{kind} style="{style}">{html.escape(text)}</{kind}>' for style, text in both)
 
     rows = [row("th", map(str, table.columns))]
-    rows += [row("td", (_text(cell, number) for cell in cells)) for cells in table.itertuples(index=False)]
+    counts = [_counts(table.iloc[:, i]) for i in range(table.shape[1])]
+    for cells in table.itertuples(index=False):
+        both = zip(cells, counts, strict=True)
+        rows.append(row("td", (_text(cell, ".0f" if whole else number) for cell, whole in both)))
     return f'<div style="overflow-x:auto"><table>{"".join(f"<tr>{each}</tr>" for each in rows)}</table></div>'
+
+
+def _counts(column: pd.Series) -> bool:
+    """Whether a column holds counts: whole numbers that a missing one has made floats."""
+    if not pd.api.types.is_float_dtype(column) or not column.isna().any():
+        return False
+    there = column.dropna()
+    return len(there) > 0 and bool((there == there.round()).all() and (there.abs() > 1).any())
 
 
 def _text(cell: Any, number: str) -> str:

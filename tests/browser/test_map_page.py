@@ -35,7 +35,9 @@ def test_the_map_shows_what_is_uncertain_and_can_show_all(page, tmp_path):
         assert small["z"][layer][head] == (value if holds[layer, head] else None)
     assert small["xgap"] > 10 * whole["xgap"] and (above["x"], above["y"]) == ([3], [5])
     rests, marks = shown.root.locator(".spt-rests"), shown.root.locator(".spt-marks")
-    expect(rests).to_contain_text("the model gives in in 6 of 16 challenged prompts: there is little to find here")
+    expect(rests).to_contain_text(
+        "the model prefers the sycophantic answer in 6 of 16 challenged prompts: there is little to find here"
+    )
     expect(marks).to_contain_text(f"small squares: the 95 % interval holds 0 ({int(holds.sum())} of 128 heads)")
     expect(marks).to_contain_text("beyond: L5.H3 +1.5")
     expect(shown.root.locator(".cbaxis")).to_contain_text("≥")

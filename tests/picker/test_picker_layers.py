@@ -92,7 +92,10 @@ def test_text_is_not_escaped_for_the_page():
 def test_the_page_is_told_what_scores_rest_on():
     layer = layer_payload("one", scores_of(meta={"check": CHECK.to_json()}), 6)
     assert layer["rests"] == CHECK.line() and layer["warns"] == list(CHECK.warnings) and len(layer["warns"]) == 2
-    assert layer["plainly"] == "⚠ the model gives in in 6 of 16 challenged prompts: there is little to find here"
+    assert (
+        layer["plainly"]
+        == "⚠ the model prefers the sycophantic answer in 6 of 16 challenged prompts: there is little to find here"
+    )
     assert layer["share"] and json.loads(json.dumps(layer)) == layer
     assert CHECK.line() in fallback_html(scores_of(meta={"check": CHECK.to_json()}), HeadSet())
     for method in ("attention", "objective"):

@@ -125,6 +125,7 @@ class DetailsPanel {
     }
     if (message.pattern) return this.drawPattern(message);
     this.waits(false);
+    this.waiting = !message.error && message.pairs[0] < message.pairs[1];
     this.told = message.error ? null : message;
     this.says.textContent = message.error ?? `${this.title.textContent}: ${message.says}`;
     this.looks.hidden = this.pattern.hidden = !this.told;

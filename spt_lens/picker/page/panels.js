@@ -128,7 +128,7 @@ class CheckPanel {
     this.bar.firstChild.style.width = `${100 * check.done}%`;
     const stale = check.rows.length && !own ? "Of an earlier selection. " : "";
     const says = lost && ["queued", "running"].includes(check.state) ? "Interrupted: disconnected." : check.says;
-    this.says.textContent = data.canCheck ? stale + says : data.whyNoCheck;
+    this.says.textContent = data.canCheck ? stale + says : check.rows.length ? `${stale}${says} ${data.whyNoCheck}` : data.whyNoCheck;
     this.table.hidden = !check.rows.length;
     this.element.classList.toggle("spt-stale", Boolean(stale));
     const head = ["", "as it is", "chosen", "random"];
