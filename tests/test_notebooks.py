@@ -39,14 +39,14 @@ def test_notebook_tells_no_paths_and_no_warnings(path):
     assert not any(output.get("name") == "stderr" for output in outputs)
 
 
-def test_a_picker_is_kept_as_a_table_without_the_widgets_state(path):
+def test_a_picker_is_kept_as_a_picture_without_the_widgets_state(path):
     notebook = nbformat.read(path, as_version=4)
     # With its state, a page made of the notebook would show nothing without a network.
     assert "widgets" not in notebook.metadata
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if WIDGET in output.get("data", {}):
-                assert "spt-fallback" in output.data["text/html"]
+                assert "spt-saved" in output.data["text/html"]
 
 
 def test_progress_is_not_turned_off(path):
