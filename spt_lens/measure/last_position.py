@@ -36,10 +36,10 @@ def post_scales(view: ModelView) -> list[str]:
     """
     found = []
     for layer, block in enumerate(view.model.blocks):
-        if (norm := getattr(block, "ln1_post", None)) is None:
+        if (norm := post_norm(block)) is None:
             continue
-        name = post_scale(layer)
-        if name not in view.model.hook_dict or any(getattr(norm, bias, None) is not None for bias in ("b", "bias")):
+        name, biases = f"blocks.{layer}.{norm}.hook_scale", ("b", "bias")
+        if name not in view.model.hook_dict or any(getattr(getattr(block, norm), b, None) is not None for b in biases):
             raise ValueError(
                 f"what a head of {view.name} writes can't be told: its norms after attention show no scale to hold"
             )
@@ -47,8 +47,12 @@ def post_scales(view: ModelView) -> list[str]:
     return found
 
 
-def post_scale(layer: int) -> str:
-    return f"blocks.{layer}.ln1_post.hook_scale"
+def post_norm(block: Any) -> str | None:
+    """What a block calls the norm between its attention and the stream, if it has one. TransformerLens 3.9 calls OLMo
+    2's, which has none before attention, ln1."""
+    if getattr(block, "ln1_post", None) is not None:
+        return "ln1_post"
+    return "ln1" if getattr(getattr(block, "ln1", None), "name", "") == "post_attention_layernorm" else None
 
 
 class LastPositions:
@@ -113,9 +117,10 @@ class LastPositions:
     @contextmanager
     def _post_norm_held(self, run: SuffixRun, layer: int) -> Iterator[None]:
         """In the block, a layer's norm after attention divides by what it divided by in the whole run."""
-        if (name := post_scale(layer)) not in self._scales:
+        if (norm := post_norm(block := self.view.model.blocks[layer])) is None:
             yield
             return
+        name = f"blocks.{layer}.{norm}.hook_scale"
         now: list[Tensor] = []
 
         def by_whole(module: nn.Module, args: Any, normed: Tensor) -> Tensor:
@@ -123,7 +128,7 @@ class LastPositions:
             return normed * (scale / run.own[name].to(scale).view(scale.shape)).to(normed)
 
         with self.view.model.hooks(fwd_hooks=[(name, lambda scale, hook: now.append(scale.detach()))]):
-            handle = self.view.model.blocks[layer].ln1_post.register_forward_hook(by_whole)
+            handle = getattr(block, norm).register_forward_hook(by_whole)
             try:
                 yield
             finally:

@@ -12,7 +12,7 @@ import torch
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.heads import Head
 from spt_lens.measure.attention import last_attention
-from spt_lens.measure.last_position import LastPositions
+from spt_lens.measure.last_position import LastPositions, post_norm
 from spt_lens.measure.seen import SeenPairs
 from spt_lens.model.view import ModelView
 from spt_lens.yesman import Yesman
@@ -78,13 +78,16 @@ def test_parts_add_up_with_a_layer_norm_too(folder_of, load):
 
 
 @pytest.mark.parametrize("name", ["olmo2", "gemma2", "gemma3"])
-def test_heads_add_up_to_their_attention_where_a_norm_follows_it(folder_of, load, tmp_path, name):
+def test_heads_add_up_to_their_attention_where_a_norm_follows_it(folder_of, load, model_class, tmp_path, name):
     """All heads of a layer together write what its attention writes, behind the norm that divides them all."""
+    if model_class == "hooked" and name != "gemma2":
+        pytest.skip("TransformerLens 3.9 makes no HookedTransformer of it")
     folder = copytree(folder_of(name), tmp_path / name)
     config = json.loads((folder / "config.json").read_text()) | {"final_logit_softcapping": None}  # a cap is no sum
     (folder / "config.json").write_text(json.dumps(config))
     model = load(folder, dtype=torch.float64)
     view, prompts = ModelView(model), [[5, 9, 3, 7], [6, 2, 8, 11, 4, 10]]
+    norms = [getattr(block, str(post_norm(block))) for block in model.blocks]
     ends = LastPositions(view)
     for prompt in prompts:
         ends.read([prompt])
@@ -94,7 +97,7 @@ def test_heads_add_up_to_their_attention_where_a_norm_follows_it(folder_of, load
             seen = []
             handles = [
                 module.register_forward_hook(lambda module, args, out, seen=seen: seen.append((args[0], out)))
-                for module in (model.blocks[layer].ln1_post, model.ln_final)
+                for module in (norms[layer], model.ln_final)
             ]
             with torch.no_grad():
                 model(torch.tensor([prompt]))
@@ -104,12 +107,12 @@ def test_heads_add_up_to_their_attention_where_a_norm_follows_it(folder_of, load
             expected = (written * normed / whole) @ model.unembed.W_U
             assert expected.abs().max() > 0.1
             torch.testing.assert_close(row, expected.to(row), atol=2e-6, rtol=0)
-    assert not any(block.ln1_post._forward_hooks for block in model.blocks)
+    assert not any(norm._forward_hooks for norm in norms)
 
 
 def test_a_norm_after_attention_that_shows_no_scale_is_refused(folder_of, load, monkeypatch):
-    model = load(folder_of("olmo2"))
-    monkeypatch.setattr("spt_lens.measure.last_position.post_scale", lambda layer: f"blocks.{layer}.hook_none")
+    model = load(folder_of("gemma2"))
+    monkeypatch.setattr("spt_lens.measure.last_position.post_norm", lambda block: "attn")
     with pytest.raises(ValueError, match="norms after attention show no scale"):
         LastPositions(ModelView(model))
 
