@@ -71,7 +71,7 @@ def cost(
     **arguments: Any,
 ) -> Cost:
     """What a measurement would take: forward passes, seconds, memory, which engine. Runs a few passes of a few prompts
-    for that, and leaves the model as it was. On a GPU with large batches both ends of `seconds` may be too high (`Cost`).
+    for that, and leaves the model as it was. On a GPU with large batches all of `seconds` may be too high (see `Cost`).
 
     The pairs' check (`scores.check`) takes no pass of its own: it reads what both runs give anyway.
 
