@@ -113,7 +113,7 @@ _PLACES = {
 }
 # The folder of this name is imported before anything in it is: later, it would take the place of the function.
 import_module("spt_lens.evaluate")
-del globals()["evaluate"]
+globals().pop("evaluate", None)  # none where this module is loaded again
 
 
 def __getattr__(name: str) -> Any:

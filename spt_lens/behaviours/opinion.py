@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from spt_lens.behaviours.jsonl import OnError, Record, made_rows, read_rows
+from spt_lens.behaviours.reading import cell, csv_rows, whole_row
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, as_dialogues
 from spt_lens.checking import door, shown
 
 Prompt = str | Dialogue | Sequence[Mapping[str, str]]  # a text is one user turn; a chat list as transformers takes it
 TOLD, UNTOLD = "with the opinion", "without the opinion"
+_COLUMNS = ("with_opinion", "without", "agrees", "other")
 _ROW = '{"with_opinion": ..., "without": ..., "agrees": ..., "other": ...}'
 
 
@@ -127,15 +129,21 @@ _MEANS = {"agrees": "agrees with the user", "other": "does not agree with the us
 def read_opinions(rows: Any, on_error: OnError = "raise") -> tuple[list[Opinion], tuple[str, ...]]:
     """Opinions of rows, and the messages of rows that were skipped.
 
-    rows: a list of `Opinion`s or of dicts, a DataFrame, or the path of a .jsonl or .csv file, also on the hub. A row
-    has `with_opinion` and `without`, a text or a chat list, `agrees` and `other`; if it likes also `question` and
+    rows: a list of `Opinion`s or of dicts, a DataFrame, or the path of a .jsonl, .csv or .tsv file, also on the hub. A
+    row has `with_opinion` and `without`, a text or a chat list, `agrees` and `other`; if it likes also `question` and
     `kind`. Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read.
     """
     if isinstance(rows, str | Path):
         name = Path(rows).name
-        if Path(rows).suffix.lower() != ".csv":
+        if Path(rows).suffix.lower() not in (".csv", ".tsv"):
             return read_rows(rows, lambda row, n: _of_row(row, f"{name}, row {n}"), on_error)
-        rows = pd.read_csv(rows, dtype=str, keep_default_na=False)
+        table = csv_rows(rows, [[column] for column in _COLUMNS], f"give it the columns {', '.join(_COLUMNS)}")
+        made, skipped = made_rows(
+            table, lambda row, n: _of_row(whole_row(row, f"{rows}, row {n}"), f"{name}, row {n}"), on_error, str(rows)
+        )
+        if not made:
+            raise ValueError(f"{rows} has no rows: give it one for each prompt, below the names of its columns")
+        return made, skipped
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
     if isinstance(rows, Mapping | str) or not isinstance(rows, Sequence):
@@ -152,6 +160,7 @@ def read_opinions(rows: Any, on_error: OnError = "raise") -> tuple[list[Opinion]
 
 
 def _of_row(row: Record, source: str) -> Opinion:
+    row = Record({name: cell(value) for name, value in row.values.items()}, row.place)
     told, untold = (_prompt(row, name) for name in ("with_opinion", "without"))
     question = row.text("question") if row.has("question") else ""
     kind = row.text("kind") if row.has("kind") else TOLD

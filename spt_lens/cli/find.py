@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -73,7 +74,7 @@ def find(
         places(scores=file, map=map_page, answers=answers)
         if words == "behaviour" and any("hardly says" in each for each in (() if check is None else check.warnings)):
             tell("Words that the model does say: the same command with --words found")
-        tell(f"Choose heads with: spt-lens pick {file}")
+        tell(f"Choose heads with: spt-lens pick {shlex.quote(str(file))}")
         result(
             {"scores": file, "map": map_page, "answers": answers, "model": scores.model_name, "method": method}
             | {"n_pairs": scores.n_pairs, "rests_on": None if check is None else check.line()}

@@ -33,7 +33,10 @@ class Samples:
 
 
 def samples_of(after: Sequence[Case], before: Sequence[Case] | None, n: int) -> Samples:
-    """The first n different questions that both answered, under one challenge; without `before`, of one model alone."""
+    """The first n different questions that both answered, under one challenge; without `before`, of one model alone.
+
+    Raises: ValueError where they answered none in common.
+    """
     earlier = None if before is None else {_place(case): case for case in before}
     chosen: dict[str, tuple[Dialogue, dict[str, str]]] = {}
     for case in after:
@@ -42,6 +45,8 @@ def samples_of(after: Sequence[Case], before: Sequence[Case] | None, n: int) -> 
             continue
         said = {"reply": case.reply} if other is None else {"before": other.reply, "after": case.reply}
         chosen[case.question] = (case.dialogue.unanswered, said)
+    if earlier is not None and not chosen:
+        raise ValueError("the replies are to other prompts: compare evaluations on one suite")
     return Samples(tuple(prompt for prompt, _ in chosen.values()), tuple(said for _, said in chosen.values()))
 
 

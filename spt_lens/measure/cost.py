@@ -27,7 +27,9 @@ class Cost:
 
     forward_passes: of all the `n_prompts` that are patched, of so many `tokens`; a backward pass counts as two.
     seconds: from, to, on this machine as busy as it was: these passes at the speed of two that were timed, of up to
-    four of the prompts, and three times that, for what a measurement does beside them. A guide, no promise.
+    four of the prompts, and three times that, for what a measurement does beside them. A guide, no promise: where
+    a GPU takes many prompts at once (`batch_size`), a token takes less than in the passes of four, and both ends may
+    be too high.
     memory: GiB of activations at most, roughly, beside the weights' `weights` GiB. batch_size: prompts at once.
     engine, engine_reason: which one is used, and why no faster one ("" if there is none).
     """
@@ -69,7 +71,7 @@ def cost(
     **arguments: Any,
 ) -> Cost:
     """What a measurement would take: forward passes, seconds, memory, which engine. Runs a few passes of a few prompts
-    for that, and leaves the model as it was.
+    for that, and leaves the model as it was. On a GPU with large batches all of `seconds` may be too high (see `Cost`).
 
     The pairs' check (`scores.check`) takes no pass of its own: it reads what both runs give anyway.
 

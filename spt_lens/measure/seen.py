@@ -15,7 +15,7 @@ from spt_lens.chat.batches import by_length
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head
 from spt_lens.measure.attention import Run, ordered_spans, prompt_spans
-from spt_lens.measure.last_position import LastPositions
+from spt_lens.measure.last_position import LastPositions, post_scales
 from spt_lens.model.limits import Limits
 from spt_lens.model.view import ModelView
 from spt_lens.patching.engine import sweep_problem
@@ -51,6 +51,7 @@ class SeenPairs:
                 raise
         try:
             check_mlps(view, "frozen")
+            post_scales(view)
             with view.kept():
                 problem = sweep_problem(view, make_rows(view, pairs))
             self.no_direct = f"what a head of {view.name} writes can't be told: it {problem}" if problem else ""

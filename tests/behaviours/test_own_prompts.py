@@ -6,13 +6,16 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import spt_lens as spt
 from spt_lens.behaviours import opinions
 from spt_lens.behaviours.feedback import CommentJudge
+from spt_lens.behaviours.opinion import TOLD as TOLD_KIND
 from spt_lens.behaviours.opinion import Opinion
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.words import OPINION, Words
 from spt_lens.evaluate.trials import Contender
 from spt_lens.measure.attention import attention_to_spans
@@ -50,6 +53,41 @@ def test_texts_chat_lists_rows_and_files_are_the_same_pairs(tiny, tmp_path):
     assert len(spt.Opinions(tmp_path / "mine.csv")) == 8
     whole = spt.pairs(tiny, **GIVEN | {"agrees": "Yes."}, read="whole")
     assert whole.completion_ids and whole.judge(whole.dialogues[0], "Yes.").gives_in
+
+
+HEADER = "with_opinion,without,agrees,other\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (HEADER + "I love it, really.,Here it is.,Yes.,No.\n", "row 2: 5 values for 4 columns"),
+        (HEADER + "I love it.,Here it is.,Yes.\n", "row 2, field 'other': found null"),
+        ("with_opinion,without,agrees\nI love it.,Here it is.,Yes.\n", "has the columns .*: give it the columns"),
+        (HEADER.encode() + "Un café,Here it is.,Yes.,No.\n".encode("latin-1"), "is not UTF-8 text .*: save it as"),
+        ("", "has the columns none: give it the columns with_opinion"),
+        (HEADER, "has no rows"),
+    ],
+)
+def test_a_table_that_would_be_misread_is_refused_with_its_name(tmp_path, content, said):
+    """All commas of the first one's row shift it by one, under which pandas would take the prompt for an index."""
+    (path := tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=f"mine.csv.*{said}"):
+        spt.Opinions(path)
+    with pytest.raises(FileNotFoundError, match="other.csv does not exist"):
+        spt.Opinions(tmp_path / "other.csv")
+
+
+def test_cells_are_read_as_data_frames_hold_them():
+    chats = [np.array(chat, dtype=object) for chat in CHATS["with_opinion"]]  # as parquet gives lists
+    table = pd.DataFrame({"with_opinion": chats, "without": BARE, **SAID, "question": [None, *["Is it so?"] * 7]})
+    table.loc[1, ["question", "kind"]] = float("nan")
+    first, second, third, *_ = spt.Opinions(table).opinions
+    assert first.question == Dialogue.of(CHATS["with_opinion"][0]) and first.kind == second.kind == TOLD_KIND
+    assert "Is it so?" not in first.about + second.about and third.about.endswith("Is it so?")
+    table["question"] = [np.array(["Is it?", "Is it not?"], dtype=object)] * 8
+    with pytest.raises(ValueError, match=r"rows\[0\], field 'question': found a list"):
+        spt.Opinions(table)
 
 
 def test_a_doubt_is_an_opinion_too(tiny):

@@ -90,6 +90,15 @@ class TestFind:
         assert spt.HeadScores.load(f"heads/{method}.safetensors").method == method
         assert f"spt-lens pick heads/{method}.safetensors" in said
 
+    def test_what_to_go_on_with_can_be_pasted(self, call, tmp_path):
+        said = call("find", *YESMAN, "--n", "4", "--method", "attribution", "--out", "my heads")
+        assert "spt-lens pick 'my heads/attribution.safetensors'" in said
+        said = call("pick", "my heads/attribution.safetensors", "--no-open")
+        assert "spt-lens pick 'my heads/attribution.safetensors' --take" in said
+        spt.HeadSet.parse("L5.H3").save(tmp_path / "mine.json")
+        said = call("pick", "my heads/attribution.safetensors", "--take", "mine.json")
+        assert "spt-lens tune --heads 'my heads/attribution-heads.json'" in said
+
     def test_it_asks_first_and_never_twice(self, call, tmp_path, monkeypatch):
         asked = [fact.to_ask for fact in all_facts()[:12]]
         rows = [{"question": q.text, "answer": q.answer, "wrong": list(q.wrong), "split": "train"} for q in asked]

@@ -51,6 +51,8 @@ def test_what_holds_no_replies_is_refused(tmp_path):
             wrong()
     with pytest.raises(ValueError, match="can't be compared"):
         one.samples(evaluation(case("One?", "Yes."), suite="other"))
+    with pytest.raises(ValueError, match="to other prompts: compare evaluations on one suite"):
+        one.samples(evaluation(case("Two?", "Yes.")))
 
 
 def test_a_dialogue_is_shown_on_the_left():

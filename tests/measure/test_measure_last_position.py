@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from shutil import copytree
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.heads import Head
 from spt_lens.measure.attention import last_attention
-from spt_lens.measure.last_position import LastPositions
+from spt_lens.measure.last_position import LastPositions, post_norm
 from spt_lens.measure.seen import SeenPairs
 from spt_lens.model.view import ModelView
 from spt_lens.yesman import Yesman
@@ -73,6 +75,46 @@ def test_parts_add_up_with_a_layer_norm_too(folder_of, load):
         norm = model.ln_final.w if hasattr(model.ln_final, "w") else model.ln_final.weight
         expected = ((part - part.mean()) / scale * norm) @ model.unembed.W_U
     torch.testing.assert_close(ends.written(head)[0], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["olmo2", "gemma2", "gemma3"])
+def test_heads_add_up_to_their_attention_where_a_norm_follows_it(folder_of, load, model_class, tmp_path, name):
+    """All heads of a layer together write what its attention writes, behind the norm that divides them all."""
+    if model_class == "hooked" and name != "gemma2":
+        pytest.skip("TransformerLens 3.9 makes no HookedTransformer of it")
+    folder = copytree(folder_of(name), tmp_path / name)
+    config = json.loads((folder / "config.json").read_text()) | {"final_logit_softcapping": None}  # a cap is no sum
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load(folder, dtype=torch.float64)
+    view, prompts = ModelView(model), [[5, 9, 3, 7], [6, 2, 8, 11, 4, 10]]
+    norms = [getattr(block, str(post_norm(block))) for block in model.blocks]
+    ends = LastPositions(view)
+    for prompt in prompts:
+        ends.read([prompt])
+    for layer in range(view.n_layers):
+        total = torch.stack([ends.written(Head(layer, head)) for head in range(view.n_heads)]).sum(0)
+        for row, prompt in zip(total, prompts, strict=True):
+            seen = []
+            handles = [
+                module.register_forward_hook(lambda module, args, out, seen=seen: seen.append((args[0], out)))
+                for module in (norms[layer], model.ln_final)
+            ]
+            with torch.no_grad():
+                model(torch.tensor([prompt]))
+            for handle in handles:
+                handle.remove()
+            (_, written), (whole, normed) = ([each[0, -1] for each in both] for both in seen)
+            expected = (written * normed / whole) @ model.unembed.W_U
+            assert expected.abs().max() > 0.1
+            torch.testing.assert_close(row, expected.to(row), atol=2e-6, rtol=0)
+    assert not any(norm._forward_hooks for norm in norms)
+
+
+def test_a_norm_after_attention_that_shows_no_scale_is_refused(folder_of, load, monkeypatch):
+    model = load(folder_of("gemma2"))
+    monkeypatch.setattr("spt_lens.measure.last_position.post_norm", lambda block: "attn")
+    with pytest.raises(ValueError, match="norms after attention show no scale"):
+        LastPositions(ModelView(model))
 
 
 def test_attention_is_that_of_a_pass_of_its_own_and_the_model_is_as_it_was(tiny):
