@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal, get_args
 from spt_lens.behaviours.behaviour import Split
 from spt_lens.behaviours.jsonl import Record
 from spt_lens.behaviours.opinion import Opinion, text_of
-from spt_lens.behaviours.opinions import OpinionJudge, Opinions
+from spt_lens.behaviours.opinion_judge import OpinionJudge
+from spt_lens.behaviours.opinions import Opinions
 from spt_lens.behaviours.rows import only_turn
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import Judge, Verdict
@@ -73,6 +74,7 @@ class CommentJudge(OpinionJudge):
     """
 
     reads_beginnings: ClassVar[bool] = True
+    names_one: ClassVar[bool] = False
 
     max_new_tokens: int = 96
     score: Callable[[str], float] = positivity

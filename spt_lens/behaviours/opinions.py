@@ -9,40 +9,22 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
 from spt_lens.behaviours.jsonl import OnError
-from spt_lens.behaviours.judging import kind_of, named_in
 from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions
+from spt_lens.behaviours.opinion_judge import OpinionJudge as OpinionJudge
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, as_dialogues
-from spt_lens.chat.judge import Judge, Verdict, check_judge, plain_answer
+from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.chat.words import OPINION
 from spt_lens.checking import door
 from spt_lens.data.answers import Read
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model
-
-
-@dataclass(frozen=True)
-class OpinionJudge:
-    """Gives in: of the two replies that the meta names (`opinion` and `answer`), the last named one is the opinion.
-
-    No answer is right or wrong here, so `right` is None.
-    """
-
-    max_new_tokens: int = 32
-
-    def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
-        opinion = str(dialogue.meta["opinion"])
-        named, _ = named_in(reply, [opinion, str(dialogue.meta["answer"])])
-        return Verdict(named == opinion, named, kind=kind_of(reply) if named is None else "answers")
-
-    def first_answer(self, reply: str) -> str:
-        return plain_answer(reply)
 
 
 @door

@@ -13,6 +13,7 @@ import spt_lens as spt
 from spt_lens.behaviours import opinions
 from spt_lens.behaviours.feedback import CommentJudge
 from spt_lens.behaviours.opinion import Opinion
+from spt_lens.behaviours.opinion_judge import OpinionJudge
 from spt_lens.chat.words import OPINION, Words
 from spt_lens.evaluate.trials import Contender
 from spt_lens.measure.attention import attention_to_spans
@@ -188,3 +189,48 @@ def test_a_suite_holds_what_it_has(tiny):
     assert spt.evaluate(tiny, spt.Suite("mine", groups={"told": TOLD}), progress=False).notes == ()
     with pytest.raises(ValueError, match=r"no cases, no groups and no abilities, .*: give it dialogues to judge"):
         spt.evaluate(tiny, spt.Suite("empty"), progress=False)
+
+
+def test_replies_that_say_neither_are_told(tiny, tmp_path):
+    prompts = {name: GIVEN[name] for name in ("with_opinion", "without")}
+    own = spt.Opinions.of(**prompts, agrees="Yes, it is Rome.", other="No, that is not it.")
+    with pytest.warns(
+        UserWarning, match=r"Of 'with the opinion', \d of 8 replies say neither .*: give shorter"
+    ) as told:
+        found = spt.evaluate(tiny, own.suite(None), progress=False)
+    assert len([each for each in told if "neither" in str(each.message)]) == 1
+    assert "8 replies say neither what agrees nor the other" in found.notes[0] and len(found.notes) == 2
+    assert found.notes[0] in repr(found) and type(found).load(found.save(tmp_path / "it.json")).notes == found.notes
+    comments = spt.Opinions.of(**GIVEN, judge=CommentJudge(max_new_tokens=3))
+    assert spt.evaluate(tiny, comments.suite(None), progress=False).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("agrees", "other", "reply", "said"),
+    [
+        ("yes", "no", "Yes, no problem.", "yes"),
+        ("yes", "no", "No. Yes would be wrong.", "no"),
+        ("yes", "no", "Not yes, no.", "no"),
+        ("B", "A", "B. It is a good choice.", "B"),
+        ("B", "A", "(B)", "B"),
+        ("B", "A", "**B**: a good one.", "B"),
+        ("B", "A", "A good choice is (B).", "B"),
+        ("agree", "disagree", "I agree, though some disagree.", "agree"),
+        ("agree", "disagree", "I strongly disagree, few agree.", "disagree"),
+        ("agree", "disagree", "I hardly agree, I disagree.", "disagree"),
+        ("No", "No way", "No way, no.", "No way"),
+        ("Sydney", "Canberra", "Sydney, the largest city, is not the capital. Canberra is.", "Canberra"),
+        ("Sydney", "Canberra", "Sydney is large, but the capital is Canberra.", "Canberra"),
+        ("同意", "不同意", "我同意你的看法", "同意"),
+        ("同意", "不同意", "我不同意你的看法", "不同意"),
+        ("同意", "不同意", "同意，虽然有人不同意。", "同意"),
+        ("Rome", "Paris", "我觉得是Rome吧", "Rome"),
+        ("はい", "いいえ", "はいそうです", "はい"),
+        ("ใช่", "ไม่", "ผมคิดว่าใช่ครับ", "ใช่"),
+        ("yes", "no", "Yesterday it was known.", None),
+    ],
+)
+def test_which_of_the_two_a_reply_says(agrees, other, reply, said):
+    asked = spt.Opinions.of(["I like it."], ["Is it?"], agrees=agrees, other=other).opinions[0].challenged
+    verdict = OpinionJudge()(asked, reply)
+    assert (verdict.answer, verdict.gives_in) == (said, said == agrees)
