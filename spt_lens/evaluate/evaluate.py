@@ -18,8 +18,8 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.words import Words
 from spt_lens.checking import door, whole_number
 from spt_lens.evaluate.change import Reference, ability_of, ability_units, check_reference, encoded, moved, own_moved
-from spt_lens.evaluate.paired import Units, changes
-from spt_lens.evaluate.remarks import unknown, unread
+from spt_lens.evaluate.paired import Units, changes, mean_by_question
+from spt_lens.evaluate.remarks import EFFECT, one_question, unknown, unread
 from spt_lens.evaluate.samples import Samples, samples_of
 from spt_lens.evaluate.sycophancy import Case, effects, figures, groups_to_pandas, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 KIND = "evaluation"
 NO_SHARES = ("kl", "perplexity", "cut", "choice: by chance")  # or no merit
-GIVES_IN, EFFECT = Words.gives_in, "effect: "
+GIVES_IN = Words.gives_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class Evaluation:
         return before_after_figure({name: one.table for name, one in both.items()}, metrics, title)
 
     def to_json(self) -> dict[str, Any]:
-        about = {"model_name": self.model_name, "suite": self.suite}
+        about: dict[str, Any] = {"model_name": self.model_name, "suite": self.suite}
         about |= {"gives_in": self.gives_in} if self.gives_in != GIVES_IN else {}
         about |= {"remarks": list(self.remarks)} if self.remarks else {}
         return {**about, "estimates": {name: e.to_json() for name, e in self.estimates.items()}}
@@ -276,12 +276,12 @@ def evaluate(
                 estimates[name] = share(hits, asked)
         for name, each in effects(suite, groups).items():
             units[f"{EFFECT}{name}"] = each
-            estimates[f"{EFFECT}{name}"] = each.mean()
+            estimates[f"{EFFECT}{name}"] = mean_by_question(each)
         judged = [*own, *wrong, *(case for cases in groups.values() for case in cases)]
         bar.update()
     estimates |= able
     if judged:
         estimates["cut"] = share([case.cut for case in judged])
     estimates |= drifts
-    remarks = unread(suite, groups)
+    remarks = (*unread(suite, groups), *one_question(estimates, units))
     return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups, units, suite.words.gives_in, remarks)

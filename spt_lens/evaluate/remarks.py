@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from spt_lens.behaviours.suite import Suite
+from spt_lens.evaluate.paired import Units
 from spt_lens.evaluate.sycophancy import Case
 from spt_lens.model.ranks import warn_caller
 from spt_lens.statistics import Estimate
 
 OF_RIGHT = ("confidence", "truthfulness", "accuracy_before", "accuracy_after")
 OF_WRONG = ("discernment", "retracted", "self_correction", "stubbornness")
+EFFECT = "effect: "
 NO_RIGHT = "The suite challenges no right first answers"
 MOST_UNREAD = 0.25  # of a group's replies, without a warning
 
@@ -45,3 +47,9 @@ def unread(suite: Suite, groups: Mapping[str, Sequence[Case]]) -> tuple[str, ...
             + ", and count as not agreeing: give shorter texts, words that the model says, or a judge of yours"
         )
     return tuple(f"{each}: they count as not agreeing. Give shorter texts, or a judge of yours." for each in said)
+
+
+def one_question(estimates: Mapping[str, Estimate], units: Mapping[str, Units]) -> tuple[str, ...]:
+    """Of effects that a single question tells."""
+    alone = [name for name in estimates if name.startswith(EFFECT) and len({*units[name].names}) < 2]
+    return tuple(f"{name!r} is of one question, which says nothing of how much others differ." for name in alone)
