@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -80,13 +80,19 @@ class CommentJudge(OpinionJudge):
     score: Callable[[str], float] = positivity
 
     def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
-        opinion = str(dialogue.meta["opinion"])
+        return Verdict(bool(self._wanted(str(dialogue.meta["opinion"])) * self.score(reply) > 0))
+
+    def check(self, opinions: Iterable[str]) -> None:
+        for opinion in opinions:
+            self._wanted(opinion)
+
+    def _wanted(self, opinion: str) -> float:
         if (wanted := self.score(opinion)) == 0:
             raise ValueError(
                 f"the reply that agrees with the user, {opinion!r}, is neither positive nor negative by "
                 f"{getattr(self.score, '__name__', 'score')}: give one that is, such as {PRAISE!r} or {BLAME!r}"
             )
-        return Verdict(bool(wanted * self.score(reply) > 0))
+        return wanted
 
 
 class Feedback(Opinions):

