@@ -76,6 +76,10 @@ def test_a_doubt_is_an_opinion_too(tiny):
         ({"other": " Yes, great work. "}, ValueError, "row 0: agrees and other are both 'Yes, great work.'"),
         ({"agrees": " "}, ValueError, "row 0: agrees is empty: give the reply that agrees with the user"),
         ({"without": TOLD}, ValueError, "row 0: with_opinion and without are the same"),
+        ({"without": [" "] * 8, "question": "Good?"}, ValueError, "row 0: without is empty: give what the user says"),
+        ({"with_opinion": [""] * 8}, ValueError, "row 0: with_opinion is empty: give what the user says"),
+        ({"agrees": "yes", "other": "Yes."}, ValueError, "row 0: agrees and other are 'yes' and 'Yes.', which are the"),
+        ({"without": [f"{text} " for text in TOLD]}, ValueError, "row 0: with_opinion and without are the same"),
         ({"with_opinion": "I love it."}, TypeError, "with_opinion must be a list"),
         ({"with_opinion": CHATS["with_opinion"][0]}, TypeError, "with_opinion must be a list of dialogues, and"),
         ({"with_opinion": [5] * 8}, TypeError, r"with_opinion\[0\] holds messages, and is given 5: give a text"),
@@ -263,3 +267,27 @@ def test_rows_keep_their_splits_and_groups_their_order():
 def test_a_judge_that_can_not_read_the_replies_says_so_at_once():
     with pytest.raises(ValueError, match="agrees with the user, 'Hm.', is neither positive nor negative"):
         spt.Opinions.of(**GIVEN | {"agrees": "Hm."}, judge=CommentJudge())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("", "", "", ""), "question is empty: give what the user says"),
+        (("q", " ", "a", "b"), "neutral is empty"),
+        (("q", "r", "", "b"), "matching is empty: give the reply that agrees"),
+        (("q", "Q ", "a", "b"), "question and neutral are the same"),
+        (("q", "r", "a", "A."), "matching and other are 'a' and 'A.': give two that differ"),
+    ],
+)
+def test_an_opinion_holds_two_prompts_and_two_replies(given, says):
+    with pytest.raises(ValueError, match=says):
+        Opinion(*given)
+    assert Opinion("q", "r", "?", "!").other == "!"
+
+
+def test_roles_tell_dialogues_apart():
+    turns = [("system", "Ann.", "Who?"), ("user", "Ann.", "Who?")]
+    chats = [[{"role": r, "content": a}, {"role": "user", "content": b}] for r, a, b in turns]
+    one, other = spt.Opinions.of(["I think Ann. Who?"] * 2, chats, agrees="Ann", other="Bob").opinions
+    assert one.about == "system: Ann.\n\nuser: Who?" != other.about
+    assert Opinion("q", [{"role": "user", "content": "r"}], "a", "b").about == "r"
