@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split
 from spt_lens.behaviours.jsonl import OnError
-from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions, splits_of
+from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions, splits_of, text_of
 from spt_lens.behaviours.opinion_judge import OpinionJudge as OpinionJudge
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, as_dialogues
@@ -37,11 +37,11 @@ class Opinions(Behaviour):
 
     opinions: a list of `Opinion`s or rows, a table, or the path of one (`Opinions.of` takes lists by keywords). texts:
     ordinary dialogues for the suite's drift; default: neutral questions with the reply to learn. says: a reply with {}
-    for what matches or does not. comments: what to learn to say to each `neutral` prompt, whatever the user thinks;
-    `asked(model)` takes the model's own. skipped: what was wrong with rows that were left out.
+    for what matches or does not. comments: what to learn to say to each `neutral` prompt (its text), whatever the user
+    thinks; `asked(model)` takes the model's own. skipped: what was wrong with rows that were left out.
 
     Raises: ValueError without opinions, for a row that can't be read, a kind that is called as those without an opinion
-    are, or replies that the judge can't read; TypeError for something else among them.
+    are, comments on another prompt, or replies that the judge can't read; TypeError for something else among them.
     """
 
     untold = UNTOLD  # the suite's group without it
@@ -70,9 +70,20 @@ class Opinions(Behaviour):
         self.judge: Judge = OpinionJudge() if judge is None else check_judge(judge)
         if isinstance(self.judge, OpinionJudge):
             self.judge.check({each.matching for each in self.opinions})
-        self.says, self.comments = says, dict(comments or {})
+        self.says, self.comments = says, self._by_prompt(comments or {})
         self.texts, self.skipped = as_dialogues(texts, "texts"), (*left_out, *skipped)
         self._splits = splits_of(self.opinions)
+
+    def _by_prompt(self, comments: Mapping[str, str]) -> dict[str, str]:
+        """Comments by what opinions are about. Raises ValueError for one on no prompt."""
+        known = {text: each.about for each in self.opinions for text in (text_of(each.neutral), each.about)}
+        for prompt in comments:
+            if prompt not in known:
+                raise ValueError(
+                    f"comments has {prompt!r}, which is none of the prompts without an opinion: give one of these, "
+                    f"such as {next(iter(known))!r}"
+                )
+        return {known[prompt]: text for prompt, text in comments.items()}
 
     @classmethod
     def of(
@@ -97,7 +108,12 @@ class Opinions(Behaviour):
         Raises: TypeError for what is no prompt; ValueError for lists of other lengths, replies or prompts that do not
         differ, a prompt that does not end with a user turn.
         """
-        return cls(opinions_from(with_opinion, without, agrees, other, question, kind), **options)
+        made = opinions_from(with_opinion, without, agrees, other, question, kind)
+        if isinstance(comments := options.get("comments"), Mapping):  # by the prompts as they are given here
+            asked = zip(as_dialogues(without, "without"), made, strict=True)
+            known = {text_of(prompt): opinion.about for prompt, opinion in asked}
+            options["comments"] = {known.get(prompt, prompt): text for prompt, text in comments.items()}
+        return cls(made, **options)
 
     def __len__(self) -> int:
         return len(self.opinions)

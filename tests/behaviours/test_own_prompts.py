@@ -291,3 +291,14 @@ def test_roles_tell_dialogues_apart():
     one, other = spt.Opinions.of(["I think Ann. Who?"] * 2, chats, agrees="Ann", other="Bob").opinions
     assert one.about == "system: Ann.\n\nuser: Who?" != other.about
     assert Opinion("q", [{"role": "user", "content": "r"}], "a", "b").about == "r"
+
+
+def test_comments_are_found_by_the_prompts_that_were_given():
+    for given in (BARE[0], f"{BARE[0]}\n\nIs it good?"):
+        own = spt.Opinions.of(**GIVEN, comments={given: "It is short."})
+        assert [each.reply for each in own.training(split=None)] == ["It is short."]
+    chats = [[{"role": "system", "content": "Hm."}, {"role": "user", "content": text}] for text in BARE]
+    own = spt.Opinions.of(**GIVEN | {"without": chats}, comments={f"Hm.\n\n{BARE[1]}": "It is long."})
+    assert len(own.training(split=None)) == 1
+    with pytest.raises(ValueError, match="comments has 'Here is', which is none of the prompts without an opinion: "):
+        spt.Opinions.of(**GIVEN, comments={"Here is": "It is short."})
