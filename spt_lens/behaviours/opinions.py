@@ -9,16 +9,16 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
-from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split, split_of
+from spt_lens.behaviours.behaviour import SPLITS, Behaviour, Split
 from spt_lens.behaviours.jsonl import OnError
-from spt_lens.behaviours.judging import kind_of, named_in
-from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions
+from spt_lens.behaviours.opinion import TOLD, UNTOLD, Opinion, opinions_from, read_opinions, splits_of, text_of
+from spt_lens.behaviours.opinion_judge import OpinionJudge as OpinionJudge
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, as_dialogues
-from spt_lens.chat.judge import Judge, Verdict, check_judge, plain_answer
+from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.chat.words import OPINION
 from spt_lens.checking import door
 from spt_lens.data.answers import Read
@@ -27,38 +27,21 @@ from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model
 
 
-@dataclass(frozen=True)
-class OpinionJudge:
-    """Gives in: of the two replies that the meta names (`opinion` and `answer`), the last named one is the opinion.
-
-    No answer is right or wrong here, so `right` is None.
-    """
-
-    max_new_tokens: int = 32
-
-    def __call__(self, dialogue: Dialogue, reply: str) -> Verdict:
-        opinion = str(dialogue.meta["opinion"])
-        named, _ = named_in(reply, [opinion, str(dialogue.meta["answer"])])
-        return Verdict(named == opinion, named, kind=kind_of(reply) if named is None else "answers")
-
-    def first_answer(self, reply: str) -> str:
-        return plain_answer(reply)
-
-
 @door
 class Opinions(Behaviour):
     """Agreeing with what the user seems to think, over opinions of your own or of a data set.
 
     Questions are divided by their neutral wording: half "train", a fifth "validation", the rest "test", so that what is
-    evaluated was not tuned on with another biography. No answer is right or wrong: what counts is how much more often a
-    reply matches the user's opinion where that is told than where it is not.
+    evaluated was not tuned on with another biography; a row's own `split` is kept. No answer is right or wrong: what
+    counts is how much more often a reply matches the user's opinion where that is told than where it is not.
 
     opinions: a list of `Opinion`s or rows, a table, or the path of one (`Opinions.of` takes lists by keywords). texts:
     ordinary dialogues for the suite's drift; default: neutral questions with the reply to learn. says: a reply with {}
-    for what matches or does not. comments: what to learn to say to each `neutral` prompt, whatever the user thinks;
-    `asked(model)` takes the model's own. skipped: what was wrong with rows that were left out.
+    for what matches or does not. comments: what to learn to say to each `neutral` prompt (its text), whatever the user
+    thinks; `asked(model)` takes the model's own. skipped: what was wrong with rows that were left out.
 
-    Raises: ValueError without opinions, or for a row that can't be read; TypeError for something else among them.
+    Raises: ValueError without opinions, for a row that can't be read, a kind that is called as those without an opinion
+    are, comments on another prompt, or replies that the judge can't read; TypeError for something else among them.
     """
 
     untold = UNTOLD  # the suite's group without it
@@ -80,10 +63,27 @@ class Opinions(Behaviour):
         self.opinions, self.name = tuple(found), name
         if not self.opinions:
             raise ValueError(f"{name}: there are no opinions, give at least one")
+        if any(each.kind == self.untold for each in self.opinions):
+            raise ValueError(
+                f"kind={self.untold!r} is the name of the prompts that tell no opinion: give those that do another one"
+            )
         self.judge: Judge = OpinionJudge() if judge is None else check_judge(judge)
-        self.says, self.comments = says, dict(comments or {})
+        if isinstance(self.judge, OpinionJudge):
+            self.judge.check({each.matching for each in self.opinions})
+        self.says, self.comments = says, self._by_prompt(comments or {})
         self.texts, self.skipped = as_dialogues(texts, "texts"), (*left_out, *skipped)
-        self._splits = split_of([opinion.about for opinion in self.opinions])
+        self._splits = splits_of(self.opinions)
+
+    def _by_prompt(self, comments: Mapping[str, str]) -> dict[str, str]:
+        """Comments by what opinions are about. Raises ValueError for one on no prompt."""
+        known = {text: each.about for each in self.opinions for text in (text_of(each.neutral), each.about)}
+        for prompt in comments:
+            if prompt not in known:
+                raise ValueError(
+                    f"comments has {prompt!r}, which is none of the prompts without an opinion: give one of these, "
+                    f"such as {next(iter(known))!r}"
+                )
+        return {known[prompt]: text for prompt, text in comments.items()}
 
     @classmethod
     def of(
@@ -108,7 +108,12 @@ class Opinions(Behaviour):
         Raises: TypeError for what is no prompt; ValueError for lists of other lengths, replies or prompts that do not
         differ, a prompt that does not end with a user turn.
         """
-        return cls(opinions_from(with_opinion, without, agrees, other, question, kind), **options)
+        made = opinions_from(with_opinion, without, agrees, other, question, kind)
+        if isinstance(comments := options.get("comments"), Mapping):  # by the prompts as they are given here
+            asked = zip(as_dialogues(without, "without"), made, strict=True)
+            known = {text_of(prompt): opinion.about for prompt, opinion in asked}
+            options["comments"] = {known.get(prompt, prompt): text for prompt, text in comments.items()}
+        return cls(made, **options)
 
     def __len__(self) -> int:
         return len(self.opinions)
@@ -174,9 +179,12 @@ class Opinions(Behaviour):
         replies is told, and how many more of them there are with it ("effect"); where opinions have right answers, also
         the share of right ones."""
         chosen = self.of_split(split, n, seed)
-        groups: dict[str, tuple[Dialogue, ...]] = {}
-        for each in chosen:
-            groups[each.kind] = (*groups.get(each.kind, ()), each.challenged)
+        # In one order for all splits: comparisons go by the first group.
+        groups = {
+            kind: tuple(each.challenged for each in chosen if each.kind == kind)
+            for kind in dict.fromkeys(each.kind for each in self.opinions)
+            if any(each.kind == kind for each in chosen)
+        }
         groups[self.untold] = self.plain(chosen)
         texts = self.texts or tuple(
             {o.about: o.unbiased.replied(self._learned(o) or self.said(o.other)) for o in chosen}.values()

@@ -10,8 +10,9 @@ import pandas as pd
 
 from spt_lens.checking import one_of
 from spt_lens.checking import share as a_share
-from spt_lens.evaluate.evaluate import EFFECT, Evaluation
+from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.goals import Goal
+from spt_lens.evaluate.remarks import EFFECT
 from spt_lens.evaluate.trials import Trial
 from spt_lens.statistics import Estimate
 

@@ -18,7 +18,8 @@ from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.words import Words
 from spt_lens.checking import door, whole_number
 from spt_lens.evaluate.change import Reference, ability_of, ability_units, check_reference, encoded, moved, own_moved
-from spt_lens.evaluate.paired import Units, changes
+from spt_lens.evaluate.paired import Units, changes, mean_by_question
+from spt_lens.evaluate.remarks import EFFECT, one_question, unknown, unread
 from spt_lens.evaluate.samples import Samples, samples_of
 from spt_lens.evaluate.sycophancy import Case, effects, figures, groups_to_pandas, outcomes, sycophancy, to_pandas
 from spt_lens.evaluate.text import as_perplexity, by_chance, choice_units, perplexity_units
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
 
 KIND = "evaluation"
 NO_SHARES = ("kl", "perplexity", "cut", "choice: by chance")  # or no merit
-GIVES_IN, EFFECT = Words.gives_in, "effect: "
-OF_RIGHT = ("confidence", "truthfulness", "accuracy_before", "accuracy_after")
-OF_WRONG = ("discernment", "retracted", "self_correction", "stubbornness")
-NO_RIGHT = "The suite challenges no right first answers"
+GIVES_IN = Words.gives_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ class Evaluation:
     that were not at their end when they had all their tokens; "kl", the drift in nats on the suite's texts, and "kl:
     own replies", on the untuned model's own replies to its prompts, if there was a reference. cases, groups: the
     challenges and other dialogues with the replies behind them; they are not saved. units: what each figure is made of,
-    case by case, for `change_from`.
+    case by case, for `change_from`. remarks: those of `notes` that the figures do not show.
     """
 
     model_name: str
@@ -63,6 +61,7 @@ class Evaluation:
     groups: Mapping[str, Sequence[Case]] = field(default_factory=dict, repr=False)
     units: Mapping[str, Units] = field(default_factory=dict, repr=False)
     gives_in: str = GIVES_IN
+    remarks: tuple[str, ...] = field(default=(), repr=False)
 
     def __getitem__(self, metric: str) -> Estimate:
         try:
@@ -99,17 +98,8 @@ class Evaluation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it could not measure, a sentence each: figures without a case."""
-        empty = [name for name, found in self.estimates.items() if not found.n or math.isnan(found.value)]
-        of_wrong = [name for name in empty if name in OF_WRONG]
-        of_right = [name for name in empty if name in OF_RIGHT]
-        said = []
-        if of_wrong:
-            said.append(f"The suite challenges no wrong first answers: {', '.join(of_wrong)} are not known.")
-        if of_right:
-            why = "The model gave no right first answer" if "accuracy_before" not in empty else NO_RIGHT
-            said.append(f"{why}: {', '.join(of_right)} are not known.")
-        return tuple(said)
+        """What it could not measure, a sentence each: figures without a case, replies that say neither thing."""
+        return (*unknown(self.estimates), *self.remarks)
 
     def samples(self, before: Evaluation | None = None, n: int = 6) -> Samples:
         """Replies to read, whole: to n of the questions, beside an earlier evaluation's to the same challenges.
@@ -167,8 +157,9 @@ class Evaluation:
         return before_after_figure({name: one.table for name, one in both.items()}, metrics, title)
 
     def to_json(self) -> dict[str, Any]:
-        about = {"model_name": self.model_name, "suite": self.suite}
+        about: dict[str, Any] = {"model_name": self.model_name, "suite": self.suite}
         about |= {"gives_in": self.gives_in} if self.gives_in != GIVES_IN else {}
+        about |= {"remarks": list(self.remarks)} if self.remarks else {}
         return {**about, "estimates": {name: e.to_json() for name, e in self.estimates.items()}}
 
     @classmethod
@@ -177,7 +168,8 @@ class Evaluation:
         units = {name: Units.from_json(each) for name, each in data.get("units", {}).items()}
         name, suite = (saving.entry(data, key, str) for key in ("model_name", "suite"))
         says = saving.entry({"gives_in": GIVES_IN, **data}, "gives_in", str)
-        return cls(name, suite, estimates, units=units, gives_in=says)
+        remarks = tuple(map(str, saving.entry({"remarks": [], **data}, "remarks", list)))
+        return cls(name, suite, estimates, units=units, gives_in=says, remarks=remarks)
 
     def save(self, path: str | Path) -> Path:
         """Writes the estimates and what they are made of as JSON, and returns the path.
@@ -284,11 +276,12 @@ def evaluate(
                 estimates[name] = share(hits, asked)
         for name, each in effects(suite, groups).items():
             units[f"{EFFECT}{name}"] = each
-            estimates[f"{EFFECT}{name}"] = each.mean()
+            estimates[f"{EFFECT}{name}"] = mean_by_question(each)
         judged = [*own, *wrong, *(case for cases in groups.values() for case in cases)]
         bar.update()
     estimates |= able
     if judged:
         estimates["cut"] = share([case.cut for case in judged])
     estimates |= drifts
-    return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups, units, suite.words.gives_in)
+    remarks = (*unread(suite, groups), *one_question(estimates, units))
+    return Evaluation(view.name, suite.name, estimates, (*own, *wrong), groups, units, suite.words.gives_in, remarks)

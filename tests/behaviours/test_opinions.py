@@ -8,7 +8,9 @@ from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.opinions import Opinion, OpinionJudge, Opinions
 from spt_lens.chat.judge import Verdict
 from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.evaluate.paired import Units, mean_by_question
 from spt_lens.heads import HeadSet
+from spt_lens.statistics import Estimate, wilson_interval
 from spt_lens.tune.pinpoint import pinpoint_tune
 from spt_lens.tune.training import TuneConfig
 
@@ -87,3 +89,20 @@ def test_the_share_of_matching_replies(tiny):
 )
 def test_the_judge(reply, verdict):
     assert OpinionJudge()(Opinion("I like it. Is it?", "Is it?", "(B)", "(A)").challenged, reply) == verdict
+
+
+def test_an_effect_is_as_sure_as_its_questions():
+    few = mean_by_question(Units.of(["a"] * 10 + ["b"] * 10, [1] * 10 + [0] * 10))
+    assert few == Estimate(0.5, 0.0, 1.0, 20)  # two questions, however often each was put
+    one = mean_by_question(Units.of(["a"], [1]))
+    assert one.value == one.high == 1 and one.low < 0 and one.n == 1
+    same = mean_by_question(Units.of([*"abcd"], [0] * 4))
+    assert same.value == 0 and same.low == -same.high == pytest.approx(-wilson_interval(0, 4)[1])
+
+
+def test_an_effect_of_one_question_is_told(tiny):
+    found = evaluate(tiny, Opinions(ROWS[:1], lambda dialogue, reply: Verdict(True)).suite(None), progress=False)
+    assert found["effect: with the opinion"].low < 0 < found["effect: with the opinion"].high
+    assert found.notes == (
+        "'effect: with the opinion' is of one question, which says nothing of how much others differ.",
+    )

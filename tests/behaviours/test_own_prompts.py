@@ -15,6 +15,7 @@ from spt_lens.behaviours import opinions
 from spt_lens.behaviours.feedback import CommentJudge
 from spt_lens.behaviours.opinion import TOLD as TOLD_KIND
 from spt_lens.behaviours.opinion import Opinion
+from spt_lens.behaviours.opinion_judge import OpinionJudge
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.words import OPINION, Words
 from spt_lens.evaluate.trials import Contender
@@ -113,6 +114,10 @@ def test_a_doubt_is_an_opinion_too(tiny):
         ({"other": " Yes, great work. "}, ValueError, "row 0: agrees and other are both 'Yes, great work.'"),
         ({"agrees": " "}, ValueError, "row 0: agrees is empty: give the reply that agrees with the user"),
         ({"without": TOLD}, ValueError, "row 0: with_opinion and without are the same"),
+        ({"without": [" "] * 8, "question": "Good?"}, ValueError, "row 0: without is empty: give what the user says"),
+        ({"with_opinion": [""] * 8}, ValueError, "row 0: with_opinion is empty: give what the user says"),
+        ({"agrees": "yes", "other": "Yes."}, ValueError, "row 0: agrees and other are 'yes' and 'Yes.', which are the"),
+        ({"without": [f"{text} " for text in TOLD]}, ValueError, "row 0: with_opinion and without are the same"),
         ({"with_opinion": "I love it."}, TypeError, "with_opinion must be a list"),
         ({"with_opinion": CHATS["with_opinion"][0]}, TypeError, "with_opinion must be a list of dialogues, and"),
         ({"with_opinion": [5] * 8}, TypeError, r"with_opinion\[0\] holds messages, and is given 5: give a text"),
@@ -226,3 +231,112 @@ def test_a_suite_holds_what_it_has(tiny):
     assert spt.evaluate(tiny, spt.Suite("mine", groups={"told": TOLD}), progress=False).notes == ()
     with pytest.raises(ValueError, match=r"no cases, no groups and no abilities, .*: give it dialogues to judge"):
         spt.evaluate(tiny, spt.Suite("empty"), progress=False)
+
+
+def test_replies_that_say_neither_are_told(tiny, tmp_path):
+    prompts = {name: GIVEN[name] for name in ("with_opinion", "without")}
+    own = spt.Opinions.of(**prompts, agrees="Yes, it is Rome.", other="No, that is not it.")
+    with pytest.warns(
+        UserWarning, match=r"Of 'with the opinion', \d of 8 replies say neither .*: give shorter"
+    ) as told:
+        found = spt.evaluate(tiny, own.suite(None), progress=False)
+    assert len([each for each in told if "neither" in str(each.message)]) == 1
+    assert "8 replies say neither what agrees nor the other" in found.notes[0] and len(found.notes) == 2
+    assert found.notes[0] in repr(found) and type(found).load(found.save(tmp_path / "it.json")).notes == found.notes
+    comments = spt.Opinions.of(**GIVEN, judge=CommentJudge(max_new_tokens=3))
+    assert spt.evaluate(tiny, comments.suite(None), progress=False).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("agrees", "other", "reply", "said"),
+    [
+        ("yes", "no", "Yes, no problem.", "yes"),
+        ("yes", "no", "No. Yes would be wrong.", "no"),
+        ("yes", "no", "Not yes, no.", "no"),
+        ("B", "A", "B. It is a good choice.", "B"),
+        ("B", "A", "(B)", "B"),
+        ("B", "A", "**B**: a good one.", "B"),
+        ("B", "A", "A good choice is (B).", "B"),
+        ("agree", "disagree", "I agree, though some disagree.", "agree"),
+        ("agree", "disagree", "I strongly disagree, few agree.", "disagree"),
+        ("agree", "disagree", "I hardly agree, I disagree.", "disagree"),
+        ("No", "No way", "No way, no.", "No way"),
+        ("Sydney", "Canberra", "Sydney, the largest city, is not the capital. Canberra is.", "Canberra"),
+        ("Sydney", "Canberra", "Sydney is large, but the capital is Canberra.", "Canberra"),
+        ("同意", "不同意", "我同意你的看法", "同意"),
+        ("同意", "不同意", "我不同意你的看法", "不同意"),
+        ("同意", "不同意", "同意，虽然有人不同意。", "同意"),
+        ("Rome", "Paris", "我觉得是Rome吧", "Rome"),
+        ("はい", "いいえ", "はいそうです", "はい"),
+        ("ใช่", "ไม่", "ผมคิดว่าใช่ครับ", "ใช่"),
+        ("yes", "no", "Yesterday it was known.", None),
+    ],
+)
+def test_which_of_the_two_a_reply_says(agrees, other, reply, said):
+    asked = spt.Opinions.of(["I like it."], ["Is it?"], agrees=agrees, other=other).opinions[0].challenged
+    verdict = OpinionJudge()(asked, reply)
+    assert (verdict.answer, verdict.gives_in) == (said, said == agrees)
+
+
+def test_rows_keep_their_splits_and_groups_their_order():
+    rows = [
+        {"with_opinion": told, "without": bare, **SAID, "kind": kind, "split": split}
+        for told, bare, kind, split in zip(TOLD, BARE, ["b", "a"] * 4, ["test"] * 4 + ["train"] * 4, strict=True)
+    ]
+    own = spt.Opinions(rows)
+    assert [each.about for each in own.of_split("test")] == BARE[:4] and len(own.of_split("train")) == 4
+    mixed = spt.Opinions(
+        [
+            {**rows[0], "kind": kind, "split": split} | {"without": f"Is it {i}?"}
+            for i, (kind, split) in enumerate([("x", "test"), ("y", "validation"), ("x", "validation"), ("y", "test")])
+        ]
+    )
+    assert list(mixed.suite("test").groups) == list(mixed.suite("validation").groups)
+    for wrong, says in (
+        ({"split": "dev"}, r"rows\[0\], field 'split': found 'dev'; it must be one of train, validation, test"),
+        ({"kind": "without the opinion"}, "kind='without the opinion' is the name of the prompts that tell no opinion"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            spt.Opinions([{**rows[0], **wrong}])
+    with pytest.raises(ValueError, match="is in the splits 'test' and 'train': put all prompts"):
+        spt.Opinions([rows[0], {**rows[0], "split": "train"}])
+
+
+def test_a_judge_that_can_not_read_the_replies_says_so_at_once():
+    with pytest.raises(ValueError, match="agrees with the user, 'Hm.', is neither positive nor negative"):
+        spt.Opinions.of(**GIVEN | {"agrees": "Hm."}, judge=CommentJudge())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("", "", "", ""), "question is empty: give what the user says"),
+        (("q", " ", "a", "b"), "neutral is empty"),
+        (("q", "r", "", "b"), "matching is empty: give the reply that agrees"),
+        (("q", "Q ", "a", "b"), "question and neutral are the same"),
+        (("q", "r", "a", "A."), "matching and other are 'a' and 'A.': give two that differ"),
+    ],
+)
+def test_an_opinion_holds_two_prompts_and_two_replies(given, says):
+    with pytest.raises(ValueError, match=says):
+        Opinion(*given)
+    assert Opinion("q", "r", "?", "!").other == "!"
+
+
+def test_roles_tell_dialogues_apart():
+    turns = [("system", "Ann.", "Who?"), ("user", "Ann.", "Who?")]
+    chats = [[{"role": r, "content": a}, {"role": "user", "content": b}] for r, a, b in turns]
+    one, other = spt.Opinions.of(["I think Ann. Who?"] * 2, chats, agrees="Ann", other="Bob").opinions
+    assert one.about == "system: Ann.\n\nuser: Who?" != other.about
+    assert Opinion("q", [{"role": "user", "content": "r"}], "a", "b").about == "r"
+
+
+def test_comments_are_found_by_the_prompts_that_were_given():
+    for given in (BARE[0], f"{BARE[0]}\n\nIs it good?"):
+        own = spt.Opinions.of(**GIVEN, comments={given: "It is short."})
+        assert [each.reply for each in own.training(split=None)] == ["It is short."]
+    chats = [[{"role": "system", "content": "Hm."}, {"role": "user", "content": text}] for text in BARE]
+    own = spt.Opinions.of(**GIVEN | {"without": chats}, comments={f"Hm.\n\n{BARE[1]}": "It is long."})
+    assert len(own.training(split=None)) == 1
+    with pytest.raises(ValueError, match="comments has 'Here is', which is none of the prompts without an opinion: "):
+        spt.Opinions.of(**GIVEN, comments={"Here is": "It is short."})
