@@ -179,7 +179,9 @@ def read_opinions(rows: Any, on_error: OnError = "raise") -> tuple[list[Opinion]
 
     rows: a list of `Opinion`s or of dicts, a DataFrame, or the path of a .jsonl, .csv or .tsv file, also on the hub. A
     row has `with_opinion` and `without`, a text or a chat list, `agrees` and `other`; if it likes also `question`,
-    `kind` and `split`. Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read.
+    `kind` and `split`.
+
+    Raises: TypeError for something else; FileNotFoundError; ValueError for a row that can't be read.
     """
     if isinstance(rows, str | Path):
         name = Path(rows).name
