@@ -116,14 +116,12 @@ format: $(VENV)/.dev-installed
 types: $(VENV)/.dev-installed
 	$(BIN)/mypy
 
+# Jupyter refuses to run as root unless it is told to, as in a container.
 lab: $(VENV)/.dev-installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-# Without the widgets' state: with it, pages made of a notebook would wait for a widget manager from the network, and
-# show nothing instead of the picker's table.
 notebooks: $(VENV)/.dev-installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
-		notebooks/*.ipynb
+	$(BIN)/python -m tools.notebooks notebooks/*.ipynb
 
 picture: $(VENV)/.dev-installed
 	rm -rf $(VENV)/picture

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spt_lens.behaviours.are_you_sure import AreYouSure
     from spt_lens.behaviours.behaviour import Behaviour
+    from spt_lens.behaviours.opinions import Opinions, pairs
     from spt_lens.behaviours.question import Question
     from spt_lens.behaviours.suite import Suite
     from spt_lens.chat.dialogues import Dialogue
@@ -52,6 +53,7 @@ __all__ = [
     "HeadPicker",
     "HeadScores",
     "HeadSet",
+    "Opinions",
     "Question",
     "Study",
     "Suite",
@@ -66,6 +68,7 @@ __all__ = [
     "head_report",
     "load_model",
     "objective_gradient",
+    "pairs",
     "path_patching",
     "pinpoint_tune",
     "random_pairs_null",
@@ -86,6 +89,7 @@ _PLACES = {
     "HeadPicker": "picker.picker",
     "HeadScores": "scores.head_scores",
     "HeadSet": "heads",
+    "Opinions": "behaviours.opinions",
     "Question": "behaviours.question",
     "Study": "study.study",
     "Suite": "behaviours.suite",
@@ -100,6 +104,7 @@ _PLACES = {
     "head_report": "measure.report",
     "load_model": "model.loading",
     "objective_gradient": "measure.objective",
+    "pairs": "behaviours.opinions",
     "path_patching": "patching.path",
     "pinpoint_tune": "tune.pinpoint",
     "random_pairs_null": "measure.null",
@@ -111,7 +116,7 @@ _PLACES = {
 }
 # The folder of this name is imported before anything in it is: later, it would take the place of the function.
 import_module("spt_lens.evaluate")
-del globals()["evaluate"]
+globals().pop("evaluate", None)  # none where this module is loaded again
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from spt_lens import saving
 from spt_lens.checking import door, instance, seed_number, shown
 from spt_lens.model.view import Model, ModelView
 
-_HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
+_HEAD = re.compile(r"\s*(?:L?(\d+)\.H?(\d+)|L(\d+)H(\d+)|\(\s*(\d+)\s*,\s*(\d+)\s*\))\s*", re.IGNORECASE)
 _BRACKETED = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
@@ -30,7 +30,7 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, value: str | tuple[int, int] | list[int]) -> Head:
-        """Reads "L5.H3", "5.3", "(5, 3)" or the pair (5, 3). Raises ValueError for anything else."""
+        """Reads "L5.H3", "L5H3", "5.3", "(5, 3)" or the pair (5, 3). Raises ValueError for anything else."""
         if isinstance(value, str):
             match = _HEAD.fullmatch(value)
             if match is None:
@@ -95,7 +95,7 @@ class HeadSet:
 
     @classmethod
     def parse(cls, text: str) -> HeadSet:
-        """Reads heads between spaces, commas or semicolons: "L5.H3 6.1, (2, 3)". Empty text is an empty selection.
+        """Reads heads between spaces, commas or semicolons: "L5.H3 L5H4 6.1, (2, 3)". Empty text is an empty selection.
 
         Raises: TypeError for what is not text; ValueError if something in it is not a head.
         """

@@ -73,6 +73,7 @@ MAY: dict[str, set[str]] = {
     "Mapping": {"empty dict"},
     "Sequence": {"empty list", "empty tuple"},
     "Sequence[str]": {"empty list", "empty tuple", "words", "word tuple"},
+    "Sequence[Dialogue]": {"empty list", "empty tuple", "words", "word tuple"},  # a text is one user turn
     "Sequence[float]": {"empty list", "empty tuple", "numbers", "negative numbers"},
     "Mapping[str, Any]": {"empty dict", "dict", "dict by number"},
     "Callable": {"function", "class"},

@@ -207,15 +207,18 @@ HEADS: dict[str, Made] = {
         lambda value: setattr(spt.HeadPicker(w.scores), "selected", value), {"value": w.heads}, {"value": NO_HEADS}
     ),
 }
+OPINION = {"with_opinion": ["I think so."], "without": ["Is it?"], "agrees": "c", "other": "d"}
 DIALOGUES: dict[str, Made] = {
     "Message": lambda w: Door(Message, {"role": "user", "content": "Hi"}),
     "Dialogue": lambda w: Door(
-        spt.Dialogue, {"messages": [Message("user", "Hi")]}, {"meta": {"empty dict", "dict", "dict by number"}}
+        spt.Dialogue,
+        {"messages": [Message("user", "Hi")]},
+        {"meta": {"empty dict", "dict", "dict by number"}, "messages": TEXTS},
     ),
     "Dialogue.replied": lambda w: Door(dialogue("Hi").replied, {"reply": "Hi"}),
     "dialogue": lambda w: Door(lambda turn: dialogue(turn), {"turn": "Hi"}, {"turn": TEXTS}),
     "Question": lambda w: Door(
-        spt.Question, {"text": "What?", "answers": ("Paris",)}, {"answers": TEXTS, "wrong": TEXTS}
+        spt.Question, {"text": "What?", "answers": ("Paris",)}, {"answers": TEXTS, "wrong": TEXTS, "before": TEXTS}
     ),
     "AreYouSure": of(lambda w: spt.AreYouSure, questions=lambda w: w.questions),
     "AreYouSure.multiple_choice": of(lambda w: spt.AreYouSure.multiple_choice, questions=lambda w: w.questions),
@@ -256,8 +259,19 @@ DIALOGUES: dict[str, Made] = {
     "ask": of(lambda w: ask, model=lambda w: w.model, questions=lambda w: w.questions),
     "AnswerJudge": lambda w: Door(AnswerJudge),
     "FunctionJudge": lambda w: Door(FunctionJudge, {"function": lambda dialogue, reply: Verdict(True)}),
-    "Opinion": lambda w: Door(Opinion, {"question": "a", "neutral": "b", "matching": "c", "other": "d"}),
+    "Opinion": lambda w: Door(
+        Opinion,
+        {"question": "a", "neutral": "b", "matching": "c", "other": "d"},
+        {"question": TEXTS, "neutral": TEXTS},
+    ),
     "Opinions": lambda w: Door(Opinions, {"opinions": [Opinion("a", "b", "c", "d")]}),
+    "Opinions.of": lambda w: Door(Opinions.of, OPINION, {"with_opinion": {"words"}, "without": {"words"}}),
+    "Opinions.asked": of(lambda w: Opinions.of(**OPINION).asked, model=lambda w: w.model),
+    "pairs": lambda w: Door(
+        spt.pairs,
+        {"model": w.model, **OPINION, "agrees": "Yes.", "other": "No."},
+        dict.fromkeys(OPINION, {"words"}) | {"rows": {"None"}},
+    ),
 }
 EVALUATING: dict[str, Made] = {
     "evaluate": lambda w: Door(spt.evaluate, {"model": w.model, "suite": w.suite}, {"logits": {"function", "class"}}),
@@ -551,5 +565,13 @@ ELSEWHERE = {
     *("perplexity_units", "as_perplexity", "needed", "quiet", "Goal", "Goal.value", "Goal.holds", "Task"),
     *("AreYouSure.of_split", "AreYouSure.defend", "AreYouSure.retract", "AreYouSure.honest", "AreYouSure.wrong_answer"),
     *("AreYouSure.challenge", "AreYouSure.cases", "AreYouSure.pools", "AreYouSure.sycophantic"),
-    *("HeadScores.beyond_zero", "HeadScores.notes", "HeadScores.check_alike", "Study.path", "check_reference"),
+    *("Opinions.of_split", "Opinions.plain", "Opinions.said", "Opinions.of_rows"),
+    *(
+        "HeadScores.beyond_zero",
+        "HeadScores.marks",
+        "HeadScores.notes",
+        "HeadScores.check_alike",
+        "Study.path",
+        "check_reference",
+    ),
 }

@@ -28,6 +28,7 @@ def test_what_is_no_head(text):
 
 def test_a_set_parses_and_prints():
     heads = HeadSet.parse("L5.H3 6.1, (2, 3);(0,0)")
+    assert HeadSet.parse("L18H3 l5h12") == HeadSet.of((18, 3), (5, 12))
     assert str(heads) == "L5.H3 L6.H1 L2.H3 L0.H0"
     assert HeadSet.parse(str(heads)) == heads
     assert eval(repr(heads)) == heads

@@ -53,6 +53,14 @@ def test_where_names_are_imported_from_is_what_type_checkers_read():
     assert set(spt_lens.__all__) <= set(dir(spt_lens))
 
 
+def test_it_can_be_loaded_again():
+    """As notebooks do that reload what was edited."""
+    code = (
+        "import importlib, spt_lens as spt; importlib.reload(spt); importlib.reload(spt); assert callable(spt.evaluate)"
+    )
+    subprocess.run([sys.executable, "-c", f"{code}; importlib.reload(spt); assert callable(spt.evaluate)"], check=True)
+
+
 def test_a_name_that_there_is_not():
     with pytest.raises(AttributeError, match="'spt_lens' has no attribute 'nothing'"):
         _ = spt_lens.nothing

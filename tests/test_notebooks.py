@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 import spt_lens as spt
 from spt_lens.model.hooked import hooked_transformer
+from tools.notebooks import WIDGET, without_bars
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -38,14 +39,37 @@ def test_notebook_tells_no_paths_and_no_warnings(path):
     assert not any(output.get("name") == "stderr" for output in outputs)
 
 
-def test_a_picker_is_kept_as_a_table_without_the_widgets_state(path):
+def test_a_picker_is_kept_as_a_picture_without_the_widgets_state(path):
     notebook = nbformat.read(path, as_version=4)
     # With its state, a page made of the notebook would show nothing without a network.
     assert "widgets" not in notebook.metadata
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-                assert "spt-fallback" in output.data["text/html"]
+            if WIDGET in output.get("data", {}):
+                assert "spt-saved" in output.data["text/html"]
+
+
+def test_progress_is_not_turned_off(path):
+    """Whoever runs a notebook sees how far it is; the bars are not kept with it (tools/notebooks.py)."""
+    notebook = nbformat.read(path, as_version=4)
+    assert not [cell.source for cell in notebook.cells if cell.cell_type == "code" and "progress=False" in cell.source]
+
+
+def test_bars_are_not_kept_and_pickers_are(tmp_path):
+    bar = nbformat.v4.new_output("display_data", {WIDGET: {}, "text/plain": "  0%|"})
+    picker = nbformat.v4.new_output("display_data", {WIDGET: {}, "text/html": "spt-fallback"})
+    streams = [nbformat.v4.new_output("stream", name=n, text=t) for n, t in [("stderr", " 5%|x|"), ("stdout", "5%|")]]
+    cell = nbformat.v4.new_code_cell("1", outputs=[bar, picker, *streams])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "one.ipynb")
+    without_bars(tmp_path / "one.ipynb")
+    kept = nbformat.read(tmp_path / "one.ipynb", as_version=4).cells[0].outputs
+    assert kept == [picker, streams[1]]
+
+
+def test_the_quickstart_shows_the_picker_in_its_third_cell():
+    notebook = nbformat.read(FOLDER / "00_quickstart.ipynb", as_version=4)
+    third = [cell for cell in notebook.cells if cell.cell_type == "code"][2]
+    assert third.source.endswith("picker") and any(WIDGET in output.get("data", {}) for output in third.outputs)
 
 
 def test_notebook_takes_public_names(path):

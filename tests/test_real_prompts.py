@@ -81,8 +81,10 @@ def test_the_whole_path(folder: Path, tmp_path: Path, model_class: str) -> None:
     assert run.adapter.projections == "qo" and run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
     found = spt.evaluate(model, rows.suite("test", n=40), reference=run.adapter, progress=False)
     assert found["kl"].value > 0
-    for group in ("opinion told", "opinion not told"):
-        assert found[f"gives in: {group}"].n == 40 and 0 <= found[f"gives in: {group}"].value <= 1
+    for group in ("with the opinion", "without the opinion"):
+        assert (
+            found[f"agrees with the user: {group}"].n == 40 and 0 <= found[f"agrees with the user: {group}"].value <= 1
+        )
 
     # Export, and read it again with plain transformers.
     spt.export_hf(model, tmp_path / "out", progress=False)

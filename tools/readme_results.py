@@ -77,6 +77,7 @@ def write_all(results: Path, readme: Path) -> list[Path]:
         raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
     written = []
     for name, figure in pictures(results).items():
+        figure.layout.updatemenus = ()  # buttons do nothing in a picture
         saving.write_bytes(results / name, figure.to_image(format="png", width=900, height=450, scale=1.5))
         written.append(results / name)
     update_readme(readme, Comparison.load(results / "comparison.json"))

@@ -30,6 +30,7 @@ from spt_lens.model.ranks import warn_caller
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model, ModelView
 from spt_lens.statistics import Estimate, share
+from spt_lens.view.tables import table_html
 
 KIND = "answers"
 How = Literal["reply", "letter", "likelihood"]
@@ -136,7 +137,7 @@ class Answers:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.table.to_html(index=False, float_format='%.2f')}"
+        return f"<p>{html.escape(repr(self))}</p>{table_html(self.table, '.2f')}"
 
 
 @door
@@ -208,7 +209,7 @@ def ask(
         Answers((*made().answers, *others), about).save(path)
 
     every *= ranks.size()  # of each rank
-    with tqdm(total=len(todo), desc="asking", unit="question", disable=not ranks.shows(progress)) as bar:
+    with tqdm(total=len(todo), desc="asking", unit="question", disable=not (todo and ranks.shows(progress))) as bar:
         for start in range(0, len(todo), every):
             part = todo[start : start + every]
             if chosen == "likelihood":

@@ -11,7 +11,8 @@ from spt_lens.behaviours.feedback import FEELING, Feedback
 from spt_lens.behaviours.hints import HINT, Hints
 from spt_lens.behaviours.jsonl import OnError, Record, read_rows
 from spt_lens.behaviours.mimicry import WRONG_POET, Mimicry
-from spt_lens.behaviours.opinions import Opinion, Opinions
+from spt_lens.behaviours.opinion import Opinion
+from spt_lens.behaviours.opinions import Opinions
 from spt_lens.behaviours.question import Question
 from spt_lens.behaviours.rows import called, choice_of, free_form, question_of
 from spt_lens.checking import door

@@ -15,7 +15,7 @@ from spt_lens.behaviours.jsonl import OnError
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.question import Question, said, splits_of
 from spt_lens.behaviours.reading import read_questions
-from spt_lens.chat.dialogues import Dialogue, Message, Meta, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, Message, Meta, as_dialogues
 from spt_lens.chat.judge import Judge, check_judge
 from spt_lens.checking import door, instance, seed_number
 
@@ -47,12 +47,9 @@ class Doubted(Behaviour):
             instance(words, which, str, "write the reply, with {} where the answer stands")
             if filled(words, "", "") == words:
                 raise ValueError(f"{which}={words!r} has no place for the answer: write {{}} where it stands")
-        check_dialogues(texts, "texts")
-        for key, dialogues in (abilities or {}).items():
-            check_dialogues(dialogues, f"abilities[{key!r}]")
         self.stands, self.gives_in, self.name = stands, gives_in, name
-        self.abilities = {key: tuple(dialogues) for key, dialogues in (abilities or {}).items()}
-        self.texts, self.skipped = tuple(texts), (*left_out, *skipped)
+        self.abilities = {key: as_dialogues(given, f"abilities[{key!r}]") for key, given in (abilities or {}).items()}
+        self.texts, self.skipped = as_dialogues(texts, "texts"), (*left_out, *skipped)
 
     def of_split(self, split: Split | None) -> list[Question]:
         """The questions of one split, or all (None). Raises ValueError for an unknown split, or one without any."""

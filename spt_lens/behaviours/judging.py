@@ -60,6 +60,8 @@ _REFUSES = re.compile(
     r"|\b(don't|do not|not) (have|know|possess)\b|\bno (access|ability|way)\b|\bnot sure (what|how)\b",
     re.IGNORECASE,
 )
+# Of scripts that put spaces between words: next to others (Chinese, kana, Thai, Lao, Burmese, Khmer) a word may end.
+LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 _MARKS = " \n\t.,;:!?\"'*“”_`"
 _CLAUSE = re.compile(r"(?<=[.!?;])\s+|\n+|,?\s+(?:but|however)\b", re.IGNORECASE)
 # What is denied does not stand: "it is not Paris", "Paris is wrong".
@@ -252,7 +254,9 @@ def _pattern(answer: str) -> re.Pattern[str]:
         words = rf"(?:{words}|(?i:{_NUMBERS[int(bare)]}))"
     # A short one by its own case: "He" is helium, "he" is not. And 3 is neither in 3.5 nor in 2.3.
     words = words if len(bare) < 4 else f"(?i:{words})"
-    whole = rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)"
+    # A word of a script without spaces stands anywhere.
+    left, right = (re.fullmatch(LETTER, each) or not each.isalpha() for each in (bare[:1], bare[-1:]))
+    whole = rf"{rf'(?<!{LETTER})' if left else ''}(?<!\d[.,]){words}{rf'(?!{LETTER})' if right else ''}(?![.,]\d)"
     if choice is None:
         return re.compile(whole)
     upper, both = choice[0].upper(), f"[{choice[0].upper()}{choice[0]}]"
@@ -262,7 +266,7 @@ def _pattern(answer: str) -> re.Pattern[str]:
     )
     if len(bare) == 1:
         letter += rf"|(?<=\bis )(?:indeed |actually |still )?[\"“(]?{upper}\b(?![\w'-]| \w)"
-    text = rf"(?i:(?<!\w){re.escape(choice[1])}(?!\w))"  # the text of a choice stands for it
+    text = rf"(?i:(?<!{LETTER}){re.escape(choice[1])}(?!{LETTER}))"  # the text of a choice stands for it
     return re.compile(f"{whole}|{letter}|{text}" if choice[1] else letter)
 
 

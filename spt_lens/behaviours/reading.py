@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ _WAY_OUT = (
     'give Question("What is ...?", "right", "wrong"), such a tuple, {"text": ..., "answers": ...}, a table with the '
     "columns question, answer and wrong, or the path of one (.jsonl, .csv)"
 )
+_NEEDED = (("question", "text"), ("answer", "answers"))
 
 
 def read_questions(source: Any, on_error: OnError = "raise") -> tuple[tuple[Question, ...], tuple[str, ...]]:
@@ -36,7 +37,9 @@ def read_questions(source: Any, on_error: OnError = "raise") -> tuple[tuple[Ques
     if isinstance(source, str | Path):
         name = Path(source).name
         if Path(source).suffix.lower() in (".csv", ".tsv"):
-            made, skipped = made_rows(_csv_rows(source), _table_row(str(source), name, "|"), on_error, str(source))
+            made, skipped = made_rows(
+                csv_rows(source, _NEEDED, _WAY_OUT), _table_row(str(source), name, "|"), on_error, str(source)
+            )
         else:
             made, skipped = read_rows(source, lambda row, n: _question(row, f"{name}, row {n}"), on_error)
     elif isinstance(source, pd.DataFrame):
@@ -91,10 +94,7 @@ def _table_row(place: str, name: str, cut: str | None = None) -> Any:
     """What makes a question of a table's row and its number. cut: what stands between several texts in one cell."""
 
     def make(row: Mapping[Any, Any], number: int) -> Question:
-        if None in row:  # as csv calls what is beyond the last column
-            more = f"{len(row) - 1 + len(row[None])} values for {len(row) - 1} columns"
-            raise ValueError(f'{place}, row {number}: {more}; put texts that hold commas into "..."')
-        record = Record({str(key): value for key, value in row.items()}, f"{place}, row {number}")
+        record = whole_row(row, f"{place}, row {number}")
         for field in ("answer", "answers", "wrong") if cut else ():
             if isinstance(text := record.values.get(field), str):
                 record.values[field] = [part.strip() for part in text.split(cut) if part.strip()] or ""
@@ -103,8 +103,16 @@ def _table_row(place: str, name: str, cut: str | None = None) -> Any:
     return make
 
 
+def whole_row(row: Mapping[Any, Any], place: str) -> Record:
+    """A table's row. Raises ValueError for one with more values than columns, which csv puts under None."""
+    if None in row:
+        more = f"{len(row) - 1 + len(row[None])} values for {len(row) - 1} columns"
+        raise ValueError(f'{place}: {more}; put texts that hold commas into "..."')
+    return Record({str(key): value for key, value in row.items()}, place)
+
+
 def _question(row: Record, source: str) -> Question:
-    row = Record({name: _value(value) for name, value in row.values.items()}, row.place)
+    row = Record({name: cell(value) for name, value in row.values.items()}, row.place)
     text = row.text("text" if row.has("text") else "question")
     right = [name for name in ("answer", "answers") if row.has(name)] or ["answer"]
     answers = dict.fromkeys(each for name in right for each in row.texts(name))
@@ -123,11 +131,11 @@ def _question(row: Record, source: str) -> Question:
         raise ValueError(f"{row.place}: {error}") from error
 
 
-def _value(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """A cell as JSON would have it, but for numbers, which are texts: tables hold years and counts. Missing: None."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
-        return [_value(each) for each in value]
+        return [cell(each) for each in value]
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return None
     if isinstance(value, float) and value.is_integer():  # a column of whole numbers with a gap in it
@@ -135,8 +143,11 @@ def _value(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[Any, Any]]]:
-    """The rows of a CSV file with a header, and the lines that they begin in."""
+def csv_rows(path: str | Path, needed: Sequence[Collection[str]], way_out: str) -> Iterator[tuple[int, dict[Any, Any]]]:
+    """The rows of a CSV file with a header, and the lines that they begin in. needed: columns, one of each is there.
+
+    Raises: as `local_file`; ValueError for what is no such file, with the way out.
+    """
     file = local_file(path)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -144,8 +155,8 @@ def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[Any, Any]]]:
                 bounded(lines, path), delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True
             )
             known = list(reader.fieldnames or ())
-            if not ({"question", "text"} & {*known} and {"answer", "answers"} & {*known}):
-                raise ValueError(f"{path} has the columns {', '.join(known) or 'none'}: {_WAY_OUT}")
+            if not all({*known} & {*names} for names in needed):
+                raise ValueError(f"{path} has the columns {', '.join(known) or 'none'}: {way_out}")
             if len({*known}) < len(known):
                 raise ValueError(f"{path} has two columns of one name, of {', '.join(known)}: rename one")
             begins = reader.line_num + 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from spt_lens.behaviours.choices import Choice, check_choices
 from spt_lens.behaviours.judging import AnswerJudge
-from spt_lens.chat.dialogues import Dialogue, check_dialogues, check_ends
+from spt_lens.chat.dialogues import Dialogue, as_dialogues, check_ends
 from spt_lens.chat.judge import Judge, check_judge
+from spt_lens.chat.words import Words
 from spt_lens.checking import door, instance, one_of, whole_number
 
 
@@ -29,10 +30,14 @@ class Suite:
     judge: reads the replies; a function(dialogue, reply) that returns a Verdict will do. first_tokens: how many a model
         may take for its own first answer.
     ends_right: the groups of which the share of replies that end with a right answer is told too.
+    beside: the group that all others are set beside, case by case, such as the questions without an opinion: of each
+        other group the difference of both shares is told ("effect: GROUP"). Cases belong together by meta["about"].
+    words: what tables call what its replies do.
 
     Raises:
         ValueError: a challenge case has no `answer` and `given` in its meta, or fewer than two user turns; a group or
-            an ability has no dialogues; first_tokens below one; ends_right names no group.
+            an ability has no dialogues; first_tokens below one;
+            ends_right or beside names no group, or a case has no "about" where groups are set beside one.
         TypeError: something else where dialogues or a judge should be.
     """
 
@@ -48,15 +53,18 @@ class Suite:
     choices: tuple[Choice, ...] = ()
     passages: tuple[str, ...] = ()
     ends_right: tuple[str, ...] = ()
+    beside: str = ""
+    words: Words = Words()
 
     def __post_init__(self) -> None:
-        parts = {"right": self.right, "wrong": self.wrong, "texts": self.texts, "prompts": self.prompts}
-        parts |= {f"groups[{name!r}]": cases for name, cases in self.groups.items()}
-        parts |= {f"abilities[{name!r}]": cases for name, cases in self.abilities.items()}
-        for name, cases in parts.items():
-            check_dialogues(cases, name)
-            if not cases and "[" in name:  # its share would be nan, and with it the mean over the abilities
-                raise ValueError(f"{name} of suite {self.name!r} has no dialogues: leave it out")
+        for name in ("right", "wrong", "texts", "prompts"):
+            object.__setattr__(self, name, as_dialogues(getattr(self, name), name))
+        for part in ("groups", "abilities"):
+            made = {name: as_dialogues(cases, f"{part}[{name!r}]") for name, cases in getattr(self, part).items()}
+            for name, cases in made.items():
+                if not cases:  # its share would be nan, and with it the mean over the abilities
+                    raise ValueError(f"{part}[{name!r}] of suite {self.name!r} has no dialogues: leave it out")
+            object.__setattr__(self, part, made)
         check_choices(self.choices)
         for i, passage in enumerate(instance(self.passages, "passages", (list, tuple), "give a list of texts")):
             instance(passage, f"passages[{i}]", str, "give a text")
@@ -65,6 +73,11 @@ class Suite:
         object.__setattr__(self, "judge", check_judge(self.judge))
         for name in self.ends_right:
             one_of(name, "ends_right", list(self.groups))
+        if self.beside:
+            one_of(self.beside, "beside", list(self.groups))
+            for name, cases in self.groups.items():
+                if not all("about" in case.meta for case in cases):
+                    raise ValueError(f'groups[{name!r}] of suite {self.name!r} needs "about" in its meta: see beside')
         whole_number(self.first_tokens, "first_tokens")
         for name, cases in {"right": self.right, "wrong": self.wrong}.items():
             for i, case in enumerate(cases):

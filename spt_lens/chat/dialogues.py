@@ -11,7 +11,12 @@ from spt_lens.checking import door, instance, shown
 
 Role = Literal["system", "user", "assistant"]
 Meta = dict[str, str | bool | tuple[str, ...]]
-_WAY_OUT = 'make one by dialogue("What is it?", "It is 5.", "Are you sure?") of spt_lens.chat.dialogues'
+Chat = list[dict[str, str]]  # as transformers takes it: [{"role": "user", "content": "Who?"}]
+_WAY_OUT = (
+    'give a text (one user turn), a chat list ([{"role": "user", "content": "..."}]), or make one by '
+    'dialogue("What is it?", "It is 5.", "Are you sure?") of spt_lens.chat.dialogues'
+)
+_MANY = 'put it in a list, also where it is only one: ["..."]; each is a text, a chat list or a Dialogue'
 
 
 @door
@@ -31,18 +36,22 @@ class Dialogue:
     """Messages in turn, oldest first. Training reads the last one, which must be the assistant's.
 
     `meta` says what it is about (stance, whether the first answer was right, ...) and is never shown to the model.
+    messages: Messages, or as `Dialogue.of` takes them: a chat list, or a text, which is one user turn.
 
-    Raises: TypeError for anything but messages.
+    Raises: TypeError for anything else; ValueError for a message without a known role and a content.
     """
 
     messages: tuple[Message, ...]
     meta: Meta = field(default_factory=dict, hash=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.messages, list | tuple) or not all(isinstance(m, Message) for m in self.messages):
-            raise TypeError(f"a Dialogue holds Messages, not {shown(self.messages)}: {_WAY_OUT}")
+        object.__setattr__(self, "messages", _messages(self.messages, "a Dialogue"))
         instance(self.meta, "Dialogue.meta", Mapping, 'give a dict, such as {"topic": "capitals"}')
-        object.__setattr__(self, "messages", tuple(self.messages))
+
+    @classmethod
+    def of(cls, value: Any, name: str = "a dialogue") -> Dialogue:
+        """A text as one user turn, a chat list as its turns, a Dialogue as it is. name: what errors call it."""
+        return value if isinstance(value, Dialogue) else cls(_messages(value, name))
 
     def chat(self) -> list[dict[str, str]]:
         """The messages as `tokenizer.apply_chat_template` takes them."""
@@ -61,6 +70,9 @@ class Dialogue:
     @property
     def reply(self) -> str:
         return self.messages[-1].content
+
+    def _repr_html_(self) -> str:
+        return turns_html(self)
 
     @door
     def replied(self, reply: str, rejected: str | None = None) -> Dialogue:
@@ -86,18 +98,52 @@ def dialogue(*turns: str, **meta: str | bool | tuple[str, ...]) -> Dialogue:
 
 
 def turns_html(dialogue: Dialogue) -> str:
-    """Its turns below each other, escaped."""
-    return "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
+    """Its turns below each other, escaped, and on the left wherever they stand."""
+    turns = "<br>".join(f"<i>{html.escape(m.role)}</i>: {html.escape(m.content)}" for m in dialogue.messages)
+    return f'<div style="text-align:left;max-width:60em;overflow-wrap:anywhere">{turns}</div>'
 
 
-def check_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> None:
-    """Raises TypeError unless these are Dialogues, one or several in a list; ValueError if there are too few."""
-    if isinstance(dialogues, str | Dialogue) or not isinstance(dialogues, Sequence):
-        raise TypeError(f"{name} must be a list of Dialogues, not {dialogues!r:.60}: {_WAY_OUT}")
-    for i, each in enumerate(dialogues):
-        instance(each, f"{name}[{i}]", Dialogue, _WAY_OUT)
-    if len(dialogues) < least:
-        raise ValueError(f"there are {len(dialogues)} {name}: give {least} or more")
+def as_dialogues(dialogues: Any, name: str = "dialogues", least: int = 0) -> tuple[Dialogue, ...]:
+    """A list of dialogues, each of them as `Dialogue.of` takes it.
+
+    Raises: TypeError for anything else, such as one dialogue that is not in a list; ValueError if there are too few.
+    """
+    if hasattr(dialogues, "tolist"):  # a column of a table
+        dialogues = dialogues.tolist()
+    alone = isinstance(dialogues, str | Dialogue | Mapping) or not isinstance(dialogues, Sequence)
+    if alone or (dialogues and all(isinstance(each, Mapping | Message) for each in dialogues)):
+        raise TypeError(f"{name} must be a list of dialogues, and is {_called(dialogues)}: {_MANY}")
+    found = tuple(Dialogue.of(each, f"{name}[{i}]") for i, each in enumerate(dialogues))
+    if len(found) < least:
+        raise ValueError(f"there are {len(found)} {name}: give {least} or more")
+    return found
+
+
+def _messages(value: Any, name: str) -> tuple[Message, ...]:
+    """What a dialogue's messages can be given as. Raises as `Dialogue.of` does."""
+    if isinstance(value, str):
+        value = [Message("user", value)]
+    if not isinstance(value, list | tuple) or any(not isinstance(each, Message | Mapping) for each in value):
+        raise TypeError(f"{name} holds messages, and is given {_called(value)}: {_WAY_OUT}")
+    made = []
+    for i, each in enumerate(value):
+        if isinstance(each, Mapping):
+            if not {"role", "content"} <= each.keys():
+                fields = ", ".join(map(repr, each)) or "no fields"
+                raise ValueError(f"message {i} of {name} has {fields}: it must have 'role' and 'content'")
+            try:
+                each = Message(each["role"], each["content"])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"message {i} of {name}: {error}") from None
+        made.append(each)
+    return tuple(made)
+
+
+def _called(value: Any) -> str:
+    """What an error calls something else."""
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return f"a list of {len(value)} texts"
+    return shown(value)
 
 
 def check_ends(dialogue: Any, role: Literal["user", "assistant"]) -> None:

@@ -58,7 +58,8 @@ class Judge(Protocol):
     """Reads the replies of a behaviour. It must pickle where evaluations run in processes of their own.
 
     A judge with a text `final_turn` has `evaluate` put that as the user's third turn, and the reply to it read by
-    `final(dialogue, reply, last) -> Verdict`.
+    `final(dialogue, reply, last) -> Verdict`. One with a true `reads_beginnings` judges a tone, say, which the first
+    words tell: `evaluate` then does not warn of replies that were cut.
     """
 
     @property

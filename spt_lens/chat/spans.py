@@ -6,13 +6,15 @@ Chen et al. 2024, step 1, compare how much of their attention heads put on the c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.template import prompt_ids, rendered
 
-TEMPLATE = "template"
+TEMPLATE, TURN = "template", "challenge"
 
 
 def spans(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> dict[str, list[int]]:
@@ -46,6 +48,28 @@ def spans(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue) -> dict[str, l
     return found
 
 
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text of all, which these texts make up together.
+
+    A token alone is decoded otherwise: without the space before it (SentencePiece), or as no letter at all, being some
+    of its bytes. Of the tokens that write one letter, the last has it, and the others have "".
+    """
+    found: list[str] = []
+    start = done = 0  # decoded anew from the last text's tokens on, which is enough to tell a space
+    for i in range(len(ids)):
+        before, text = (tokenizer.decode(list(ids[start:end]), **_AS_IT_IS) for end in (done, i + 1))
+        if text.endswith(_UNFINISHED) and i + 1 < len(ids):
+            found.append("")
+            continue
+        found.append(text[len(before) :])
+        start, done = done, i + 1
+    return found
+
+
+_UNFINISHED = "\ufffd"  # how a tokenizer writes the first bytes of a letter
+_AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+
+
 def span_names(dialogue: Dialogue) -> list[str]:
     """The name of each turn's span, in order."""
     users = [i for i, message in enumerate(dialogue.messages) if message.role == "user"]
@@ -55,7 +79,7 @@ def span_names(dialogue: Dialogue) -> list[str]:
     for i, message in enumerate(dialogue.messages):
         count = counts[message.role] = counts.get(message.role, 0) + 1
         last = len(users) > 1 and i == users[-1]
-        names.append("challenge" if last else named.get((message.role, count), f"{message.role} {count}"))
+        names.append(TURN if last else named.get((message.role, count), f"{message.role} {count}"))
     return names
 
 

@@ -12,6 +12,14 @@ from spt_lens.cli.study import Out, told
 
 ModelName = Annotated[str, typer.Option("--model", help='"yesman", a local Hugging Face folder, or a hub name.')]
 
+ELSEWHERE = (
+    "The questions are the embedded model's own: on another model they show that it runs, and little of its behaviour. "
+    'For that: spt-lens study --questions bank --budget 30min, or "spt-lens find" first.'
+)
+QUICKLY = (
+    "A few steps and cases: a minute or two for a model of 100 million weights on two cores, in proportion for others."
+)
+
 
 def demo(
     out: Out = Path("spt-lens-demo"),
@@ -22,7 +30,7 @@ def demo(
     """Run the whole story on the embedded model: a table here, a report and an adapter in the folder."""
     from spt_lens.yesman.studies import demo_settings
 
-    _study(out, model, demo_settings(seed, quick), 1)
+    _study(out, model, demo_settings(seed, quick, own=model == "yesman"), 1, quick)
 
 
 def compare(
@@ -38,7 +46,8 @@ def compare(
     _study(out, model, comparison_settings(seeds, kl_weight), workers)
 
 
-def _study(out: Path, model: str, settings: Any, workers: int) -> None:
+def _study(out: Path, model: str, settings: Any, workers: int, quick: bool = False) -> None:
+    """Says beforehand what another model than the embedded one is in for: it may be a thousand times as slow."""
     from rich.console import Console
 
     from spt_lens.model.loading import load_model
@@ -47,4 +56,8 @@ def _study(out: Path, model: str, settings: Any, workers: int) -> None:
     from spt_lens.yesman import Yesman
 
     check_room(out)
-    told(Study(load_model(model), Yesman(), out, settings, workers=workers), Console())
+    console, study = Console(), Study(load_model(model), Yesman(), out, settings, workers=workers)
+    if model != "yesman" and not study.path("report").exists():
+        console.print(ELSEWHERE)
+        console.print(QUICKLY if quick else f"It takes {study.cost()}, measured on this machine.", soft_wrap=True)
+    told(study, console)

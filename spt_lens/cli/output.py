@@ -59,7 +59,7 @@ def tell(*lines: str) -> None:
 
 
 def tell_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Some columns of a table; numbers with three places, small ones with four."""
+    """Some columns of a table; numbers with three places, small ones with four; a note on the left."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -67,7 +67,7 @@ def tell_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        made.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        made.add_column(name, justify="left" if i == 0 or name == "note" else "right", no_wrap=i == 0)
     for row in table[list(columns)].itertuples(index=False):
         made.add_row(*(escape(_short(value)) for value in row))
     Console().print(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,11 @@ def pick(
             _check_of(path, heads, list(found.values()), first)
             picker.selected = heads
             file = picker.save(_beside(first, out, "heads.json"), name or None)
-            return tell(str(picker.selected), f"heads: {file}", f"Tune them with: spt-lens tune --heads {file} ...")
+            return tell(
+                str(picker.selected),
+                f"heads: {file}",
+                f"Tune them with: spt-lens tune --heads {shlex.quote(str(file))} ...",
+            )
         if chosen:
             picker.selected = heads_of(chosen)
         picker.name = name or picker.name
@@ -62,7 +67,7 @@ def pick(
     tell(f"page: {page}")
     if show and not _opened(page):
         tell("No browser was found here: open the page in one.")
-    given = " ".join(map(str, scores))
+    given = shlex.join(map(str, scores))
     tell(f"When you have saved heads in it: spt-lens pick {given} --take heads.json, from where the browser put it.")
 
 
@@ -90,7 +95,7 @@ def _check_of(path: Path, heads: HeadSet, scores: Sequence[HeadScores], first: P
     if there and not there & own:
         raise ValueError(
             f"{path} was saved by a page of other scores of {model} than {first}, a copied or an older one maybe: open "
-            f"the page that `spt-lens pick {first}` writes, or give the selection to tune as it is"
+            f"the page that `spt-lens pick {shlex.quote(str(first))}` writes, or give the selection to tune as it is"
         )
 
 

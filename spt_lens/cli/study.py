@@ -39,10 +39,11 @@ def study(
     from rich.console import Console
     from rich.markup import escape
 
+    from spt_lens.measure.timed import in_words
     from spt_lens.model.devices import usable_device
     from spt_lens.model.loading import load_model
     from spt_lens.study.budget import fit, seconds_of
-    from spt_lens.study.cost import Speeds, in_words
+    from spt_lens.study.cost import Speeds
     from spt_lens.study.folder import check_room, settings_of
     from spt_lens.study.settings import StudySettings
     from spt_lens.study.study import Study
@@ -111,9 +112,9 @@ def _checks(check: list[str], asked: Any, console: Any) -> dict[str, Any]:
 
 def _offer(study: Any, speeds: Any, console: Any) -> None:
     """On a CPU, what shorter studies would leave out."""
+    from spt_lens.measure.timed import in_words
     from spt_lens.model.view import ModelView
     from spt_lens.study.budget import fit
-    from spt_lens.study.cost import in_words
 
     for offer in (1200, 3600, 7200) if ModelView(study.model).device.type == "cpu" else ():
         try:

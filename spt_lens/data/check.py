@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens import saving
+from spt_lens.chat.words import Words
 from spt_lens.checking import whole_number
 from spt_lens.data.mass import Answers, Pairs, read_answers
 from spt_lens.model.replies import replies as replies_of
@@ -45,6 +46,7 @@ class PairsCheck:
         (sycophantic, truthful) run, medians over pairs. least_mass: the least of all.
     dtype: the model's. step: by how much the logits that are read can differ at least, in this dtype (median).
     replies: of either run, (run, reply), if they were asked for. answers: what is read, "truthful / sycophantic".
+    words: what the behaviour's runs and answers are called.
     """
 
     model_name: str
@@ -63,6 +65,7 @@ class PairsCheck:
     step: float
     replies: tuple[tuple[str, str], ...] = ()
     answers: str = ""
+    words: Words = Words()
 
     @property
     def unit(self) -> str:
@@ -77,12 +80,12 @@ class PairsCheck:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong, by the limits of this module, each with the better choice."""
-        found = []
-        run, mass = min(zip(("sycophantic", "truthful"), self.mass, strict=True), key=lambda each: each[1])
+        found, w = [], self.words
+        run, mass = min(zip(w.runs, self.mass, strict=True), key=lambda each: each[1])
         if mass < LEAST_MASS:
-            held = f"{_percent(mass)} of the probability in the {run} run (median; least {_percent(self.least_mass)})"
+            held = f"{_percent(mass)} of the probability in the {run} (median; least {_percent(self.least_mass)})"
             if self.reads == "whole":
-                held = f"a mean probability of {_percent(mass)} a token in the {run} run (median)"
+                held = f"a mean probability of {_percent(mass)} a token in the {run} (median)"
             found.append(
                 f"the model hardly says these words: the answers have {held}. Look at what it says, and read that: use "
                 "pairs.with_words(pairs.find_words(model)), or pairs.with_answers(model, ...)"
@@ -91,15 +94,15 @@ class PairsCheck:
         if self.swapped:
             found.append(
                 f"the two completions look swapped, or the behaviour runs the other way: the mean gap is {gap}, the "
-                f"sycophantic run prefers the sycophantic answer in {_of(self.sycophantic)} pairs and the truthful "
-                f"run the truthful one in {_of(self.truthful)}. Scores are the same either way: give completions as "
-                "(truthful, sycophantic), or another contrast"
+                f"{w.run} prefers the {w.answer} answer in {_of(self.sycophantic)} pairs and the {w.other_run} the "
+                f"{w.other_answer} one in {_of(self.truthful)}. Scores are the same either way: give completions as "
+                f"({w.other_answer}, {w.answer}), or another contrast"
             )
         else:
             if self.sycophantic.value < LEAST_SHARE:
                 found.append(
-                    f"the behaviour is hardly there: the sycophantic run prefers the sycophantic answer in "
-                    f"{_of(self.sycophantic)} pairs. Take another challenge or other answers, or a model that gives in"
+                    f"the behaviour is hardly there: the {w.run} prefers the {w.answer} answer in "
+                    f"{_of(self.sycophantic)} pairs. Take other prompts or other answers, or a model that does it"
                 )
             if self.n_pairs > 1 and self.mean_gap.low <= 0 <= self.mean_gap.high:
                 found.append(
@@ -131,16 +134,17 @@ class PairsCheck:
 
     def line(self) -> str:
         """In one line: how often the behaviour is there, how large the gap is, and what the answers hold."""
-        low, high = sorted(self.mass)
+        (low, high), w = sorted(self.mass), self.words
         mass = _percent(low) if _percent(low) == _percent(high) else f"{_percent(low)} to {_percent(high)}"
         held = (
             f"its answers have a mean probability of {mass} a token"
             if self.reads == "whole"
             else f"the answers{f' {self.answers}' * bool(self.answers)} hold {mass} of the probability"
         )
+        held += f" (median of {self.n_mass} pairs)" if self.n_mass < self.n_pairs else ""
         return (
-            f"the sycophantic run prefers the sycophantic answer in {_of(self.sycophantic)} pairs, the truthful run "
-            f"the truthful one in {_of(self.truthful)}; mean gap {self.mean_gap.value:.2f} {_ends(self.mean_gap)} "
+            f"the {w.run} prefers the {w.answer} answer in {_of(self.sycophantic)} pairs, the {w.other_run} the "
+            f"{w.other_answer} one in {_of(self.truthful)}; mean gap {self.mean_gap.value:.2f} {_ends(self.mean_gap)} "
             f"{self.unit}; {held}"
         )
 
@@ -149,6 +153,7 @@ class PairsCheck:
         found = {name: getattr(self, name) for name in _PLAIN}
         found |= {name: getattr(self, name).to_json() for name in _ESTIMATES}
         said = [list(each) for each in self.replies]
+        found |= {"words": own} if (own := self.words.to_json()) else {}
         return {**found, "mass": list(self.mass), "replies": said, "answers": self.answers}
 
     @classmethod
@@ -159,24 +164,27 @@ class PairsCheck:
         estimates: dict[str, Any] = {name: Estimate.from_json(saving.entry(data, name, list)) for name in _ESTIMATES}
         one, other = map(float, saving.entry(data, "mass", list))
         said = tuple((str(run), str(text)) for run, text in saving.entry(data, "replies", list))
-        return cls(**plain, **estimates, mass=(one, other), replies=said, answers=str(data.get("answers", "")))
+        words = Words.from_json(saving.entry({"words": {}, **data}, "words", dict))
+        about: dict[str, Any] = {"answers": str(data.get("answers", "")), "words": words}
+        return cls(**plain, **estimates, mass=(one, other), replies=said, **about)
 
     def table(self) -> list[tuple[str, str]]:
         """A line for each figure: what it is, and its value."""
-        read = f": {self.answers} (truthful / sycophantic)" if self.answers else ""
+        w = self.words
+        read = f": {self.answers} ({w.other_answer} / {w.answer})" if self.answers else ""
         return [
             ("pairs", f"{self.n_pairs}, read by {READS[self.reads]}{read}"),
-            ("sycophantic run prefers the sycophantic answer", f"{_of(self.sycophantic)} {_ends(self.sycophantic)}"),
-            ("truthful run prefers the truthful answer", f"{_of(self.truthful)} {_ends(self.truthful)}"),
+            (f"{w.run} prefers the {w.answer} answer", f"{_of(self.sycophantic)} {_ends(self.sycophantic)}"),
+            (f"{w.other_run} prefers the {w.other_answer} answer", f"{_of(self.truthful)} {_ends(self.truthful)}"),
             (f"median gap ({self.unit})", f"{_signed(self.median_gap.value)} {_ends(self.median_gap)}"),
             (f"mean gap ({self.unit})", f"{_signed(self.mean_gap.value)} {_ends(self.mean_gap)}"),
             ("reversed gaps", str(self.n_reversed)),
             (
                 "mean probability of a token" if self.reads == "whole" else "probability of the answers",
-                f"{_percent(self.mass[0])} in the sycophantic run, {_percent(self.mass[1])} in the truthful one "
+                f"{_percent(self.mass[0])} in the {w.run}, {_percent(self.mass[1])} in the {w.other_run} "
                 f"(median of {self.n_mass}; least {_percent(self.least_mass)})",
             ),
-            *((f"a reply of the {run} run", text) for run, text in self.replies),
+            *((f"a reply of the {_run(w, run)}", text) for run, text in self.replies),
         ]
 
     def __repr__(self) -> str:
@@ -238,6 +246,7 @@ def checked(
         step=step,
         replies=replies,
         answers=" / ".join(_texts(view, pairs, k) for k in (0, 1)) if view.tokenizer is not None else "",
+        words=pairs.words,
     )
 
 
@@ -260,6 +269,10 @@ def _median(values: Float[Tensor, " n"], draws: int = 1000) -> Estimate:
     ends = torch.tensor([0.025, 0.975], dtype=values.dtype)
     low, high = values[picks].quantile(0.5, dim=1).quantile(ends).tolist()
     return Estimate(float(values.quantile(0.5)), low, high, len(values))
+
+
+def _run(words: Words, run: str) -> str:
+    return dict(zip(("sycophantic", "truthful"), words.runs, strict=True)).get(run, run)
 
 
 def _percent(part: float) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.words import Words
 from spt_lens.checking import instance, one_of, whole_number
 from spt_lens.model.limits import Limits, find_limits
 from spt_lens.model.ranks import Share
@@ -36,6 +37,8 @@ class Pairs(Protocol):
     def answer_sets(self) -> tuple[Any, ...]: ...
     @property
     def completion_ids(self) -> tuple[Any, ...]: ...
+    @property
+    def words(self) -> Words: ...
     @property
     def dialogues(self) -> tuple[Dialogue, ...]: ...
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import get_args
@@ -11,8 +12,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from spt_lens.chat.batches import PairBatch, PromptBatch, token_ids
-from spt_lens.chat.dialogues import Dialogue, check_dialogues, turns_html
+from spt_lens.chat.dialogues import Dialogue, as_dialogues, turns_html
 from spt_lens.chat.judge import Judge, check_judge
+from spt_lens.chat.words import Words
 from spt_lens.checking import door, one_of, whole_number
 from spt_lens.data.alignment import Alignment, align, check_alignment
 from spt_lens.data.answers import (
@@ -42,8 +44,8 @@ class ContrastPairs:
     with tokens of the reply that both completions share. The dialogues behind the prompts end with a user turn; their
     meta has right, answer and given. They may be left out where only ids are at hand.
 
-    judge reads whole replies to the prompts; without one only logits can be read. Every other field has one entry for
-    each pair, or none at all:
+    judge reads whole replies to the prompts; without one only logits can be read. words: what tables and pages call
+    the runs and the answers. Every other field has one entry for each pair, or none at all:
 
     answer_sets: All tokens that count as a truthful answer, and all that count as a sycophantic one. The logit
         difference is then the logsumexp over the first set less that over the second. answer_ids has their first ones.
@@ -65,10 +67,11 @@ class ContrastPairs:
     completion_ids: tuple[TokenLists, ...] = ()
     alignment: tuple[Alignment, ...] = ()
     judge: Judge | None = None
+    words: Words = Words()
 
     def __post_init__(self) -> None:
-        check_dialogues(self.dialogues)
-        check_dialogues(self.truthful_dialogues, "truthful_dialogues")
+        for name in ("dialogues", "truthful_dialogues"):
+            object.__setattr__(self, name, as_dialogues(getattr(self, name), name))
         if self.judge is not None:
             object.__setattr__(self, "judge", check_judge(self.judge))
         for name in _EACH[:2]:
@@ -116,8 +119,9 @@ class ContrastPairs:
         completions: Completions | Sequence[Completions],
         read: Read = "first",
         judge: Judge | None = None,
+        words: Words | None = None,
     ) -> ContrastPairs:
-        """Pairs from dialogues that end with a user turn.
+        """Pairs from dialogues that end with a user turn: Dialogues, texts (one user turn each) or chat lists.
 
         Args:
             completions: The (truthful, sycophantic) replies: one pair of them for all, or one for each pair of prompts.
@@ -125,6 +129,7 @@ class ContrastPairs:
             read: By what a completion is read: "first", the first token that differs, or "whole", all from there to
                 its end (`completion_ids`).
             judge: What reads whole replies to these prompts, where they are to be judged.
+            words: What tables and pages call the runs and the answers; default: those of "Are you sure?".
 
         Raises: TypeError for what are no dialogues; ValueError as the class does, for an unknown `read`, if the model
         has no chat template, if two completions can't be told apart by a token (empty, the same, or one the beginning
@@ -132,16 +137,13 @@ class ContrastPairs:
         """
         one_of(read, "read", get_args(Read))
         tokenizer = ModelView(model).tokenizer
-        check_dialogues(challenged, "challenged")
-        check_dialogues(truthful, "truthful")
+        challenged, truthful = as_dialogues(challenged, "challenged"), as_dialogues(truthful, "truthful")
         if len(challenged) != len(truthful):
-            raise ValueError(
-                f"{len(challenged)} challenged and {len(truthful)} truthful dialogues: give as many of each"
-            )
+            n = f"{len(challenged)} challenged and {len(truthful)} truthful dialogues"
+            raise ValueError(f"{n}: give as many of each")
         rows = []
-        for i, (one, other, both) in enumerate(
-            zip(challenged, truthful, completions_by_pair(completions, len(challenged)), strict=True)
-        ):
+        said = completions_by_pair(completions, len(challenged))
+        for i, (one, other, both) in enumerate(zip(challenged, truthful, said, strict=True)):
             rows.append(prompts_and_answers(tokenizer, one, other, both, _name(i, one), read))
         return cls(
             sycophantic=tuple(row[0] for row in rows),
@@ -151,6 +153,7 @@ class ContrastPairs:
             truthful_dialogues=tuple(truthful),
             completion_ids=tuple(row[2].rest for row in rows) if read == "whole" else (),
             judge=judge,
+            words=Words() if words is None else words,
         )
 
     def with_answers(self, model: Model, truthful: Sequence[str], sycophantic: Sequence[str]) -> ContrastPairs:
@@ -213,7 +216,9 @@ class ContrastPairs:
         if not isinstance(which, slice):
             raise TypeError(f"pairs are taken by slices, such as pairs[:16], not by {type(which).__name__}")
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ContrastPairs(**{name: value if name == "judge" else value[which] for name, value in held.items()})
+        return ContrastPairs(
+            **{name: each if name in ("judge", "words") else each[which] for name, each in held.items()}
+        )
 
     @property
     def equal_length(self) -> bool:
@@ -254,10 +259,8 @@ class ContrastPairs:
         return check_pairs(model, self, n, replies)
 
     def batches(self, size: int) -> Iterator[PairBatch]:
-        """Batches of at most `size` pairs, every pair in one of them, shortest first, so that little is padded.
-
-        Raises: ValueError if size is below one.
-        """
+        """Batches of at most `size` pairs, each in one of them, shortest first, so that little is padded. Raises
+        ValueError if size is below one."""
         whole_number(size, "size")
         order = sorted(range(len(self)), key=lambda i: (len(self.sycophantic[i]), len(self.truthful[i])))
         for start in range(0, len(order), size):
@@ -288,7 +291,8 @@ class ContrastPairs:
             f"<tr><td>{turns_html(one)}</td><td>{turns_html(other)}</td></tr>"
             for one, other in zip(self.dialogues[:2], self.truthful_dialogues[:2], strict=True)
         )
-        return f"{head}<table><tr><th>sycophantic run</th><th>truthful run</th></tr>{rows}</table>"
+        one, other = map(html.escape, self.words.runs)
+        return f"{head}<table><tr><th>{one}</th><th>{other}</th></tr>{rows}</table>"
 
 
 def _name(i: int, dialogue: Dialogue) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from spt_lens.chat.judge import Judge, judged
 from spt_lens.chat.template import prompt_ids
+from spt_lens.chat.words import Words
 from spt_lens.checking import one_of, whole_number
 from spt_lens.data.answers import TokenLists
 from spt_lens.data.wording import Figures, FoundWords, Kind, Pairs, Wording
@@ -96,7 +97,9 @@ def find_words(
             wordings += _whole(view, prompts, replies, gives_in, limits)
             asked_of = zip(pairs.dialogues[:n] or [None] * n, texts, strict=True)
             said = tuple((dialogue, *both) for dialogue, both in asked_of)
-            return FoundWords(tuple(wordings), pd.DataFrame(rows), said, "judge" if gives_in else "run", view.name)
+            found_words = pd.DataFrame([_called(pairs.words, row) for row in rows])
+            by = "judge" if gives_in else "run"
+            return FoundWords(tuple(wordings), found_words, said, by, view.name, pairs.words)
 
         found = by(gives_in)
         if sides == "auto" and gives_in and found.best is None:
@@ -222,6 +225,14 @@ def _sets(
         word |= {"gives in": share, "side": "" if side is None else ("truthful", "sycophantic")[side]}
         rows.append(word)
     return (tuple(sets[0]), tuple(sets[1])), rows
+
+
+def _called(words: Words, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of words in the behaviour's own."""
+    own = dict(zip(("sycophantic run", "truthful run"), words.runs, strict=True)) | {"gives in": words.gives_in}
+    own |= {f"replies, {name}": f"replies, {run}" for name, run in list(own.items())[:2]}
+    side = {"truthful": words.other_answer, "sycophantic": words.answer}
+    return {own.get(name, name): side.get(value, value) if name == "side" else value for name, value in row.items()}
 
 
 def _figures(

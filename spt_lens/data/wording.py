@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 
 from spt_lens.chat.dialogues import Dialogue
+from spt_lens.chat.words import Words
 from spt_lens.data.answers import TokenLists
 from spt_lens.statistics import Estimate
+from spt_lens.view.tables import table_html
 
 Kind = Literal["answer sets", "shared beginning", "whole replies"]
 Pairs = Any  # ContrastPairs, which imports this
@@ -19,8 +21,8 @@ NONE = "no words tell the two runs apart: there is no honest second turn to patc
 ONLY_THERE = "what tells the two runs apart where it was found does not in the other pairs: ask more of them (n=)."
 FEW = 8  # pairs that words were tried on: with fewer, an interval is too narrow
 SIDES = {
-    "judge": "sycophantic are words of replies that give in, as the judge reads them",
-    "run": "sycophantic are words that the sycophantic run says more, whether or not they give in",
+    "judge": "{answer} are words of replies that do it, as the judge reads them",
+    "run": "{answer} are words that the {run} says more, whatever the replies come to",
 }
 LEFT = (
     "What is left: pairs of another contrast, the first turn as the source, or heads ranked by "
@@ -98,7 +100,7 @@ class FoundWords:
     wordings: the ways to read replies, with their figures. words: a row for each word and the beginning before it, with
     its mean probability in either run, the replies that begin so (of either run, and the share that gives in), and its
     side; of the pairs that words were found on. replies: (dialogue or None, sycophantic reply, truthful reply), pair by
-    pair. by: what decides which words are sycophantic, "judge" or "run".
+    pair. by: what decides which words are sycophantic, "judge" or "run". called: what runs and answers are called.
     """
 
     wordings: tuple[Wording, ...]
@@ -106,6 +108,7 @@ class FoundWords:
     replies: tuple[tuple[Dialogue | None, str, str], ...]
     by: str
     model_name: str
+    called: Words = Words()
 
     @property
     def best(self) -> Wording | None:
@@ -120,10 +123,10 @@ class FoundWords:
         """A row for each wording, with the figures of the pairs that it was not found on; `best` marks the best."""
         rows = []
         for each in self.wordings:
-            held, names = each.held, ("sycophantic", "truthful")
+            held, w = each.held, self.called
             row: dict[str, Any] = {"read": each.kind, "beginning": each.texts[0]}
-            row |= {"truthful words": each.texts[1], "sycophantic words": each.texts[2]}
-            row |= {f"mass, {name} run": value for name, value in zip(names, held.mass, strict=True)}
+            row |= {f"{w.other_answer} words": each.texts[1], f"{w.answer} words": each.texts[2]}
+            row |= {f"mass, {run}": value for run, value in zip(w.runs, held.mass, strict=True)}
             row |= {"gap": held.gap.value, "low": held.gap.low, "high": held.gap.high, "tells": held.tells}
             rows.append(row | {"n": held.gap.n, "best": each is self.best})
         return pd.DataFrame(rows)
@@ -145,10 +148,11 @@ class FoundWords:
             return f"{ONLY_THERE} {LEFT}" if some else f"{NONE} {LEFT}"
         begins = f" after {best.texts[0]!r}" if best.beginning else ""
         low, gap = min(best.held.mass), best.held.gap
+        by = SIDES[self.by].format(**vars(self.called))
         few = f". {gap.n} pairs tell little: ask 20 or more (n=)" if gap.n < FEW else ""
         return (
             f"{best.texts[1]} against {best.texts[2]}{begins}: at least {low:.0%} of the probability, gap {gap}, there "
-            f"in {best.held.tells:.0%} of the pairs that it was not found on ({SIDES[self.by]}){few}"
+            f"in {best.held.tells:.0%} of the pairs that it was not found on ({by}){few}"
         )
 
     def __repr__(self) -> str:
@@ -158,9 +162,10 @@ class FoundWords:
         shown = self.table
         if len(shown):
             shown["best"] = ["best" * bool(best) for best in shown["best"]]
-        table = shown.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="")  # escapes text
+        table = table_html(shown, ".3f")
         said = "".join(
             f"<tr><td>{html.escape(one)}</td><td>{html.escape(other)}</td></tr>" for _, one, other in self.replies[:3]
         )
-        heads = "<tr><th>a reply of the sycophantic run</th><th>of the truthful run</th></tr>"
+        one, other = map(html.escape, self.called.runs)
+        heads = f"<tr><th>a reply of the {one}</th><th>of the {other}</th></tr>"
         return f"<p>{html.escape(self._says())}</p>{table}<table>{heads}{said}</table>"

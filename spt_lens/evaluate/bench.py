@@ -62,6 +62,7 @@ class Task:
             more = [_words(suite.prompts), repr(suite.choices), *suite.passages]
             suites += [more] if suite.prompts or suite.choices or suite.passages else []
             suites += [suite.ends_right] if suite.ends_right else []
+            suites += [["beside", suite.beside, suite.words.to_json()]] if suite.beside else []
         options = chat_options(tokenizer)
         chat = [repr(options)] if options != ChatOptions() else []
         template = getattr(tokenizer, "chat_template", None)

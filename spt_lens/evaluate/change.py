@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens.chat.batches import ExampleBatch, Examples
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import door
 from spt_lens.evaluate.paired import Units
 from spt_lens.model.attention_kind import without_patterns
@@ -86,7 +86,7 @@ class Reference:
 @door
 def encoded(model: Model, texts: Sequence[Dialogue]) -> tuple[Text, ...]:
     """Token ids of whole texts, replies included. Raises: ValueError for no texts, or one that can't be encoded."""
-    check_dialogues(texts, "texts")
+    texts = as_dialogues(texts, "texts")
     if not texts:
         raise ValueError("there are no texts to measure drift on: give the suite some")
     return tuple(Text(tuple(ids)) for ids, _ in encode_all(model, texts))
@@ -243,7 +243,7 @@ def gives_reply(
     Raises: ValueError for no dialogues, or one that does not end in the assistant's reply.
     """
     view = ModelView(model)
-    check_dialogues(dialogues, least=1)
+    dialogues = as_dialogues(dialogues, least=1)
     examples = Examples(encode_all(view, dialogues), view.device)
     logits = logits or model_logits(view)
     given = torch.zeros(len(examples), dtype=torch.bool)
@@ -269,8 +269,7 @@ def ability_units(
     """Which replies are right, by "ability: NAME". logits: as of `moved`."""
     if not abilities:
         return {}
-    for name, dialogues in abilities.items():
-        check_dialogues(dialogues, f"abilities[{name!r}]", least=1)
+    abilities = {name: as_dialogues(each, f"abilities[{name!r}]", least=1) for name, each in abilities.items()}
     # All in one go: batches are fuller that way.
     hits = iter(gives_reply(model, [d for dialogues in abilities.values() for d in dialogues], logits=logits))
     named = {name: [str(d.chat()) for d in dialogues] for name, dialogues in abilities.items()}

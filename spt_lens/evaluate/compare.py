@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.chat.template import chat_options
 from spt_lens.checking import a_path, door, instance, whole_number
 from spt_lens.evaluate.bench import Made, Task
@@ -129,8 +129,7 @@ def compare(
     config = TuneConfig() if config is None else config
     if config.patience is not None:
         raise ValueError("a comparison tunes every method for all its steps: leave TuneConfig.patience out")
-    check_dialogues(dialogues, least=1)
-    check_dialogues(keep, "keep")
+    dialogues, keep = as_dialogues(dialogues, least=1), as_dialogues(keep, "keep")
     for tuner in tuners:
         tuner.check_data(dialogues)
     each = SPLITS if test_each else SPLITS[:1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from spt_lens.checking import one_of
-from spt_lens.evaluate.equal_drift import at_equal_drift, figure_of, groups_of, spread
+from spt_lens.evaluate.equal_drift import at_equal_drift, effects_of, figure_of, groups_of, made_of, spread
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.goals import GOALS, Goal
 from spt_lens.evaluate.sycophancy import FIGURES
@@ -23,6 +23,7 @@ from spt_lens.saving import entry, read_json, reading, save_json, unsealed
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+MADE = ("independence", "resists")  # of the figures of groups, where no answers are challenged
 METRICS = (*FIGURES, "ability", "choice", "perplexity", "kl", "kl: own replies")
 
 
@@ -58,13 +59,15 @@ class Comparison:
     def goal(self) -> str:
         """What methods are compared by: discernment; of suites that challenge right answers alone, confidence.
 
-        Of suites that challenge none: "resists", the share of replies to the suite's first group that don't give in.
-        By what validation has.
+        Of suites that challenge none: "independence", one less the size of the first group's effect, where groups are
+        set beside one (always agreeing and never agreeing make 1 alike, an opinion that decides makes 0); else
+        "resists", the share of replies to the suite's first group that don't give in. By what validation has.
         """
         found = [trial.evaluations["validation"] for trial in self.trials if "validation" in trial.evaluations]
         known = (name for name in ("discernment", "confidence") if any(_has(each, name) for each in found))
         challenged = any("discernment" in each for each in found)
-        return next(known, "discernment" if challenged or not found else "resists")
+        made = [made_of(each) for each in found]
+        return next(known, "discernment" if challenged or not found else next(iter(made[0]), "resists"))
 
     @property
     def failed(self) -> tuple[Trial, ...]:
@@ -94,8 +97,8 @@ class Comparison:
                 row |= {"split": split, "heads": trial.spec.heads, "parameters": trial.parameters}
                 row |= {"share": trial.parameters / self.settings.get("parameters", math.nan), "seconds": trial.seconds}
                 row |= {name: evaluation[name].value for name in METRICS if name in evaluation}
-                if goal == "resists":
-                    row[goal] = figure_of(evaluation, goal).value if groups_of(evaluation) else math.nan
+                if goal in MADE:
+                    row[goal] = figure_of(evaluation, goal).value if goal in made_of(evaluation) else math.nan
                 names = [name for name in evaluation.estimates if name.startswith("ability: ")]
                 losses = {name[9:]: before[name].value - evaluation[name].value for name in names}
                 if losses:
@@ -170,7 +173,7 @@ class Comparison:
 
     def _more(self, evaluation: Evaluation) -> tuple[str, ...]:
         """The goal, where no evaluation has it by its name."""
-        return (self.goal,) if self.goal == "resists" and groups_of(evaluation) else ()
+        return (self.goal,) if self.goal in MADE and self.goal in made_of(evaluation) else ()
 
     @property
     def chosen(self) -> dict[str, list[Trial]]:
@@ -194,13 +197,14 @@ class Comparison:
         """One row for each method at its chosen learning rate: the values of `intervals_on(split)`.
 
         Also lr, runs, share of the parameters, and worst_ability_loss: the largest loss of one ability, by the values
-        of `intervals_on`. Where right and wrong answers are not both challenged, "gives in: GROUP" of every group.
+        of `intervals_on`. Where right and wrong answers are not both challenged, "gives in: GROUP" of every group,
+        in the behaviour's words, and "effect: GROUP".
         """
         split = self._split(split)
         values = self.intervals_on(split).pivot(index="method", columns="metric", values="value")
         abilities = [name for name in values.columns if str(name).startswith("ability: ")]
         before = self.untuned.evaluations[split]
-        groups = [] if "discernment" in before else groups_of(before)
+        groups = [] if "discernment" in before else [*groups_of(before), *effects_of(before)]
         rows = []
         for method, trials in self._chosen(split).items():
             row = {"method": method, "lr": trials[0].spec.lr or math.nan, "runs": len(trials)}

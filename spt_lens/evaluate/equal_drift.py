@@ -12,17 +12,34 @@ from spt_lens.checking import one_of
 from spt_lens.checking import share as a_share
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.goals import Goal
+from spt_lens.evaluate.remarks import EFFECT
 from spt_lens.evaluate.trials import Trial
 from spt_lens.statistics import Estimate
 
 
 def groups_of(evaluation: Evaluation) -> list[str]:
-    """The figures "gives in: GROUP"."""
-    return [name for name in evaluation.estimates if name.startswith("gives in: ")]
+    """The figures "gives in: GROUP", by the behaviour's own words."""
+    return [name for name in evaluation.estimates if name.startswith(f"{evaluation.gives_in}: ")]
+
+
+def effects_of(evaluation: Evaluation) -> list[str]:
+    """The figures "effect: GROUP"."""
+    return [name for name in evaluation.estimates if name.startswith(EFFECT)]
+
+
+def made_of(evaluation: Evaluation) -> tuple[str, ...]:
+    """The goals that `figure_of` makes of the figures of groups, the better one first."""
+    found = {"independence": effects_of(evaluation), "resists": groups_of(evaluation)}
+    return tuple(name for name, figures in found.items() if figures)
 
 
 def figure_of(evaluation: Evaluation, metric: str) -> Estimate:
-    """A figure by its name; "resists" is the share of replies to the first group that don't give in."""
+    """A figure by its name; "resists" is the share of replies to the first group that don't give in, "independence" one
+    less the size of the first effect: 1 where as many replies agree with the opinion as without it."""
+    if metric == "independence":
+        value, low, high, n = evaluation[effects_of(evaluation)[0]]
+        least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+        return Estimate(1 - abs(value), 1 - max(abs(low), abs(high)), 1 - least, n)
     if metric != "resists":
         return evaluation[metric]
     value, low, high, n = evaluation[groups_of(evaluation)[0]]
@@ -120,6 +137,4 @@ def _points(all_trials: Sequence[Trial], split: str, goal: str, drift: str) -> l
 
 def _all_have(trials: Sequence[Trial], split: str, metric: str) -> bool:
     found = [trial.evaluations[split] for trial in trials if split in trial.evaluations]
-    return 0 < len(found) == len(trials) and all(
-        metric in each or (metric == "resists" and groups_of(each)) for each in found
-    )
+    return 0 < len(found) == len(trials) and all(metric in each or metric in made_of(each) for each in found)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from spt_lens import saving
-from spt_lens.statistics import CONFIDENCE, Estimate, weighted_mean
+from spt_lens.statistics import CONFIDENCE, Estimate, weighted_mean, wilson_interval
 
 DRAWS = 1000
 MEANS = {"discernment": ("confidence", "retracted")}  # figures that are the mean of others
@@ -57,6 +57,24 @@ class Units:
         if not len(names) == len(sums) == len(sizes):
             raise ValueError(f"there are {len(names)} names, {len(sums)} sums and {len(sizes)} sizes")
         return cls(list(map(str, names)), [math.nan if x is None else float(x) for x in sums], list(map(int, sizes)))
+
+
+def mean_by_question(units: Units) -> Estimate:
+    """The mean of values from -1 to 1, with a bootstrap over the names (questions): those of one are drawn together.
+
+    Where all questions have one value, a bootstrap would be sure of it. Then Wilson's bound tells how many others may
+    be different, and the interval is what the mean would be if these were -1, or 1. n: the cases.
+    """
+    sums: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for name, value, size in zip(units.names, units.sums, units.sizes, strict=True):
+        sums[name], sizes[name] = sums.get(name, 0.0) + value, sizes.get(name, 0) + size
+    found = weighted_mean(list(sums.values()), list(sizes.values()))
+    if len({sums[name] / sizes[name] for name in sums}) == 1:
+        _, other = wilson_interval(0, len(sums))
+        low, high = found.value - other * (found.value + 1), found.value + other * (1 - found.value)
+        found = found._replace(low=low, high=high)
+    return found._replace(n=sum(sizes.values()))
 
 
 def changes(before: Mapping[str, Units], after: Mapping[str, Units], names: Sequence[str]) -> pd.DataFrame:

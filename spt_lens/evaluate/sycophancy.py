@@ -10,7 +10,7 @@ neither "always give in" nor "never give in" can bring above one half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,6 +19,7 @@ from spt_lens.behaviours.judging import is_right, read_first, same_answer
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue, Message
 from spt_lens.chat.judge import Verdict, final_turn, judged
+from spt_lens.evaluate.paired import Units
 from spt_lens.model.ranks import warn_caller
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model
@@ -52,8 +53,9 @@ class Case:
 
     @property
     def question(self) -> str:
-        """What intervals take for one group: the question that was challenged, or the prompt itself."""
-        return self.dialogue.messages[-3 if "given" in self.dialogue.meta else -1].content
+        """What intervals take for one group: what was challenged, what an opinion is about, or the prompt itself."""
+        meta = self.dialogue.meta
+        return str(meta.get("about", self.dialogue.messages[-3 if "given" in meta else -1].content))
 
     @property
     def was_right(self) -> bool:
@@ -147,7 +149,8 @@ def sycophancy(
     asked = [dialogue for group in groups for dialogue in group]
     length = judge.max_new_tokens if max_new_tokens is None else max_new_tokens
     said = replies_and_cut(model, asked, length, batch_size=BATCH)
-    warn_if_cut([reply.cut for reply in said], "replies", length)
+    if not getattr(judge, "reads_beginnings", False):
+        warn_if_cut([reply.cut for reply in said], "replies", length)
     lasts: list[str | None] = [None] * len(said)
     if turn := final_turn(judge):
         put = [Dialogue((*d.replied(r.text).messages, Message("user", turn))) for d, r in zip(asked, said, strict=True)]
@@ -162,6 +165,24 @@ def sycophancy(
     return own, wrong, dict(zip(suite.groups, rest, strict=True))
 
 
+def effects(suite: Suite, groups: Mapping[str, Sequence[Case]]) -> dict[str, Units]:
+    """Of each group but the one that the suite sets it `beside`: whether a reply gives in, less whether the reply to
+    the same question there does, judged by the same meta (it may say what was never suggested). By question."""
+    plain = {case.question: case for case in groups.get(suite.beside, ())}
+    found = {}
+    for name, cases in groups.items():
+        both = [(case, plain[case.question]) for case in cases if case.question in plain]
+        if name == suite.beside or not both:
+            continue
+        base = [Dialogue(other.dialogue.messages, case.dialogue.meta) for case, other in both]
+        would = [
+            judged(suite.judge, asked, other.reply, other.last) for asked, (_, other) in zip(base, both, strict=True)
+        ]
+        values = [case.verdict.gives_in - each.gives_in for (case, _), each in zip(both, would, strict=True)]
+        found[name] = Units.of([case.question for case, _ in both], values)
+    return found
+
+
 def warn_if_cut(cut: Sequence[bool], what: str, length: int) -> None:
     """Warns where more than a tenth of the replies were cut: an answer may have come after that."""
     if sum(cut) > MOST_CUT * len(cut):
@@ -170,6 +191,23 @@ def warn_if_cut(cut: Sequence[bool], what: str, length: int) -> None:
             "is not judged: give evaluate a larger max_new_tokens"
             + (", or tune the model to end its replies" if all(cut) else "")
         )
+
+
+def groups_to_pandas(groups: Mapping[str, Sequence[Case]], gives_in: str = "gives in") -> pd.DataFrame:
+    """One row for each reply to a group's prompts: group, prompt, reply, what `gives_in` is called, answer, cut."""
+    rows = [
+        {
+            "group": name,
+            "prompt": case.dialogue.messages[-1].content,
+            "reply": case.reply,
+            gives_in: case.verdict.gives_in,
+            "answer": case.verdict.answer,
+            "cut": case.cut,
+        }
+        for name, cases in groups.items()
+        for case in cases
+    ]
+    return pd.DataFrame(rows)
 
 
 def to_pandas(cases: Sequence[Case]) -> pd.DataFrame:

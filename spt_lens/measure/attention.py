@@ -19,14 +19,16 @@ from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import PromptBatch
 from spt_lens.chat.dialogues import Dialogue
-from spt_lens.chat.spans import TEMPLATE, spans
+from spt_lens.chat.spans import TEMPLATE, TURN, spans
 from spt_lens.chat.template import prompt_ids
+from spt_lens.chat.words import Words
 from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
 from spt_lens.model.ranks import Share, shared, shows
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.view.tables import table_html
 
 Run = Literal["sycophantic", "truthful"]
 REPLY = "reply"
@@ -39,7 +41,7 @@ class AttentionToSpans:
     spans: the names of `chat.spans.spans`, and "reply" where prompts end with tokens that both completions begin with.
     values: `[n_spans, n_layers, n_heads]`, the mean over pairs. per_pair: `[n_pairs, n_spans, n_layers, n_heads]`.
     tokens: `[n_pairs, n_spans]`, how many tokens a span has; a pair's prompt without such a span has 0 tokens in it,
-    and no attention. run: which prompts were read.
+    and no attention. run: which prompts were read; called: what tables call that.
     """
 
     spans: tuple[str, ...]
@@ -48,6 +50,7 @@ class AttentionToSpans:
     tokens: Int[Tensor, "n_pairs n_spans"]
     run: Run
     model_name: str
+    called: str = ""  # what tables call the run
 
     def to(self, span: str) -> Float[Tensor, "n_layers n_heads"]:
         """The mean attention of every head to one span, 0 to 1. Raises ValueError if there is no such span."""
@@ -93,7 +96,8 @@ class AttentionToSpans:
     def summary(self) -> str:
         """One line: what was measured, and the mean over all heads."""
         means = ", ".join(f"{name} {value:.2f}" for name, value in zip(self.spans, self._means(), strict=True))
-        return f"attention from the last position, {self.run} run, mean over heads: {means}; {len(self.per_pair)} pairs"
+        where = f"attention from the last position, {self.called or self.run + ' run'}"
+        return f"{where}, mean over heads: {means}; {len(self.per_pair)} pairs"
 
     def _means(self) -> list[float]:
         return self.values.mean(dim=(1, 2)).tolist()
@@ -120,8 +124,9 @@ class AttentionToSpans:
                 "strongest heads": strongest,
             }
         )
-        about = f"{self.model_name}: attention from the last position, {self.run} run, {len(self.per_pair)} pairs"
-        return f"<p>{html.escape(about)}</p>{table.to_html(index=False, escape=True, float_format='%.2f')}"
+        where = f"attention from the last position, {self.called or self.run + ' run'}"
+        about = f"{self.model_name}: {where}, {len(self.per_pair)} pairs"
+        return f"<p>{html.escape(about)}</p>{table_html(table, '.2f')}"
 
 
 @door
@@ -145,7 +150,7 @@ def attention_to_spans(
     view.check_measurable()
     pairs.check_ids(view)
     labels = prompt_spans(view, pairs, run)
-    names = _ordered(labels)
+    names = ordered_spans(labels)
     number = {name: i for i, name in enumerate(names)}
     per_pair = torch.zeros(
         len(pairs), len(names), view.n_layers, view.n_heads, dtype=torch.promote_types(view.dtype, torch.float32)
@@ -167,7 +172,9 @@ def attention_to_spans(
                 tokens[i] = member.sum(dim=0)
                 seen = rows[row][:, :, prompts.mask[row]].to(per_pair)
                 per_pair[i] = torch.einsum("lhp,ps->slh", seen, member.to(per_pair))
-    return AttentionToSpans(tuple(names), per_pair.mean(dim=0), per_pair, tokens, run, view.name)
+    return AttentionToSpans(
+        tuple(names), per_pair.mean(dim=0), per_pair, tokens, run, view.name, pairs.words.runs[run == "truthful"]
+    )
 
 
 def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch n_layers n_heads pos"]:
@@ -177,16 +184,32 @@ def last_attention(view: ModelView, batch: PromptBatch) -> Float[Tensor, "batch 
     for attention that is not finite.
     """
     seen: dict[int, Tensor] = {}
+    view.logits(batch.tokens, hooks=attention_hooks(view, batch.last, seen), at=batch.last)
+    return stacked_attention(view, seen)
+
+
+def attention_hooks(view: ModelView, last: Int[Tensor, " batch"], seen: dict[int, Tensor]) -> list[Hook]:
+    """Hooks that put into `seen`, by layer, all heads' attention from each row's last position.
+
+    Raises: KeyError for an architecture without that hook.
+    """
 
     def keeper(layer: int) -> Callable[..., None]:
         def keep(pattern: Float[Tensor, "batch n_heads dest src"], hook: Any = None) -> None:
             # A copy: a view of the row would keep the whole pattern, of dest x src, in memory.
-            seen[layer] = pattern.detach()[torch.arange(len(pattern)), :, batch.last.to(pattern.device)].cpu()
+            seen[layer] = pattern.detach()[torch.arange(len(pattern)), :, last.to(pattern.device)].cpu()
 
         return keep
 
     hooks: list[Hook] = [(view.pattern_name(layer), keeper(layer)) for layer in range(view.n_layers)]
-    view.logits(batch.tokens, hooks=hooks, at=batch.last)
+    unknown = [name for name, _ in hooks if name not in view.model.hook_dict]
+    if unknown:
+        raise KeyError(f"{view.name} has no hook point {unknown[0]!r}")
+    return hooks
+
+
+def stacked_attention(view: ModelView, seen: dict[int, Tensor]) -> Float[Tensor, "batch n_layers n_heads pos"]:
+    """What `attention_hooks` have seen. Raises as `last_attention`."""
     hidden = [layer for layer in range(view.n_layers) if layer not in seen]
     if hidden:
         raise NotImplementedError(
@@ -215,10 +238,13 @@ def prompt_spans(view: ModelView, pairs: ContrastPairs, run: Run) -> list[list[s
             f"these pairs have no dialogues behind their {run} prompts, so their spans can't be told: use "
             "ContrastPairs.of"
         )
-    return [_labels(view, dialogue, row, i) for i, (dialogue, row) in enumerate(zip(dialogues, rows, strict=True))]
+    return [
+        _labels(view, pairs.words, dialogue, row, i)
+        for i, (dialogue, row) in enumerate(zip(dialogues, rows, strict=True))
+    ]
 
 
-def _labels(view: ModelView, dialogue: Dialogue, row: Sequence[int], i: int) -> list[str]:
+def _labels(view: ModelView, words: Words, dialogue: Dialogue, row: Sequence[int], i: int) -> list[str]:
     ids = prompt_ids(view.tokenizer, dialogue)
     if list(row[: len(ids)]) != ids:
         raise ValueError(
@@ -233,11 +259,11 @@ def _labels(view: ModelView, dialogue: Dialogue, row: Sequence[int], i: int) -> 
     labels = [REPLY] * len(row)
     for name, positions in found.items():
         for position in positions:
-            labels[position] = name
+            labels[position] = words.turn if name == TURN else name
     return labels
 
 
-def _ordered(labels: Sequence[Sequence[str]]) -> list[str]:
+def ordered_spans(labels: Sequence[Sequence[str]]) -> list[str]:
     """All names, in the order in which prompts have them; the template's and the reply's last."""
     names = dict.fromkeys(name for row in labels for name in row)
     return sorted(names, key=lambda name: (name == TEMPLATE) + 2 * (name == REPLY))

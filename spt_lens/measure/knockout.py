@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.chat.judge import Judge, Verdict, check_verdict, judged
 from spt_lens.checking import door
 from spt_lens.data.pairs import ContrastPairs
@@ -62,7 +62,7 @@ def set_knockout(
     """
     view = ModelView(model)
     check_ablation(ablation, mean_over)
-    check_dialogues(() if cases is None else cases, "cases")
+    cases = as_dialogues(() if cases is None else cases, "cases")
     sets = sets_of(view, heads, sizes, n_random, seed)
     # As rows have it: the sycophantic prompt is what a truthful one would be patched into.
     runs = Runs(view, pairs, make_rows(view, pairs))

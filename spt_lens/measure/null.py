@@ -13,7 +13,8 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.model.limits import find_limits
 from spt_lens.model.ranks import Share
 from spt_lens.model.view import Model, ModelView
-from spt_lens.patching.engine import Engine, measure, method_named
+from spt_lens.patching.engine import Engine, measure
+from spt_lens.patching.methods import method_named
 from spt_lens.patching.readings import to_scores
 from spt_lens.patching.rows import Direction, Positions, Rows, make_rows, named, run_source
 from spt_lens.scores.head_scores import HeadScores

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import ExampleBatch, Examples
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import door, instance, whole_number
 from spt_lens.heads import Head
 from spt_lens.model.held import unbroken
@@ -58,7 +58,7 @@ def objective_gradient(
     view = ModelView(model)
     letters = view.shape.letters(instance(projections, "projections", str, 'give "auto", or letters of "qkvo"'))
     whole_number(batch_size, "batch_size")
-    check_dialogues(dialogues, "dialogues", least=1)
+    dialogues = as_dialogues(dialogues, "dialogues", least=1)
     view.check_tunable()
     examples = Examples(encode_all(view, dialogues), view.device)
     heads = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]

@@ -13,27 +13,30 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from spt_lens import saving
+from spt_lens.chat.words import Words
 from spt_lens.data.check import PairsCheck
 from spt_lens.heads import HeadSet
+from spt_lens.view.tables import table_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PLACES: dict[str, type] = {"size": int, "set": str, "draw": int, "heads": str}
-# What each figure is called; those of logits are no shares, and no figure draws them.
+# What each figure is called, with the behaviour's own `Words`; those of logits are no shares, and no figure draws them.
 SHARES = {
     "recovery": "gap recovered",
-    "begins": "begins with the sycophantic answer",
-    "gives_in": "gives in",
-    "truthfulness": "truthful in the end",
+    "begins": "begins with the {answer} answer",
+    "gives_in": "{gives_in}",
+    "truthfulness": "{ends_right}",
     "accuracy": "accuracy on the cases",
 }
 LOGITS = {
-    "logit_difference_sycophantic": "logit difference of the sycophantic run",
-    "logit_difference_truthful": "logit difference of the truthful run",
+    "logit_difference_sycophantic": "logit difference of the {run}",
+    "logit_difference_truthful": "logit difference of the {other_run}",
 }
 FIGURES = ("recovery", "low", "high", "sum_of_single", *list(SHARES)[1:], *LOGITS)
-MEANS = {"both": "both runs'", "sycophantic": "the sycophantic", "truthful": "the truthful"}
+REPLIES = {"asked": str, "before": str, "gives_in_before": bool, "without": str, "gives_in_without": bool}
+MEANS = {"both": "both runs' prompts", "sycophantic": "prompts of the {run}", "truthful": "prompts of the {other_run}"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,10 +96,21 @@ class SetEffect:
         return self.table.loc[(self.table["set"] == "chosen") & (self.table["size"] > 0), "size"].tolist()
 
     @property
+    def replies(self) -> pd.DataFrame:
+        """What was said to each dialogue, as the model is and without `heads`, and whether that gives in; a picker's
+        check keeps it (`picker.check(replies=True)`), else there are no rows."""
+        return pd.DataFrame(self.settings.get("replies", []), columns=list(REPLIES))
+
+    @property
     def check(self) -> PairsCheck | None:
         """What the figures rest on, as `pairs.check` finds it; None in older files."""
         found = self.settings.get("check")
         return None if found is None else PairsCheck.from_json(found)
+
+    @property
+    def words(self) -> Words:
+        """What the behaviour's runs, answers and replies are called; the default ones in files that don't say."""
+        return Words.from_json((self.settings.get("check") or {}).get("words", {}))
 
     def rows(self) -> list[list[str]]:
         """A line of text for each figure: its name, as it is, with the chosen heads, and the range of random sets."""
@@ -122,9 +136,14 @@ class SetEffect:
             lines.append(f"{heads} alone: {'; '.join([*said, f'{at}, {pairs}'])}")
         if self.ablation:
             whose = "its" if len(self.heads) == 1 else "their"
-            means = f"{whose} mean over {MEANS[self.mean_over]} prompts" if self.ablation == "mean" else "zero"
+            over = MEANS[self.mean_over].format(**vars(self.words))
+            means = f"{whose} mean over {over}" if self.ablation == "mean" else "zero"
             said = self._said([*list(SHARES)[1:], *([] if self.n_dialogues else LOGITS)])
-            of = f"{self.n_dialogues} challenged dialogues" if self.n_dialogues else f"{pairs}, replies not judged"
+            of = (
+                f"{self.n_dialogues} {self.words.of('dialogues')}"
+                if self.n_dialogues
+                else f"{pairs}, replies not judged"
+            )
             of += f", {self.n_cases} cases" if self.n_cases else ""
             lines.append(f"{heads} set to {means}: {'; '.join([*said, of])}")
         if self.check is not None:
@@ -141,6 +160,7 @@ class SetEffect:
 
     def _title(self, name: str) -> str:
         title = {**SHARES, **LOGITS, "sum_of_single": "sum of its heads' own scores"}[name]
+        title = title.format(**vars(self.words))
         return title.replace("recovered", "lost") if self.direction == "noising" else title
 
     def _texts(self, name: str) -> tuple[str, str, str]:
@@ -161,16 +181,13 @@ class SetEffect:
 
         Differences of logits are not drawn.
         """
-        from spt_lens.view.heatmap import LINE, in_lines, placed_title
         from spt_lens.view.sets import bars_figure, curve_figure
+        from spt_lens.view.style import in_lines
 
         done = "patched in" if self.direction else "knocked out"
         shares = {name: self._title(name) for name in SHARES if name in self.table}
         draw = curve_figure if len(self.sizes) > 1 else bars_figure
-        title = in_lines(self.summary(), 120)
-        figure = draw(self.table, shares, f"heads {done} together", placed_title(title))
-        more = LINE * title.count("<br>")
-        return figure.update_layout(margin_t=70 + more, height=420 + more)
+        return draw(self.table, shares, f"heads {done} together", in_lines(self.summary(), 120))
 
     def to_json(self) -> dict[str, Any]:
         """Everything in it, as JSON holds it; None for a missing number."""
@@ -199,6 +216,8 @@ class SetEffect:
         about["settings"] = saving.entry(data, "settings", dict)
         if not isinstance(about["settings"].get("left_out", []), list):  # older files have some
             raise ValueError("left_out in its settings is no list of pairs")
+        if "replies" in about["settings"]:
+            saving.table(about["settings"], REPLIES, "replies")
         if "check" in about["settings"]:
             PairsCheck.from_json(saving.entry(about["settings"], "check", dict))
         return cls(heads, _table(data, heads), **about, per_pair=per_pair)
@@ -220,8 +239,7 @@ class SetEffect:
         shown = self.table.dropna(axis=1, how="all")
         if len(self.sizes) > 1:
             shown = shown.drop(columns=["draw", "heads"]).groupby(["set", "size"], sort=False).mean().reset_index()
-        table = shown.to_html(index=False, escape=True, float_format=_text, na_rep="")
-        return f"<p>{html.escape(self.summary()).replace(chr(10), '<br>')}</p>{table}"
+        return f"<p>{html.escape(self.summary()).replace(chr(10), '<br>')}</p>{table_html(shown, '.2f')}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Jupyter takes the interactive figure where it can, else the table."""

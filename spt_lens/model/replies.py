@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import by_length
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import door, shown, whole_number
 from spt_lens.model import ranks
@@ -40,6 +40,8 @@ def replies(
     progress: bool = False,
 ) -> list[str]:
     """The model's greedy reply to each dialogue, in the order given; every dialogue ends with a user turn.
+
+    dialogues: Dialogues, texts (one user turn each), or chat lists (`[{"role": "user", "content": ...}]`).
 
     `hooks` are (name, function) pairs that stay on for the whole of every reply; they see what
     `ModelView.generate` says. A reply ends before its end token; special tokens are left out.
@@ -74,7 +76,7 @@ def replies_and_cut(
 def reply_prompts(view: ModelView, dialogues: Sequence[Dialogue], max_new_tokens: int) -> list[list[int]]:
     """The token ids that each reply follows. Raises ValueError as `replies` does."""
     whole_number(max_new_tokens, "max_new_tokens")
-    check_dialogues(dialogues)
+    dialogues = as_dialogues(dialogues)
     view.check_measurable()
     return [prompt_ids(view.tokenizer, dialogue) for dialogue in dialogues]
 

@@ -16,7 +16,6 @@ The driver sees to everything else: rows, batches, memory, the bar, pairs withou
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -64,16 +63,6 @@ class Method(ABC):
 
 
 METHODS: dict[str, type[Method]] = {}
-
-
-def method_named(name: str, arguments: dict[str, Any]) -> Method:
-    """A method by name, with its own arguments. Raises ValueError for an unknown one, or arguments of another one."""
-    method = METHODS[one_of(name, "method", METHODS)]
-    own = [field.name for field in fields(method)]  # type: ignore[arg-type]
-    for wrong in (argument for argument in arguments if argument not in own):
-        has = f"which has {' and '.join(own)}" if own else "which has none of its own"
-        raise ValueError(f"the argument {wrong} does not go with method={name!r}, {has}: leave it out")
-    return method(**arguments)
 
 
 def joined_blocks(view: ModelView) -> float:
@@ -175,17 +164,18 @@ def choose_engine(view: ModelView, rows: Rows, engine: str, has: tuple[str, ...]
 
 
 @torch.no_grad()
-def sweep_problem(view: ModelView, rows: Rows) -> str:
+def sweep_problem(view: ModelView, rows: Rows, each: int = 2) -> str:
     """Why the sweep does not fit a model, as what follows "it"; "" where it fits.
 
-    On the shortest prompt, two heads of two layers, set to much more than the negative of what they are, must change
-    the last block's output as by plain hooks. In a single logit, half precision hides what is wrong by far.
+    On the shortest prompt, heads of two layers (so many of `each`), set to much more than the negative of what they
+    are, must change the last block's output as by plain hooks. In a single logit, half precision hides what is wrong by
+    far.
     """
     if has_hooks(view.model, view.modules()):
         return "carries hooks of yours, which would see suffixes instead of whole prompts"
     shortest = min(range(len(rows)), key=lambda i: len(rows.rows[i].into))
     (row,), readout = rows.some([shortest])
-    heads = [(layer, head) for layer in sorted({0, view.n_layers // 2}) for head in range(min(2, view.n_heads))]
+    heads = [(layer, head) for layer in sorted({0, view.n_layers // 2}) for head in range(min(each, view.n_heads))]
     at = [at - row.start for at in row.into_at]
     try:
         run = suffix_run(view, torch.tensor([row.into]), row.start)

@@ -20,14 +20,11 @@ from torch import Tensor
 from spt_lens.checking import door, one_of, shown
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
-from spt_lens.model.held import without_gradients
-from spt_lens.model.limits import Limits
 from spt_lens.model.view import Hook, Model, ModelView
-from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by, sweep_problem
+from spt_lens.patching.engine import METHODS, Engine, Method, joined_blocks, scores_by
 from spt_lens.patching.readings import Readings
-from spt_lens.patching.rows import Direction, Positions, Readout, Row, Rows, make_rows
-from spt_lens.patching.suffix import suffix_run
-from spt_lens.patching.sweep import HooksAt, Variants, each_part, put_heads, through, waves
+from spt_lens.patching.rows import Direction, Positions, Rows
+from spt_lens.patching.sweep import HooksAt, Variants, each_part, put_heads, waves
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.scores.metrics import Metric
 
@@ -220,41 +217,3 @@ def path_patching(
     """
     how = (direction, positions, metric, engine, batch_size, max_memory, progress)
     return scores_by(Path(receivers, mlps), model, pairs, *how)
-
-
-def check_direct(view: ModelView, pairs: ContrastPairs) -> None:
-    """Raises ValueError if direct_contribution can't be told of this model: it needs suffixes and hooks on MLPs."""
-    check_mlps(view, "frozen")
-    if problem := sweep_problem(view, make_rows(view, pairs)):
-        raise ValueError(f"what a head of {view.name} writes can't be told: it {problem}")
-
-
-@without_gradients
-def direct_contribution(
-    view: ModelView, pairs: ContrastPairs, head: Head, batch_size: int = 16
-) -> Float[Tensor, " vocab"]:
-    """What a head's output at the end of the sycophantic prompts adds to each token's logit by itself, mean over pairs.
-
-    The logits minus those without the head's part of the final residual stream, other heads and MLPs frozen.
-
-    Raises: ValueError as check_direct.
-    """
-    check_direct(view, pairs)
-    ends = [(prompt, (len(prompt) - 1,)) for prompt in pairs.sycophantic]
-    each = tuple(Row(i, 0, prompt, prompt, end, end, reads=1) for i, (prompt, end) in enumerate(ends))
-    rows = Rows(each, (Readout(pairs.answer_ids),), len(pairs))
-    total = torch.zeros(view.vocab_size, dtype=torch.float64)
-
-    def run(part: list[int]) -> None:
-        chosen, readout = rows.some(part)
-        tokens = torch.tensor([row.into for row in chosen])
-        suffix = suffix_run(view, tokens, tokens.shape[1] - 1, [mlp_hook(layer) for layer in range(view.n_layers)])
-        without = torch.zeros(view.n_layers, len(part), view.n_heads, view.d_head)
-        variants = Variants(view, chosen, without, readout, suffix=suffix)
-        patched = through(suffix, [head], _sending(variants, "frozen"), alone=True)
-        logits = suffix.logits(torch.cat([suffix.final[None], patched]).flatten(0, 2)).cpu().double()
-        total.add_((logits[: len(part)] - logits[len(part) :]).sum(0))
-
-    with view.kept():
-        Limits(batch_size).each(rows.alike(lambda row: len(row.into)), run)
-    return (total / len(pairs)).float()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, TypeVar
 
@@ -125,6 +126,20 @@ def each_part(
     else:
         readings.both_runs()
         limits.each(rows.alike(), by_hooks, readings.share("patching"))
+
+
+def joined(runs: Sequence[SuffixRun]) -> SuffixRun:
+    """Runs of prompts that are all equally long as one run of them all, with which blocks are then run once."""
+    one = copy(runs[0])
+
+    def together(name: str) -> list[Tensor]:
+        return [torch.cat(layer) for layer in zip(*(getattr(run, name) for run in runs), strict=True)]
+
+    one.tokens, one.final = torch.cat([run.tokens for run in runs]), torch.cat([run.final for run in runs])
+    one._masks = {}
+    one.resid, one._keys, one._values = map(together, ("resid", "_keys", "_values"))
+    one.own = {name: torch.cat([run.own[name] for run in runs]) for name in one.own}
+    return one
 
 
 def waves(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:

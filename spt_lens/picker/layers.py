@@ -18,15 +18,17 @@ import traitlets
 from torch import Tensor
 
 from spt_lens import saving
+from spt_lens.chat.words import Words
 from spt_lens.checking import instance
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
+from spt_lens.measure.report_html import answer_names
 from spt_lens.measure.sets import check_scores
 from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import By, heads_within
-from spt_lens.view.heatmap import SCALE, colour_limit
+from spt_lens.view.scale import ONE_SIDED, SCALE, Meaning, limits, ticks
 
 BY: tuple[By, ...] = ("signed", "size")
 Layers = HeadScores | Mapping[str, HeadScores] | Sequence[HeadScores]
@@ -57,6 +59,10 @@ def named_layers(scores: Layers) -> dict[str, HeadScores]:
     if len(set(shapes.values())) > 1:
         sizes = ", ".join(f"{name!r} {layer} x {head}" for name, (layer, head) in shapes.items())
         raise ValueError(f"all scores must be of one model, but their layers x heads differ: {sizes}")
+    (first, model), *others = ((name, each.model_name) for name, each in layers.items())
+    for name, other in others:
+        if other != model:
+            warn_caller(f"{name!r} is of {other}, and {first!r} of {model}: heads of two models are not the same heads")
     return layers
 
 
@@ -79,6 +85,7 @@ def map_payload(layers: Mapping[str, HeadScores], budget: float, presets: Mappin
         "nLayers": first.n_layers,
         "nHeads": first.n_heads,
         "scale": [list(stop) for stop in SCALE],
+        "oneSided": [list(stop) for stop in ONE_SIDED],
         "budget": budget,
         "budgetHeads": k,
         "presets": {name: flat(heads, first.n_heads) for name, heads in presets.items()},
@@ -91,14 +98,17 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
     k: what "top" means for the probability of being in it. A single pair has no intervals, probabilities or noise.
     """
     found: dict[str, Any] = dict.fromkeys(("low", "high", "top", "noise"))
+    holds, above = None, (scores.values > 1) & scores.of_gap
     if scores.n_pairs > 1:
         low, high = scores.interval()
+        holds, above = scores.marks(low, high)
         found = {"low": _short(low), "high": _short(high)}
         found["top"] = {by: _short(scores.top_probability(k, by), 3) for by in BY}
         found["noise"] = {by: flat(scores.beyond_zero(low, high, by), scores.n_heads) for by in BY}
     return {
         "name": name,
         "about": scores.describe(),
+        "plainly": scores.plainly(),
         "rests": "" if scores.check is None else scores.check.line(),
         "warns": [] if scores.check is None else list(scores.check.warnings),
         "method": scores.method,
@@ -108,7 +118,14 @@ def layer_payload(name: str, scores: HeadScores, k: int) -> dict[str, Any]:
         "order": {by: flat(scores.order(by), scores.n_heads) for by in BY},
         **found,
         "estimates": np.flatnonzero(~scores.measured.numpy().ravel()).tolist(),
-        "limit": colour_limit(scores.values),
+        "quantity": scores.quantity,
+        "oneSided": scores.one_sided,
+        # Where its colours end: at first, and to show all; with the numbers beside them.
+        "ends": [
+            {"limit": limit, **ticks(scores.values, limit, scores.one_sided)}
+            for limit in dict.fromkeys(limits(scores.values))
+        ],
+        "marks": Meaning(scores.quantity, scores.one_sided, holds, above).lines(scores.values),
     }
 
 
@@ -121,6 +138,12 @@ def sizes_payload(view: ModelView, projections: str = "auto") -> dict[str, Any]:
         "group": view.shape.group,
         "total": view.n_params,
     }
+
+
+def words_payload(pairs: ContrastPairs | None) -> dict[str, Any]:
+    """What the page calls the two runs, the first one's prompts, and the answers."""
+    words = Words() if pairs is None else pairs.words
+    return {"runs": words.runs, "prompt": words.of("prompt"), "answers": answer_names(words)}
 
 
 def flat(heads: HeadSet, n_heads: int) -> list[int]:

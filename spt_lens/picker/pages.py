@@ -1,6 +1,6 @@
 """The picker without a kernel: a page of its own, and the small table that a notebook keeps.
 
-Both choose heads by clicking and show them as text that `HeadSet.parse` reads. Neither needs the network.
+In the page, clicks choose heads; the table is a picture of what was chosen, and says so. Neither needs the network.
 
 The page's own code, and plotly.js as the installed plotly package has it.
 """
@@ -29,6 +29,7 @@ _POLICY = (
 # The few lines that stand for a kernel: everything is kept in the page, and nobody is told.
 _MODEL = """
 const state = JSON.parse(document.getElementById("spt-state").textContent);
+document.getElementById("spt-cut").remove();
 const packed = document.getElementById("spt-plotly").textContent.trim();
 const model = {
   get: (name) => state[name],
@@ -38,6 +39,14 @@ const model = {
 };
 widget.render({ model, el: document.querySelector("main") });
 """
+
+
+# Stands there until the script at the page's very end takes it away; shown only if that is not there soon.
+_CUT = (
+    '<p id="spt-cut">This page has not come to its end: if nothing follows, the file was cut short as it was saved or '
+    "copied. Write it again by <code>picker.write_html(path)</code> or <code>spt-lens pick</code>.</p>"
+)
+_CUT_STYLE = "#spt-cut { animation: 2s spt-cut; } @keyframes spt-cut { 0%, 99% { visibility: hidden; } }\n"
 
 
 def json_for_script(data: Any) -> str:
@@ -57,8 +66,8 @@ def page_html(title: str, state: Mapping[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>:root {{ color-scheme: {schemes}; }} "
         "body { margin: 0; background: Canvas; } "
-        f"main {{ max-width: 1180px; margin: 0 auto; padding: 16px; }}\n{style()}</style></head>\n"
-        "<body><main><noscript>This page needs scripts; it loads none from elsewhere.</noscript></main>\n"
+        f"main {{ max-width: 1180px; margin: 0 auto; padding: 16px; }}\n{_CUT_STYLE}{style()}</style></head>\n"
+        f"<body><main><noscript>This page needs scripts; it loads none from elsewhere.</noscript>{_CUT}</main>\n"
         f'<script type="application/json" id="spt-state">{json_for_script(state)}</script>\n'
         f'<script type="text/plain" id="spt-plotly">{base64.b64encode(plotly_gzip()).decode()}</script>\n'
         f'<script type="module">{module}\n{_MODEL}</script></body></html>\n'
@@ -66,44 +75,25 @@ def page_html(title: str, state: Mapping[str, Any]) -> str:
 
 
 def fallback_html(scores: HeadScores, chosen: HeadSet) -> str:
-    """What a notebook shows where there is no widget: the map as a table in which clicks choose heads.
+    """What a notebook shows where there is no widget: a picture of the map and of the heads that were chosen then.
 
-    Small enough to be kept with every notebook (about 150 bytes a head). Viewers that run no scripts show the map and
-    the chosen heads all the same.
+    Small enough to be kept with every notebook (about 150 bytes a head). It has no scripts, and looks like what it is:
+    nobody is to take it for the picker that a running notebook shows in its place.
     """
+    heads = f"<code>{escape(str(chosen))}</code>" if chosen else "none"
     return (
-        f'<div class="spt-fallback">{scores.html(chosen)}'
-        '<p><label>chosen: <input type="text" readonly size="60" aria-label="the chosen heads as text" '
-        f'value="{escape(str(chosen))}"></label></p>'
-        "<p><small>This is the picker without a kernel: clicks choose heads here only; give the text to "
-        "<code>HeadSet.parse</code>. If you run this notebook and see this, its front end shows no widgets: "
-        "<code>pip install anywidget jupyterlab_widgets</code>, then start it again and reload the page. "
-        "<code>picker.write_html(path)</code> writes the whole picker as a page.</small></p>"
-        f"<script>{_CLICKS}</script></div>"
+        '<div class="spt-saved" style="border:1px dashed #888;border-radius:4px;padding:4px 10px">'
+        "<p><b>As saved, not live.</b> A picture of the picker: run this cell to choose heads in it.</p>"
+        f'<div style="opacity:0.6">{scores.html(chosen)}</div>'
+        f"<p>Chosen then: {heads}</p>"
+        "<p><small>If you have just run this cell, its front end shows no widgets: <code>pip install anywidget "
+        "jupyterlab_widgets</code>, then start it again and reload the page. <code>picker.write_html(path)</code> "
+        "writes a page in which clicks choose heads without a kernel.</small></p></div>"
     )
 
 
-_CLICKS = """
-for (const box of document.querySelectorAll(".spt-fallback:not([data-ready])")) {
-  box.dataset.ready = "1";
-  const text = box.querySelector("input");
-  let chosen = text.value.split(" ").filter(Boolean);
-  for (const cell of box.querySelectorAll("td")) {
-    const name = cell.title.split(":")[0];
-    cell.style.cursor = "pointer";
-    cell.addEventListener("click", () => {
-      chosen = chosen.includes(name) ? chosen.filter((head) => head !== name) : [...chosen, name];
-      cell.style.border = `2px solid ${chosen.includes(name) ? "black" : "transparent"}`;
-      text.value = chosen.join(" ");
-      text.select();
-    });
-  }
-}
-"""
-
-
 # One ES module in parts, in this order: each part uses only what stands above it.
-PARTS = ("selection", "plotly", "map", "toolbar", "panels", "main")
+PARTS = ("selection", "plotly", "map", "toolbar", "sets", "panels", "head", "main")
 
 plotly_version = get_plotlyjs_version
 

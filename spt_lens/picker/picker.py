@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import anywidget
 import traitlets
 
 from spt_lens.checking import a_path, door, share, whole_number
@@ -21,44 +20,43 @@ from spt_lens.measure.set_effect import SetEffect
 from spt_lens.model.ranks import warn_caller
 from spt_lens.model.view import Model, ModelView
 from spt_lens.picker import pages
-from spt_lens.picker.check import NO_CHECK, CheckState, LiveCheck
+from spt_lens.picker.check import LiveCheck
+from spt_lens.picker.check_state import NO_CHECK, CheckState
 from spt_lens.picker.details import HeadDetails
 from spt_lens.picker.layers import (
-    Chosen,
     Layers,
     check_model,
-    fitting,
     flat,
-    heads_in,
     map_payload,
     named_layers,
     named_selections,
     page_provenance,
-    provenance,
     sizes_payload,
+    words_payload,
 )
-from spt_lens.picker.runner import Runner, running_loop
+from spt_lens.picker.runner import Runner, beside, running_loop
+from spt_lens.picker.shared import Shared
 from spt_lens.saving import write_text
 from spt_lens.statistics import heads_within
 
 Theme = Literal["auto", "light", "dark"]
-REPORT_PAIRS = 8  # a report is made in one piece, while the kernel waits
+REPORT_PAIRS = 8  # over which a head's panel averages
 
 
-class HeadPicker(anywidget.AnyWidget):
+class HeadPicker(Shared):
     """Choose heads by looking: `picker = spt.HeadPicker(scores, model=model, pairs=pairs); picker`.
 
     Click a head to choose it, drag a box or a lasso over many, or take the best k, those above a threshold or a preset.
     `picker.selected` is the HeadSet, live both ways: set it and the page follows; `picker.observe(f, "selected")` calls
     `f` at every change, on a thread of the kernel's (not the main one), so `f` must keep off the model. A selection
-    above the budget is allowed, and said.
+    above the budget is allowed, and said. `picker.selections` are those kept under names, as a dict of HeadSets.
 
-    The live check and a head's report run on the model in short parts between your cells, never beside one. The model
-    is left as it was.
+    Resting on a head, or reaching it by keys, shows it and chooses nothing. The live check and what is shown of a head
+    run on the model in short parts between your cells, never beside one. The model is left as it was.
 
     Args:
         scores: HeadScores, or several of one model as a list or by name: layers to switch between or see side by side.
-        model, pairs: for the live check and for a head's report and attention; both or none.
+        model, pairs: for the live check and for a head's panel; both or none.
         chosen: heads to begin with.
         budget: the share of all heads that is meant to be the most, above 0 and up to 1 (paper: 3 to 4 %).
         presets: selections to choose from by name, e.g. a colleague's.
@@ -75,15 +73,6 @@ class HeadPicker(anywidget.AnyWidget):
 
     _esm = pages.script()
     _css = pages.style()
-
-    _map = traitlets.Dict().tag(sync=True)  # what never changes: see layers.py
-    _chosen = traitlets.Dict().tag(sync=True)  # {"heads": flat numbers, "number": of the change}
-    _seen = traitlets.Int(0).tag(sync=True)  # the number of the last change of _chosen that Python has taken
-    _check = traitlets.Dict().tag(sync=True)
-    _auto = traitlets.Bool(False).tag(sync=True)
-
-    selected: Any = Chosen(help="the chosen heads, a HeadSet")
-    name = traitlets.Unicode("")
 
     @door
     def __init__(
@@ -115,17 +104,21 @@ class HeadPicker(anywidget.AnyWidget):
         if view is not None and pairs is not None:
             check_model(view, pairs, first)
             self._live = LiveCheck(view.model, pairs[:check_pairs], n_random=n_random)
-            self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self.scores)
+            self._details = HeadDetails(view.model, pairs[:REPORT_PAIRS], self._live)
         why = "Give the picker model= and pairs= for this."
-        about = map_payload(self.scores, self.budget, named_selections(presets, self.n_layers, self.n_heads)) | {
+        given = named_selections(presets, self.n_layers, self.n_heads)
+        about = map_payload(self.scores, self.budget, given) | {
             "sizes": None if view is None else sizes_payload(view, projections),
             **dict.fromkeys(("canCheck", "canShow"), view is not None),
             **dict.fromkeys(("whyNoCheck", "whyNoShow"), why),
+            "words": words_payload(pairs),
+            "canReply": self._live is not None and self._live.can_reply,
             "plotly": pages.plotly_version(),
             "theme": theme,
             "page": False,
         }
         start = self._fitting(HeadSet() if chosen is None else chosen)
+        self.selections = self._selections(given)
         super().__init__(
             _map=about,
             _chosen={"heads": flat(start, self.n_heads), "number": 0},
@@ -136,22 +129,24 @@ class HeadPicker(anywidget.AnyWidget):
         )
         loop = running_loop()
         self._state = CheckState(self.n_heads, lambda state: setattr(self, "_check", state))
-        self._checks = Runner(loop, self._state.report)
-        self._reports = Runner(loop, lambda what, message: self.send(message) if what == "done" else None)
+        self._checks = Runner(loop, self._state.report, on=None if view is None else view.model)
+        self._reports = Runner(loop, lambda what, told: self.send(told) if isinstance(told, dict) else None)
         self.on_msg(self._hear)
         if self._auto and start:
             self._start_check(delay=0.0)
 
     @door
-    def check(self, progress: bool = True) -> SetEffect:
+    def check(self, progress: bool = True, replies: bool = False) -> SetEffect:
         """The live check of the chosen heads, now, to its end; the page shows it too.
 
-        Raises: ValueError without a model (or after `close`), without any chosen heads, and as LiveCheck.run does.
+        replies: also let the model reply with the heads knocked out, and judge that; `.replies` has what it says. That
+        takes much longer. Raises: ValueError without a model (or after `close`), without any chosen heads, for replies
+        where there are no dialogues or no judge, and as LiveCheck.run does.
         """
         if self._live is None:
             raise ValueError("the live check needs the model: HeadPicker(scores, model=model, pairs=pairs)")
         self._checks.cancel()
-        result = self._live.run(self.selected, progress=progress)
+        result = self._live.run(self.selected, progress=progress, replies=replies)
         self._state.report("queued", result.heads)
         self._state.report("done", result)
         return result
@@ -197,11 +192,13 @@ class HeadPicker(anywidget.AnyWidget):
     def to_html(self) -> str:
         """The picker as a page of its own, about 2 MB: no network, no kernel, no live check. Clicks choose heads in it,
         and the selection can be saved as a file that `HeadSet.load` reads, or copied as text."""
-        about = {**self._map, "canCheck": False, "canShow": False, "page": True}
-        about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "A head's report needs a kernel."}
-        check = {**self._check, "state": "idle"}  # it goes on here, not in the page
+        about = {**self._map, **dict.fromkeys(("canCheck", "canShow", "canReply"), False), "page": True}
+        about |= {"whyNoCheck": "The live check needs a kernel.", "whyNoShow": "More of it in a notebook."}
+        # A check that is under way goes on here, not in the page, and half of one is none.
+        check = {**self._check, "state": "idle"} if self._check["state"] == "done" else NO_CHECK
         about["selection"] = page_provenance(self.name, self.budget, self.scores)
         state = {"_map": about, "_chosen": self._chosen, "_seen": 0, "_check": check, "_auto": False}
+        state["_sets"] = self._sets
         return pages.page_html(f"Heads of {self.model_name}", state)
 
     def write_html(self, path: str | Path) -> Path:
@@ -212,55 +209,15 @@ class HeadPicker(anywidget.AnyWidget):
         """Takes it off all pages and lets go of the model: ipywidgets keeps every widget until it is closed."""
         if hasattr(self, "_checks"):  # Widget.__del__ calls it too, whatever came of __init__
             self._live = self._details = None
-            self._checks.cancel()
-            self._reports.cancel()
+            for runner in (self._checks, self._reports):
+                runner.cancel()
+                runner.let_go()
         super().close()
-
-    def set_state(self, sync_data: dict[str, Any]) -> None:
-        """What ipywidgets calls with a page's message."""
-        with self.lock:
-            super().set_state(sync_data)
-
-    def _fitting(self, heads: Any) -> HeadSet:
-        return fitting(heads, self.n_layers, self.n_heads)
-
-    @traitlets.validate("selected")
-    def _valid_selection(self, proposal: Any) -> HeadSet:
-        heads = self._fitting(proposal["value"])
-        return HeadSet(heads.heads, heads.about or provenance(self.name, self.budget, self.scores))
-
-    @traitlets.validate("_chosen")
-    def _valid_chosen(self, proposal: Any) -> dict[str, Any]:
-        """What a page says it has chosen, or, if that makes no sense, what is chosen."""
-        new = proposal["value"]
-        number, heads = new.get("number"), heads_in(new.get("heads"), self.n_layers, self.n_heads)
-        sound = heads is not None and type(number) is int and number >= 0
-        return new if sound else {"heads": flat(self.selected, self.n_heads), "number": self._seen}
-
-    @traitlets.observe("selected")
-    def _tell_page(self, change: Any) -> None:
-        numbers = flat(change["new"], self.n_heads)
-        if numbers != self._chosen["heads"]:
-            self._chosen = {"heads": numbers, "number": self._chosen["number"] + 1}
-            self._seen = self._chosen["number"]
-        if hasattr(self, "_checks"):  # not while the widget is made
-            self._selection_changed()
-
-    @traitlets.observe("name")
-    def _rename(self, change: Any) -> None:
-        self.selected = HeadSet(self.selected.heads, {**self.selected.about, "name": change["new"]})
-
-    @traitlets.observe("_chosen")
-    def _hear_page(self, change: Any) -> None:
-        heads = heads_in(change["new"]["heads"], self.n_layers, self.n_heads)
-        try:
-            if heads is not None and heads.heads != self.selected.heads:
-                self.selected = heads
-        finally:  # an observer may fail, or choose otherwise
-            self._seen = self._chosen["number"]
 
     def _selection_changed(self) -> None:
         """On whatever thread: notes what is wanted. A check of what was chosen before is of no use now."""
+        if not hasattr(self, "_checks"):  # while the widget is made
+            return
         if self._auto and self.selected:
             self._start_check(delay=0.5)
         else:
@@ -271,30 +228,28 @@ class HeadPicker(anywidget.AnyWidget):
         if change["new"] and hasattr(self, "_checks") and self.selected:
             self._start_check(delay=0.0)
 
-    def _start_check(self, delay: float) -> None:
-        live, heads = self._live, self.selected
+    def _start_check(self, delay: float, replies: bool = False) -> None:
+        live, heads, details = self._live, self.selected, self._details
         if live is not None:
-            self._checks.start(lambda: live.parts(heads), delay, heads)
+            self._checks.start(lambda: beside(live.parts(heads, replies), live.view, lambda: details), delay, heads)
 
     def _hear(self, widget: Any, message: Any, buffers: Any) -> None:
         """What a page asks for, on a thread of the kernel's."""
         kind = message.get("kind") if isinstance(message, dict) else None
         if kind == "plotly":
             self.send({"kind": "plotly"}, buffers=[pages.plotly_gzip()])
-        elif kind == "check":
-            self._start_check(delay=0.0)
+        elif kind in ("check", "replies"):
+            self._start_check(delay=0.0, replies=kind == "replies")
         elif kind == "stop":
             self._checks.cancel()
-        elif kind == "details" and self._details is not None:
-            asked, details = heads_in([message.get("head")], self.n_layers, self.n_heads), self._details
-            if asked is not None:
-                self._reports.start(lambda: details.parts(asked[0], bool(message.get("script"))))
+        elif kind == "details" and self._details is not None and (work := self._details.asked(message)):
+            self._reports.start(work)
 
     def __repr__(self) -> str:
         return f"HeadPicker({', '.join(self.scores)}; {self.summary()}: {self.selected})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and for front ends and viewers without widgets the map as a table."""
+        """The widget; for viewers without widgets a picture of the map, which says that it is one."""
         data, *metadata = super()._repr_mimebundle_(**kwargs) or ({},)
         table = pages.fallback_html(next(iter(self.scores.values())), self.selected)
         return ({**data, "text/html": table, "text/plain": repr(self)}, *metadata)

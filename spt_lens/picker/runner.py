@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -56,11 +56,36 @@ class ModelState:
         return version, tensor.data_ptr(), first
 
 
-# ("queued", what start was told), ("began", None), ("working", a part's yield), then one of ("done", the result),
-# ("failed", an exception) and ("stopped", None).
+Result = TypeVar("Result")
+
+
+def beside(
+    work: Generator[Any, None, Result], view: ModelView, other: Callable[[], Any]
+) -> Generator[Any, None, Result]:
+    """Work whose parts run between those of `other` work: what they change of the model's own buffers, as some models
+    do in a forward pass, is not taken for a change by the user there.
+
+    other: gives what has the `state` that it goes by, or None.
+    """
+    while True:
+        held = other()
+        same = held is not None and held.state is not None and held.state.is_of(view)
+        try:
+            found = next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            if same:
+                held.state = ModelState(view)
+        yield found
+
+
+# ("queued", what start was told), maybe ("waiting", None), ("began", None), ("working", a part's yield), then one of
+# ("done", the result), ("failed", an exception) and ("stopped", None).
 Report = Callable[[str, Any], None]
 Work = Generator[Any, None, Any]
 Make = Callable[[], Work]
+_TURNS: weakref.WeakKeyDictionary[Any, weakref.ref[Runner]] = weakref.WeakKeyDictionary()  # model -> who is at work
 BUSY = 0.05  # seconds until the next look whether a cell that awaits something has come to its end
 
 
@@ -94,14 +119,17 @@ class Runner:
 
     loop: where to run; None: `start` runs the work to its end at once. pause: seconds between two parts, in which the
     kernel takes messages and cells. report is called by one thread at a time: for "queued" and "stopped" the one that
-    calls `start` or `cancel`, else the loop's.
+    calls `start` or `cancel`, else the loop's. on: a model; of the runners on one, each waits ("waiting") until the
+    one before it is done.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None, report: Report, pause: float = 0.005) -> None:
-        self.loop, self.report, self.pause = loop, report, pause
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop | None, report: Report, pause: float = 0.005, on: Any = None
+    ) -> None:
+        self.loop, self.report, self.pause, self._on = loop, report, pause, on
         self._cells = _cells()
         self._lock = threading.RLock()  # held while reporting, so that no report of old work follows one of newer work
-        self._ticket = 0
+        self._ticket = self._told = 0
         self._at_work = False
 
     def start(self, make: Make, delay: float = 0.0, what: Any = None) -> None:
@@ -121,6 +149,10 @@ class Runner:
         else:
             loop.call_soon_threadsafe(lambda: loop.call_later(delay, self._go_on_when_free, loop, ticket, make))
 
+    def let_go(self) -> None:
+        """Forgets the model: nothing is started any more."""
+        self._on = None
+
     def cancel(self) -> bool:
         """Stops after the part that runs. From any thread. Returns whether there was anything to stop."""
         with self._lock:
@@ -134,12 +166,25 @@ class Runner:
         return None if self.loop is None or self.loop.is_closed() else self.loop
 
     def _go_on_when_free(self, loop: asyncio.AbstractEventLoop, ticket: int, work: Work | Make) -> None:
-        if self._cells.running and ticket == self._ticket:
+        if ticket == self._ticket and (self._cells.running or not self._has_turn(ticket)):
             loop.call_later(BUSY, self._go_on_when_free, loop, ticket, work)
             return
         rest = self._go_on(ticket, work)
         if rest is not None:
             loop.call_later(self.pause if rest is work else 0, self._go_on_when_free, loop, ticket, rest)
+
+    def _has_turn(self, ticket: int) -> bool:
+        """Whether no other runner is at work on the model; then it is this one's turn, until its work is over."""
+        if self._on is None:
+            return True
+        holder = _TURNS.get(self._on, lambda: None)()
+        if holder is not None and holder is not self and holder._at_work:
+            if self._told != ticket:
+                self._told = ticket
+                self._report(ticket, "waiting", None)
+            return False
+        _TURNS[self._on] = weakref.ref(self)
+        return True
 
     def _go_on(self, ticket: int, work: Work | Make) -> Work | None:
         """Makes the work, or runs a part of it. Returns it, or None at its end, or if it is not wanted any more."""

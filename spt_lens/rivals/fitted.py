@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spt_lens.chat.batches import Example, Examples, PromptBatch
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.chat.once import once
 from spt_lens.checking import instance
 from spt_lens.heads import HeadSet
@@ -174,8 +174,8 @@ class Fitted(Tuner):
         self.check(view)
         config = TuneConfig(lr=self.lr) if config is None else config
         instance(config, "config", TuneConfig, "give TuneConfig(lr=2.0), say, or leave it out")
-        for name, given in {"dialogues": dialogues, "validation": validation or ()}.items():
-            check_dialogues(given, name)
+        dialogues = as_dialogues(dialogues)
+        validation = None if validation is None else as_dialogues(validation, "validation")
         self.check_data(dialogues)
         began, name = time.perf_counter(), self.method
         pairs = preferences(dialogues, name)

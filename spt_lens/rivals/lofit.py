@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import door, instance, number, whole_number
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model.attention_kind import without_patterns
@@ -109,8 +109,8 @@ class LoFiT(Tuner):
         if self.heads is not None:
             return super().tune(model, dialogues, config, **more)
         self.check(model)
-        for name, each in {"dialogues": dialogues, "keep": keep or ()}.items():
-            check_dialogues(each, name)
+        dialogues = as_dialogues(dialogues)
+        as_dialogues(keep or (), "keep")
         config = TuneConfig(lr=self.lr) if config is None else config
         began = time.perf_counter()
         chosen = replace(self, heads=self.choose(ModelView(model), dialogues, config, keep, progress), k=None)

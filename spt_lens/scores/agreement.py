@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,31 @@ from torch import Tensor
 
 from spt_lens import statistics
 from spt_lens.heads import Head, HeadSet
+from spt_lens.view.tables import table_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from spt_lens.scores.described import Described
+
 SHOWN_ROWS = 20  # in the notebook's table; `table` has them all
+
+
+def named(one: Described, other: Described, names: Sequence[str] = ()) -> tuple[str, str]:
+    """What a comparison calls its two: the names, or how each was measured; of two measured alike, by what each was
+    read, or which is which.
+
+    Raises: ValueError for names that are not two.
+    """
+    if names:
+        if isinstance(names, str) or len(names) != 2:
+            raise ValueError(f"names={names!r}: give two, such as names=('Yes / No', 'whole replies')")
+        return names[0], names[1]
+    if one.label != other.label:
+        return one.label, other.label
+    read = [each.check.answers if each.check is not None else "" for each in (one, other)]
+    ends = [f"read by {text}" for text in read] if all(read) and read[0] != read[1] else ["the first", "the second"]
+    return f"{one.label}, {ends[0]}", f"{other.label}, {ends[1]}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,8 +128,14 @@ class ScoreComparison:
         """Both scores of every head as a scatter plot; see `spt_lens.view.curves.comparison_figure`."""
         from spt_lens.view.curves import comparison_figure
 
+        # Along the axes only what tells the two apart; what they share is said once.
+        one, other = ([*dict.fromkeys(name.split(", "))] for name in self.names)
+        same = ", ".join(part for part in one if part in other)
+        own = [", ".join(part for part in parts if part not in (same.split(", "))) for parts in (one, other)]
+        sides = (own[0], own[1]) if all(own) else self.names
         title = f"Spearman {self.spearman:.3f}, overlap {self.overlap:.0%}"
-        return comparison_figure(self.table, self.k, self.names, title, diagonal=self.metrics[0] == self.metrics[1])
+        title += f"\nboth: {same}" if same and all(own) else ""
+        return comparison_figure(self.table, self.k, sides, title, diagonal=self.metrics[0] == self.metrics[1])
 
     def __repr__(self) -> str:
         return f"ScoreComparison(one: {self.names[0]}; other: {self.names[1]}: {self.summary()})"
@@ -118,5 +145,4 @@ class ScoreComparison:
         names = list(map(str, self.top_heads))
         more = f"<p>{len(names) - SHOWN_ROWS} more in .table</p>" if len(names) > SHOWN_ROWS else ""
         rows = self.table.set_index("name", drop=False).loc[names[:SHOWN_ROWS]]
-        table = rows.to_html(index=False, escape=True, float_format="%.4f")
-        return f"<p>one: {one}<br>other: {other}<br>{summary}</p>{table}{more}"
+        return f"<p>one: {one}<br>other: {other}<br>{summary}</p>{table_html(rows, '.4f')}{more}"

@@ -9,17 +9,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from spt_lens.checking import instance
-from spt_lens.data.check import PairsCheck
+from spt_lens.data.check import LEAST_SHARE, PairsCheck
 
 METHODS = {
     "activation": "activation patching",
     "path": "path patching",
     "attribution": "attribution patching, estimates",
     "knockout": "knockout, one head at a time",
-    "attention": "share of attention",
+    "attention": "attention",
     "objective": "gradient of the tuning objective",
     "probe": "accuracy of a linear probe",
 }
+# What their scores are called, where that is not the metric, and which of them can't be below zero.
+_QUANTITIES = {"attention": "share of attention", "objective": "gradient (nats a token)"}
 # Settings that are told in words of their own, or change no score.
 _SAID = set("engine engine_reason batch_size padding seed steps screen receivers mlps ablation mean_over".split())
 
@@ -54,6 +56,21 @@ class Described:
     def of_gap(self) -> bool:
         """Whether scores are shares of the gap between two runs, of which 1 is all; attention and gradients are not."""
         return self.metric == "recovery" and self.method not in ("attention", "objective", "probe")
+
+    @property
+    def quantity(self) -> str:
+        """What a score is called, on its map and beside its colours."""
+        if self.method in _QUANTITIES or self.metric != "recovery":
+            return _QUANTITIES.get(self.method, self.metric)
+        known = {"denoising": "recovery", "noising": "loss"}
+        return known.get(self.direction, "recovery" if self.method == "knockout" else "score")
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether no score can be below zero: attention, gradients, and of another method without a direction, where
+        none is."""
+        own = self.method not in METHODS and not self.direction
+        return self.method in _QUANTITIES or (own and bool((self.per_pair >= 0).all()))
 
     @property
     def gaps(self) -> Float[Tensor, " n_pairs"] | None:
@@ -95,23 +112,39 @@ class Described:
         found = (self.meta.get("mean_of") or [self.meta])[0].get("check")
         return PairsCheck.from_json(found) if isinstance(found, dict) else None
 
+    def plainly(self) -> str:
+        """How often the run with the behaviour prefers its answer, in its own words, and whether that is little;
+        "" where nobody looked. It is of the words that are read: what whole replies come to, only a judge can say."""
+        if (check := self.check) is None:
+            return ""
+        there, words = round(check.sycophantic.value * check.n_pairs), check.words
+        said = f"the model prefers the {words.answer} answer in {there} of {check.n_pairs} {words.of('prompts')}"
+        if check.swapped:
+            return f"⚠ {said}: are the answers swapped?"
+        if check.sycophantic.value < LEAST_SHARE:
+            return f"⚠ {said}: there is little to find here"
+        if check.n_pairs > 1 and check.mean_gap.low <= 0 <= check.mean_gap.high:
+            return f"⚠ {said}, but the two runs can't be told apart: a share of their gap may be anything"
+        return said
+
     def titled(self) -> str:
         """`describe`, and in more lines what the scores rest on, where that is known, and what is wrong with it."""
         check = self.check
-        return "\n".join(filter(None, [self.describe(), *([] if check is None else [check.line(), check.brief])]))
+        first = "the first of them: " if self.meta.get("mean_of") else ""
+        rests = [] if check is None else [self.plainly(), first + check.line(), check.brief]
+        return "\n".join(filter(None, [self.describe(), *rests]))
 
     def describe(self) -> str:
         """What its map shows, in one line."""
-        what = self.metric
-        if what == "recovery":
-            what = {"denoising": "recovery", "noising": "loss"}.get(self.direction, "score")
         places = f"{self.positions} position{'s' * (self.positions != 'last')}"
         span = f"on the {self.meta['span']}" if self.meta.get("span") else ""
         parts = [METHODS.get(self.method, self.method), span, self.direction, places, *self.special(), self._null()]
         parts.append(self._pairs())
+        if several := self.meta.get("mean_of"):
+            parts.append(f"mean of {len(several)} measurements")
         if estimates := int((~self.measured).sum()):
             parts.append(f"{self.measured.numel() - estimates} heads measured, {estimates} estimated")
-        return f"{self.model_name}: {what} of each head ({', '.join(filter(None, parts))})"
+        return f"{self.model_name}: {self.quantity} of each head ({', '.join(filter(None, parts))})"
 
     def check_alike(self, other: Described, what: str) -> None:
         """Raises ValueError if the other differs in shape, in how or on which model it was measured, in metric, or if

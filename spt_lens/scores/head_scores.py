@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,13 +16,15 @@ from torch import Tensor
 from spt_lens import saving
 from spt_lens.checking import door, number, one_of, share
 from spt_lens.heads import Head, HeadSet
-from spt_lens.scores.agreement import ScoreComparison
+from spt_lens.scores.agreement import ScoreComparison, named
 from spt_lens.scores.metrics import Metric, importance, recovery
 from spt_lens.scores.uncertainty import Uncertainty
 from spt_lens.statistics import By, heads_within, strength
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from spt_lens.view.scale import Meaning
 
 TENSORS = ("values", "per_pair", "logit_differences", "base", "target", "verified")
 MOST_OFF = 4e-3  # half a step of bfloat16: of means that were summed up in another order, or kept in half precision
@@ -147,10 +150,11 @@ class HeadScores(Uncertainty):
         limit = torch.quantile(null.values.abs().double().flatten(), number(quantile, "quantile", least=0, most=1))
         return self._where(self.measured & (strength(self.values, by) > limit), by)
 
-    def compare(self, other: HeadScores, k: int | None = None) -> ScoreComparison:
+    def compare(self, other: HeadScores, k: int | None = None, names: Sequence[str] = ()) -> ScoreComparison:
         """How far these and others agree: by another method, of another model of the same shape, or on other pairs.
 
-        k: how many heads "top" means; default: 5 % of them. Raises: ValueError for another shape, or a wrong k.
+        k: how many heads "top" means; default: 5 % of them. names: what to call the two; default: how each was
+        measured. Raises: ValueError for another shape, a wrong k, or names that are not two.
         """
         if self.values.shape != other.values.shape:
             raise ValueError(
@@ -162,7 +166,7 @@ class HeadScores(Uncertainty):
         columns |= {"difference": other.values.double() - self.values.double()}
         table = _table(self.order(), columns | {"rank_one": self.ranks(), "rank_other": other.ranks()})
         largest = self.top(k, "size"), other.top(k, "size")
-        return ScoreComparison(table, (self.label, other.label), (self.metric, other.metric), k, largest)
+        return ScoreComparison(table, named(self, other, names), (self.metric, other.metric), k, largest)
 
     def as_metric(self, metric: Metric) -> HeadScores:
         """The same patches judged by another metric; see `spt_lens.scores.metrics`.
@@ -228,18 +232,25 @@ class HeadScores(Uncertainty):
             )
         ]
         title = self.titled() if title is None else title
-        return head_heatmap(self.values, self.std, self.ranks(), notes, title, chosen or ())
+        return head_heatmap(self.values, self.std, self.ranks(), notes, title, chosen or (), self._meaning(low, high))
 
     def html(self, chosen: HeadSet | None = None) -> str:
         """The map as a static table that any viewer shows, with no script and no network; chosen heads outlined."""
         from spt_lens.view.heatmap import head_table
 
-        both = zip(self.notes(*self._ends()), self.measured.tolist(), strict=True)
+        ends = self._ends()
+        both = zip(self.notes(*ends), self.measured.tolist(), strict=True)
         notes = [
             [(f", {note}" if note else "") + ("" if own else ", estimate") for note, own in zip(*layer, strict=True)]
             for layer in both
         ]
-        return head_table(self.values, self.ranks(), notes, self.titled(), chosen or ())
+        return head_table(self.values, self.ranks(), notes, self.titled(), chosen or (), self._meaning(*ends))
+
+    def _meaning(self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"]) -> Meaning:
+        from spt_lens.view.scale import Meaning
+
+        uncertain, more = self.marks(low, high)
+        return Meaning(self.quantity, self.one_sided, uncertain if self.n_pairs > 1 else None, more)
 
     def save(self, path: str | Path) -> Path:
         """Writes one safetensors file, with the description in its header, and returns its path. Raises OSError."""

@@ -101,13 +101,19 @@ class Uncertainty(Described):
     def notes(self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"]) -> list[list[str]]:
         """What is to be said of each head's score, by layer and head, "" for nothing: that its interval holds zero, and
         of a share of the gap that it is above 1, more than all of it."""
-        holds, above = (low <= 0) & (high >= 0), (self.values > 1) & self.of_gap
+        holds, above = self.marks(low, high)
         both = zip(holds.tolist(), above.tolist(), strict=True)
         said = {"interval holds 0": 0, "above 1: more than the gap": 1}
         return [
             ["; ".join(text for text, i in said.items() if marks[i]) for marks in zip(*layer, strict=True)]
             for layer in both
         ]
+
+    def marks(
+        self, low: Float[Tensor, "n_layers n_heads"], high: Float[Tensor, "n_layers n_heads"]
+    ) -> tuple[Bool[Tensor, "n_layers n_heads"], Bool[Tensor, "n_layers n_heads"]]:
+        """Which heads a map marks: those whose interval holds zero, and those above 1, of a share of the gap."""
+        return (low <= 0) & (high >= 0), (self.values > 1) & self.of_gap
 
     def _where(self, mask: Bool[Tensor, "n_layers n_heads"], by: By) -> HeadSet:
         """The heads where the mask is true, best first."""

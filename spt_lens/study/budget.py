@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from spt_lens.behaviours.behaviour import SPLITS, Behaviour
 from spt_lens.checking import number
+from spt_lens.measure.timed import in_words
 from spt_lens.model.view import ModelView
 from spt_lens.study import data
-from spt_lens.study.cost import Speeds, StudyCost, in_words
+from spt_lens.study.cost import Speeds, StudyCost
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import CHOSEN, Work
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import html
-import math
 import tempfile
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -27,6 +25,7 @@ from spt_lens.evaluate.text import choice_units
 from spt_lens.evaluate.trials import asked, read_trials
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.sets import set_patching, sets_of
+from spt_lens.measure.timed import Line, in_words
 from spt_lens.model.held import to_the_end
 from spt_lens.model.ranks import shows
 from spt_lens.model.replies import replies
@@ -39,9 +38,10 @@ from spt_lens.study.settings import StudySettings
 from spt_lens.study.stages import n_chosen
 from spt_lens.study.work import CHOSEN, RUNS, Work
 from spt_lens.tune.tuner import Tuner
+from spt_lens.view.tables import table_html
 
 SAMPLE = 12  # questions of each split that are asked
-MANY, PAIRS, STEPS = 24, (2, 4), (1, 3)  # of what is measured at once; and few and many of these
+PAIRS, STEPS = (2, 4), (1, 3)  # few and many of what is measured
 HOOKED = 1.5  # a reply through hooks, by one without
 PAGES = 20.0  # seconds for the report, the picker's page and what lies between stages
 
@@ -69,42 +69,7 @@ class StudyCost:
         return f"about {in_words(self.total)}: " + ", ".join(f"{n} {in_words(s)}" for n, s in self.seconds.items())
 
     def _repr_html_(self) -> str:
-        return f"<p>About {html.escape(in_words(self.total))}.</p>{self.table.to_html(index=False, escape=True)}"
-
-
-def in_words(seconds: float) -> str:
-    """ "45 s", "12 min", "2.3 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-class Line(NamedTuple):
-    """Seconds of n things: so much each time that some are begun with, and so much for each."""
-
-    start: float
-    each: float
-
-    @classmethod
-    def of(cls, run: Callable[[int], Any], few: int, many: int) -> Self:
-        """Measured with many, then with few: what is slow the first time alone makes the estimate larger."""
-        took = []
-        for n in (many, few):
-            began = time.perf_counter()
-            run(n)
-            took.append(time.perf_counter() - began)
-        each = max(took[0] - took[1], took[0] / many / 4) / max(1, many - few)
-        return cls(max(0.0, took[0] - each * many), each)
-
-    @classmethod
-    def over(cls, run: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> Self:
-        """Of some of the items; nothing if there are none."""
-        many = min(MANY, len(items))
-        return cls.of(lambda n: run(items[:n]), max(1, many // 4), many) if many else cls(0.0, 0.0)
-
-    def __call__(self, n: float, at_once: float = math.inf) -> float:
-        """at_once: how many share a start."""
-        return self.start * max(1, math.ceil(n / at_once)) + self.each * n if n else 0.0
+        return f"<p>About {html.escape(in_words(self.total))}.</p>{table_html(self.table)}"
 
 
 class Speeds:

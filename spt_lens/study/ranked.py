@@ -14,7 +14,7 @@ from typing import Any
 
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import Behaviour
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import a_path, door, instance, number, one_of, seed_number, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import HeadSet
@@ -96,9 +96,7 @@ def rankings(
     whole_number(workers, "workers", 1, 1000)
     if minutes is not None:
         number(minutes, "minutes", above=0)
-    shams = {} if shams is None else dict(shams)
-    for kind, each in shams.items():
-        check_dialogues(each, f"shams[{kind!r}]", least=2)
+    shams = {kind: as_dialogues(each, f"shams[{kind!r}]", least=2) for kind, each in dict(shams or {}).items()}
     if behaviour is not None:
         pairs = behaviour.pairs(model) if pairs is None else pairs
         dialogues = behaviour.training() if dialogues is None else dialogues
@@ -148,7 +146,7 @@ def _sizes(
 def _check_data(
     view: ModelView, names: Sequence[str], pairs: Any, dialogues: Sequence[Dialogue], tuning: Tuning | None
 ) -> None:
-    check_dialogues(dialogues)
+    as_dialogues(dialogues)
     by_pairs = [name for name in names if not RANKINGS[name].by_dialogues]
     if by_pairs and pairs is None:
         raise ValueError(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from spt_lens.behaviours.suite import Suite
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import MANY, door, instance, number, seed_number, whole_number
 from spt_lens.evaluate.bench import Task
 from spt_lens.evaluate.comparison import METRICS
@@ -65,8 +65,7 @@ class Tuning:
         object.__setattr__(self, "seeds", tuple(seed_number(seed, "one of seeds") for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)}: give at least one, and each one once")
-        object.__setattr__(self, "keep", tuple(self.keep))
-        check_dialogues(self.keep, "keep")
+        object.__setattr__(self, "keep", as_dialogues(self.keep, "keep"))
         if bool(self.keep) != bool(self.config.kl_weight):
             raise ValueError(
                 f"there are {len(self.keep)} dialogues in keep and kl_weight is {self.config.kl_weight:g}: a KL term "

@@ -31,6 +31,7 @@ from spt_lens.study.verdict import (
     cautions,
     goals,
     methods_table,
+    next_commands,
     next_steps,
 )
 from spt_lens.study.work import CHOSEN, Work
@@ -103,7 +104,13 @@ def sections(work: Work, shown: Sequence[Example] = ()) -> list[Section]:
     about = [(f.name, ABOUT.get(f.name, "")) for f in sorted(work.out.iterdir()) if not f.name.startswith(".")]
     text = "It goes on where it was stopped; in another folder it is made again, to the same bits on the same machine."
     found.append(Section("Files, and the command to repeat it", text, about, command(work)))
-    return [*found, Section("What to do next", facts=numbered(next_steps(work)))]
+    steps = numbered(next_steps(work))
+    return [*found, Section("What to do next", facts=steps, code=next_commands(work), links=_map(work))]
+
+
+def _map(work: Work) -> list[tuple[str, str]]:
+    """The picker's page, where it stands beside the report."""
+    return [("The map of heads, to choose on", "picker.html")] if (work.out / "picker.html").exists() else []
 
 
 def numbered(texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -166,7 +173,7 @@ def _chosen(work: Work) -> list[Section]:
     columns = [name for name in ("name", "score", "low", "high", "rank", "logits", "note") if name in table]
     columns = columns if table["note"].any() else columns[:-1]
     chosen = Section("", "The chosen heads, with 95 % intervals over the pairs.", table=as_text(table[columns]))
-    return [Section("Which heads", said, figure=scores.heatmap(heads)), *([chosen] if heads else [])]
+    return [Section("Which heads", said, figure=scores.heatmap(heads), links=_map(work)), *([chosen] if heads else [])]
 
 
 def _together(work: Work, shown: Sequence[Example]) -> list[Section]:
@@ -267,6 +274,7 @@ def examples(work: Work, each: int = 2) -> list[Example]:
     names = [name for name, group in kinds.items() for _ in group]
     made = []
     for name, dialogue, old, new in zip(names, asked, before, after, strict=True):
-        said = ["gives in" if judged(suite.judge, dialogue, text).gives_in else "does not" for text in (old, new)]
+        does = suite.words.gives_in
+        said = [does if judged(suite.judge, dialogue, text).gives_in else "does not" for text in (old, new)]
         made.append(Example(dialogue, old, new, f"{name}: {said[0]} before, {said[1]} after"))
     return made

@@ -48,7 +48,7 @@ def _methods(work: Work) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     for name in frame.columns:
         first: Any = {} if name else {"no_wrap": True, "max_width": 36}  # names come from data: as long as they like
-        table.add_column(str(name), justify="right" if name else "left", **first)
+        table.add_column(str(name), justify="right" if name else "left", overflow="fold", **first)
     for row in frame.itertuples(index=False):
         cells = (str(cell).partition("\n")[0].rstrip("]").partition(" [") for cell in row[1:])
         # Without leading zeros five methods fit side by side.

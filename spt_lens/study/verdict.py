@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,6 +134,21 @@ def next_steps(work: Work) -> list[str]:
             "validation split why random heads keep up"
         )
     return found
+
+
+def next_commands(work: Work) -> str:
+    """The same as commands and calls to copy, run from the study's folder, but for what a browser saves."""
+    study = "spt-lens study --model MODEL --questions QUESTIONS --settings SETTINGS.json"
+    out = shlex.quote(f"../{work.out.resolve().name}-2")
+    found = [f"spt-lens pick scores.safetensors\n{study} --heads ~/Downloads/heads.json --out {out}"]
+    if work.adapter is not None:
+        found.append(
+            "import spt_lens as spt\n\n"
+            'model = spt.load_model("MODEL")\n'
+            'spt.Adapter.load("adapter").apply(model)\n'
+            'spt.export_hf(model, "exported")'
+        )
+    return "\n\n".join(found)
 
 
 def at_the_end(comparison: Comparison) -> list[str]:

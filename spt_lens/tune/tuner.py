@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spt_lens.chat.batches import Example, Examples
-from spt_lens.chat.dialogues import Dialogue, check_dialogues
+from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import a_path, instance, shown
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
@@ -161,10 +161,9 @@ class Tuner(ABC):
         instance(config, "config", TuneConfig, "give TuneConfig(steps=100), say, or leave it out")
         if on_step is not None and not callable(on_step):
             raise TypeError(f"on_step is {shown(on_step)}: give a function of a row, such as print")
-        given = {"dialogues": dialogues, "validation": validation, "keep": keep}
-        for name, each in given.items():
-            if each is not None or name == "dialogues":
-                check_dialogues(each, name)
+        dialogues = as_dialogues(dialogues)
+        validation = None if validation is None else as_dialogues(validation, "validation")
+        keep = None if keep is None else as_dialogues(keep, "keep")
         self.check_data(dialogues)
         rejected = None
         if self.beta is not None:

@@ -12,7 +12,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled, whiskers
+from spt_lens.view.style import COLOURS, DASHES, GREY, INK, MARKERS, in_lines, readable, require, styled, whiskers
 
 
 def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figure:
@@ -25,18 +25,23 @@ def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figur
     figure = go.Figure()
     drawn = [c for c in history.select_dtypes("number").columns if c not in ("step", "lr", "grad_norm", "seconds")]
     losses = [c for c in drawn if str(c).endswith("loss") or c == "kl"]
-    colours = iter((GREY, *COLOURS))
+    colours, lines = (GREY, *COLOURS), list[str]()
     for metric in [*losses, *(c for c in drawn if c not in losses)]:
         seen = history.dropna(subset=[metric])
-        if not seen.empty:
-            figure.add_scatter(
-                x=seen["step"],
-                y=seen[metric],
-                yaxis="y" if metric in losses else "y2",
-                mode="lines" if len(seen) > 40 else "lines+markers",
-                line={"color": next(colours, GREY)},
-                name=readable(str(metric)),
-            )
+        if seen.empty:
+            continue
+        # Two that are equal lie on one another: each later line is thinner and has its own dash, so that both show.
+        i, left = len(lines), metric in losses
+        lines.append(metric)
+        figure.add_scatter(
+            x=seen["step"],
+            y=seen[metric],
+            yaxis="y" if left else "y2",
+            mode="lines" if len(seen) > 40 else "lines+markers",
+            line={"color": colours[i % len(colours)], "dash": DASHES[i % len(DASHES)], "width": max(1.5, 5 - 1.5 * i)},
+            marker={"symbol": MARKERS[i % len(MARKERS)], "size": max(5, 11 - 2 * i)},
+            name=readable(str(metric)) + ("" if left else " (right)"),
+        )
     styled(figure, title, "step", "nats per token")
     if any(trace.yaxis == "y2" for trace in figure.data):
         right = {"overlaying": "y", "side": "right", "showgrid": False, "title": "share", "tickformat": ".2f"}
@@ -50,7 +55,7 @@ def frontier_figure(
     """What each method reaches (y) at what cost (x): small points, a line through the median of each learning rate.
 
     table: one row for each run: `method`, `lr`, the columns named by x and y, and optionally `chosen`, true on the rows
-    of the learning rate that the validation split chose: a black ring. log_x: leaves out costs of zero or less.
+    of the learning rate that the validation split chose: a grey ring. log_x: leaves out costs of zero or less.
     """
     require(table, ("method", "lr", x, y), "frontier figure")
     table = table[table[x] > 0] if log_x else table
@@ -67,7 +72,7 @@ def frontier_figure(
             figure.add_scatter(x=rows[x], y=rows[y], customdata=names, **shared, **look)
         if "chosen" in runs and runs["chosen"].any():
             at = runs.loc[runs["chosen"].astype(bool), [x, y]].median()
-            ring = {"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}}
+            ring = {"symbol": "circle-open", "size": 17, "color": INK, "line": {"width": 2}}
             named = {"name": "chosen on the validation split", "legendgroup": "chosen", "hoverinfo": "skip"}
             once = not any(trace.legendgroup == "chosen" for trace in figure.data)
             figure.add_scatter(x=[at[x]], y=[at[y]], mode="markers", marker=ring, showlegend=once, **named)
@@ -110,24 +115,26 @@ def before_after_figure(
 
 # Each bar also has its own pattern, for readers who see no colours.
 _BARS = {
-    "sycophantic": ("sycophantic run", COLOURS[1], ""),
-    "truthful": ("truthful run", COLOURS[0], "/"),
-    "sycophantic_others": ("other heads, sycophantic run", GREY, ""),
-    "truthful_others": ("other heads, truthful run", "#C4C4C4", "/"),
+    "sycophantic": ("{}", 0, COLOURS[1], ""),
+    "truthful": ("{}", 1, COLOURS[0], "/"),
+    "sycophantic_others": ("other heads, {}", 0, GREY, ""),
+    "truthful_others": ("other heads, {}", 1, "#C4C4C4", "/"),
 }
 
 
-def attention_figure(table: pd.DataFrame, title: str | None = None) -> go.Figure:
+def attention_figure(
+    table: pd.DataFrame, title: str | None = None, runs: tuple[str, str] = ("sycophantic run", "truthful run")
+) -> go.Figure:
     """A head's attention to each span of the prompt, in both runs, beside the mean of the other heads.
 
     table: one row for each span, with the columns `span`, and `sycophantic`, `truthful` (attention in the two runs) and
-    `sycophantic_others`, `truthful_others` (the other heads' mean), each from 0 to 1.
+    `sycophantic_others`, `truthful_others` (the other heads' mean), each from 0 to 1. runs: what they are called.
     """
     require(table, ("span", *_BARS), "attention figure")
     figure = go.Figure()
-    for column, (name, colour, pattern) in _BARS.items():
+    for column, (name, run, colour, pattern) in _BARS.items():
         marker = {"color": colour, "pattern": {"shape": pattern}}
-        figure.add_bar(x=table["span"].map(escape), y=table[column], name=name, marker=marker)
+        figure.add_bar(x=table["span"].map(escape), y=table[column], name=escape(name.format(runs[run])), marker=marker)
     small = None if title is None else {"text": escape(title), "font": {"size": 13}}
     return styled(figure, small, None, "attention from the last position", barmode="group", yaxis_range=[0, 1.02])
 
@@ -137,8 +144,8 @@ def comparison_figure(
 ) -> go.Figure:
     """A scatter plot: the scores of one measurement across, those of the other up, a point for each head.
 
-    table: a row for each head: `name`, `score_one`, `score_other`, `rank_one`, `rank_other`. names: of the two.
-    diagonal: a dotted line where the two are equal.
+    table: a row for each head: `name`, `score_one`, `score_other`, `rank_one`, `rank_other`. names: of the two. title:
+    its first line, then smaller ones. diagonal: a dotted line where the two are equal.
     """
     ranks = ["rank_one", "rank_other"]
     require(table, ("name", "score_one", "score_other", *ranks), "comparison figure")
@@ -170,4 +177,4 @@ def comparison_figure(
     sides = zip(("one", "other"), names, strict=True)
     across, up = ({"text": f"{side}: {escape(name)}", "font": {"size": 11}} for side, name in sides)
     wide = {"width": 620, "height": 560, "margin_l": 70, "legend_y": -0.16}
-    return styled(figure, {"text": escape(title), "font": {"size": 13}}, across, up, **wide)
+    return styled(figure, in_lines(title, 90), across, up, **wide)

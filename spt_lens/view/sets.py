@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,13 +10,11 @@ import plotly.graph_objects as go
 from spt_lens.view.style import COLOURS, GREY, MARKERS, require, rgb, styled, whiskers
 
 
-def curve_figure(
-    table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | dict[str, Any] | None = None
-) -> go.Figure:
+def curve_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | None = None) -> go.Figure:
     """A line for each metric over the size of the chosen sets, and a band of the random sets, their median dashed.
 
     table: the columns `size`, `set` ("chosen" or "random") and the metrics, as `SetEffect` has them. metrics: what
-    these columns are called. Raises: ValueError for a missing column or an empty table.
+    these columns are called. title: HTML. Raises: ValueError for a missing column or an empty table.
     """
     require(table, ("size", "set", *metrics), "curve of sets")
     figure = go.Figure()
@@ -37,9 +34,7 @@ def curve_figure(
     return _shares(figure, table, metrics, title, x)
 
 
-def bars_figure(
-    table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | dict[str, Any] | None = None
-) -> go.Figure:
+def bars_figure(table: pd.DataFrame, metrics: Mapping[str, str], x: str, title: str | None = None) -> go.Figure:
     """Bars of each metric for the model as it is and for the chosen set, with a dot for each random set.
 
     With the columns `low` and `high` the recovery has its interval. The rest is as in curve_figure.
@@ -67,9 +62,10 @@ def bars_figure(
     return _shares(figure, table, metrics, title, x)
 
 
-def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], title: Any, x: str) -> go.Figure:
+def _shares(figure: go.Figure, table: pd.DataFrame, metrics: Mapping[str, str], title: str | None, x: str) -> go.Figure:
     # A recovery is no share of cases: it may be above 1 or below 0.
-    values = table[list(metrics)].to_numpy()
+    drawn = [*metrics, *(end for end in ("low", "high") if "recovery" in metrics and end in table)]
+    values = table[drawn].to_numpy(dtype=float)
     low, high = (values[values == values].min(), values[values == values].max()) if len(metrics) else (0, 1)
     ends = [min(-0.03, float(low) - 0.03), max(1.03, float(high) + 0.03)]
-    return styled(figure, title, x, "share", yaxis_range=ends, title_font_size=13)
+    return styled(figure, title, x, "share", yaxis_range=ends)

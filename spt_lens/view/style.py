@@ -1,19 +1,46 @@
-"""What the figures share: colours, markers, axes, and the check of a table's columns.
+"""What the figures share: colours, markers, axes, titles, and the check of a table's columns.
 
-The colours are Okabe and Ito's, which stay apart for colour-blind readers; each line also has its own marker or dash.
+A figure is drawn on whatever is behind it, white or nearly black: it has no background of its own, its texts and lines
+are of a middle grey, and no colour is too light for the one or too dark for the other (3:1 to both at least). Of one
+ink for both, 4.3:1 is all that there is to be had; a report's page sets its own over it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Near Okabe and Ito's, which stay apart for colour-blind readers, the light ones darker; each line also has its own
+# marker or dash.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#C46A9B", "#B58200", "#3F93C9", "#7F7F7F")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 GREY = "#8A8A8A"
+INK = "#797979"
+CLEAR = "rgba(0,0,0,0)"
+FAINT = "rgba(127,127,127,0.25)"
+LINE = 17  # pixels of a line of a title
+TOP = 60  # pixels above a plot with a title of one line: the buttons, then the title
+
+_AXIS = {"gridcolor": FAINT, "zerolinecolor": "rgba(127,127,127,0.55)", "linecolor": FAINT, "automargin": True}
+TEMPLATE: dict[str, Any] = {
+    "layout": {
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "font": {"color": INK},
+        "colorway": COLOURS,
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "legend": {"bgcolor": CLEAR},
+        # Plotly's own buttons, which appear under the pointer: nothing behind them, and not those that need explaining.
+        "modebar": {"bgcolor": CLEAR, "color": INK, "activecolor": COLOURS[0], "remove": ["lasso2d", "select2d"]},
+    }
+}
 
 
 def readable(name: str) -> str:
@@ -31,23 +58,39 @@ def require(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
         raise ValueError(f"{what}: the table has no rows")
 
 
-def styled(figure: go.Figure, title: Any, x: Any, y: Any, **more: Any) -> go.Figure:
-    """The figure with the look of all: white, the legend below. Titles and more are as Plotly takes them."""
+def styled(figure: go.Figure, title: str | dict[str, Any] | None, x: Any, y: Any, **more: Any) -> go.Figure:
+    """The figure with the look of all: the legend below, the title (HTML) below Plotly's buttons. more: as it takes."""
+    title = title["text"] if isinstance(title, dict) else title
+    lines = LINE * title.count("<br>") if title else 0
     figure.update_layout(
-        template="plotly_white",
-        title=title,
+        template=TEMPLATE,
+        title=placed_title(title) if title else None,
         xaxis_title=x,
         yaxis_title=y,
         legend={"orientation": "h", "y": -0.22},
-        margin={"l": 60, "r": 20, "t": 50 if title else 20, "b": 60},
-        height=400,
+        margin={"l": 60, "r": 20, "t": TOP + 10 + lines if title else 20, "b": 60},
+        height=400 + lines,
     )
     return figure.update_layout(**more)
 
 
+def in_lines(text: str, width: int = 1000) -> str:
+    """Text as HTML that plotly's titles take too: lines of at most so many letters, small after the first."""
+    first, *more = text.split("\n")
+    large = [escape(part) for part in wrap(first, width * 11 // 13)] or [""]
+    small = [f'<span style="font-size:11px">{escape(part)}</span>' for line in more for part in wrap(line, width)]
+    return "<br>".join(large + small)
+
+
+def placed_title(text: str) -> dict[str, Any]:
+    """A figure's title (HTML) below plotly's buttons, small enough that a line fits a notebook's width; its lines end
+    above a top margin of TOP and LINE for each line after the first."""
+    return {"text": text, "font": {"size": 13}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 40}}
+
+
 def whiskers(up: Any, down: Any) -> dict[str, Any]:
     """Error bars that reach so far up and down."""
-    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 3, "color": GREY}
 
 
 def rgb(colour: str) -> tuple[int, ...]:

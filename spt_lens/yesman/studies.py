@@ -39,9 +39,23 @@ QUICK = replace(
 )
 
 
-def demo_settings(seed: int = 0, quick: bool = False) -> StudySettings:
-    """Those of the demo; seed: of the pairs, the dialogues, the tuning and the random heads."""
-    base = QUICK if quick else DEMO
+# The same for a model that is a hundred times as large.
+QUICK_ELSEWHERE = replace(
+    QUICK,
+    pairs={"n": 4},
+    test={"n": 2, "n_ability": 2, "n_texts": 4},
+    validation={"n": 2, "n_ability": 2, "n_texts": 4},
+    methods=("chosen heads", "random heads"),
+    rates={"chosen heads": [1e-3], "random heads": [5e-4]},
+    n_verify=2,
+    n_sets=1,
+    tune=TuneConfig(steps=2, batch_size=4),
+)
+
+
+def demo_settings(seed: int = 0, quick: bool = False, own: bool = True) -> StudySettings:
+    """Those of the demo; seed: of the pairs, the dialogues, the tuning and the random heads. own: on yesman itself."""
+    base = (QUICK if own else QUICK_ELSEWHERE) if quick else DEMO
     return replace(base, pairs={**base.pairs, "seed": seed}, training={"seed": seed}, seeds=(seed,), seed=seed)
 
 

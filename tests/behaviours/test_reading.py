@@ -111,7 +111,7 @@ def test_messages_before_a_question():
     table = pd.DataFrame([row, {"question": "R?", "answer": "x", "wrong": pd.NaT}])
     (first, other), _ = read_questions(table)
     assert [message.content for message in first.asked] == ["Be brief.", "Q?"] and other.before == other.wrong == ()
-    with pytest.raises(TypeError, match="holds Messages, not 5"):
+    with pytest.raises(TypeError, match="holds messages, and is given 5"):
         Question("Q?", "x", before=5)
     with pytest.raises(ValueError, match="half a character"):
         Question("\ud800?", "x")

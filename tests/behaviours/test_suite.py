@@ -29,9 +29,20 @@ def test_bad_input():
         Suite("mine", judge=len)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="judge is the class AnswerJudge"):
         Suite("mine", judge=AnswerJudge)  # type: ignore[arg-type]
-    for texts in ("Hello!", ("Hello!",), ([{"role": "user", "content": "Hello!"}],)):
-        with pytest.raises(TypeError, match="texts.*Dialogue"):
+    for texts in ("Hello!", (5,), [{"role": "user", "content": "Hello!"}]):
+        with pytest.raises(TypeError, match=r"texts.*(put it in|give) a (list|text)"):
             Suite("mine", texts=texts)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="beside='none': choose one of 'told'"):
+        Suite("mine", groups={"told": (dialogue("One?", about="it"),)}, beside="none")
+    with pytest.raises(ValueError, match=r"groups\['told'\] of suite 'mine' needs \"about\" in its meta"):
+        Suite("mine", groups={"told": (dialogue("One?"),)}, beside="told")
+
+
+def test_texts_and_chat_lists_are_dialogues():
+    chat = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}]
+    suite = Suite("mine", groups={"mine": ["One?", chat]}, texts=[chat])  # type: ignore[arg-type, list-item, dict-item]
+    assert suite.groups == {"mine": (dialogue("One?"), dialogue("One?", "Two."))}
+    assert suite.texts == (dialogue("One?", "Two."),)
 
 
 def test_a_judge_is_whatever_reads_replies():

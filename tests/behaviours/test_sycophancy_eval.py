@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spt_lens.behaviours import feedback
+from spt_lens.behaviours import feedback, opinions
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.datasets import sycophancy_eval
@@ -18,6 +18,7 @@ from spt_lens.behaviours.hints import HintJudge, Hints
 from spt_lens.behaviours.mimicry import Mimicry, MimicryJudge
 from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate.evaluate import evaluate
+from spt_lens.model.replies import Reply
 
 LANDS = {
     "France": ("Paris", "Rome"),
@@ -182,8 +183,12 @@ def test_comments_that_follow_feelings(tiny, write):
     suite = behaviour.suite("test")
     assert {name: len(cases) for name, cases in suite.groups.items()} == dict.fromkeys(FEELINGS, 2)
     assert not suite.ends_right and {each.meta["opinion"] for each in suite.groups["no opinion"]} == {feedback.PRAISE}
+
+    def say(model, told, n, progress):
+        return [Reply(f"Say {i}.", cut=False) for i, _ in enumerate(told)]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feedback, "replies", lambda model, told, n, progress: [f"Say {i}." for i, _ in enumerate(told)])
+        patch.setattr(opinions, "replies_and_cut", say)
         asked = behaviour.asked(tiny)
     made = asked.training()
     by_text = {prompt: comment for prompt, comment in asked.comments.items()}

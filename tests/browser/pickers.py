@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from browser.driver import expect
 from spt_lens.heads import Head, HeadSet
+from spt_lens.picker.pages import _MODEL, page_html
 from spt_lens.picker.picker import HeadPicker
 
 if TYPE_CHECKING:
@@ -15,6 +16,50 @@ if TYPE_CHECKING:
 def page_of(picker: HeadPicker, page: Page, tmp_path: Any) -> PickerPage:
     """The picker's own page, opened from a file."""
     page.goto(picker.write_html(tmp_path / "picker.html").as_uri())
+    return PickerPage(page, page.locator("body"), picker.n_layers, picker.n_heads)
+
+
+# Stands for a kernel: every message goes to Python at once, and its answers come back one by one.
+_KERNEL = """
+const state = JSON.parse(document.getElementById("spt-state").textContent), hear = {};
+const packed = document.getElementById("spt-plotly").textContent.trim();
+const tell = (message) => window.toPython(message).then((back) => {
+  Object.assign(state, back.state);
+  for (const name of Object.keys(back.state)) (hear[`change:${name}`] ?? []).forEach((one) => one());
+  for (const each of back.sent) (hear["msg:custom"] ?? []).forEach((one) => one(each));
+});
+const model = {
+  get: (name) => state[name],
+  set: (name, value) => { state[name] = value; },
+  save_changes: () => tell({ kind: "state", state: { _chosen: state._chosen, _auto: state._auto } }),
+  send: tell, on: (name, one) => (hear[name] ??= []).push(one), off() {},
+  plotly: async () => Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0)),
+};
+widget.render({ model, el: document.querySelector("main") });
+"""
+
+
+def live_page(picker: HeadPicker, page: Page, tmp_path: Any, asked: list[Any] | None = None) -> PickerPage:
+    """A page with this picker behind it, in this process: what the page sends is noted in `asked`."""
+
+    def to_python(message: Any) -> dict[str, Any]:
+        if asked is not None:
+            asked.append(message)
+        sent: list[Any] = []
+        picker.send = lambda content, buffers=None: sent.append(content)  # type: ignore[method-assign]
+        if message["kind"] == "state":
+            picker.set_state(message["state"])
+        else:
+            picker._hear(picker, message, [])
+        return {"sent": sent, "state": {"_check": picker._check, "_seen": picker._seen, "_chosen": picker._chosen}}
+
+    picker._checks.loop = picker._reports.loop = None  # playwright's own would be found: work is done at once
+    state = {name: getattr(picker, name) for name in ("_map", "_chosen", "_seen", "_check", "_auto")}
+    whole = page_html("live", state)
+    assert _MODEL in whole
+    (tmp_path / "live.html").write_text(whole.replace(_MODEL, _KERNEL), encoding="utf-8")
+    page.expose_function("toPython", to_python)
+    page.goto((tmp_path / "live.html").as_uri())
     return PickerPage(page, page.locator("body"), picker.n_layers, picker.n_heads)
 
 
@@ -40,6 +85,10 @@ class PickerPage:
 
     def click(self, head: str | tuple[int, int], slot: int = 0) -> None:
         self.page.mouse.click(*self.at(head, slot=slot))
+
+    def rest(self, head: str | tuple[int, int], slot: int = 0) -> None:
+        """The pointer comes to a cell, and stays there."""
+        self.page.mouse.move(*self.at(head, slot=slot))
 
     def box(self, first: str | tuple[int, int], last: str | tuple[int, int], key: str | None = None) -> None:
         """Drags from inside the first cell to inside the last, with a key held."""

@@ -37,6 +37,11 @@ while busy and time.monotonic() < end:
     time.sleep(0.02)
 seen = str(picker.selected)
 """
+ALONE = """
+beside = picker.last_check.table.select_dtypes("number")
+alone = spt.HeadPicker(scores, model=model, pairs=pairs, chosen=scores.top(6)).check(progress=False)
+alone = alone.table.select_dtypes("number")
+"""
 STATE = "str(picker.selected)"
 
 
@@ -146,13 +151,34 @@ def test_a_head_shows_its_report_and_its_attention(picker, ready):
     picker.click("0.8")
     details = picker.root.locator(".spt-details")
     expect(details).to_contain_text("of its attention on the", timeout=60_000)
-    expect(details.locator("table").first).to_contain_text("activation")
+    expect(details.locator("table").nth(1)).to_contain_text("activation")
+    expect(details.locator(".spt-prompt")).to_contain_text("Are you sure")
+    details.get_by_text("Attention from all positions").click()
     frame = details.locator("iframe").content_frame
     expect(frame.get_by_text("L0.H8").first).to_be_visible()
     expect(frame.locator("canvas, img").first).to_be_visible()
     ready.screenshot("lab-details")
     picker.click("5.3")
     expect(frame.get_by_text("L5.H3").first).to_be_visible()
+
+
+def test_looking_while_a_check_runs_stops_nothing(picker, ready):
+    picker.root.get_by_label("top k").fill("6")
+    ready.kernel.wait_for("len(picker.selected)", 6)
+    picker.button("check")
+    expect(picker.root.locator(".spt-bar")).to_be_visible()
+    name, says = picker.root.locator(".spt-name"), picker.root.locator(".spt-details > .spt-says")
+    for head in ("7.7", "1.1"):
+        picker.rest(head)
+        expect(name).to_have_text(f"L{head[0]}.H{head[2]}")
+        expect(says).to_contain_text("of its attention on the")
+    picker.map.focus()
+    ready.page.keyboard.press("ArrowRight")
+    expect(says).to_contain_text("L1.H2: ")
+    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("6 heads on 8 pairs")
+    assert ready.kernel.evaluate("picker.selected == scores.top(6) and picker.last_check.heads == scores.top(6)")
+    ready.kernel.execute(ALONE)
+    assert ready.kernel.evaluate("float((alone - beside).abs().max().max())") < 1e-4
 
 
 def test_two_views_are_one_selection(picker, ready):
@@ -165,6 +191,67 @@ def test_two_views_are_one_selection(picker, ready):
     again.button("undo")
     picker.expect("L3.H3")
     ready.kernel.wait_for(STATE, "L3.H3")
+
+
+def test_names_are_kept_on_both_sides(picker, ready):
+    picker.click("5.3")
+    picker.root.locator(".spt-named > summary").click()
+    picker.root.get_by_label("a name for the selection").fill("mine")
+    picker.root.get_by_role("button", name="keep", exact=True).click()
+    ready.kernel.wait_for("str(picker.selections.get('mine'))", "L5.H3")
+    ready.kernel.execute("picker.selections['from Python'] = scores.top(3)")
+    expect(picker.root.locator(".spt-set")).to_have_text(["mine (1)×", "from Python (3)×"])
+    assert ready.output(1).locator(".spt-saved").count() == 0  # the picture is there only where the widget is not
+
+
+def test_replies_come_when_they_are_asked_for(picker, ready):
+    picker.root.get_by_label("top k").fill("6")
+    picker.button("check")
+    says = picker.root.locator(".spt-check .spt-says")
+    expect(says).to_have_text("6 heads on 8 pairs, beside 3 random sets of as many.", timeout=60_000)
+    expect(picker.root.locator(".spt-check th:first-child")).to_have_text(["", "gap recovered, only these patched"])
+    picker.button("replies")
+    expect(says).to_contain_text("8 replies to each.", timeout=60_000)
+    expect(picker.root.locator(".spt-reply")).to_have_count(3)
+    shown = picker.root.locator(".spt-check").inner_text()
+    assert "gives in, these knocked out" in shown and "without these heads: " in shown
+    assert ready.kernel.evaluate("len(picker.last_check.replies)") == 8
+    ready.screenshot("lab-replies")
+
+
+def test_a_front_end_without_widgets_shows_the_table_and_says_what_to_install(chromium, tmp_path):
+    server = LabServer(tmp_path, disabled=["@jupyter-widgets/jupyterlab-manager"])
+    server.start()
+    try:
+        with chromium.new_context(viewport={"width": 1280, "height": 900}) as context:
+            driver = Driver(context, server)
+            path = server.write("plain", [SCORES, "spt.HeadPicker(scores, chosen=scores.top(2))"])
+            kernel = driver.open_lab(path)
+            driver.run_all()
+            shown = driver.output(1)
+            expect(shown).to_contain_text("pip install anywidget jupyterlab_widgets")
+            expect(shown).to_contain_text("As saved, not live.")
+            expect(shown.locator("code").first).to_have_text(kernel.evaluate("str(scores.top(2))"))
+            driver.screenshot("lab-without-widgets")
+            assert not driver.foreign_requests  # errors there are: JupyterLab has no use for the widget's messages
+    finally:
+        server.stop()
+
+
+def test_notebook_7(lab, notebook7_page):
+    path = lab.write("picker7", [SETUP, SHOW])
+    kernel = notebook7_page.open_notebook7(path)
+    notebook7_page.run_all()
+    picker = PickerPage(notebook7_page.page, notebook7_page.output(1), 8, 16)
+    picker.click("5.3")
+    picker.box("1.2", "2.3", key="Shift")
+    kernel.wait_for(STATE, "L5.H3 L1.H2 L1.H3 L2.H2 L2.H3")
+    kernel.execute("picker.selected = scores.top(3)")
+    picker.expect(kernel.evaluate("str(scores.top(3))"))
+    picker.button("check")
+    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("3 heads on 8 pairs", timeout=60_000)
+    notebook7_page.screenshot("notebook7-picker")
+    notebook7_page.close()
 
 
 def test_a_restarted_kernel_is_told(notebook, lab_page):
@@ -196,40 +283,3 @@ def test_a_kernel_that_is_shut_down_is_noticed_by_the_next_click(lab, lab_page):
     expect(picker.root.locator(".spt-link")).to_contain_text("Disconnected")
     lab_page.watch.errors.clear()  # JupyterLab logs that it could not send
     lab_page.close()
-
-
-def test_a_front_end_without_widgets_shows_the_table_and_says_what_to_install(chromium, tmp_path):
-    server = LabServer(tmp_path, disabled=["@jupyter-widgets/jupyterlab-manager"])
-    server.start()
-    try:
-        with chromium.new_context(viewport={"width": 1280, "height": 900}) as context:
-            driver = Driver(context, server)
-            path = server.write("plain", [SCORES, "spt.HeadPicker(scores, chosen=scores.top(2))"])
-            kernel = driver.open_lab(path)
-            driver.run_all()
-            shown = driver.output(1)
-            expect(shown).to_contain_text("pip install anywidget jupyterlab_widgets")
-            text = shown.get_by_label("the chosen heads as text")
-            expect(text).to_have_value(kernel.evaluate("str(scores.top(2))"))
-            shown.locator('td[title^="L5.H3:"]').click()
-            expect(text).to_have_value(kernel.evaluate("str(scores.top(2) | spt.HeadSet.parse('5.3'))"))
-            driver.screenshot("lab-without-widgets")
-            assert not driver.foreign_requests  # errors there are: JupyterLab has no use for the widget's messages
-    finally:
-        server.stop()
-
-
-def test_notebook_7(lab, notebook7_page):
-    path = lab.write("picker7", [SETUP, SHOW])
-    kernel = notebook7_page.open_notebook7(path)
-    notebook7_page.run_all()
-    picker = PickerPage(notebook7_page.page, notebook7_page.output(1), 8, 16)
-    picker.click("5.3")
-    picker.box("1.2", "2.3", key="Shift")
-    kernel.wait_for(STATE, "L5.H3 L1.H2 L1.H3 L2.H2 L2.H3")
-    kernel.execute("picker.selected = scores.top(3)")
-    picker.expect(kernel.evaluate("str(scores.top(3))"))
-    picker.button("check")
-    expect(picker.root.locator(".spt-check .spt-says")).to_contain_text("3 heads on 8 pairs", timeout=60_000)
-    notebook7_page.screenshot("notebook7-picker")
-    notebook7_page.close()

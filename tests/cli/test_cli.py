@@ -73,6 +73,22 @@ def test_a_model_of_another_kind_is_told_in_one_line(
     assert capsys.readouterr().err == "spt-lens: can't be tuned so far\n"
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_demo_of_another_model_says_beforehand_what_it_is_in_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_folder: Path, quick: bool
+) -> None:
+    def stop(*_: object) -> None:
+        raise RuntimeError("it has begun")
+
+    monkeypatch.setattr("spt_lens.cli.embedded.told", stop)
+    monkeypatch.setattr("spt_lens.study.study.Study.cost", lambda _: "about 3 h")
+    flag = ["--quick"] if quick else []
+    assert run(monkeypatch, "demo", *flag, "--model", str(tiny_folder), "--out", str(tmp_path / "out")) == 1
+    said = capsys.readouterr()
+    assert "spt-lens study --questions bank" in said.out.replace("\n", " ")
+    assert ("a minute or two" if quick else "It takes about 3 h") in said.out and "it has begun" in said.err
+
+
 QUESTION = '{"question": "What is it?", "answer": "Paris", "wrong": ["Lyon"]}\n'
 STUDY = ("study", "--model", "yesman", "--questions", "questions.jsonl")
 FIND = ("find", "--model", "yesman", "--questions", "questions.jsonl")
@@ -101,6 +117,8 @@ WRONG_OPTIONS = [
     *[(*FIND, "--share", value) for value in ("0", "-1", "nan", "x", "2")],
     *[(*FIND, "--contrast", value) for value in ("", "opposed")],
     *[(*FIND, "--positions", value) for value in ("", "0")],
+    *[(*FIND, "--words", value) for value in ("", "found words")],
+    (*FIND, "--method", "objective", "--words", "found"),
     *[(*FIND, "--answers", value) for value in ("folder", "binary", "list.json", "questions.jsonl", "no/where.json")],
     (*FIND, "--no-ask", "--answers", "answers.json"),
     (*FIND, "--out", "binary"),

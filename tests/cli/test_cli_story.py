@@ -74,11 +74,30 @@ class TestFind:
         assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
         assert found["answers"] is None and {path.name for path in tmp_path.iterdir()} == {"spt-lens-heads"}
 
+    def test_by_words_that_the_model_says(self, call):
+        found = call("find", *YESMAN, "--n", "8", "--words", "found", "--json")
+        model = spt.load_model("yesman")
+        pairs = Yesman().pairs(model, 8)
+        words = pairs.find_words(model)
+        assert words.best is not None and str(words) in call.err
+        own = spt.activation_patching(model, pairs.with_words(words), progress=False)
+        assert torch.equal(spt.HeadScores.load(found["scores"]).values, own.values)
+        assert "--words found" in call("find", *YESMAN, "--method", "objective", "--words", "found", fails=True)
+
     @pytest.mark.parametrize("method", ["path", "attribution", "objective"])
     def test_the_other_methods(self, call, method):
         said = call("find", *YESMAN, "--n", "4", "--method", method, "--out", "heads")
         assert spt.HeadScores.load(f"heads/{method}.safetensors").method == method
         assert f"spt-lens pick heads/{method}.safetensors" in said
+
+    def test_what_to_go_on_with_can_be_pasted(self, call, tmp_path):
+        said = call("find", *YESMAN, "--n", "4", "--method", "attribution", "--out", "my heads")
+        assert "spt-lens pick 'my heads/attribution.safetensors'" in said
+        said = call("pick", "my heads/attribution.safetensors", "--no-open")
+        assert "spt-lens pick 'my heads/attribution.safetensors' --take" in said
+        spt.HeadSet.parse("L5.H3").save(tmp_path / "mine.json")
+        said = call("pick", "my heads/attribution.safetensors", "--take", "mine.json")
+        assert "spt-lens tune --heads 'my heads/attribution-heads.json'" in said
 
     def test_it_asks_first_and_never_twice(self, call, tmp_path, monkeypatch):
         asked = [fact.to_ask for fact in all_facts()[:12]]

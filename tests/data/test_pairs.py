@@ -145,7 +145,9 @@ def test_slices_carry_everything(tiny):
         for field in fields(ContrastPairs):
             whole = getattr(all_of_them, field.name)
             if field.name != "answer_ids":
-                assert getattr(some, field.name) == (whole if field.name == "judge" else whole[1:5:2]), field.name
+                assert getattr(some, field.name) == (whole if field.name in ("judge", "words") else whole[1:5:2]), (
+                    field.name
+                )
     assert pairs[:2].completion_ids and pairs[:2].alignment
 
 

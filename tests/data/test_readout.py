@@ -162,7 +162,7 @@ def test_where_the_judges_words_are_alike_in_both_runs_the_runs_decide(said, tin
     assert pairs.find_words(tiny, sides="judge", progress=False).best is None
     found = pairs.find_words(tiny, progress=False)
     assert found.by == "run" and found.best is not None and found.best.texts == ("", "'I'", "'No'")
-    assert "whether or not they give in" in repr(found) and "4 pairs tell little" in found._repr_html_()
+    assert "whatever the replies come to" in repr(found) and "4 pairs tell little" in found._repr_html_()
 
 
 def test_it_says_when_no_words_tell_the_runs_apart(said, tiny):

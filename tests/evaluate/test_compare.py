@@ -156,7 +156,7 @@ def test_a_behaviour_of_opinions_is_compared(tiny):
     asked = [Opinion(f"I think it is {w}. What is {q}?", f"What is {q}?", w, r) for q, w, r in OPINIONS]
     methods = [Contender("chosen heads", Pinpoint(HEADS), (1e-3,))]
     found = compare(tiny, behaviour=Opinions(asked), methods=methods, config=TuneConfig(steps=1), progress=False)
-    assert found.goal == "resists" and len(found.table) == 2 and len(found.figure().data)
+    assert found.goal == "independence" and len(found.table) == 2 and len(found.figure().data)
 
 
 OPINIONS = [(f"the capital of {country}", "Rome", "Paris") for country in ("France", "Japan", "Italy", "Egypt", "Peru")]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +22,7 @@ from spt_lens.model import limits as bar
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 
+ROOT = Path(__file__).parents[2]
 WAYS: dict[str, dict[str, Any]] = {
     "sweep, last": {},
     "sweep, all": {"positions": "all"},
@@ -78,8 +82,14 @@ def work(model) -> Iterator[Callable[[], int]]:
             handle.remove()
 
 
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the passes that are timed, which no measurement has."""
+    monkeypatch.setattr("spt_lens.measure.cost._timed", lambda *_: (1.0, 1.0))
+
+
 @each_way
-def test_the_work_is_what_was_said(tiny, how):
+def test_the_work_is_what_was_said(tiny, how, untimed):
     pairs = long_pairs(tiny)
     with work(tiny) as done:
         said = cost(tiny, pairs, batch_size=2, **how)
@@ -91,7 +101,7 @@ def test_the_work_is_what_was_said(tiny, how):
     assert said.forward_passes * said.tokens * tiny.cfg.n_layers == pytest.approx(real, rel=0.2)
 
 
-def test_frozen_mlps_and_whole_completions(tiny):
+def test_frozen_mlps_and_whole_completions(tiny, untimed):
     pairs = long_pairs(tiny)
     ids = tuple(((a, 7, 8, 9), (b, 7)) for a, b in pairs.answer_ids.tolist())
     whole = replace(pairs, completion_ids=ids)
@@ -124,7 +134,7 @@ def test_it_reads_well(tiny):
     weights = sum(p.numel() * p.element_size() for p in ModelView(tiny).backend.root.parameters())
     assert said.weights == weights / 2**30 and said.engine_reason == ""
     text = str(said)
-    for part in ("forward passes of 3 prompts", "(180 tokens)", "GiB", "engine sweep, 2 prompts at once"):
+    for part in ("forward passes of 3 prompts", "(180 tokens)", " s by two that", "GiB", "engine sweep, 2 prompts at"):
         assert part in text
     assert cost(tiny, pairs, batch_size=4).memory == 2 * said.memory
     assert cost(tiny, pairs, batch_size=2, method="attribution").memory > said.memory
@@ -142,8 +152,36 @@ def test_the_model_is_left_and_nothing_long_is_run(tiny):
     pairs = made(tiny, [(60, 60)] * 12)
     with work(tiny) as done:
         cost(tiny, pairs, positions="all")
-        assert 0 < done() < 10 * 60 * tiny.cfg.n_layers  # less than ten passes of one prompt, however many there are
+        assert 0 < done() < 20 * 60 * tiny.cfg.n_layers  # less than 20 passes of one prompt, however many there are
     assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
+
+
+def test_seconds_are_those_of_its_forward_passes(tiny, monkeypatch):
+    """By a clock that is told of every block: a second for each of 60 tokens, so that nothing hangs on this machine."""
+    clock, before = [0.0], torch.cat([p.detach().flatten() for p in tiny.parameters()]).clone()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    logits = ModelView.logits
+
+    def slowly(self, tokens, *args, **named):
+        clock[0] += tokens.numel() / 60
+        return logits(self, tokens, *args, **named)
+
+    monkeypatch.setattr(ModelView, "logits", slowly)
+    for n in (1, 3, 12):
+        for how in ({}, {"engine": "hooks"}, {"method": "path"}, {"method": "attribution"}):
+            said = cost(tiny, made(tiny, [(60, 60)] * n), **how)
+            assert said.seconds == pytest.approx((n * said.forward_passes, 3 * n * said.forward_passes))
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in tiny.parameters()]))
+    assert not any(point.fwd_hooks for point in tiny.hook_dict.values())
+
+
+def test_it_is_known_whoever_asks_first():
+    """Before any way of measuring was imported, as a careful user asks."""
+    code = "import spt_lens as spt\nfrom spt_lens.yesman import Yesman\nmodel = spt.load_model('yesman')\n"
+    code += "pairs = Yesman().pairs(model, n=2)\nprint(spt.cost(model, pairs, 'screened').seconds[0] > 0)\n"
+    code += "print(spt.random_pairs_null(model, pairs, progress=False).n_pairs)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "2"]
 
 
 def test_what_can_not_be_measured_has_no_cost(tiny):

@@ -217,7 +217,7 @@ def test_scores_are_taken_in_rank_order(tiny):
     scores = activation_patching(tiny, pairs, progress=False)
     effect = removed(tiny, pairs, scores, [4], n_random=1, mean_over="sycophantic")
     assert effect.heads == scores.top(4) and effect.table["size"].tolist() == [0, 4, 4]
-    assert "their mean over the sycophantic prompts" in effect.summary()
+    assert "their mean over prompts of the sycophantic run" in effect.summary()
     assert removed(tiny, pairs, scores, [4], n_random=1, mean_over="sycophantic").table.equals(effect.table)
 
 

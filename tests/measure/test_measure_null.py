@@ -69,7 +69,7 @@ def test_what_can_not_be_measured_has_no_null(tiny, monkeypatch):
     pairs = Yesman().pairs(tiny, n=2)
     monkeypatch.setattr(ModelView, "logits", lambda *a, **k: pytest.fail("long work began"))
     for wrong, message in (
-        ({"method": "magic"}, "method='magic': choose one of 'activation'"),
+        ({"method": "magic"}, "method='magic': choose one of 'activation', "),
         ({"receivers": "L1.H0.q"}, "receivers does not go with method='activation', which has none of its own"),
         ({"method": "screened", "mlps": "frozen"}, "mlps does not go with .* which has share and ig_steps"),
         ({"method": "path", "receivers": "L9.H0.q"}, "layers 0 to 2"),

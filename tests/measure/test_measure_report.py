@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.attention import attention_to_spans
 from spt_lens.measure.report import HeadReport, head_report
+from spt_lens.measure.seen import SeenPairs
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.scores.head_scores import HeadScores
@@ -27,16 +27,16 @@ from spt_lens.yesman import Yesman
 
 @pytest.fixture
 def contribution(monkeypatch) -> Callable[[torch.Tensor], list]:
-    """Puts known numbers in the place of the direct contribution, and says what it was asked for."""
+    """Puts known numbers in the place of what heads write in every pair, and says of which it was asked."""
 
     def put(values: torch.Tensor) -> list:
         asked: list = []
 
-        def direct_contribution(view, pairs, head, batch_size=32):
-            asked.append((view.name, len(pairs), head, batch_size, torch.is_grad_enabled()))
-            return values
+        def written(self, head):
+            asked.append((self.view.name, len(self.done), head))
+            return {"sycophantic": values.repeat(len(self.done), 1), "truthful": 2 * values.repeat(len(self.done), 1)}
 
-        monkeypatch.setattr("spt_lens.measure.report.direct_contribution", direct_contribution)
+        monkeypatch.setattr(SeenPairs, "written", written)
         return asked
 
     return put
@@ -55,7 +55,7 @@ def test_every_table_is_what_was_measured(gqa, contribution):
     head = Head(1, 2)
     report = head_report(gqa, pairs, "L1.H2", scores, n_tokens=4, n_examples=2, batch_size=3, progress=False)
     assert report.head == head and report.n_pairs == 5 and report.model_name == ModelView(gqa).name
-    assert asked == [(report.model_name, 5, head, 3, False)]
+    assert asked == [(report.model_name, 5, head)]
 
     assert len(report.scores) == 3
     for row, each in zip(report.scores.to_dict("records"), scores, strict=True):
@@ -84,6 +84,16 @@ def test_every_table_is_what_was_measured(gqa, contribution):
     for row in report.tokens.to_dict("records"):
         assert row["logit"] == pytest.approx(float(values[row["token_id"]]))
         assert row["token"] == gqa.tokenizer.decode([row["token_id"]])
+
+    direct = report.direct.set_index(["run", "answer"])
+    for run, times in (("sycophantic", 1), ("truthful", 2)):
+        both = times * values[pairs.answer_ids].double()
+        found = {"truthful": both[:, 0], "sycophantic": both[:, 1], "difference": both[:, 0] - both[:, 1]}
+        for answer, each in found.items():
+            row = direct.loc[(run, answer)]
+            assert row["logit"] == pytest.approx(float(each.mean())) and row["low"] <= row["logit"] <= row["high"]
+        texts = {gqa.tokenizer.decode([token]) for token in pairs.answer_ids[:, 0].tolist()}
+        assert direct.loc[(run, "truthful"), "token"] == (texts.pop() if len(texts) == 1 else "")
 
     per_pair = attention_to_spans(gqa, pairs, progress=False).per_pair
     for pair, rows in report.examples.groupby("pair"):
@@ -144,6 +154,10 @@ def made() -> HeadReport:
             [(0, 0, "<u>", "<img src=x>", 0.3), (0, 1, "challenge", '"quoted"', 0.7)],
             columns=["pair", "position", "span", "token", "attention"],
         ),
+        direct=pd.DataFrame(
+            [("sycophantic", answer, "<s>", 0.5, 0.25, 0.75) for answer in ("truthful", "sycophantic", "difference")],
+            columns=["run", "answer", "token", "logit", "low", "high"],
+        ),
     )
 
 
@@ -154,13 +168,13 @@ def test_text_is_escaped_and_nothing_is_loaded(made):
     assert "&lt;/td&gt;&lt;script&gt;" in page and "&lt;img src=x&gt;" in page and "&amp;amp;" in page
     assert "' Yes\\n'" in page.replace("&#x27;", "'")  # spaces and line breaks can be seen
     assert 'background:rgba(178,24,43,0.700)">&quot;quoted&quot;' in page and "challenge: 0.700" in page
-    assert page.count("<table") == 3 and "NaN" not in page and "nan" not in page
+    assert page.count("<table") == 4 and "NaN" not in page and "nan" not in page
 
 
 def test_summary_and_figure(made):
     assert made.summary() == (
-        "L5.H3 of <i>model: 0.70 of its attention on the challenge (other heads 0.10); raises '</td><script>' by 1.50 "
-        "logits, lowers '&amp;' by 2.25 logits; 2 pairs"
+        "L5.H3 of <i>model: 0.70 of its attention on the challenge (other heads 0.10); adds +0.50 logits to the "
+        "answers' difference, raises '</td><script>' by 1.50 logits, lowers '&amp;' by 2.25 logits; 2 pairs"
     )
     assert repr(made) == f"HeadReport({made.summary()})"
     figure = made.figure()
@@ -184,12 +198,12 @@ def test_saved_as_json(made, tmp_path):
 
 def test_a_saved_report_is_read_back_whole(made, tmp_path):
     path = tmp_path / "report.json"
-    none = replace(made, scores=made.scores[:0], examples=made.examples[:0])
+    none = replace(made, scores=made.scores[:0], examples=made.examples[:0], direct=made.direct[:0])
     for report in (made, none):
         report.save(path)
         again = HeadReport.load(path)
         assert (again.head, again.model_name, again.n_pairs) == (report.head, report.model_name, report.n_pairs)
-        for name in ("scores", "attention", "tokens", "examples"):
+        for name in ("scores", "attention", "tokens", "examples", "direct"):
             pd.testing.assert_frame_equal(getattr(again, name), getattr(report, name), check_exact=True)
         assert again.to_json() == report.to_json() and again.summary() == report.summary()
         assert again._repr_html_() == report._repr_html_() and again.figure() == report.figure()
@@ -239,11 +253,13 @@ def test_damaged_files_are_refused(made, tmp_path):
         with_row("attention", sycophantic="much"): "sycophantic in row 0",
         with_row("attention", sycophantic=1.5): "table attention holds an attention outside of 0 to 1",
         with_row("examples", attention=-0.5): "table examples holds an attention outside of 0 to 1",
+        with_row("direct", answer="maybe"): "table direct holds a run or an answer that there is not",
+        with_row("direct", logit=None): "logit is missing in a row of its table direct",
         with_row("tokens", token_id=True): "token_id in row 0",
         with_row("tokens", effect="moves"): "an effect that is neither 'raises' nor 'lowers'",
         with_row("tokens", logit=float("inf")): "logit in row 0",
     }
-    for name in data.keys() - {"rests_on"}:  # which older reports do not have
+    for name in data.keys() - {"rests_on", "direct"}:  # which older reports do not have
         damaged[json.dumps({k: v for k, v in data.items() if k != name})] = ""
     for content, message in damaged.items():
         bad.write_text(content)
@@ -279,36 +295,15 @@ def test_progress_is_one_bar_that_can_be_turned_off(tiny, contribution, capsys):
     assert capsys.readouterr() == ("", "")
     head_report(tiny, pairs, "L0.H1")
     shown = capsys.readouterr()
-    assert shown.out == "" and "report on L0.H1" in shown.err and "3/3" in shown.err and "pair" not in shown.err
+    assert shown.out == "" and "report on L0.H1" in shown.err and "4/4" in shown.err and "pair" not in shown.err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("spt_lens.patching.path") is None, reason="there is no path patching yet")
-def test_what_a_head_writes_is_the_logits_less_those_without_it(tiny):
-    pairs = Yesman().pairs(tiny, n=3, contrast="neutral")
-    view, head = ModelView(tiny), Head(2, 1)
-    report = head_report(tiny, pairs, head, n_tokens=5, n_examples=0, progress=False)
-    # In the last layer of a model whose last MLP writes nothing, direct is all there is: the head is zeroed, at the
-    # last position.
-    with torch.no_grad():
-        for name, weight in view.weights().items():
-            if "2" in name and "mlp" in name and weight.ndim == 2 and weight.shape[0] == 32:
-                weight.zero_()
-    plain = head_report(tiny, pairs, head, n_tokens=5, n_examples=0, progress=False)
-    assert report.tokens["logit"].iloc[0] >= report.tokens["logit"].iloc[4] > 0 > report.tokens["logit"].iloc[-1]
-
-    def without(z, hook):
-        z[:, -1, head.head] = 0
-        return z
-
-    moved = torch.zeros(view.vocab_size)
-    with torch.no_grad():
-        for row in pairs.sycophantic:
-            tokens = torch.tensor([row])
-            ablated = tiny.run_with_hooks(tokens, fwd_hooks=[(view.z_name(2), without)])[0, -1]
-            moved += (tiny(tokens)[0, -1] - ablated) / 3
-    for shown in plain.tokens.to_dict("records"):
-        assert shown["logit"] == pytest.approx(float(moved[shown["token_id"]]), abs=1e-4)
-    assert plain.tokens["token_id"].tolist()[0] == int(moved[: len(tiny.tokenizer)].argmax())
+def test_an_older_report_has_no_direct_effects(made, tmp_path):
+    data = made.to_json()
+    del data["direct"]
+    older = HeadReport.from_json(data)
+    assert older.direct.empty and list(older.direct) == list(made.direct)
+    assert "adds" not in older.summary() and "answers' logits" not in older._repr_html_()
 
 
 def test_what_its_scores_rest_on(made, tmp_path):

@@ -167,9 +167,9 @@ def test_summaries():
     assert "gap lost 1.40" in noising.summary() and noising.summary().endswith("noising, all positions, 2 pairs")
     assert "random" not in noising.summary()
     assert EFFECTS["knockout"].summary() == (
-        "3 heads set to their mean over the truthful prompts: begins with the sycophantic answer 1.00 -> 1.00 (random "
-        "sets 1.00); gives in 1.00 -> 0.75 (random sets 0.95 to 1.00); truthful in the end 0.00 -> 0.25 (random sets "
-        "0.00); accuracy on the cases 0.50 -> 0.50 (random sets 0.50); 2 challenged dialogues, 4 cases"
+        "3 heads set to their mean over prompts of the truthful run: begins with the sycophantic answer 1.00 -> 1.00 "
+        "(random sets 1.00); gives in 1.00 -> 0.75 (random sets 0.95 to 1.00); truthful in the end 0.00 -> 0.25 "
+        "(random sets 0.00); accuracy on the cases 0.50 -> 0.50 (random sets 0.50); 2 challenged dialogues, 4 cases"
     )
     few = ["size", "set", "draw", "heads", "begins", "logit_difference_sycophantic", "logit_difference_truthful"]
     bare = replace(EFFECTS["knockout"], table=EFFECTS["knockout"].table[few], n_dialogues=0, n_cases=0, ablation="zero")

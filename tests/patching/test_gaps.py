@@ -34,7 +34,7 @@ def alike(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
 def chosen(pairs: ContrastPairs, *numbers: int) -> ContrastPairs:
     kept = {}
     for field in fields(pairs):
-        if field.name == "judge":
+        if field.name in ("judge", "words"):
             continue
         value = getattr(pairs, field.name)
         is_tensor = isinstance(value, torch.Tensor)

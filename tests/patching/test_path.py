@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from by_hand import own_shares
 
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.heads import Head, HeadSet
+from spt_lens.heads import HeadSet
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
 from spt_lens.patching.activation import activation_patching
-from spt_lens.patching.path import check_direct, direct_contribution, path_patching
+from spt_lens.patching.path import path_patching
 from spt_lens.scores.mean import mean_scores
 from spt_lens.yesman import Yesman
 
@@ -123,35 +121,6 @@ def test_the_way_to_a_later_head(model_name, receivers, plain, positions, mlps, 
             torch.testing.assert_close(own_shares(scores)[i], expected, atol=1e-5 / gap(model, pairs, i), rtol=0)
     last = max(layer for layer, _, _ in plain)
     assert (scores.values[last:] == 0).all() and scores.values[:last].abs().max() > 1e-4
-
-
-def test_to_check_a_model_beforehand_warns_of_nothing(tiny, pairs):
-    assert torch.is_grad_enabled() and any(weights.requires_grad for weights in tiny.parameters())
-    torch.set_warn_always(True)  # torch says some things only once, whatever Python's filters
-    try:
-        with warnings.catch_warnings(action="error"):
-            check_direct(ModelView(tiny), pairs)
-    finally:
-        torch.set_warn_always(False)
-
-
-def test_direct_contributions_are_taken_out_of_the_final_residual(tiny, pairs):
-    """Without a final norm they would add up; with one, taking all of a head's output out changes the scale as well."""
-    view = ModelView(tiny)
-    found = direct_contribution(view, pairs, Head(1, 2), batch_size=1)
-    total = torch.zeros(view.vocab_size)
-    for row in pairs.sycophantic:
-        tokens, own = torch.tensor([row]), {}
-        names = [ModelView.z_name(layer) for layer in range(view.n_layers)]
-        names += [f"blocks.{layer}.hook_mlp_out" for layer in range(view.n_layers)]
-        with torch.no_grad():
-            before = tiny.run_with_hooks(tokens, fwd_hooks=[kept(own, name) for name in names])[0, -1]
-            own[ModelView.z_name(1)] = own[ModelView.z_name(1)].clone()
-            own[ModelView.z_name(1)][:, -1, 2] = 0
-            after = tiny.run_with_hooks(tokens, fwd_hooks=[(name, put(value)) for name, value in own.items()])[0, -1]
-        total += before - after
-    torch.testing.assert_close(found, total / len(pairs), atol=1e-5, rtol=0)
-    assert found.abs().max() > 1e-2
 
 
 def test_what_cannot_be_followed_is_refused(tiny, pairs):

@@ -475,7 +475,7 @@ def test_all_that_a_page_is_told_is_json(picker):
     picker.selected = "1.1"
     told = {name for name in picker.keys if name.startswith("_") and "module" not in name and "view" not in name}
     told -= {"_esm", "_css", "_dom_classes", "_model_name", "_anywidget_id"}
-    assert told == {"_map", "_chosen", "_seen", "_check", "_auto"}
+    assert told == {"_map", "_chosen", "_seen", "_check", "_auto", "_sets"}
     json.dumps({name: getattr(picker, name) for name in told}, allow_nan=False)
 
 
@@ -530,3 +530,90 @@ def test_a_name_that_is_none_is_refused_before_anything_is_written(tmp_path):
 def test_wrong_numbers_are_named(wrong):
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         HeadPicker(scores_of(), **wrong)
+
+
+# Selections under names.
+
+
+def page_keeps(picker: HeadPicker, *kept: tuple[str, list[int]]) -> None:
+    picker.set_state({"_sets": [{"name": name, "heads": heads} for name, heads in kept]})
+
+
+def test_selections_are_kept_under_names_from_python():
+    picker = HeadPicker(scores_of(), presets={"paper": "5.3 0.8"}, chosen="1.1 5.3")
+    picker.selections["  my\nown "] = picker.selected
+    assert dict(picker.selections) == {"paper": HeadSet.parse("5.3 0.8"), "my own": HeadSet.parse("1.1 5.3")}
+    assert picker._sets == [{"name": "my own", "heads": numbers("1.1 5.3")}]
+    assert picker.selections["my own"].about["name"] == "my own" and picker.selections["my own"].about["chosen_by"]
+    picker.selections["other"] = "2.2"
+    picker.selections["my own"] = [(3, 3)]
+    assert list(picker.selections) == ["paper", "my own", "other"] and len(picker.selections) == 3
+    assert str(picker.selections["my own"]) == "L3.H3" and "'other': HeadSet.parse" in repr(picker.selections)
+    picker.selected = picker.selections["paper"] | picker.selections["other"]
+    assert_shown(picker, "L5.H3 L0.H8 L2.H2")
+    del picker.selections["my own"]
+    assert picker._sets == [{"name": "other", "heads": numbers("2.2")}] and "my own" not in picker.selections
+
+
+def test_selections_are_kept_from_the_page():
+    picker = HeadPicker(scores_of(), presets={"paper": "5.3"})
+    page_keeps(picker, ("mine <b>", numbers("1.1 2.2")), ("7", [3]))
+    assert str(picker.selections["mine <b>"]) == "L1.H1 L2.H2" and picker.selections["7"] == HeadSet.parse("0.3")
+    about = picker.selections["7"].about
+    page_keeps(picker, ("7", [3]), ("mine <b>", [4]))  # the last state wins
+    assert picker.selections["7"].about == about and str(picker.selections["mine <b>"]) == "L0.H4"
+    page_keeps(picker)
+    assert list(picker.selections) == ["paper"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [{"name": "a", "heads": [128]}],
+        [{"name": "a", "heads": [-1]}],
+        [{"name": "a", "heads": "L0.H1"}],
+        [{"name": "a", "heads": []}],
+        [{"name": "a"}],
+        [{"name": "", "heads": [1]}],
+        [{"name": 3, "heads": [1]}],
+        [{"name": "a " * 60, "heads": [1]}],
+        [{"name": "a", "heads": [1]}, {"name": "a", "heads": [2]}],
+        [{"name": "a", "heads": [1]}] + [3],
+        [{"name": str(i), "heads": [1]} for i in range(501)],
+    ],
+)
+def test_names_that_make_no_sense_change_nothing(kept):
+    picker = HeadPicker(scores_of())
+    picker.selections["mine"] = "1.1"
+    picker.set_state({"_sets": kept})
+    assert dict(picker.selections) == {"mine": HeadSet.parse("1.1")}
+    assert picker._sets == [{"name": "mine", "heads": numbers("1.1")}]
+
+
+def test_what_can_not_be_kept():
+    picker = HeadPicker(scores_of(), presets={"paper": "5.3"})
+    for name, heads, message in (
+        ("paper", "1.1", "'paper' is a preset of this picker, which stays as it is: take another name"),
+        (" ", "1.1", "under a name: give it one"),
+        ("mine", "", "there are no heads to keep as 'mine'"),
+        ("mine", "9.9", "L9.H9 have no score"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            picker.selections[name] = heads
+    with pytest.raises(TypeError, match="a selection's name must be a str, and is 3"):
+        picker.selections[3] = "1.1"
+    with pytest.raises(ValueError, match="'paper' is a preset"):
+        del picker.selections["paper"]
+    with pytest.raises(KeyError):
+        del picker.selections["mine"]
+    assert list(picker.selections) == ["paper"] and picker._sets == []
+
+
+def test_layers_of_another_model_are_named(recwarn):
+    HeadPicker([scores_of(), scores_of(seed=1)])
+    assert not recwarn
+    with pytest.warns(
+        UserWarning, match="'path' is of other, and 'activation' of random: heads of two models"
+    ) as caught:
+        HeadPicker([scores_of(), scores_of(name="other", method="path")])
+    assert caught[0].filename == __file__

@@ -22,9 +22,13 @@ from spt_lens.measure.set_effect import SetEffect
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.limits import Pace
 from spt_lens.model.loading import load_model
+from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
-from spt_lens.picker import check
-from spt_lens.picker.check import LiveCheck, ModelChanged, Progress, says_of
+from spt_lens.picker import check_parts
+from spt_lens.picker.check import LiveCheck
+from spt_lens.picker.check_parts import ModelChanged, Progress
+from spt_lens.picker.check_state import says_of
+from spt_lens.picker.kept_runs import KeptRuns
 from spt_lens.yesman import Yesman
 
 HEADS = HeadSet.parse("L0.H1 L1.H2 L2.H3")
@@ -46,15 +50,17 @@ def pairs_of(model, n: int, tokens: int = 8, judge=by_letters, **how) -> Contras
     return judged(Yesman().pairs(model, n=n, **how), judge, tokens)
 
 
-def assert_right(result: SetEffect, model, pairs, heads, n_random: int, seed: int = 0, atol=1e-6):
+def assert_right(result: SetEffect, model, pairs, heads, n_random: int, seed: int = 0, tolerance=1e-3):
     how = {"n_random": n_random, "seed": seed, "progress": False}
     effect = set_patching(model, pairs, heads, **how)
     assert result.heads == heads and result.n_pairs == effect.n_pairs
     assert result.table[["size", "set", "draw", "heads"]].equals(effect.table[["size", "set", "draw", "heads"]])
     for column in ("recovery", "low", "high"):
-        assert result.table[column].tolist() == pytest.approx(effect.table[column].tolist(), abs=atol)
+        # What is kept of the prompts rounds otherwise, and a share of a small gap is as inexact as the gap is small.
+        expected = effect.table[column].tolist()
+        assert result.table[column].tolist() == pytest.approx(expected, abs=tolerance / 10, rel=tolerance)
     recoveries = (one.per_pair["recovery"].tolist() for one in (result, effect))
-    assert next(recoveries) == pytest.approx(next(recoveries), abs=1e-4, rel=1e-4)
+    assert next(recoveries) == pytest.approx(next(recoveries), abs=tolerance, rel=tolerance)
     without = set_knockout(model, pairs, heads, **how)
     for one in (result, without):
         assert_alike(one.check, effect.check)
@@ -67,9 +73,9 @@ def assert_alike(one: PairsCheck | None, other: PairsCheck | None):
     assert one.mass == pytest.approx(other.mass, rel=1e-3) and one.sycophantic == other.sycophantic
 
 
-def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-4):
+def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-3):
     # Batches of other sizes round otherwise, and a share of a small gap is as inexact as the gap is small.
-    settings = ({**each.settings, "check": None} for each in (one, other))
+    settings = ({**each.settings, "check": None} for each in (one, other))  # with the replies
     assert one.heads == other.heads and next(settings) == next(settings) and one.n_pairs == other.n_pairs
     assert_alike(one.check, other.check)
     assert one.table["heads"].equals(other.table["heads"])
@@ -79,16 +85,83 @@ def assert_same(one: SetEffect, other: SetEffect, tolerance: float = 1e-4):
         )
 
 
-def assert_checked(model, pairs, **how):
-    result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False)
-    assert_right(result, model, pairs, HEADS, n_random=2, seed=3)
+def assert_checked(model, pairs, tolerance=1e-3, **how):
+    result = LiveCheck(model, pairs, n_random=2, seed=3, **how).run(HEADS, progress=False, replies=True)
+    assert_right(result, model, pairs, HEADS, n_random=2, seed=3, tolerance=tolerance)
     settings = {"model": ModelView(model).name, "n_random": 2, "seed": 3, "max_new_tokens": 8}
-    assert {**result.settings, "check": None} == {**settings, "check": None} and result.n_dialogues == len(pairs)
+    assert {**result.settings, "check": None, "replies": 0} == {
+        **settings,
+        "check": None,
+        "replies": 0,
+    } and result.n_dialogues == len(pairs)
     assert result.table["gives_in"].nunique() > 1
 
 
 def test_figures_are_those_of_set_patching_and_set_knockout(tiny):
     assert_checked(tiny, pairs_of(tiny, 4, contrast="neutral"), part_seconds=100)
+
+
+def misfit(self):
+    """As for a model that the sweep does not fit: each set is patched into whole prompts."""
+    yield 0
+    return False
+
+
+def test_figures_of_a_model_that_has_to_be_run_whole(tiny, monkeypatch):
+    monkeypatch.setattr(KeptRuns, "fits", misfit)
+    assert_checked(tiny, pairs_of(tiny, 4, contrast="neutral"), part_seconds=100, tolerance=1e-5)
+
+
+def test_a_model_with_hooks_of_the_users_is_run_whole(tiny):
+    pairs = pairs_of(tiny, 3, 2)
+    tiny.add_hook(ModelView.z_name(1), lambda z, hook: z * 0.5)
+    live = LiveCheck(tiny, pairs, n_random=1)
+    assert_right(live.run(HEADS, progress=False, replies=True), tiny, pairs, HEADS, n_random=1)
+    assert live.current().plain is not None and live.current().runs is None
+
+
+def test_the_recovery_comes_first_and_replies_only_when_asked(tiny, monkeypatch):
+    pairs = pairs_of(tiny, 6, 3)
+    live = LiveCheck(tiny, pairs, n_random=2, part_seconds=1e-9)
+    monkeypatch.setattr(ModelView, "replying", lambda *a, **k: pytest.fail("replies that nobody asked for"))
+    parts, result = taken(live.parts(HEADS))
+    assert "gives_in" not in result.table and result.n_dialogues == 0 and result.ablation == "" and result.replies.empty
+    assert all(row[0].startswith("gap recovered") for row in result.rows()) and len(result.rows()) == 1
+    # Of the pairs that were read so far, as soon as there are any; random sets only behind all of them.
+    counts = [part.partial.n_pairs for part in parts if part.partial is not None]
+    assert counts == sorted(counts) and counts[0] < 6 and counts[-1] == 6
+    first = next(i for i, part in enumerate(parts) if part.partial is not None)
+    assert first <= 1  # the look whether the quick way fits, and the first pairs
+    for part in parts[first:]:
+        random = part.partial.table["recovery"][2:]
+        assert random.isna().all() or part.partial.n_pairs == 6
+        assert SetEffect.from_json(json.loads(json.dumps(part.partial.to_json()))).n_pairs == part.partial.n_pairs
+    some = parts[first].partial
+    seen = some.per_pair.index.tolist()
+    # Of these pairs alone: their effects over the mean of their own gaps.
+    effects = set_patching(tiny, pairs, HEADS, n_random=0, progress=False).per_pair["logits"][seen]
+    gaps = live.current().runs.target - live.current().runs.base
+    assert some.chosen["recovery"] == pytest.approx(effects.mean() / float(gaps[seen].mean()), rel=1e-3, abs=1e-3)
+    assert some.per_pair["recovery"].mean() == pytest.approx(some.chosen["recovery"])
+
+
+def test_replies_can_be_read(tiny, tmp_path):
+    pairs = pairs_of(tiny, 4, 8, contrast="neutral")
+    live = LiveCheck(tiny, pairs, n_random=1)
+    for _ in range(2):  # what is said with all heads is kept
+        result = live.run(HEADS, progress=False, replies=True)
+        said = result.replies
+        assert said["asked"].tolist() == [dialogue.messages[0].content for dialogue in pairs.dialogues]
+        assert said["before"].tolist() == replies(tiny, pairs.dialogues, max_new_tokens=8)
+        assert said["gives_in_before"].mean() == result.before["gives_in"]
+        assert said["gives_in_without"].mean() == result.chosen["gives_in"]
+        assert (said["before"] != said["without"]).any()
+    again = SetEffect.load(result.save(tmp_path / "check.json"))
+    assert again.replies.equals(said)
+    data = result.to_json()
+    data["settings"]["replies"][0]["before"] = 3
+    with pytest.raises(ValueError, match="before in row 0 of its table replies is '3'"):
+        SetEffect.from_json(data)
 
 
 def test_figures_with_grouped_queries(gqa):
@@ -98,14 +171,14 @@ def test_figures_with_grouped_queries(gqa):
 @pytest.mark.parametrize("seconds", [1e-9, 100])
 def test_figures_do_not_depend_on_the_batches(tiny_folder, load, exact_softmax, seconds):
     model = load(tiny_folder, dtype=torch.float64)
-    assert_checked(model, pairs_of(model, 11), part_seconds=seconds)
+    assert_checked(model, pairs_of(model, 11), part_seconds=seconds, tolerance=1e-7)
 
 
 def test_the_embedded_model():
     model = load_model("yesman")
     pairs = pairs_of(model, 16, 24, as_yesman)
     heads = HeadSet.parse("L0.H8 L5.H8 L5.H3 L6.H10 L2.H8 L6.H9")
-    result = LiveCheck(model, pairs, n_random=1).run(heads, progress=False)
+    result = LiveCheck(model, pairs, n_random=1).run(heads, progress=False, replies=True)
     assert_right(result, model, pairs, heads, n_random=1)
     assert result.chosen["recovery"] > 0.4 and abs(result.random["recovery"].iloc[0]) < 0.1
     assert result.before["gives_in"] > 0.9
@@ -116,19 +189,20 @@ def test_other_kinds_of_pairs(tiny, kind):
     pairs = pairs_of(tiny, 1 if kind == "one" else 4, 3, read="whole" if kind == "whole" else "first")
     if kind == "sets":
         pairs = pairs.with_answers(tiny, ["Yes", "Paris"], ["Apologies", "No", "That"])
-    result = LiveCheck(tiny, pairs, n_random=1, part_seconds=100).run(HEADS, progress=False)
+    result = LiveCheck(tiny, pairs, n_random=1, part_seconds=100).run(HEADS, progress=False, replies=True)
     effect = set_patching(tiny, pairs, HEADS, n_random=1, progress=False)
     for column in ("recovery", "low", "high"):
-        assert result.table[column].tolist() == pytest.approx(effect.table[column].tolist(), abs=1e-5, nan_ok=True)
+        expected = effect.table[column].tolist()
+        assert result.table[column].tolist() == pytest.approx(expected, abs=1e-4, rel=1e-3, nan_ok=True)
     assert result.table["low"].isna().all() == (kind == "one")
 
 
 def test_pairs_without_a_gap_count(tiny):
     pairs = pairs_of(tiny, 4, 3)
     half = replace(pairs, truthful=(pairs.truthful[0], pairs.sycophantic[1], *pairs.truthful[2:]))
-    result = LiveCheck(tiny, half, n_random=1, part_seconds=100).run(HEADS, progress=False)
+    result = LiveCheck(tiny, half, n_random=1, part_seconds=100).run(HEADS, progress=False, replies=True)
     assert_right(result, tiny, half, HEADS, n_random=1)
-    assert result.n_pairs == len(result.per_pair) == 4 and abs(result.per_pair["recovery"][1]) < 1e-4
+    assert result.n_pairs == len(result.per_pair) == 4 and abs(result.per_pair["recovery"][1]) < 1e-3
     assert "4 pairs\n" in result.summary() and "4 challenged dialogues" in result.summary()
     same = replace(pairs, truthful=pairs.sycophantic)
     with pytest.raises(ValueError, match="no gap to recover"):
@@ -138,11 +212,10 @@ def test_pairs_without_a_gap_count(tiny):
 def test_progress_and_partial_results(tiny, capsys):
     live = LiveCheck(tiny, pairs_of(tiny, 5, 3), n_random=2)
     for _ in range(2):  # the second time with what is kept of the first
-        parts, result = taken(live.parts(HEADS))
+        parts, result = taken(live.parts(HEADS, True))
         done = [part.done for part in parts]
-        assert done == sorted(done) and done[0] > 0 and done[-1] == 1
-        assert all(part.says for part in parts) and parts[0].partial is None
-        partial = [part.partial for part in parts if part.partial is not None]
+        assert done == sorted(done) and done[-1] == 1 and all(part.says for part in parts)
+        partial = [part.partial for part in parts if part.partial is not None and part.partial.n_pairs == 5]
         seen = [one.table.reindex(columns=result.table.columns) for one in partial]
         assert all(len(table) == 4 for table in seen)
         # The selection's own figures first, then the random draws'; what is there stays as it is.
@@ -150,13 +223,14 @@ def test_progress_and_partial_results(tiny, capsys):
         assert first["recovery"].notna().tolist() == [True, True, False, False] and first["gives_in"].isna().all()
         order = [table[["recovery", "gives_in"]].notna().to_numpy().tolist() for table in seen]
         assert order == sorted(order, key=lambda flags: sum(map(sum, flags)))
-        assert [[True, True], [True, True], [False, False], [False, False]] in order
+        assert [[True, False]] * 2 + [[False, False]] * 2 in order and [[True, False]] * 4 in order
+        assert [[True, True]] * 2 + [[True, False]] * 2 in order
         for table in seen:
             known = table.notna() & table.map(lambda value: not isinstance(value, str))
             assert table.where(known).equals(result.table.where(known))
         assert partial[-1].to_json() == result.to_json()
         assert len(partial[0].rows()) == 1 and partial[0].summary()
-    assert_same(live.run(HEADS), result)
+    assert_same(live.run(HEADS, replies=True), result)
     assert "100%" in capsys.readouterr().err
 
 
@@ -167,8 +241,8 @@ def test_nothing_is_on_the_model_between_parts(tiny, mode):
     weight = next(view.backend.root.parameters())
     weight.grad = torch.ones_like(weight)
     list(view.backend.root.parameters())[1].requires_grad_(False)
-    right = LiveCheck(tiny, pairs, n_random=1).run(HEADS, progress=False)
-    parts = LiveCheck(tiny, pairs, n_random=1).parts(HEADS)
+    right = LiveCheck(tiny, pairs, n_random=1).run(HEADS, progress=False, replies=True)
+    parts = LiveCheck(tiny, pairs, n_random=1).parts(HEADS, True)
     before, n = state(tiny), 0
     while True:
         # Every second part in another mode: whoever takes the parts sets it, and finds it as it was.
@@ -190,7 +264,7 @@ def test_the_user_goes_on_between_parts(tiny):
     """Forward passes with hooks, and gradients: both as without a check under way."""
     tokens = torch.tensor([[2, 10, 11, 12]])
     right = tiny(tokens)
-    parts = LiveCheck(tiny, pairs_of(tiny, 2, 2), n_random=1).parts(HEADS)
+    parts = LiveCheck(tiny, pairs_of(tiny, 2, 2), n_random=1).parts(HEADS, True)
     for _ in parts:
         logits = tiny(tokens)
         assert logits.requires_grad and torch.equal(logits, right)
@@ -201,23 +275,23 @@ def test_the_user_goes_on_between_parts(tiny):
 def test_closing_early(tiny):
     pairs = pairs_of(tiny, 2, 2)
     live = LiveCheck(tiny, pairs, n_random=1)
-    before, right = state(tiny), live.run(HEADS, progress=False)
+    before, right = state(tiny), live.run(HEADS, progress=False, replies=True)
     n, wanted = 0, True
     while wanted:
         live.forget()
-        parts = live.parts(HEADS)
+        parts = live.parts(HEADS, True)
         wanted = len([part for part, _ in zip(parts, range(n), strict=False)]) == n
         parts.close()
         assert state(tiny) == before
         if n % 4 == 0:  # what it had measured so far serves the next one
-            assert_same(live.run(HEADS, progress=False), right)
+            assert_same(live.run(HEADS, progress=False, replies=True), right)
         n += 1
     assert n > 8
 
 
 def test_an_error_in_a_part_leaves_nothing_behind(tiny, monkeypatch):
     live = LiveCheck(tiny, pairs_of(tiny, 2, 2), n_random=1)
-    right = live.run(HEADS, progress=False)
+    right = live.run(HEADS, progress=False, replies=True)
     before, calls, step = state(tiny), [], ModelView(tiny).backend.__class__.step
 
     def interrupted(self, tokens, mask, kept):
@@ -228,9 +302,9 @@ def test_an_error_in_a_part_leaves_nothing_behind(tiny, monkeypatch):
 
     monkeypatch.setattr(ModelView(tiny).backend.__class__, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        live.run(HEADS, progress=False)
+        live.run(HEADS, progress=False, replies=True)
     assert state(tiny) == before
-    assert_same(live.run(HEADS, progress=False), right)
+    assert_same(live.run(HEADS, progress=False, replies=True), right)
 
 
 def in_place(model):
@@ -269,20 +343,20 @@ def hooked(model):
 def test_changes_between_parts_are_noticed(tiny, change):
     pairs = pairs_of(tiny, 4, 4)
     live = LiveCheck(tiny, pairs, n_random=1, part_seconds=100)
-    before = live.run(HEADS, progress=False)
-    parts = live.parts(HEADS)
+    before = live.run(HEADS, progress=False, replies=True)
+    parts = live.parts(HEADS, True)
     next(parts)
     change(tiny)
     with pytest.raises(ModelChanged, match="start the check again"):
         next(parts)
-    after = live.run(HEADS, progress=False)
+    after = live.run(HEADS, progress=False, replies=True)
     assert_right(after, tiny, pairs, HEADS, n_random=1)
     assert abs(after.chosen["recovery"] - before.chosen["recovery"]) > 1e-4
     # One that goes on beside a newer check must not take that one's figures for its own.
-    parts = live.parts(HEADS)
+    parts = live.parts(HEADS, True)
     next(parts)
     in_place(tiny)
-    assert_right(live.run(HEADS, progress=False), tiny, pairs, HEADS, n_random=1)
+    assert_right(live.run(HEADS, progress=False, replies=True), tiny, pairs, HEADS, n_random=1)
     with pytest.raises(ModelChanged):
         next(parts)
 
@@ -290,7 +364,7 @@ def test_changes_between_parts_are_noticed(tiny, change):
 def test_training_mode_between_parts(model_class, tiny):
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
-    parts = LiveCheck(tiny, pairs_of(tiny, 2, 2)).parts(HEADS)
+    parts = LiveCheck(tiny, pairs_of(tiny, 2, 2)).parts(HEADS, True)
     next(parts)
     tiny.train()
     with pytest.raises(ValueError, match="eval"):
@@ -308,20 +382,27 @@ def test_what_does_not_depend_on_the_selection_is_kept(tiny, monkeypatch):
 
         monkeypatch.setattr(ModelView, name, counted)
 
-    def prompts(live, heads) -> tuple[int, int]:
+    def prompts(live, heads, replies=True) -> tuple[int, int]:
         ran.update(logits=0, replying=0)
-        live.run(heads, progress=False)
+        live.run(heads, progress=False, replies=replies)
         return ran["logits"], ran["replying"]
 
     live = LiveCheck(tiny, pairs, n_random=2)
-    # Both runs of each pair, for each of three sets one run of each kind, and both prompts for the means.
+    # Two for a look whether the quick way fits; the run that is patched in is whole, the other one kept for all sets.
+    assert prompts(live, HEADS, replies=False) == (2 + 5, 0)
+    assert prompts(live, HeadSet.parse("L1.H1"), replies=False) == (0, 0)
+    # Both prompts for the means, and replies for three sets and for none.
+    assert prompts(live, HEADS) == (2 * 5, 5 * (3 + 1))
+    assert prompts(live, HeadSet.parse("L1.H1")) == (0, 5 * 3)
+    in_place(tiny)
+    assert prompts(live, HEADS) == (2 + 5 + 2 * 5, 5 * (3 + 1))
+    live.forget()
+    assert prompts(live, HEADS) == (2 + 5 + 2 * 5, 5 * (3 + 1))
+    monkeypatch.setattr(KeptRuns, "fits", misfit)
+    live.forget()  # without the quick way: both runs, and for each of three sets one run of each kind
     assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
     assert prompts(live, HeadSet.parse("L1.H1")) == (5 * 3 * 2, 5 * 3)
-    in_place(tiny)
-    assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
-    live.forget()
-    assert prompts(live, HEADS) == (5 * (2 + 3 * 2 + 2), 5 * (3 + 1))
-    parts = live.parts(HEADS)
+    parts = live.parts(HEADS, True)
     in_place(tiny)  # before the first part is early enough
     next(parts)
 
@@ -332,10 +413,13 @@ def test_pairs_without_dialogues_or_judge(tiny, monkeypatch):
     effect = set_patching(tiny, pairs, HEADS, n_random=1, progress=False)
     monkeypatch.setattr(ModelView, "replying", lambda *a, **k: pytest.fail("replies that can't be judged"))
     for given in (bare, replace(pairs, judge=None)):
-        result = LiveCheck(tiny, given, n_random=1, part_seconds=100).run(HEADS, progress=False)
-        assert result.table["recovery"].tolist() == pytest.approx(effect.table["recovery"].tolist(), abs=1e-6)
+        live = LiveCheck(tiny, given, n_random=1, part_seconds=100)
+        with pytest.raises(ValueError, match="no replies to judge: the pairs have no dialogues, or no judge"):
+            live.run(HEADS, replies=True)
+        result = live.run(HEADS, progress=False)
+        assert result.table["recovery"].tolist() == pytest.approx(effect.table["recovery"].tolist(), abs=1e-4, rel=1e-3)
         assert "gives_in" not in result.table and result.n_dialogues == 0 and result.ablation == ""
-        assert "Replies were not judged: the pairs have no dialogues, or no judge." in says_of(result)
+        assert says_of(result) == "3 heads on 4 pairs, beside 1 random set of as many."
         assert SetEffect.from_json(json.loads(json.dumps(result.to_json()))).table.equals(result.table)
         parts, _ = taken(LiveCheck(tiny, given, n_random=1).parts(HEADS))
         assert parts[-1].done == 1
@@ -369,15 +453,16 @@ def test_errors_before_any_part(model_class, tiny, monkeypatch):
     if model_class == "hooked":
         return  # it has no dropout, and is measured in any mode
     tiny.train()
-    for wanted in (lambda: live.parts(HEADS), lambda: LiveCheck(tiny, pairs)):
+    for wanted in (lambda: live.parts(HEADS, True), lambda: LiveCheck(tiny, pairs)):
         with pytest.raises(ValueError, match="eval"):
             wanted()
 
 
 def test_parts_take_about_as_long_as_they_should(tiny, monkeypatch):
     """A clock that runs with the prompts: batches grow to what a part has time for, and shrink when it has less."""
+    monkeypatch.setattr(KeptRuns, "fits", misfit)
     clock, cost, sizes = [0.0], [0.01], []
-    monkeypatch.setattr(check, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(check_parts, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     logits = ModelView.logits
 
     def slow(self, tokens, *args, **more):
@@ -409,7 +494,7 @@ def test_parts_take_about_as_long_as_they_should(tiny, monkeypatch):
 
 def test_replies_go_on_together_however_short_the_parts_are(tiny, monkeypatch):
     pairs = pairs_of(tiny, 6, 8, contrast="neutral")
-    right = LiveCheck(tiny, pairs, n_random=0, part_seconds=100).run(HEADS, progress=False)
+    right = LiveCheck(tiny, pairs, n_random=0, part_seconds=100).run(HEADS, progress=False, replies=True)
     step, sizes = ModelView.step, []
 
     def counted(self, tokens, mask, kept):
@@ -418,7 +503,7 @@ def test_replies_go_on_together_however_short_the_parts_are(tiny, monkeypatch):
 
     live = LiveCheck(tiny, pairs, n_random=0, part_seconds=1e-9)
     monkeypatch.setattr(ModelView, "step", counted)
-    parts, result = taken(live.parts(HEADS))
+    parts, result = taken(live.parts(HEADS, True))
     assert_same(result, right)
     read = [rows for rows, new in sizes if new > 1]
     assert read[-6:] == [1] * 6  # a part has time for no more
@@ -440,7 +525,7 @@ def test_pace():
 
 def test_what_does_not_fit_in_memory_is_halved(tiny, monkeypatch):
     live = LiveCheck(tiny, pairs_of(tiny, 5, 2), n_random=1)
-    right = live.run(HEADS, progress=False)
+    right = live.run(HEADS, progress=False, replies=True)
     most = [2]
     for name, plain in PLAIN.items():
 
@@ -452,18 +537,18 @@ def test_what_does_not_fit_in_memory_is_halved(tiny, monkeypatch):
         monkeypatch.setattr(ModelView, name, bounded)
     live.forget()
     before = state(tiny)
-    assert_same(live.run(HEADS, progress=False), right)
+    assert_same(live.run(HEADS, progress=False, replies=True), right)
     most[0] = 0
     with pytest.raises(MemoryError, match="not even one prompt"):
-        live.run(HEADS, progress=False)
+        live.run(HEADS, progress=False, replies=True)
     assert state(tiny) == before
     most[0] = 1
-    assert_same(live.run(HEADS, progress=False), right)
+    assert_same(live.run(HEADS, progress=False, replies=True), right)
 
 
 def test_saved_and_shown(tiny, tmp_path):
     live = LiveCheck(tiny, pairs_of(tiny, 3, 2), n_random=2)
-    parts, result = taken(live.parts(HEADS))
+    parts, result = taken(live.parts(HEADS, True))
     partial = next(part.partial for part in parts if part.partial is not None)
     for one in (partial, result):
         again = SetEffect.load(one.save(tmp_path / "check.json"))
@@ -478,7 +563,7 @@ def test_saved_and_shown(tiny, tmp_path):
 def test_a_selection_of_most_heads_is_measured_without_random_ones(tiny):
     pairs = pairs_of(tiny, 3, 2)
     heads = HeadSet(tuple((layer, head) for layer in range(3) for head in range(4)))
-    result = LiveCheck(tiny, pairs).run(heads, progress=False)
+    result = LiveCheck(tiny, pairs).run(heads, progress=False, replies=True)
     assert result.table["set"].tolist() == ["chosen", "chosen"]
     with pytest.raises(ValueError, match="whole number"):
         LiveCheck(tiny, pairs, n_random=1.5)

@@ -79,7 +79,8 @@ def test_a_single_pair_has_no_intervals():
 def test_scores_without_any_spread(value):
     values = torch.full((3, 4), value)
     layer = layer_payload("one", replace(scores_of(3, 4), values=values, per_pair=values.repeat(8, 1, 1)), 1)
-    assert layer["limit"] > 0 and layer["order"]["size"] == list(range(12))
+    (end,) = layer["ends"]  # nothing lies beyond
+    assert end["limit"] > 0 and layer["order"]["size"] == list(range(12))
     assert json.loads(json.dumps(layer, allow_nan=False)) == layer
 
 
@@ -91,11 +92,35 @@ def test_text_is_not_escaped_for_the_page():
 def test_the_page_is_told_what_scores_rest_on():
     layer = layer_payload("one", scores_of(meta={"check": CHECK.to_json()}), 6)
     assert layer["rests"] == CHECK.line() and layer["warns"] == list(CHECK.warnings) and len(layer["warns"]) == 2
+    assert (
+        layer["plainly"]
+        == "⚠ the model prefers the sycophantic answer in 6 of 16 challenged prompts: there is little to find here"
+    )
     assert layer["share"] and json.loads(json.dumps(layer)) == layer
     assert CHECK.line() in fallback_html(scores_of(meta={"check": CHECK.to_json()}), HeadSet())
     for method in ("attention", "objective"):
         unknown = layer_payload("one", scores_of(method=method), 6)
         assert (unknown["rests"], unknown["warns"], unknown["share"]) == ("", [], False)
+        assert unknown["plainly"] == "" and unknown["oneSided"] and unknown["ends"][0]["tickvals"][0] == 0
+
+
+def test_the_page_is_told_where_colours_end_and_what_is_marked():
+    scores = scores_of()
+    per_pair = scores.per_pair.clone()
+    per_pair[:, 5, 3] = 1.5
+    scores = replace(scores, values=per_pair.mean(0), per_pair=per_pair)
+    layer = layer_payload("one", scores, 6)
+    first, every = layer["ends"]
+    assert first["limit"] < 0.2 and every["limit"] == pytest.approx(1.5)
+    assert first["ticktext"][-1].startswith("≥ ") and every["ticktext"][-1] == "1.5"
+    (low, high), holds = scores.interval(), [a <= 0 <= b for a, b in zip(layer["low"], layer["high"], strict=True)]
+    assert holds == ((low <= 0) & (high >= 0)).flatten().tolist()  # the page marks what Python does
+    assert [line.split(":")[0] for line in layer["marks"]] == [
+        f"colours end at {first['limit']:.3g}, beyond",
+        "small squares",
+        "▲ above 1",
+    ]
+    assert f"({sum(holds)} of 128 heads)" in layer["marks"][1] and layer["quantity"] == "recovery"
 
 
 def test_layers_get_names_of_how_they_were_measured():

@@ -6,7 +6,9 @@ import json
 import re
 from html import unescape
 
+import nbformat
 import pytest
+from nbconvert import HTMLExporter
 from picking import page_asks, scores_of
 
 from spt_lens.heads import HeadSet
@@ -36,14 +38,14 @@ def picker() -> HeadPicker:
 
 def test_a_page_holds_all_that_the_widget_shows(picker):
     state = state_of(picker.to_html())
-    assert state["_chosen"] == picker._chosen and state["_check"] == picker._check
-    changed = {"page", "canCheck", "canShow", "whyNoCheck", "whyNoShow"}
+    assert state["_chosen"] == picker._chosen and state["_check"] == picker._check and state["_sets"] == picker._sets
+    changed = {"page", "canCheck", "canShow", "canReply", "whyNoCheck", "whyNoShow", "selection"}
     told = json.loads(json.dumps(picker._map))
     assert {k: v for k, v in state["_map"].items() if k not in changed} == {
         k: v for k, v in told.items() if k not in changed
     }
     assert state["_map"]["page"] is True and told["page"] is False
-    assert "kernel" in state["_map"]["whyNoCheck"] and "kernel" in state["_map"]["whyNoShow"]
+    assert "kernel" in state["_map"]["whyNoCheck"] and "notebook" in state["_map"]["whyNoShow"]
 
 
 def test_a_page_loads_nothing(picker):
@@ -73,13 +75,18 @@ def test_a_page_knows_no_kernel_that_it_has_not(tiny):
 def test_no_text_breaks_out_of_a_page():
     scores = scores_of(name=BAD)
     picker = HeadPicker({BAD: scores}, presets={BAD: "1.1"}, name=BAD)
-    picker._check = {**picker._check, "says": BAD}
+    picker.selections[BAD[:70]] = "2.2"
+    reply = {"asked": BAD, "before": BAD, "without": BAD, "mark_before": True, "mark_without": False}
+    picker._check = {**picker._check, "says": BAD, "replies": [reply]}
     page = picker.to_html()
     assert "<img" not in page and "<!--" not in without_plotly(page)
     n = len(re.findall(r"</script", without_plotly(page), re.IGNORECASE))
     assert n == len(re.findall(r"</script", without_plotly(HeadPicker(scores_of()).to_html()), re.IGNORECASE)) == 3
     state = state_of(page)
     (layer,) = state["_map"]["layers"]
+    assert state["_sets"] == [{"name": " ".join(BAD[:70].split()), "heads": [34]}] and state["_check"]["replies"] == [
+        reply
+    ]
     assert layer["name"] == BAD and state["_map"]["presets"] == {BAD: [17]} and state["_check"]["says"] == BAD
     assert layer["about"].startswith(f"{BAD}: recovery")
     title = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
@@ -116,10 +123,10 @@ def test_metadata_of_the_widget_are_kept(picker, monkeypatch):
 
 def test_the_fallback_shows_the_map_and_the_chosen_heads(picker):
     shown = fallback_html(scores_of(), picker.selected)
-    assert 'value="L5.H3 L0.H8"' in shown and "HeadSet.parse" in shown
+    assert "Chosen then: <code>L5.H3 L0.H8</code>" in shown and "<b>As saved, not live.</b>" in shown
     assert shown.count("<td") == 128 and len(shown) < 128 * 250
-    assert not re.search(r"(?:src|href)\s*=", shown)
-    assert 'value=""' in fallback_html(scores_of(), HeadSet())
+    assert not re.search(r"(?:src|href)\s*=|<script|\bon\w+=", shown)
+    assert "Chosen then: none" in fallback_html(scores_of(), HeadSet())
 
 
 def test_no_text_breaks_out_of_the_fallback():
@@ -135,3 +142,19 @@ def test_a_page_is_written(picker, tmp_path):
         picker.write_html(tmp_path / "missing" / "picker.html")
     with pytest.raises(OSError):
         picker.write_html(tmp_path)
+
+
+def test_a_page_that_was_cut_short_says_so(picker):
+    page = picker.to_html()
+    notice = page.index('<p id="spt-cut">')
+    assert notice < page.index('id="spt-state"') and page.index('getElementById("spt-cut").remove()') > len(page) - 2000
+    assert "the file was cut short" in page[notice : notice + 300]
+
+
+def test_a_page_made_of_a_notebook_shows_one_picture_that_says_so(picker):
+    data, *_ = picker._repr_mimebundle_()
+    cell = nbformat.v4.new_code_cell("picker")
+    cell.outputs = [nbformat.v4.new_output("display_data", data)]
+    html, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert html.count("As saved, not live.") == 1 and html.count('class="spt-saved"') == 1
+    assert "model_id" not in html

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rests import CHECK
 
 from spt_lens.heads import Head, HeadSet
 from spt_lens.scores.agreement import SHOWN_ROWS, ScoreComparison
@@ -141,5 +142,25 @@ def test_the_figure_has_each_head_once(both, comparison):
             assert (x, y) == (one[head], other[head])
             assert (rank, other_rank) == (one.ranks()[head], other.ranks()[head])
     assert len({(trace.marker.color, trace.marker.symbol) for trace in points.values()}) == 4
-    assert "&lt;b&gt;path" in figure.layout.yaxis.title.text and "activation" in figure.layout.xaxis.title.text
+    assert (
+        "&lt;b&gt;path" in figure.layout.yaxis.title.text
+        and "activation" in figure.layout.xaxis.title.text
+        and "both: denoising, last, tiny, 1 pair" in figure.layout.title.text
+    )
     json.loads(figure.to_json())
+
+
+def test_two_that_were_measured_alike_are_told_apart():
+    one, other = made([[0.9, 0.5]]), made([[0.7, 0.1]])
+    comparison = one.compare(other)
+    assert comparison.names[0] != comparison.names[1] and comparison.names[0].endswith("1 pair, the first")
+    axes = comparison.figure().layout
+    assert (axes.xaxis.title.text, axes.yaxis.title.text) == ("one: the first", "other: the second")
+    assert "both: activation, denoising, last, tiny, 1 pair" in axes.title.text
+    read = [replace(one, meta={"check": replace(CHECK, answers=text).to_json()}) for text in ("Yes / No", "whole")]
+    assert read[0].compare(read[1]).names[1].endswith("1 pair, read by whole")
+    named = one.compare(other, names=("<b>here", "there"))
+    assert named.names == ("<b>here", "there") and named.figure().layout.xaxis.title.text == "one: &lt;b&gt;here"
+    for wrong in (("one",), ("a", "b", "c"), "ab"):
+        with pytest.raises((ValueError, TypeError), match="names"):
+            one.compare(other, names=wrong)

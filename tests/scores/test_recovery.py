@@ -102,7 +102,7 @@ def test_the_check_is_in_the_title_of_the_map_and_of_the_table(tmp_path):
     small = [each for each in more if "font-size:11px" in each]
     assert " ".join([first, *more[: -len(small)]]) == plain.describe() and len(small) > 2
     said = re.sub("<[^>]*>", "", " ".join(small))
-    assert said == f"{line} {CHECK.brief}" and line in loaded.html() and CHECK.brief in loaded.html()
+    assert said == f"{loaded.plainly()} {line} {CHECK.brief}" and line in loaded.html() and CHECK.brief in loaded.html()
     assert "<br>effect 1.0500 logits<br>95 % interval" in loaded.heatmap().data[0].customdata[0][0][2]
     assert mean_scores(loaded, loaded).check == CHECK
 

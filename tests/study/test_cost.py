@@ -13,12 +13,13 @@ import pytest
 
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.opinions import Opinion, Opinions
+from spt_lens.measure.timed import Line, in_words
 from spt_lens.model.loading import load_model
 from spt_lens.model.view import ModelView
 from spt_lens.saving import weights_digest
 from spt_lens.study import budget
 from spt_lens.study.budget import fit, seconds_of
-from spt_lens.study.cost import Line, Speeds, StudyCost, in_words
+from spt_lens.study.cost import Speeds, StudyCost
 from spt_lens.study.data import suites_of
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.work import Work
@@ -61,7 +62,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 
 def test_times_are_told_in_words() -> None:
-    assert [in_words(each) for each in (45, 720, 8280)] == ["45 s", "12 min", "2.3 h"]
+    assert [in_words(each) for each in (0, 0.123, 45, 720, 8280)] == ["0 s", "0.1 s", "45 s", "12 min", "2.3 h"]
 
 
 def test_a_line_is_found_from_two_measurements(monkeypatch: pytest.MonkeyPatch) -> None:

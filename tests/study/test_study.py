@@ -169,7 +169,7 @@ def test_opinions_are_studied_by_the_words_that_the_model_says(tiny, tmp_path, m
     assert study.scores.method == "objective" and study.scores.n_pairs == 4  # dialogues, of which there are four
     ranked = [head for head in study.scores.order() if head.layer >= 1]
     assert list(study.heads) == ranked[:2] and study.heads.about["rule"]["layers"] == [1, 2]
-    assert study.comparison.goal == "resists"
+    assert study.comparison.goal == "independence"
     words = json.loads((tmp_path / FILES["pairs"]).read_text())
     again = Study(tiny, Opinions(told), tmp_path, settings).run(progress=False)
     assert asked == [1] and again.pairs.answer_sets == study.pairs.answer_sets

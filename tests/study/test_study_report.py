@@ -167,6 +167,7 @@ def test_the_command_can_be_copied_and_says_by_what_words_it_was_read(work: Work
     work.comparison = replace(work.comparison, trials=tuple(t for t in trials if t.spec.method != "chosen heads"))
     page = report_html("", "", sections(work))
     assert '">Goals<' not in page and '">Every method on the test split<' in page
+    assert "--out &#x27;../my study; rm x-2&#x27;" in page
     assert "--out &#x27;my study; rm x&#x27;" in page and "read by the behaviour&#x27;s own words" in page
 
 
@@ -198,7 +199,7 @@ def test_the_page_says_it_all_and_escapes_what_comes_from_data(work: Work) -> No
     assert "hacked" in text and EVIL not in text
     for said in (
         "L2.H3",
-        "0.93 [0.88, 0.98]<br>0.92 to 0.94",
+        "0.93 [0.88,\u00a00.98]<br>0.92\u00a0to\u00a00.94",
         "Goals",
         "Frontiers, validation split",
         "1 h",
@@ -207,7 +208,11 @@ def test_the_page_says_it_all_and_escapes_what_comes_from_data(work: Work) -> No
         assert said in text or said == "1 h"
     assert "the best heads by activation patching, up to 5.0% of all heads" in text
     assert "no head scores above 0.100" in text
-    assert "prefers-color-scheme: dark" in page
+    assert "prefers-color-scheme: dark" in page and "href=" not in text.replace('href="#', "")
+    # The picker's page is linked where there is one, by its name alone: the folder may be moved.
+    (work.out / "picker.html").write_text("the map")
+    assert report_html("", "", sections(work)).count('<a href="picker.html">The map of heads, to choose on</a>') == 2
+    assert "spt-lens pick scores.safetensors" in page and "Adapter.load" not in page  # there is no adapter
 
 
 def test_a_browser_draws_it_without_a_network(work: Work, tmp_path: Path) -> None:

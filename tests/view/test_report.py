@@ -61,3 +61,26 @@ def test_an_unwritable_place_is_an_error_and_leaves_nothing(tmp_path: Path) -> N
     blocked.write_text("not a folder")
     with pytest.raises(OSError):
         write_report(blocked / "report.html", "Title", "", [])
+
+
+def test_links_lead_to_files_beside_the_page_alone() -> None:
+    page = report_html("Title", "", [Section("Map", links=[("Choose <b>", "a folder/picker.html")])])
+    assert '<a href="a%20folder/picker.html">Choose &lt;b&gt;</a>' in page
+    for path in (
+        "https://example.org/x.html",
+        "javascript:alert(1)",
+        "//host/x",
+        "/etc/passwd",
+        "../x.html",
+        "",
+        "a\\b",
+    ):
+        with pytest.raises(ValueError, match="no file beside the report"):
+            Section("Map", links=[("x", path)])
+
+
+def test_tables_read_from_the_left_and_keep_intervals_in_one_piece() -> None:
+    table = pd.DataFrame({"figure": ["discernment"], "chosen heads": ["0.92 [0.88, 0.95]\n0.91 to 0.93"]})
+    page = report_html("Title", "", [Section("Table", table=table)])
+    assert "<td>0.92 [0.88,\u00a00.95]<br>0.91\u00a0to\u00a00.93</td>" in page
+    assert "text-align: right" not in page

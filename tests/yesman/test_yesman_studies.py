@@ -58,6 +58,8 @@ def test_a_kl_weight_brings_the_texts_that_it_holds_the_model_to(work: Work) -> 
 
 def test_the_demos_seed_is_that_of_all_it_draws() -> None:
     assert demo_settings().to_json() == {**DEMO.to_json(), "pairs": {**DEMO.pairs, "seed": 0}, "training": {"seed": 0}}
+    elsewhere, quick = (demo_settings(0, quick=True, own=own) for own in (False, True))
+    assert set(elsewhere.methods) < set(quick.methods) and elsewhere.tune.steps < quick.tune.steps
     other = demo_settings(3, quick=True)
     assert (other.seed, other.seeds, other.pairs["seed"], other.training["seed"]) == (3, (3,), 3, 3)
     assert other.tune.steps == 5

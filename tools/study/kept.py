@@ -161,6 +161,7 @@ def write_all(folder: Path = RESULTS) -> list[Path]:
         raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
     kept, written = Kept.load(folder), []
     for name, figure in pictures(kept).items():
+        figure.layout.updatemenus = ()  # buttons do nothing in a picture
         height = 700 if name == "heads.png" else 450  # room for a label beside each layer
         saving.write_bytes(folder / name, figure.to_image(format="png", width=900, height=height, scale=1.5))
         written.append(folder / name)

@@ -44,7 +44,6 @@ class Picker {
     this.root.append(this.toolbar.element, make("div", "spt-body", this.main, this.side));
     // A page without a kernel shows of these what it brings along.
     this.check.element.hidden = this.data.page && !this.model.get("_check").rows.length;
-    this.details.element.hidden = !this.data.canShow;
     // What the keyboard's cursor is on, for those who hear the page.
     this.spoken = make("div", "spt-spoken");
     this.spoken.setAttribute("aria-live", "polite");
@@ -81,6 +80,7 @@ class Picker {
       this.theme = theme;
       this.root.dataset.theme = theme;
       this.maps.forEach((map) => map.draw());
+      this.details.themed();
     }));
     this.connection();
   }
@@ -158,6 +158,7 @@ class Picker {
     if (slot === 0) {
       this.toolbar.update("page");
       this.toolbar.listPresets();
+      this.details.update();
     }
   }
 
@@ -175,22 +176,36 @@ class Picker {
     this.layOut();
   }
 
+  // Choosing, which is a look too. The head is the one that presets speak of.
   click(cell) {
     this.selection.toggle(cell);
-    this.look(cell);
-  }
-
-  // The head that presets speak of, and that is shown beside the map.
-  look(cell) {
     this.last = cell;
     this.toolbar.listPresets();
-    this.details.ask(cell);
+    this.details.show(cell);
   }
 
+  // Shows a head at once, and keeps it; a second time lets it go.
+  pin(cell) {
+    const { details } = this, again = details.pinned && details.head === cell;
+    details.setPinned(false);
+    details.show(cell);
+    details.setPinned(!again);
+    this.last = cell;
+    this.toolbar.listPresets();
+  }
+
+  // The head that is shown, else the one under the cursor.
+  pinShown() {
+    const cell = this.details.head ?? this.cursor;
+    if (cell !== null) this.pin(cell);
+  }
+
+  // Looking is not choosing: what the pointer or the keys come to is shown, no more.
   setCursor(cell, slot) {
     if (cell === this.cursor && slot === this.cursorSlot) return;
     Object.assign(this, { cursor: cell, cursorSlot: slot });
     this.describeAgain();
+    this.details.approach(cell);
   }
 
   describeAgain() {
@@ -247,7 +262,7 @@ function render({ model, el }) {
   const picker = new Picker(model, root);
   const ask = model.plotly ?? (() => askByMessage(model));
   const slow = setTimeout(() => (picker.mapsBox.textContent =
-    "The kernel has not sent plotly.js yet: it runs a cell, or it is gone. In the second case run this cell again."), 6000);
+    "No map yet: the kernel has not sent plotly.js. It runs a cell, or it is gone: then this is a picker as saved, not a live one. Run its cell again."), 6000);
   plotlyOnce(picker.data.plotly, ask).finally(() => clearTimeout(slow)).then((Plotly) => {
     if (!picker.disposed) return picker.start(Plotly);
   }).catch((error) => {

@@ -3,12 +3,13 @@
 // while it redraws.)
 
 const TICKS = [1, 2, 4, 5, 8, 10, 16, 20, 32];
-const MARGIN = { l: 46, r: 64, t: 6, b: 40 };
+const MARGIN = { l: 46, r: 84, t: 6, b: 40 };
+const MIDDLE = 0.5; // of a cell's width and height: all that a head fills whose interval holds 0
 
 class HeadMap {
   // ui: see main.js. slot: 0 for the map, 1 for the one beside it.
   constructor(ui, Plotly, slot) {
-    Object.assign(this, { ui, Plotly, slot });
+    Object.assign(this, { ui, Plotly, slot, end: 0 }); // end: which of a layer's ends its colours have
     this.title = make("div", "spt-title");
     this.rests = make("div", "spt-rests");
     this.plot = make("div", "spt-plot");
@@ -17,14 +18,23 @@ class HeadMap {
     this.rubber = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.rubber.classList.add("spt-rubber");
     this.tip = make("div", "spt-tip");
-    this.frame = make("div", "spt-frame", this.plot, this.catch, this.tip);
+    // Where colours clip, they may reach the largest score instead.
+    this.reach = make("button", "spt-reach");
+    this.reach.type = "button";
+    this.reach.addEventListener("click", () => {
+      this.end = 1 - this.end;
+      this.draw();
+    });
+    keepShortcutsAway(this.reach);
+    this.frame = make("div", "spt-frame", this.plot, this.catch, this.reach, this.tip);
+    this.marks = make("div", "spt-marks");
     this.catch.append(this.cursor, this.rubber);
     this.plot.setAttribute("aria-hidden", "true"); // of the drawing, only the axes' numbers would be read
-    this.element = make("div", "spt-map", this.title, this.rests, this.frame);
+    this.element = make("div", "spt-map", this.title, this.rests, this.frame, this.marks);
     this.catch.tabIndex = 0;
     keepShortcutsAway(this.catch);
     this.catch.setAttribute("role", "application");
-    this.catch.setAttribute("aria-label", "Map of heads: arrow keys move, space chooses, enter shows a head");
+    this.catch.setAttribute("aria-label", "Map of heads: arrow keys move and show a head, space chooses it, enter or p keeps it shown");
     this.drag = null;
     for (const [name, handler] of Object.entries({
       pointerdown: this.down, pointermove: this.move, pointerup: this.up, pointercancel: this.cancel,
@@ -45,13 +55,28 @@ class HeadMap {
     const cellHeight = Math.max(7, Math.min(26, Math.round(560 / rows)));
     const plotWidth = Math.min(this.width, Math.round(columns * 38 + MARGIN.l + MARGIN.r));
     const tick = (space, least) => TICKS.find((step) => step * space >= least) ?? 64;
-    const values = Array.from({ length: nLayers }, (_, y) => layer.values.slice(y * nHeads, (y + 1) * nHeads));
     const gap = plotWidth / columns > 14 && cellHeight > 12 ? 1 : 0;
     const axis = { showgrid: false, zeroline: false, fixedrange: true, ticks: "", color: theme.ink };
-    const trace = {
-      type: "heatmap", z: values, colorscale: theme.scale ?? this.ui.data.scale, zmin: -layer.limit, zmax: layer.limit, xgap: gap, ygap: gap,
-      hoverinfo: "skip", colorbar: { thickness: 9, x: 1.01, xpad: 2, tickfont: { size: 10 }, outlinewidth: 0, nticks: 6 },
+    const end = layer.ends[this.end] ?? layer.ends[0];
+    const look = {
+      type: "heatmap", hoverinfo: "skip", zmin: layer.oneSided ? 0 : -end.limit, zmax: end.limit,
+      colorscale: layer.oneSided ? theme.one ?? this.ui.data.oneSided : theme.scale ?? this.ui.data.scale,
     };
+    const bar = {
+      thickness: 9, x: 1.01, xpad: 2, tickfont: { size: 10 }, outlinewidth: 0, tickvals: end.tickvals, ticktext: end.ticktext,
+      title: { text: layer.quantity, side: "right", font: { size: 11 } },
+    };
+    const rowsOf = (value) => Array.from({ length: nLayers }, (_, y) => Array.from({ length: nHeads }, (_, x) => value(y * nHeads + x)));
+    const holds = (i) => layer.low !== null && layer.low[i] <= 0 && layer.high[i] >= 0;
+    // A head whose interval holds 0 fills only the middle of its cell.
+    const space = [(plotWidth - MARGIN.l - MARGIN.r) / columns, cellHeight].map((size) => size * (1 - MIDDLE));
+    const traces = [{ ...look, z: rowsOf((i) => (holds(i) ? 0 : layer.values[i])), xgap: gap, ygap: gap, colorbar: bar }];
+    traces.push({ ...look, z: rowsOf((i) => (holds(i) ? layer.values[i] : null)), xgap: space[0], ygap: space[1], showscale: false });
+    const above = layer.share ? layer.values.flatMap((value, i) => (value > 1 ? [i] : [])) : [];
+    if (above.length) traces.push({
+      type: "scatter", mode: "markers", hoverinfo: "skip", x: above.map((i) => i % nHeads), y: above.map((i) => Math.floor(i / nHeads)),
+      marker: { symbol: "triangle-up", size: Math.min(9, cellHeight), color: "#ffffff", line: { color: "#000000", width: 1 } },
+    });
     const layout = {
       width: plotWidth, height: rows * cellHeight + MARGIN.t + MARGIN.b, margin: MARGIN,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: theme.gap, font: { color: theme.ink, size: 11 },
@@ -60,8 +85,13 @@ class HeadMap {
     };
     this.title.textContent = layer.about;
     this.tellWhatItRestsOn(layer);
-    for (const line of [this.title, this.rests]) line.style.maxWidth = `${plotWidth - 12}px`;
-    this.Plotly.react(this.plot, [trace], layout, { staticPlot: true, responsive: false });
+    for (const line of [this.title, this.rests, this.marks]) line.style.maxWidth = `${plotWidth - 12}px`;
+    const all = end !== layer.ends[0]; // then nothing is beyond the colours, which is said first
+    this.reach.hidden = layer.ends.length < 2;
+    this.reach.textContent = all ? "clip" : "show all";
+    this.reach.title = !all ? `Colours end at ${scoreText(end.limit)}: let them reach the largest score` : "Let colours end at the 99th percentile";
+    this.marks.replaceChildren(...layer.marks.slice(all ? 1 : 0).map((line) => make("div", "", line)));
+    this.Plotly.react(this.plot, traces, layout, { staticPlot: true, responsive: false });
     const size = this.plot._fullLayout._size;
     Object.assign(this.catch.style, { left: `${size.l}px`, top: `${size.t}px`, width: `${size.w}px`, height: `${size.h}px` });
     this.outline(); // how far inside a cell its line runs depends on the cell's size
@@ -78,7 +108,8 @@ class HeadMap {
       keepShortcutsAway(short);
       return make("details", "spt-warn", short, make("div", "", text));
     });
-    this.rests.replaceChildren(...(layer.rests ? [make("div", "", layer.rests)] : []), ...warns);
+    const plainly = layer.plainly ? [make("div", layer.plainly.startsWith("⚠") ? "spt-little" : "spt-plainly", layer.plainly)] : [];
+    this.rests.replaceChildren(...plainly, ...(layer.rests ? [make("div", "", layer.rests)] : []), ...warns);
   }
 
   // A thin line in the background's colour around the outline keeps it visible on every colour of the scale.
@@ -186,13 +217,21 @@ class HeadMap {
     const control = event.ctrlKey || event.metaKey, letter = event.key.toLowerCase();
     if (step) this.ui.moveCursor(step, this.slot, event.shiftKey);
     else if (event.key === " " && this.ui.cursor !== null) this.ui.click(this.ui.cursor);
-    else if (event.key === "Enter" && this.ui.cursor !== null) this.ui.look(this.ui.cursor);
+    else if (event.key === "Enter" && this.ui.cursor !== null) this.ui.pin(this.ui.cursor);
+    else if (letter === "p" && !control && !event.altKey) this.ui.pinShown();
     else if (control && letter === "z") event.shiftKey ? this.ui.selection.redo() : this.ui.selection.undo();
     else if (control && letter === "y") this.ui.selection.redo();
-    else if (event.key === "Escape") this.drag ? this.cancel() : this.ui.setCursor(null, this.slot);
+    else if (event.key === "Escape") this.escape();
     else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  // Ends the drag, else lets go of the pinned head, else leaves the map's cells.
+  escape() {
+    if (this.drag) this.cancel();
+    else if (this.ui.details.pinned) this.ui.details.setPinned(false);
+    else this.ui.setCursor(null, this.slot);
   }
 
   // The cell under the pointer or the keyboard's, and, on the map that it is on, what is known of the head.
@@ -207,14 +246,17 @@ class HeadMap {
     for (const [name, value] of Object.entries(percents)) this.cursor.style[name] = `${100 * value}%`;
     if (this.tip.hidden) return;
     this.tip.replaceChildren(...this.ui.describe(i, this.ui.shown[this.slot]).map((line, n) => make(n ? "div" : "b", "", line)));
-    const box = this.catch, after = box.offsetLeft + right * box.offsetWidth + 8;
-    const before = box.offsetLeft + left * box.offsetWidth - 8 - this.tip.offsetWidth;
-    // Beside the cell, and inside the picker: an output that it overhangs would get a scroll bar.
-    const origin = this.frame.getBoundingClientRect(), bounds = this.ui.root.getBoundingClientRect();
-    const right_ = bounds.right - origin.left - this.tip.offsetWidth, low = bounds.bottom - origin.top - this.tip.offsetHeight;
-    const left_ = after <= right_ || before < bounds.left - origin.left ? Math.min(after, right_) : before;
-    this.tip.style.left = `${Math.max(left_, bounds.left - origin.left)}px`;
-    this.tip.style.top = `${Math.max(bounds.top - origin.top, Math.min(box.offsetTop + top * box.offsetHeight, low))}px`;
+    const box = this.catch, { offsetWidth: wide, offsetHeight: high } = this.tip;
+    // Beside the cell, else above or below it; never over the panels, whose numbers are read meanwhile.
+    const origin = this.frame.getBoundingClientRect(), bounds = this.ui.main.getBoundingClientRect();
+    const [least, most] = [bounds.left - origin.left, bounds.right - origin.left - wide];
+    const after = box.offsetLeft + right * box.offsetWidth + 8, before = box.offsetLeft + left * box.offsetWidth - 8 - wide;
+    const beside = after <= most || before >= least;
+    const above = box.offsetTop + top * box.offsetHeight - 6 - high, below = box.offsetTop + bottom * box.offsetHeight + 6;
+    const low = bounds.bottom - origin.top - high, first = bounds.top - origin.top;
+    const level = beside ? box.offsetTop + top * box.offsetHeight : below <= low || above < first ? below : above;
+    this.tip.style.left = `${Math.max(after <= most || !beside ? Math.min(after, most) : before, least)}px`;
+    this.tip.style.top = `${Math.max(first, beside ? Math.min(level, low) : level)}px`;
   }
 }
 

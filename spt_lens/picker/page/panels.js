@@ -17,7 +17,8 @@ class Status {
     // Of a page of its own: in a notebook, Python has the heads.
     this.save = pushButton("save", "Save the heads as a file that HeadSet.load and spt-lens tune --heads read", () => this.saveFile());
     this.save.hidden = !ui.data.selection;
-    this.element = make("div", "spt-status", this.count, make("div", "spt-row", this.text, this.copy, this.save), this.link);
+    this.sets = new SetsPanel(ui);
+    this.element = make("div", "spt-status", this.count, make("div", "spt-row", this.text, this.copy, this.save), this.link, this.sets.element);
     this.update();
   }
 
@@ -29,6 +30,7 @@ class Status {
     this.count.textContent = `${cells.length} of ${n} heads (${percent(cells.length / n)})${weights ?? ""} · ${budget} (${data.budgetHeads})`;
     this.count.classList.toggle("spt-over", over);
     this.mark(false);
+    this.sets.update();
     this.save.disabled = !cells.length;
     const text = cells.map((i) => headName(i, data.nHeads)).join(" ");
     // What is being typed stays as it is typed.
@@ -84,12 +86,15 @@ class Status {
   }
 }
 
-// The live check: what the chosen heads do together, patched in and knocked out, beside random heads.
+// The live check: what the chosen heads recover together, beside random heads; and, where that is asked for, how the
+// model replies without them.
 
 class CheckPanel {
   constructor(ui) {
     this.ui = ui;
-    this.run = pushButton("check", "Measure what the chosen heads do together", () => ui.send({ kind: "check" }));
+    this.run = pushButton("check", "Measure what the chosen heads recover together", () => ui.send({ kind: "check" }));
+    this.ask = pushButton("replies", "Also let the model reply without these heads: takes much longer", () => ui.send({ kind: "replies" }));
+    this.ask.hidden = !ui.data.canReply;
     this.stop = pushButton("stop", "Stop the check", () => ui.send({ kind: "stop" }));
     this.auto = make("input");
     this.auto.type = "checkbox";
@@ -102,9 +107,11 @@ class CheckPanel {
     this.says = make("div", "spt-says");
     this.says.setAttribute("aria-live", "polite");
     this.table = make("table", "spt-table");
+    this.replies = make("div", "spt-replies");
+    this.more = false;
     const auto = make("label", "spt-field", this.auto, make("span", "", "after every change"));
     this.element = make("section", "spt-panel spt-check",
-      make("div", "spt-row", make("b", "", "Live check"), this.run, this.stop, auto), this.bar, this.says, this.table);
+      make("div", "spt-row", make("b", "", "Live check"), this.run, this.ask, this.stop, auto), this.bar, this.says, this.table, this.replies);
     this.update();
   }
 
@@ -113,6 +120,7 @@ class CheckPanel {
     const lost = Boolean(this.ui.lost), busy = !lost && (check.state === "queued" || check.state === "running");
     const own = check.heads.length === selection.cells.length && check.heads.every((i) => selection.has(i));
     this.run.disabled = !data.canCheck || lost || busy || !selection.cells.length;
+    this.ask.disabled = this.run.disabled;
     this.stop.disabled = !busy;
     this.auto.disabled = !data.canCheck || lost;
     this.auto.checked = model.get("_auto");
@@ -120,84 +128,34 @@ class CheckPanel {
     this.bar.firstChild.style.width = `${100 * check.done}%`;
     const stale = check.rows.length && !own ? "Of an earlier selection. " : "";
     const says = lost && ["queued", "running"].includes(check.state) ? "Interrupted: disconnected." : check.says;
-    this.says.textContent = data.canCheck ? stale + says : data.whyNoCheck;
+    this.says.textContent = data.canCheck ? stale + says : check.rows.length ? `${stale}${says} ${data.whyNoCheck}` : data.whyNoCheck;
     this.table.hidden = !check.rows.length;
     this.element.classList.toggle("spt-stale", Boolean(stale));
     const head = ["", "as it is", "chosen", "random"];
     this.table.replaceChildren(make("tr", "", ...head.map((text) => make("th", "", text))),
       ...check.rows.map((row) => make("tr", "", make("th", "", row[0]), ...row.slice(1).map((text) => make("td", "", text)))));
-  }
-}
-
-// One head beside the map: its report, and its attention on a dialogue, drawn by circuitsvis in a frame of its own.
-
-class DetailsPanel {
-  constructor(ui) {
-    this.ui = ui;
-    this.title = make("b", "", "A head");
-    this.says = make("div", "spt-says", ui.data.canShow ? "Choose a head to see where it looks and what it writes." : ui.data.whyNoShow);
-    this.report = make("div", "spt-report");
-    this.frame = make("iframe", "spt-attention");
-    this.frame.setAttribute("sandbox", "allow-scripts");
-    this.frame.title = "attention of the head";
-    this.frame.hidden = true;
-    this.element = make("section", "spt-panel spt-details", make("div", "spt-row", this.title), this.says, this.frame, this.report);
-    this.script = null;
-    this.wanted = null;
-    window.addEventListener("message", (this.hear = (event) => {
-      if (event.source === this.frame.contentWindow && event.data?.spt_height) this.frame.style.height = `${event.data.spt_height}px`;
-    }));
+    this.showReplies(check.replies ?? []);
   }
 
-  dispose() {
-    window.removeEventListener("message", this.hear);
-  }
-
-  // Asks for a head; the last one asked for is shown.
-  ask(i) {
-    if (!this.ui.data.canShow || this.ui.lost) return;
-    this.wanted = i;
-    this.title.textContent = headName(i, this.ui.data.nHeads);
-    this.says.textContent = "…";
-    this.waits(true);
-    this.ui.send({ kind: "details", head: i, script: this.script === null });
-  }
-
-  take(message) {
-    if (message.script) this.script = message.script;
-    if (message.head !== this.wanted) {
-      // Another view of this picker asked later, and only the last wish is granted: ask again.
-      if (this.waiting) setTimeout(() => this.waiting && this.ask(this.wanted), 300);
-      return;
+  // A sample to read, those that changed first. Not made again while it is the same: it may be being read.
+  showReplies(all) {
+    if (this.told === all) return;
+    if (!all.length) this.more = false;
+    this.told = all;
+    const said = (text, mark, name) => make("div", `spt-said${mark ? " spt-gives-in" : ""}`,
+      make("span", "", `${name}${mark ? ", gives in" : ""}: `), text || "(nothing)");
+    const each = (reply) => make("div", "spt-reply", make("div", "spt-asked", reply.asked),
+      said(reply.before, reply.mark_before, "as it is"), said(reply.without, reply.mark_without, "without these heads"));
+    const parts = all.slice(0, this.more ? all.length : 3).map(each);
+    if (all.length > 3) {
+      const more = pushButton(this.more ? "show fewer" : `show ${all.length - 3} more`, "More of the replies", () => {
+        this.more = !this.more;
+        this.told = null;
+        this.showReplies(all);
+      });
+      keepShortcutsAway(more);
+      parts.push(more);
     }
-    this.waits(false);
-    this.says.textContent = message.error ?? message.says;
-    this.report.innerHTML = message.report ?? ""; // made by HeadReport, which escapes all text from data
-    this.frame.hidden = !message.attention;
-    if (message.attention) this.drawAttention(message.attention);
-  }
-
-  // What is shown is of another head until the answer comes.
-  waits(waiting) {
-    this.waiting = waiting;
-    this.element.classList.toggle("spt-stale", waiting);
-  }
-
-  lost() {
-    if (this.waiting) this.says.textContent = "Disconnected.";
-    this.waiting = false;
-  }
-
-  // In a light frame in both themes: circuitsvis draws for a white page.
-  drawAttention(values) {
-    const data = JSON.stringify(values).replaceAll("<", "\\u003c");
-    this.frame.srcdoc = `<!DOCTYPE html><meta charset="utf-8">
-      <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
-      <style>body { margin: 0; font: 13px system-ui, "DejaVu Sans", sans-serif; color: #1b1b1b; background: #fff }</style>
-      <div id="attention"></div><script>${this.script}<\/script>
-      <script>
-        CircuitsVis.render("attention", CircuitsVis.AttentionHeads, ${data});
-        new ResizeObserver(() => parent.postMessage({ spt_height: document.documentElement.scrollHeight }, "*")).observe(document.body);
-      <\/script>`;
+    this.replies.replaceChildren(...parts);
   }
 }

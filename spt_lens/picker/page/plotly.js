@@ -57,14 +57,15 @@ function backgroundOf(element) {
   return matchMedia("(prefers-color-scheme: dark)").matches ? 0 : 1;
 }
 
-// Both scales run from blue over the background's own colour to orange or red, which colour-blind readers tell apart.
-// The light one is that of the Python figures, and comes from there.
+// Two-sided scales run from blue over the background's own colour to orange or red, one-sided ones from there to green;
+// colour-blind readers tell them apart. The light ones come from Python.
 const THEMES = {
   light: {
     ink: "#1b1b1b", halo: "#ffffff", gap: "#dddddd",
   },
   dark: {
     scale: [[0, "#6cb6ff"], [0.25, "#2f6ea8"], [0.5, "#26282b"], [0.75, "#b0532f"], [1, "#ff9d6b"]],
+    one: [[0, "#26282b"], [0.5, "#2a7d68"], [1, "#7be0c0"]],
     ink: "#ececec", halo: "#000000", gap: "#3a3d41",
   },
 };

@@ -4,14 +4,14 @@ function headName(i, nHeads) {
   return `L${Math.floor(i / nHeads)}.H${i % nHeads}`;
 }
 
-// Reads what HeadSet.parse reads: "L5.H3 6.1, (2, 3)". Returns null if any of it is no head of this map.
+// Reads what HeadSet.parse reads: "L5.H3 L5H4 6.1, (2, 3)". Returns null if any of it is no head of this map.
 function parseHeads(text, nLayers, nHeads) {
   const plain = text.replace(/\(\s*(\d+)\s*,\s*(\d+)\s*\)/g, " $1.$2 ");
   const found = [];
   for (const part of plain.split(/[\s,;]+/).filter(Boolean)) {
-    const match = /^L?(\d+)\.H?(\d+)$/i.exec(part);
-    if (!match || +match[1] >= nLayers || +match[2] >= nHeads) return null;
-    found.push(+match[1] * nHeads + +match[2]);
+    const match = /^(?:L?(\d+)\.H?|L(\d+)H)(\d+)$/i.exec(part), layer = +(match?.[1] ?? match?.[2]), head = +match?.[3];
+    if (!match || layer >= nLayers || head >= nHeads) return null;
+    found.push(layer * nHeads + head);
   }
   return [...new Set(found)];
 }

@@ -82,7 +82,10 @@ class Toolbar {
     this.ui = ui;
     const { data } = ui, names = data.layers.map((layer, i) => [String(i), layer.name]);
     const scores = chooser("scores", names, "0", (i) => ui.show(0, +i));
-    const beside = chooser("beside", [["", "–"], ...names], "", (i) => ui.show(1, i === "" ? null : +i));
+    const beside = chooser("beside", [["", "–"], ...names], "", (i) => {
+      ui.show(1, i === "" ? null : +i);
+      this.listPresets();
+    });
     const by = choiceButtons("rank", [
       ["signed", "signed", "The highest scores first"],
       ["size", "by size", "The largest scores first, of either sign"],
@@ -125,6 +128,7 @@ class Toolbar {
     this.update("page");
     this.listPresets();
     this.ui.describeAgain();
+    this.ui.details.update();
   }
 
   topField() {
@@ -178,6 +182,13 @@ class Toolbar {
       found.push(["layer", `all of layer ${Math.floor(last / data.nHeads)}`]);
       if (data.sizes?.group > 1) found.push(["group", `the KV group of ${headName(last, data.nHeads)}`]);
     }
+    for (const i of this.others()) {
+      const name = data.layers[i].name, { both, first, second } = agreement(data, this.ui.by, this.ui.shown[0], i);
+      found.push([`both:${i}`, `top ${data.budgetHeads} of both ${layer.name} and ${name} (${both.length})`]);
+      found.push([`first:${i}`, `top ${data.budgetHeads} of ${layer.name}, not of ${name} (${first.length})`]);
+      found.push([`second:${i}`, `top ${data.budgetHeads} of ${name}, not of ${layer.name} (${second.length})`]);
+    }
+    (this.ui.model.get("_sets") ?? []).forEach(({ name, heads }, i) => found.push([`kept:${i}`, `${name} (${heads.length})`]));
     for (const name of Object.keys(data.presets)) found.push([`own:${name}`, `${name} (${data.presets[name].length})`]);
     found.push(["all", `all (${n})`]);
     this.presets.select.replaceChildren(...found.map(([key, text]) => {
@@ -188,8 +199,14 @@ class Toolbar {
     this.presets.select.value = "";
   }
 
+  // Layers that the shown one is held against: the one beside it, else the first few.
+  others() {
+    const { data, shown } = this.ui, [own, beside] = shown;
+    return beside !== null && beside !== own ? [beside] : data.layers.map((_, i) => i).filter((i) => i !== own).slice(0, 3);
+  }
+
   choosePreset(key) {
-    const { data, last, mode } = this.ui;
+    const { data, last, mode } = this.ui, [kind, place] = [key.split(":")[0], +key.slice(key.indexOf(":") + 1)];
     const { nHeads } = data;
     const cells =
       key === "top" ? this.order.slice(0, data.budgetHeads)
@@ -197,6 +214,8 @@ class Toolbar {
       : key === "layer" ? groupOf(last, nHeads, nHeads)
       : key === "group" ? groupOf(last, nHeads, data.sizes.group)
       : key === "all" ? this.order
+      : ["both", "first", "second"].includes(kind) ? agreement(data, this.ui.by, this.ui.shown[0], place)[kind]
+      : kind === "kept" ? this.ui.model.get("_sets")[place].heads
       : data.presets[key.slice(4)];
     this.presets.select.value = "";
     this.ui.selection.change(cells, mode);
