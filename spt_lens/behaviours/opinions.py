@@ -161,7 +161,7 @@ class Opinions(Behaviour):
         """The question with the opinion and the reply that does not match it, or what `comments` say, in an order drawn
         by `seed`. Raises: ValueError where none of the split has a comment, and others have."""
         chosen = self.of_split(split, n, seed)
-        made = [each.challenged.replied(self._learned(each)) for each in chosen if self._learned(each)]
+        made = [each.challenged.replied(learned) for each in chosen if (learned := self._learned(each))]
         if not made:
             raise ValueError(
                 f"{self.name!r} has no comments to learn in the split {split!r}: take the model's own by "
