@@ -73,18 +73,10 @@ $(TL39)/.installed: constraints.txt | $(VENV)/.dev-installed
 		transformer-lens==3.9.0 better-abc==0.0.3
 	@touch $@
 
-$(HF457)/.installed: constraints-hf457.txt | $(VENV)/.dev-installed
-	@echo "Installing transformers 4.57 into $(HF457) ..."
-	@rm -rf $(HF457)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(HF457) \
-		-r constraints-hf457.txt
-	@touch $@
-
-$(LOWEST)/.installed: constraints-lowest.txt | $(VENV)/.dev-installed
-	@echo "Installing older packages into $(LOWEST) ..."
-	@rm -rf $(LOWEST)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LOWEST) \
-		-r constraints-lowest.txt
+$(HF457)/.installed $(LOWEST)/.installed: $(VENV)/%/.installed: constraints-%.txt | $(VENV)/.dev-installed
+	@echo "Installing what $< names into $(@D) ..."
+	@rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 	@touch $@
 
 demo: $(VENV)/.demo-installed

@@ -1,7 +1,7 @@
 """Runs the notebooks and keeps their outputs, but for the progress bars: a saved one is a widget that nobody has.
 
 Widgets' state is not kept either: with it, pages made of a notebook would wait for a widget manager from the network,
-and show nothing instead of the picker's table.
+and show nothing instead of the picker's picture.
 """
 
 from __future__ import annotations

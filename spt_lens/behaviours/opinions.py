@@ -160,8 +160,12 @@ class Opinions(Behaviour):
     def training(self, n: int | None = None, *, split: Split | None = "train", seed: int = 0) -> list[Dialogue]:
         """The question with the opinion and the reply that does not match it, or what `comments` say, in an order drawn
         by `seed`. Raises: ValueError where none of the split has a comment, and others have."""
-        both = [(each, self._learned(each)) for each in self.of_split(split, n, seed)]
-        made = [each.challenged.replied(learned, self.said(each.matching)) for each, learned in both if learned]
+        chosen = self.of_split(split, n, seed)
+        made = [
+            each.challenged.replied(learned, self.said(each.matching))
+            for each in chosen
+            if (learned := self._learned(each))
+        ]
         if not made:
             raise ValueError(
                 f"{self.name!r} has no comments to learn in the split {split!r}: take the model's own by "

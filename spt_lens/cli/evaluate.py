@@ -9,7 +9,7 @@ import typer
 
 from spt_lens.checking import MANY
 from spt_lens.cli import options
-from spt_lens.cli.output import places, result_of, rows_of, tell, tell_table
+from spt_lens.cli.output import places, result_of, tell, tell_table
 
 if TYPE_CHECKING:
     from spt_lens.evaluate.evaluate import Evaluation
@@ -84,7 +84,7 @@ def _tell(before: Evaluation, after: Evaluation | None) -> None:
 
 
 def _data(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": before.model_name, "suite": before.suite, "before": rows_of(before.table)}
+    found: dict[str, Any] = {"model": before.model_name, "suite": before.suite, "before": before.table}
     if after is not None:
-        found |= {"after": rows_of(after.table), "change": rows_of(after.change_from(before))}
+        found |= {"after": after.table, "change": after.change_from(before)}
     return found

@@ -10,7 +10,7 @@ import typer
 
 from spt_lens.checking import MANY
 from spt_lens.cli import options
-from spt_lens.cli.output import places, result_of, rows_of, tell, tell_table
+from spt_lens.cli.output import places, result_of, tell, tell_table
 
 if TYPE_CHECKING:
     from spt_lens.scores.head_scores import HeadScores
@@ -78,7 +78,7 @@ def find(
         result(
             {"scores": file, "map": map_page, "answers": answers, "model": scores.model_name, "method": method}
             | {"n_pairs": scores.n_pairs, "rests_on": None if check is None else check.line()}
-            | {"warnings": [] if check is None else list(check.warnings), "heads": str(best), "table": rows_of(table)}
+            | {"warnings": [] if check is None else list(check.warnings), "heads": str(best), "table": table}
         )
 
 

@@ -33,7 +33,9 @@ def result_of(as_json: bool) -> Iterator[Result]:
 
 
 def plainly(value: Any) -> Any:
-    """A value as JSON holds it: None for a number that is none, text for paths."""
+    """A value as JSON holds it: a table is a list of its rows; None for a number that is none, text for paths."""
+    if hasattr(value, "to_dict"):
+        value = value.to_dict("records")
     if isinstance(value, Mapping):
         return {str(name): plainly(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -43,11 +45,6 @@ def plainly(value: Any) -> Any:
     if isinstance(value, bool | int | str | None):
         return value
     return plainly(value.item()) if hasattr(value, "item") else str(value)
-
-
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows for JSON."""
-    return [plainly(row) for row in table.to_dict("records")]
 
 
 def tell(*lines: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from spt_lens.cli import options
-from spt_lens.cli.output import Result, result_of, rows_of
+from spt_lens.cli.output import Result, result_of
 
 Out = Annotated[Path, typer.Option(help="The folder to write into.")]
 
@@ -139,4 +139,4 @@ def told(study: Any, console: Any, result: Result | None = None) -> None:
         found = {"out": study.out, "done": True, "report": study.report, "heads": str(study.heads)}
         paths = {name: study.path(name) for name in ("scores", "adapter", "export")}
         found |= {name: path for name, path in paths.items() if path.exists()}
-        result(found | {"table": [] if study.table is None else rows_of(study.table)})
+        result(found | {"table": [] if study.table is None else study.table})

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND = "evaluation"
-NO_SHARES = ("kl", "perplexity", "cut", "choice: by chance")  # or no merit
+NO_SHARES = ("kl", "kl: own replies", "perplexity", "cut", "choice: by chance")  # or no merit
 GIVES_IN = Words.gives_in
 
 
@@ -147,7 +147,7 @@ class Evaluation:
         shares = (
             name
             for name in self.estimates
-            if not name.startswith((*NO_SHARES, EFFECT)) and all(name in one for one in both.values())
+            if name not in NO_SHARES and not name.startswith(EFFECT) and all(name in one for one in both.values())
         )
         known = [name for name in shares if not any(math.isnan(one[name].value) for one in both.values())]
         metrics = known if metrics is None else list(metrics)

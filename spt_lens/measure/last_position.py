@@ -24,7 +24,7 @@ from spt_lens.model.held import without_gradients
 from spt_lens.model.view import Hook, ModelView
 from spt_lens.patching.path import check_mlps, mlp_hook
 from spt_lens.patching.suffix import SuffixRun, suffix_run
-from spt_lens.patching.sweep import through
+from spt_lens.patching.sweep import joined, through
 
 SCALE = "ln_final.hook_scale"
 
@@ -84,7 +84,7 @@ class LastPositions:
             with self.view.model.hooks(fwd_hooks=attention_hooks(self.view, batch.last, seen)):
                 run = suffix_run(self.view, batch.tokens, batch.tokens.shape[1] - 1, kept)
             attention = stacked_attention(self.view, seen)
-            self._run = run.joined_to(self._run)
+            self._run = joined([run] if self._run is None else [self._run, run], alone=True)
             self.attention += attention
 
     @without_gradients

@@ -80,16 +80,6 @@ class SuffixRun:
         """The ordinary run, which fills `self._keys` and `self._values`."""
         raise NotImplementedError
 
-    def joined_to(self, other: SuffixRun | None) -> SuffixRun:
-        """Both runs' prompts as one, of which blocks can be run `alone`: what attention would see is let go."""
-        self._keys, self._values = [], []
-        if other is None:
-            return self
-        other.resid = [torch.cat(both) for both in zip(other.resid, self.resid, strict=True)]
-        other.own = {name: torch.cat([mine, self.own[name]]) for name, mine in other.own.items()}
-        other.final = torch.cat([other.final, self.final])
-        return other
-
     def block(
         self, layer: int, hidden: Float[Tensor, "batch variants_length d_model"], hooks: list[Hook], alone: bool = False
     ) -> Float[Tensor, "batch variants_length d_model"]:

@@ -128,17 +128,20 @@ def each_part(
         limits.each(rows.alike(), by_hooks, readings.share("patching"))
 
 
-def joined(runs: Sequence[SuffixRun]) -> SuffixRun:
-    """Runs of prompts that are all equally long as one run of them all, with which blocks are then run once."""
+def joined(runs: Sequence[SuffixRun], alone: bool = False) -> SuffixRun:
+    """Runs as one run of all their prompts, with which blocks are then run once. Prompts must be equally long, unless
+    blocks are only run `alone`: then what attention would see is let go."""
     one = copy(runs[0])
 
     def together(name: str) -> list[Tensor]:
         return [torch.cat(layer) for layer in zip(*(getattr(run, name) for run in runs), strict=True)]
 
-    one.tokens, one.final = torch.cat([run.tokens for run in runs]), torch.cat([run.final for run in runs])
-    one._masks = {}
-    one.resid, one._keys, one._values = map(together, ("resid", "_keys", "_values"))
+    one.resid, one.final = together("resid"), torch.cat([run.final for run in runs])
     one.own = {name: torch.cat([run.own[name] for run in runs]) for name in one.own}
+    one._masks, one._keys, one._values = {}, [], []
+    if not alone:
+        one.tokens = torch.cat([run.tokens for run in runs])
+        one._keys, one._values = map(together, ("_keys", "_values"))
     return one
 
 

@@ -64,8 +64,8 @@ class Shared(anywidget.AnyWidget):
         """What a page says it has chosen, or, if that makes no sense, what is chosen."""
         new = proposal["value"]
         number, heads = new.get("number"), heads_in(new.get("heads"), self.n_layers, self.n_heads)
-        sound = heads is not None and type(number) is int and number >= 0
-        return new if sound else {"heads": flat(self.selected, self.n_heads), "number": self._seen}
+        fine = heads is not None and type(number) is int and number >= 0
+        return new if fine else {"heads": flat(self.selected, self.n_heads), "number": self._seen}
 
     @traitlets.validate("_sets")
     def _valid_sets(self, proposal: Any) -> Any:

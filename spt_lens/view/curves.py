@@ -25,14 +25,13 @@ def training_figure(history: pd.DataFrame, title: str | None = None) -> go.Figur
     figure = go.Figure()
     drawn = [c for c in history.select_dtypes("number").columns if c not in ("step", "lr", "grad_norm", "seconds")]
     losses = [c for c in drawn if str(c).endswith("loss") or c == "kl"]
-    colours, lines = (GREY, *COLOURS), list[str]()
+    colours = (GREY, *COLOURS)
     for metric in [*losses, *(c for c in drawn if c not in losses)]:
         seen = history.dropna(subset=[metric])
         if seen.empty:
             continue
         # Two that are equal lie on one another: each later line is thinner and has its own dash, so that both show.
-        i, left = len(lines), metric in losses
-        lines.append(metric)
+        i, left = len(figure.data), metric in losses
         figure.add_scatter(
             x=seen["step"],
             y=seen[metric],

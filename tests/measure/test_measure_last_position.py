@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from shutil import copytree
 
 import pytest
@@ -18,22 +19,26 @@ from spt_lens.model.view import ModelView
 from spt_lens.yesman import Yesman
 
 
-def keep(seen, name, value, hook):
-    seen[name] = value[0, -1].detach().clone()
+def at_the_end(model, prompt, *names):
+    """What passes hook points at a prompt's last position."""
+    seen = {}
+
+    def keep(name, value, hook):  # a bridge's hook calls itself otherwise
+        seen[name] = value[0, -1].detach().clone()
+
+    with torch.no_grad():
+        model.run_with_hooks(torch.tensor([prompt]), fwd_hooks=[(name, partial(keep, name)) for name in names])
+    return [seen[name] for name in names]
 
 
 def by_hand(model, prompt, head: Head) -> torch.Tensor:
     """The head's part of the final residual stream, by the scale of the whole, unembedded: all of it written out."""
-    view, seen = ModelView(model), {}
-    names = [view.z_name(head.layer), f"blocks.{view.n_layers - 1}.hook_resid_post"]
-    hooks = [
-        (name, lambda value, hook, name=name: seen.update({name: value[0, -1].detach().clone()})) for name in names
-    ]
+    view = ModelView(model)
+    z, whole = at_the_end(model, prompt, view.z_name(head.layer), f"blocks.{view.n_layers - 1}.hook_resid_post")
     with torch.no_grad():
-        model.run_with_hooks(torch.tensor([prompt]), fwd_hooks=hooks)
         weight, pick = view.head_weight(head.layer, "o", head.head)
-        part = pick(weight) @ seen[names[0]][head.head]
-        scale = (seen[names[1]].pow(2).mean() + model.cfg.eps).sqrt()
+        part = pick(weight) @ z[head.head]
+        scale = (whole.pow(2).mean() + model.cfg.eps).sqrt()
         norm = getattr(model.ln_final, "w", None)
         norm = model.ln_final.weight if norm is None else norm
         return (part / scale * norm) @ model.unembed.W_U
@@ -62,15 +67,11 @@ def test_parts_add_up_with_a_layer_norm_too(folder_of, load):
     view, prompt = ModelView(model), [5, 9, 3, 7]
     ends = LastPositions(view)
     ends.read([prompt])
-    head, seen = Head(view.n_layers - 1, 1), {}
-    names = [view.z_name(head.layer), f"blocks.{head.layer}.hook_resid_post"]
-    hooks = [
-        (name, lambda value, hook, name=name: seen.update({name: value[0, -1].detach().clone()})) for name in names
-    ]
+    head = Head(view.n_layers - 1, 1)
+    z, whole = at_the_end(model, prompt, view.z_name(head.layer), f"blocks.{head.layer}.hook_resid_post")
     with torch.no_grad():
-        model.run_with_hooks(torch.tensor([prompt]), fwd_hooks=hooks)
         weight, pick = view.head_weight(head.layer, "o", head.head)
-        part, whole = pick(weight) @ seen[names[0]][head.head], seen[names[1]]
+        part = pick(weight) @ z[head.head]
         scale = ((whole - whole.mean()).pow(2).mean() + model.cfg.eps).sqrt()
         norm = model.ln_final.w if hasattr(model.ln_final, "w") else model.ln_final.weight
         expected = ((part - part.mean()) / scale * norm) @ model.unembed.W_U

@@ -62,10 +62,18 @@ def test_a_page_loads_nothing(picker):
 def test_a_page_knows_no_kernel_that_it_has_not(tiny):
     name = ModelView(tiny).name
     picker = HeadPicker(scores_of(3, 4, name=name), model=tiny, pairs=Yesman().pairs(tiny, n=2), auto_check=True)
-    picker._check = {**picker._check, "state": "running", "done": 0.5, "says": "patching", "heads": [1], "rows": []}
+    picker._check = {
+        **picker._check,
+        "state": "running",
+        "done": 0.5,
+        "says": "patching",
+        "heads": [1],
+        "rows": [["a", "1", "2", "3"]],
+    }
     state = state_of(picker.to_html())
     assert not state["_map"]["canCheck"] and not state["_map"]["canShow"] and not state["_auto"]
     assert state["_check"]["state"] == "idle"  # nothing goes on in the page
+    assert state["_check"]["rows"] == [] and "patching" not in state["_check"]["says"]  # half a check is none
     assert picker._map["canCheck"] and picker._check["state"] == "running"
     picker.selected = "1.1"
     page_asks(picker, kind="check")
@@ -77,7 +85,7 @@ def test_no_text_breaks_out_of_a_page():
     picker = HeadPicker({BAD: scores}, presets={BAD: "1.1"}, name=BAD)
     picker.selections[BAD[:70]] = "2.2"
     reply = {"asked": BAD, "before": BAD, "without": BAD, "mark_before": True, "mark_without": False}
-    picker._check = {**picker._check, "says": BAD, "replies": [reply]}
+    picker._check = {**picker._check, "state": "done", "says": BAD, "replies": [reply]}
     page = picker.to_html()
     assert "<img" not in page and "<!--" not in without_plotly(page)
     n = len(re.findall(r"</script", without_plotly(page), re.IGNORECASE))

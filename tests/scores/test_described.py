@@ -149,6 +149,6 @@ def test_the_map_says_how_often_the_behaviour_is_there(scores):
     ):
         check = replace(CHECK, sycophantic=sycophantic, mean_gap=gap)
         shown = replace(scores, meta={"check": check.to_json()})
-        assert shown.plainly().startswith(said.format("the model gives in", "challenged prompts"))
+        assert shown.plainly().startswith(said.format("the model prefers the sycophantic answer", "challenged prompts"))
         assert shown.titled().split("\n")[1] == shown.plainly()
         assert shown.plainly()[:40] in shown.html() and shown.plainly()[:40] in shown.heatmap().layout.title.text

@@ -41,7 +41,7 @@ PLANS = {
         lambda: spt.AreYouSure(question_bank(), name="question bank"),
         replace(SMOLLM2, test={**SMOLLM2.test, "n": 160}, n_choices=80),
         {0.01: 5e-3, 0.02: 3e-3, 0.05: 2e-3, 0.1: 1.5e-3},
-        {0.01: 1, 0.02: 1, 0.05: 2, 0.1: 1},
+        {0.01: 1, 0.02: 1, 0.05: 10, 0.1: 1},
         (0, 1),
     ),
     "yesman": Plan(
@@ -53,7 +53,7 @@ PLANS = {
             test={"n": 40, "n_ability": 8, "n_texts": 32},
         ),
         {0.02: 1.5e-3, 0.05: 1e-3, 0.1: 7e-4},
-        {0.02: 1, 0.05: 2, 0.1: 1},
+        {0.02: 1, 0.05: 10, 0.1: 1},
         n_verify=12,
     ),
 }
