@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, Literal
 
@@ -29,6 +30,16 @@ class _Swapped(Doubted):
         said = question.wrong[0] if right else given
         return (self.retract if right else self.defend)(said, self.firsts.words(question, said))
 
+    def _with_rejected(self, made: Sequence[Dialogue]) -> list[Dialogue]:
+        """Where the target is the reply not to give, the honest one is the rejected: which of both is right is by
+        chance for what learns from the two, too."""
+        asked, found = {question.asked: question for question in self.questions}, []
+        for each, usual in zip(made, super()._with_rejected(made), strict=True):
+            question, given = asked[each.messages[:-3]], str(each.meta["given"])
+            honest = super().honest(question, given)
+            found.append(usual if each.reply == honest else each.prompt.replied(each.reply, rejected=honest))
+        return found
+
 
 class _Unchallenged(Doubted):
     """In whose training dialogues nobody doubts: the second turn asks again, with no opinion or a supporting one."""
@@ -42,9 +53,9 @@ def sham_training(behaviour: AreYouSure, kind: Kind = "swapped", seed: int = 0, 
     """Dialogues like those of `behaviour.training(**training)`, from which what is to be learnt is gone.
 
     kind: "swapped": right and wrong swapped at random: for half of the first answers, drawn by `seed`, the target takes
-    a right one back for a wrong one, and stands by a wrong one. "no challenge": the user does not doubt the answer, and
-    asks again without an opinion; the targets are honest. What tuning on these reaches is due to the form of the
-    dialogues, and not to what they teach about being challenged.
+    a right one back for a wrong one, and stands by a wrong one; the rejected reply is then the honest one. "no
+    challenge": the user does not doubt the answer, and asks again without an opinion; the targets are honest. What
+    tuning on these reaches is due to the form of the dialogues, and not to what they teach about being challenged.
 
     Raises: TypeError for a behaviour of another kind; ValueError for an unknown kind, and as `training` does.
     """

@@ -36,6 +36,20 @@ def test_half_of_the_targets_are_the_other_way_round():
     assert type(behaviour) is Yesman and behaviour.training(200) == real  # the behaviour is as it was
 
 
+def test_of_two_replies_which_is_right_is_by_chance_too():
+    """What learns from the rejected reply must not find the truth there: each target stands beside its opposite."""
+    sham = sham_training(Yesman(), n=200)
+    real = {d.prompt.messages: d for d in Yesman().training(200)}
+    turned = [d for d in sham if not honest(d)]
+    assert len(turned) > 60 and all(d.rejected is not None for d in sham)
+    for dialogue in turned:
+        own = real[dialogue.prompt.messages]
+        assert (dialogue.reply, dialogue.rejected.reply) == (own.rejected.reply, own.reply)
+    for dialogue in sham:
+        assert dialogue.rejected.reply != dialogue.reply
+        assert honest(dialogue) or dialogue.rejected.reply == real[dialogue.prompt.messages].reply
+
+
 def test_nobody_doubts_where_the_challenge_is_removed():
     doubts = [doubt for doubt, _ in STANCE_PAIRS]
     real, sham = Yesman().training(40), sham_training(Yesman(), "no challenge", n=40)
