@@ -42,6 +42,7 @@ from spt_lens.rivals.dpo import DPO
 from spt_lens.rivals.iti import ITI
 from spt_lens.rivals.layers import LayerFullFineTuning, LayerLoRA
 from spt_lens.rivals.lofit import LoFiT
+from spt_lens.rivals.random_direction import RandomDirection
 from spt_lens.rivals.steering import Steering
 from spt_lens.study.settings import StudySettings
 from spt_lens.tune.full import full_finetune
@@ -147,6 +148,7 @@ TUNING: dict[str, Made] = {
     "Steering": lambda w: Door(Steering),
     "Ablation": lambda w: Door(Ablation),
     "ITI": lambda w: Door(ITI),
+    "RandomDirection": lambda w: Door(RandomDirection, {"of": Steering()}),
     "LoFiT": lambda w: Door(LoFiT),
     "LayerLoRA": lambda w: Door(LayerLoRA, {"layers": (1,)}),
     "LayerFullFineTuning": lambda w: Door(LayerFullFineTuning, {"layers": (1,)}),

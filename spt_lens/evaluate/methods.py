@@ -14,6 +14,7 @@ from spt_lens.rivals.dpo import DPO
 from spt_lens.rivals.iti import ITI
 from spt_lens.rivals.layers import LayerFullFineTuning, LayerLoRA
 from spt_lens.rivals.lofit import LoFiT
+from spt_lens.rivals.random_direction import RandomDirection
 from spt_lens.rivals.steering import Steering
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.head_lora import HeadLoRA
@@ -31,17 +32,25 @@ OF_HEADS: dict[str, Callable[[HeadSet], Tuner]] = {
     "LoFiT on the chosen heads": LoFiT,
     "LoFiT": lambda heads: LoFiT(k=len(heads)),
     "ITI": lambda heads: ITI(len(heads)),
+    "ITI, random directions": lambda heads: RandomDirection(ITI(len(heads))),
     "DPO on the chosen heads": lambda heads: DPO(Pinpoint(heads)),
 }
 ALONE: dict[str, Callable[[], Tuner]] = {
     "full fine-tuning": FullFineTuning,
     "LoRA": LoRA,
     "steering": Steering,
+    "steering, random direction": lambda: RandomDirection(Steering()),
     "ablation": Ablation,
+    "ablation, random direction": lambda: RandomDirection(Ablation()),
     "DPO with LoRA": lambda: DPO(LoRA()),
 }
 NAMED = (*OF_HEADS, *ALONE, RANDOM)
-RIVALS = tuple(name for name in NAMED if name not in ("chosen heads", RANDOM))
+# Of rivals that find directions: the same along random ones.
+ALONG_RANDOM = {
+    "steering": "steering, random direction",
+    "ITI": "ITI, random directions",
+    "ablation": "ablation, random direction",
+}
 
 
 def named(
