@@ -149,9 +149,18 @@ class Results:
 
 
 def trials(
-    view: ModelView, task: Task, todo: Todo, results: Results, workers: int, made: Mapping[str, str]
+    view: ModelView,
+    task: Task,
+    todo: Todo,
+    results: Results,
+    workers: int,
+    made: Mapping[str, str],
+    until: float | None = None,
 ) -> Generator[tuple[str, Trial]]:
-    """The trials, as they end here or in other processes. made: with what, which their lines in the file say."""
+    """The trials, as they end here or in other processes. made: with what, which their lines in the file say.
+
+    until: no trial is begun after this time of `time.monotonic`; those that are running are waited for.
+    """
     if not todo:
         return
     left, running = dict(todo), dict[Future[Trial], str]()
@@ -161,6 +170,8 @@ def trials(
                 if key in left:
                     del left[key]
                     yield key, trial
+            if until is not None and time.monotonic() >= until:
+                left.clear()
             for key in list(left):
                 if len(running) == workers:
                     break

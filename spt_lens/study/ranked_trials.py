@@ -155,11 +155,9 @@ def tune_all(
                 known = read_trials(path)
                 left = {key: (each.spec, each.tuner) for key, each in asked if key not in known}
                 if left and (until is None or time.monotonic() < until):
-                    with closing(trials(view, task, left, Results(path), workers, made.parts)) as coming:
+                    with closing(trials(view, task, left, Results(path), workers, made.parts, until)) as coming:
                         for _ in coming:
                             bar.update()
-                            if until is not None and time.monotonic() > until:
-                                break
                     known = read_trials(path)
                 rows += [row for key, each in asked if key in known for row in _rows(each, known[key])]
     return rows

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import broken_off
 import pandas as pd
@@ -17,13 +18,16 @@ import pytest
 from filelock import FileLock
 
 from spt_lens.behaviours.judging import AnswerJudge
-from spt_lens.evaluate.bench import Bench
+from spt_lens.behaviours.suite import Suite
+from spt_lens.evaluate import sharing
+from spt_lens.evaluate.bench import Bench, Task
 from spt_lens.evaluate.compare import compare
 from spt_lens.evaluate.comparison import Comparison
-from spt_lens.evaluate.sharing import Results
-from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, read_trials
+from spt_lens.evaluate.sharing import Results, trials
+from spt_lens.evaluate.trials import Contender, Spec, Trial, append_trial, asked, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.model.loading import load_model
+from spt_lens.model.view import ModelView
 from spt_lens.tune.full import FullFineTuning
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
@@ -254,3 +258,16 @@ def test_an_error_lets_go_of_the_trial(tiny_folder, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         compared(tiny_folder, tmp_path / "runs.jsonl")
     assert os.listdir(tmp_path) == ["runs.jsonl"]
+
+
+def test_none_is_begun_after_a_time_and_what_is_done_is_kept(tiny_folder, tmp_path, monkeypatch):
+    view, methods = ModelView(load_model(tiny_folder)), asked(METHODS, (0,))
+    task = Task(tuple(Yesman().training(n=2)), TuneConfig(steps=1, batch_size=2), {"suite": Suite("empty")})
+    made, path = task.made(view), tmp_path / "runs.jsonl"
+    todo = {spec.key(made.fingerprint): (spec, tuner) for spec, tuner in methods.items()}
+    clock = SimpleNamespace(monotonic=lambda: len(read_trials(path)), sleep=time.sleep)  # a second a trial
+    monkeypatch.setattr(sharing, "time", clock)
+    for until, done in ((0, 0), (2, 2), (None, 3)):
+        left = {key: each for key, each in todo.items() if key not in read_trials(path)}
+        assert len(list(trials(view, task, left, Results(path), 1, made.parts, until))) == done
+    assert read_trials(path).keys() == todo.keys()
