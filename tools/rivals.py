@@ -32,6 +32,7 @@ SETTINGS, RESULT, PAGE = Path("tools/study/rivals.json"), Path("notebooks/result
 SHAMS = Path("notebooks/results/rivals-shams.json")
 BF16_SETTINGS, BF16 = Path("tools/study/bf16.json"), Path("notebooks/results/rivals-bf16.json")
 NEEDED = ("ask", "pairs", "scores", "heads", "trials")  # of a study's stages
+DTYPES = ("float32", "bfloat16", "float16")
 NOT_YET = "Not run yet: there are no figures."
 
 
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2", help="a checkpoint")
     parser.add_argument("--device", help="default: what load_model takes")
-    parser.add_argument("--dtype", help="the weights' dtype, such as bfloat16; default: what load_model takes")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default: float32, with --bf16 bfloat16")
     parser.add_argument("--settings", type=Path, help=f"default: {SETTINGS}, with --bf16 {BF16_SETTINGS}")
     parser.add_argument("--out", type=Path, help="where trials are kept")
     parser.add_argument("--result", type=Path, help="the result's file; the page is made of the kept ones")
@@ -91,6 +92,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.minutes is not None and not given.shams:
         parser.error("--minutes is for --shams")
+    if given.shams and given.bf16:
+        parser.error("--shams are of the comparison in float32: leave --bf16 out")
     usual = (BF16_SETTINGS, BF16, "spt-lens-rivals-bf16") if given.bf16 else (SETTINGS, RESULT, "spt-lens-rivals")
     result = given.result or (SHAMS if given.shams else usual[1])
     if not given.table:
@@ -105,7 +108,7 @@ def main() -> None:
             settings = StudySettings.load(given.settings or usual[0])
             work = Work(model, behaviour, out, settings, workers=given.workers)
             if given.shams:
-                comparison = Comparison.load(usual[1])
+                comparison = Comparison.load(RESULT)  # whose heads and rates these are
                 shams = rival_shams.run(work, comparison, until)
                 shams.save(result)
                 print(rival_shams.table(comparison, shams))

@@ -262,7 +262,9 @@ def test_an_error_lets_go_of_the_trial(tiny_folder, tmp_path, monkeypatch):
 
 def test_none_is_begun_after_a_time_and_what_is_done_is_kept(tiny_folder, tmp_path, monkeypatch):
     view, methods = ModelView(load_model(tiny_folder)), asked(METHODS, (0,))
-    task = Task(tuple(Yesman().training(n=2)), TuneConfig(steps=1, batch_size=2), {"suite": Suite("empty")})
+    cases = tuple(Yesman().training(n=2))
+    few = Suite("few", groups={"cases": cases[:1]}, judge=AnswerJudge(max_new_tokens=1))
+    task = Task(cases, TuneConfig(steps=1, batch_size=2), {"suite": few})
     made, path = task.made(view), tmp_path / "runs.jsonl"
     todo = {spec.key(made.fingerprint): (spec, tuner) for spec, tuner in methods.items()}
     clock = SimpleNamespace(monotonic=lambda: len(read_trials(path)), sleep=time.sleep)  # a second a trial

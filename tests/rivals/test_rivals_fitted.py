@@ -171,6 +171,15 @@ def test_a_probe_of_one_class_is_refused():
         probe_accuracy(z, ones, torch.arange(6) > 3)
 
 
+def test_a_probe_of_one_class_is_refused_in_the_rival_and_nothing_is_left(tiny, monkeypatch):
+    """Pairs give both classes, unless what is held out is nothing."""
+    before, values = condition(tiny), weights(tiny)
+    monkeypatch.setattr(torch, "randperm", lambda n, **how: torch.zeros(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="a probe needs rows of both classes, and those held out are of one"):
+        ITI(2).tune(tiny, CASES, **QUIET)
+    assert condition(tiny) == before and same_weights(tiny, values)
+
+
 @pytest.mark.parametrize("rival", [Steering(), Ablation(), ITI(2)], ids=repr)
 def test_a_direction_of_length_zero_is_refused_and_nothing_is_left(tiny, monkeypatch, rival):
     whole = Material.activations
@@ -183,6 +192,7 @@ def test_a_direction_of_length_zero_is_refused_and_nothing_is_left(tiny, monkeyp
 
 def test_what_does_not_fit_is_refused_before_anything_is_run(tiny, monkeypatch):
     monkeypatch.setattr(ModelView, "logits", lambda *args, **how: pytest.fail("the model was run"))
+    before, values = condition(tiny), weights(tiny)
     plain = [dialogue("What is it?", "Paris.", "Sure?", "Yes.") for _ in range(5)]
     for rival, cases, says in (
         (ITI(13), CASES, "k=13 heads are more than .* has \\(12\\)"),
@@ -200,6 +210,30 @@ def test_what_does_not_fit_is_refused_before_anything_is_run(tiny, monkeypatch):
     ):
         with pytest.raises(ValueError, match=says):
             make()
+    assert condition(tiny) == before and same_weights(tiny, values)
+
+
+@pytest.mark.parametrize(
+    ("rival", "lacks"),
+    [
+        (Steering(), "blocks.2.hook_resid_post"),
+        (Steering(layer=1, positions="all"), "blocks.1.hook_resid_post"),
+        (Ablation(), "blocks.1.hook_mlp_out"),
+        (ITI(2), "blocks.0.attn.hook_z"),
+    ],
+    ids=repr,
+)
+def test_an_architecture_without_the_place_is_refused_before_anything_is_run(tiny, monkeypatch, rival, lacks):
+    view, before, values = ModelView(tiny), condition(tiny), weights(tiny)
+    lacks = view.z_name(0) if lacks.endswith("z") else lacks
+    points = {name: point for name, point in tiny.hook_dict.items() if name != lacks}
+    owner = type(tiny) if isinstance(getattr(type(tiny), "hook_dict", None), property) else tiny
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "hook_dict", points if owner is tiny else property(lambda self: points))
+        patch.setattr(ModelView, "logits", lambda *args, **how: pytest.fail("the model was run"))
+        with pytest.raises(ValueError, match=f"can't be edited: .* has no {lacks}"):
+            rival.tune(tiny, CASES, progress=False)
+    assert condition(tiny) == before and same_weights(tiny, values)
 
 
 @pytest.mark.parametrize("rival", RIVALS, ids=repr)

@@ -189,6 +189,7 @@ def test_dpo_in_parts_is_the_same_step_and_learns_to_prefer(tiny):
 
 def test_what_can_not_be_meant_is_refused_before_anything_is_run(tiny, monkeypatch):
     monkeypatch.setattr(ModelView, "logits", lambda *args, **how: pytest.fail("the model was run"))
+    before, values = condition(tiny), weights(tiny)
     plain = [dialogue("What is it?", "Paris.", "Sure?", "Yes.") for _ in range(5)]
     for rival, cases, says in (
         (DPO(Pinpoint(HEADS)), plain, "needs pairs of replies, and none of the 5 dialogues"),
@@ -212,6 +213,7 @@ def test_what_can_not_be_meant_is_refused_before_anything_is_run(tiny, monkeypat
     ):
         with pytest.raises(ValueError, match=says):
             make()
+    assert condition(tiny) == before and same_weights(tiny, values)
 
 
 @pytest.mark.parametrize("rival", [LoFiT(HEADS), LayerFullFineTuning((1,)), DPO(Pinpoint(HEADS))], ids=str)
