@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from spt_lens import saving
 from spt_lens.behaviours.sham import KINDS, sham_training
@@ -77,8 +77,8 @@ class Shams:
         return saving.save_json(path, KIND, found)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        def read(data: Mapping[str, Any]) -> Self:
+    def load(cls, path: str | Path) -> Shams:
+        def read(data: Mapping[str, Any]) -> Shams:
             figures = {
                 (row["method"], row["data"]): {name: Estimate(*each) for name, each in row["figures"].items()}
                 for row in data["rows"]
