@@ -98,7 +98,8 @@ def caption(found: Beyond) -> str:
         f"{about['model']}: {about['dialogues']} training dialogues, {about['steps']} steps of {about['batch_size']}, "
         f"seed {about['seed']}, one draw of random heads; rates and strengths: {rates}. Test split. Under a method: "
         "the change from the untuned model with its 95 % interval, paired over the cases; bold where that leaves out "
-        "zero, and left out where no case changed, or all did alike. No correction for how many figures there are: of twenty that do not change, one is bold."
+        "zero, no interval where no case changed, or all did alike. Nothing is corrected for how many figures "
+        "there are: of twenty that do not change, one is bold."
     )
 
 
