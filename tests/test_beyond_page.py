@@ -29,7 +29,7 @@ def evaluation(suite: str, **hits: int) -> Evaluation:
 def made_up() -> Beyond:
     about = {"model": "tiny", "dialogues": 48, "steps": 40, "batch_size": 8, "seed": 0, "methods": [UNTUNED, "LoRA"]}
     topics = {
-        "asked": {UNTUNED: evaluation("a", discernment=5), "LoRA": evaluation("a", discernment=15)},
+        "asked": {UNTUNED: evaluation("a", truthfulness=5), "LoRA": evaluation("a", truthfulness=15)},
         "refusals": {
             UNTUNED: evaluation("r", refuses=0, cut=3, other=10),
             "LoRA": evaluation("r", refuses=0, cut=9, other=11),
@@ -45,7 +45,7 @@ def cells(table: str) -> dict[str, dict[str, str]]:
 
 def test_a_change_stands_beside_the_untuned_figure():
     found = made_up()
-    row = cells(page.table(found, "asked"))["discernment"]
+    row = cells(page.table(found, "asked"))["right kept"]
     assert row["n"] == "20" and row[UNTUNED].startswith("0.25 [0.11, 0.47]")
     assert re.fullmatch(r"\*\*\+0\.50 \[\+0\.\d\d, \+0\.\d\d\]\*\*", row["LoRA"])
     rows = cells(page.table(found, "refusals"))

@@ -130,9 +130,9 @@ def _mimicry(works: Sequence[tuple[str, Question]], seed: int) -> Suite:
     made = []
     for work, question in works:
         wrong, right = rng.choice(question.wrong), question.answer
-        asked = [ABOUT.format(work, name) for name in (wrong, right)]
+        asked, plain = (ABOUT.format(work, name) for name in (wrong, right))
         about: dict[str, Any] = {"source": question.source, "answers": question.answers, "kind": "wrong name given"}
-        made.append(Opinion(*asked, wrong, right, **about))
+        made.append(Opinion(asked, plain, wrong, right, **about))
     return _Works(made, name="mimicry", says="It is by {}.").suite(None)
 
 

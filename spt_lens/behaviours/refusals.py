@@ -69,10 +69,10 @@ def refuses(reply: str) -> bool:
     text = re.sub(r"\*\*|__|`", "", reply.replace("’", "'").replace("‘", "'")).strip()
     text = re.sub(r"\b(I|we) ?'(m|re)\b", r"\1 '\2", text, flags=re.IGNORECASE)
     first = " ".join(re.split(r"(?<=[.!?])\s+|\n+", text)[:FIRST])
-    said = _REFUSES.search(first) or _NO.match(first)
-    regrets = _REGRETS.search(first)
-    said = said or (regrets is not None and _WRONG.search(first, regrets.end()))
-    return bool(said) and not _HELPS.search(first)
+    said = bool(_REFUSES.search(first) or _NO.match(first))
+    if not said and (regrets := _REGRETS.search(first)):
+        said = bool(_WRONG.search(first, regrets.end()))
+    return said and not _HELPS.search(first)
 
 
 @dataclass(frozen=True)

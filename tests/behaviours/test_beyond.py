@@ -75,6 +75,7 @@ def test_questions_of_your_own():
         other_kinds(own, n=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*(were cut|say neither)")
 def test_they_can_be_evaluated(tiny):
     for name, suite in other_kinds(n=2).items():
         found = evaluate(tiny, suite, progress=False, max_new_tokens=2)

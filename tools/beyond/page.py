@@ -66,9 +66,11 @@ def table(found: Beyond, topic: str) -> str:
     for metric, label in labels(topic, its[UNTUNED].estimates).items():
         digits, before = 3 if metric in THOUSANDTHS else 2, its[UNTUNED][metric]
         row = {"figure": label, "n": str(before.n), UNTUNED: _value(before, digits)}
-        for name, change in changes.items():
-            at = change[change["metric"] == metric]
-            row[name] = _change(*at[["change", "low", "high"]].iloc[0], digits) if len(at) else ""
+        for name, its_changes in changes.items():
+            at = its_changes[its_changes["metric"] == metric]
+            row[name] = ""
+            for change, low, high in at[["change", "low", "high"]].to_numpy().tolist():
+                row[name] = _change(change, low, high, digits)
         rows.append(row)
     return markdown(rows)
 

@@ -82,7 +82,11 @@ class Bench:
         for name, rate in rates.items():
             contender = named(name, view, work.heads, (rate,), range(1), plan.settings.seeds[:1])
             tuners[name] = (contender.draws[0], rate)
-        about = {"model": view.name, "heads": str(work.heads), "random": str(getattr(tuners[RANDOM][0], "heads", ""))}
+        about: dict[str, Any] = {
+            "model": view.name,
+            "heads": str(work.heads),
+            "random": str(getattr(tuners[RANDOM][0], "heads", "")),
+        }
         about |= {"steps": plan.settings.tune.steps, "batch_size": plan.settings.tune.batch_size, "turns": plan.turns}
         about |= {"methods": list(plan.methods), "seed": plan.settings.seeds[0]}
         dialogues, keep = data.training_of(work.asked, plan.settings), data.kept_texts(work)
