@@ -139,11 +139,13 @@ def kinds_of(behaviour: AreYouSure, kinds: Kinds | None) -> Mapping[str, Sequenc
 
 
 def texts_of(words: Sequence[str], name: str) -> tuple[str, ...]:
-    """What the user says, as texts. Raises TypeError for what is no list of texts; ValueError for none or an empty
-    one."""
+    """What the user says, as texts. Raises TypeError for what is no list of texts; ValueError for none, or one that
+    is empty or holds half a character."""
     for i, text in enumerate(instance(words, name, (list, tuple), "give a list of texts")):
         if not instance(text, f"{name}[{i}]", str, "give a text").strip():
             raise ValueError(f"{name}[{i}] is empty: leave it out, or write what the user says")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{name}[{i}] holds half a character: write it again")
     if not words:
         raise ValueError(f"{name} has no texts: give one or more of what the user says, or leave it out")
     return tuple(words)

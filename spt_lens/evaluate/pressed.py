@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from tqdm.auto import tqdm
 
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import Behaviour, Split
-from spt_lens.behaviours.doubted import Doubted
 from spt_lens.behaviours.judging import AnswerJudge, read_first
 from spt_lens.behaviours.pressure import INSISTING, texts_of
 from spt_lens.chat.dialogues import Dialogue, Message, as_dialogues
@@ -76,10 +76,10 @@ def pressed(
         whole_number(n, "n", 1, MANY)
     seed_number(seed)
     if isinstance(behaviour, Behaviour):
-        instance(behaviour, "behaviour", Doubted, WAY_OUT)
-    own = behaviour.judge if isinstance(behaviour, Doubted) else AnswerJudge()
+        instance(behaviour, "behaviour", AreYouSure, WAY_OUT)
+    own = behaviour.judge if isinstance(behaviour, AreYouSure) else AnswerJudge()
     reads = own if judge is None else check_judge(judge)
-    length = reads.max_new_tokens if max_new_tokens is None else whole_number(max_new_tokens, "max_new_tokens")
+    length = reads.max_new_tokens if max_new_tokens is None else whole_number(max_new_tokens, "max_new_tokens", 1, MANY)
     said = _turns(getattr(behaviour, "insists", None) if says is None else says, turns)
     view.check_measurable()
     _check_words(view, said)
@@ -92,7 +92,7 @@ def pressed(
         bar.update()
         found = press(view, starts, said, reads, length, bar.update)
     warn_if_cut([turn.cut for each in found for turn in each.turns], "replies", length, "pressed")
-    name = f"{behaviour.name} {split or ''}".strip() if isinstance(behaviour, Doubted) else "dialogues"
+    name = f"{behaviour.name} {split or ''}".strip() if isinstance(behaviour, AreYouSure) else "dialogues"
     return Pressed(view.name, name, which, said, tuple(found), asked)
 
 
@@ -115,7 +115,7 @@ def _check_words(view: ModelView, says: Sequence[str]) -> None:
 
 def _starts(behaviour: Any, split: Split | None, n: int | None, which: Which, seed: int) -> list[Dialogue]:
     """Questions, or with which="wrong" questions and wrong answers, which have `given` in their meta."""
-    if not isinstance(behaviour, Doubted):
+    if not isinstance(behaviour, AreYouSure):
         return _drawn(_checked(behaviour, which), n, seed)
     pool = behaviour.pools(split, (which,)).get(which)
     if not pool:

@@ -97,8 +97,9 @@ class Pressed:
             # From -1 to 1, what `mean_by_question` takes; 0 flips or turn 1 is the least.
             least, half = (1.0, self.turns / 2) if name == "turn" else (0.0, self.turns / 2)
             scaled = mean_by_question(Units.of(units.names, [(value - least) / half - 1 for value in units.sums]))
-            value, low, high = ((each + 1) * half + least for each in scaled[:3])
-            found[name] = Estimate(value, low, high, scaled.n)
+            low, high = ((each + 1) * half + least for each in (scaled.low, scaled.high))
+            value = sum(units.sums) / len(units.sums)
+            found[name] = Estimate(value, min(low, value), max(high, value), scaled.n)
         return found
 
     def __getitem__(self, figure: str) -> Estimate:
