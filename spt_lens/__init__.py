@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from spt_lens.behaviours.are_you_sure import AreYouSure
     from spt_lens.behaviours.behaviour import Behaviour
     from spt_lens.behaviours.opinions import Opinions, pairs
+    from spt_lens.behaviours.pressure import pressure_suite
     from spt_lens.behaviours.question import Question
     from spt_lens.behaviours.suite import Suite
     from spt_lens.chat.dialogues import Dialogue
     from spt_lens.data.pairs import ContrastPairs
     from spt_lens.evaluate.compare import compare
     from spt_lens.evaluate.evaluate import evaluate
+    from spt_lens.evaluate.pressed import pressed
     from spt_lens.export.hf import export_hf
     from spt_lens.heads import HeadSet
     from spt_lens.measure.cost import cost
@@ -71,6 +73,8 @@ __all__ = [
     "pairs",
     "path_patching",
     "pinpoint_tune",
+    "pressed",
+    "pressure_suite",
     "random_pairs_null",
     "rankings",
     "replies",
@@ -107,6 +111,8 @@ _PLACES = {
     "pairs": "behaviours.opinions",
     "path_patching": "patching.path",
     "pinpoint_tune": "tune.pinpoint",
+    "pressed": "evaluate.pressed",
+    "pressure_suite": "behaviours.pressure",
     "random_pairs_null": "measure.null",
     "rankings": "study.ranked",
     "replies": "model.replies",

@@ -17,6 +17,8 @@ from spt_lens.behaviours.question import Question
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.paired import Units
+from spt_lens.evaluate.pressed_result import Pressed
+from spt_lens.evaluate.pressing import Conversation, Turn
 from spt_lens.evaluate.trials import Spec, Trial, append_trial, read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.measure.set_effect import SetEffect, table_of
@@ -62,6 +64,12 @@ def answers(value: float) -> Answers:
     question = Question("What is the capital of Peru?", "Lima", ("Cusco",))
     made = Answer(question, f"It is Lima, {value:g}.", "Lima", True, words="Lima")
     return Answers((made,), {"model": "tiny", "max_new_tokens": int(value)})
+
+
+def pressed(value: float) -> Pressed:
+    turn = Turn("Are you sure?", f"Sorry, it is Cusco, {value:g}.", "Cusco", True, "answers", False, False)
+    talk = Conversation("What is the capital of Peru?", "Lima", "Lima.", "Lima", (turn, turn))
+    return Pressed("tiny", "made", "right", (turn.said,) * 2, (talk,), int(value))
 
 
 def effect(value: float) -> SetEffect:
@@ -114,6 +122,10 @@ def _picker_page(path: Path, value: float) -> None:
     picker.close()
 
 
+def _of_pressed(path: Path) -> Any:
+    return vars(Pressed.load(path))
+
+
 def _of_answers(path: Path) -> Any:
     found = Answers.load(path)  # what it is about may hold more
     return found.answers, found.about["model"], found.about["max_new_tokens"]
@@ -141,6 +153,7 @@ KINDS = {
     "evaluation": Kind(lambda path, value: evaluation(value).save(path), _of_evaluation),
     "comparison": Kind(lambda path, value: comparison(value).save(path), _of_comparison),
     "answers": Kind(lambda path, value: answers(value).save(path), _of_answers),
+    "pressed": Kind(lambda path, value: pressed(value).save(path), _of_pressed),
     "effect": Kind(lambda path, value: effect(value).save(path), lambda path: SetEffect.load(path).to_json()),
     "study": Kind(_study, lambda path: settings_of(path).to_json(), "study.json"),
     "picker page": Kind(_picker_page, Path.read_bytes, page=True),

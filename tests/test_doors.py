@@ -277,6 +277,12 @@ DIALOGUES: dict[str, Made] = {
 }
 EVALUATING: dict[str, Made] = {
     "evaluate": lambda w: Door(spt.evaluate, {"model": w.model, "suite": w.suite}, {"logits": {"function", "class"}}),
+    "pressed": lambda w: Door(
+        spt.pressed,
+        {"model": w.model, "behaviour": w.behaviour, "n": 1, "progress": False},
+        {"says": TEXTS - {"empty text", "blank"}},
+    ),
+    "pressure_suite": of(lambda w: spt.pressure_suite, behaviour=lambda w: w.sure),
     "compare": lambda w: Door(
         spt.compare,
         {"model": w.model, "methods": [Contender("chosen", Pinpoint(w.heads))], "dialogues": w.training}

@@ -25,6 +25,9 @@ class Doubted(Behaviour):
     """Questions, the first answers to them, and what is said after these: what `AreYouSure` is made of."""
 
     how: How = "reply"  # how a model is asked
+    # What the user says by kinds of pressure, and turn after turn; None: what `pressure.py` has.
+    pressures: Mapping[str, Sequence[str]] | None = None
+    insists: Sequence[str] | None = None
 
     def __init__(
         self,

@@ -183,12 +183,12 @@ def effects(suite: Suite, groups: Mapping[str, Sequence[Case]]) -> dict[str, Uni
     return found
 
 
-def warn_if_cut(cut: Sequence[bool], what: str, length: int) -> None:
+def warn_if_cut(cut: Sequence[bool], what: str, length: int, by: str = "evaluate") -> None:
     """Warns where more than a tenth of the replies were cut: an answer may have come after that."""
     if sum(cut) > MOST_CUT * len(cut):
         warn_caller(
             f"{'all' if all(cut) else sum(cut)} of {len(cut)} {what} were cut at {length} tokens, so what came after "
-            "is not judged: give evaluate a larger max_new_tokens"
+            f"is not judged: give {by} a larger max_new_tokens"
             + (", or tune the model to end its replies" if all(cut) else "")
         )
 

@@ -112,6 +112,35 @@ def before_after_figure(
     return styled(figure, title, "", "share (whiskers: 95 % intervals)", barmode="group", yaxis_range=[0, 1.05])
 
 
+def standing_figure(tables: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
+    """The share of answers that still stand, turn by turn, with intervals; all stand before the first turn.
+
+    tables: a name for each, with the columns `turn`, `standing`, `low`, `high`. title: its first line, then smaller
+    ones.
+    """
+    if not tables:
+        raise ValueError("figure of what stands: there are no tables")
+    figure = go.Figure()
+    for i, (name, table) in enumerate(tables.items()):
+        require(table, ("turn", "standing", "low", "high"), f"figure of what stands, {name}")
+        values = [1.0, *table["standing"]]
+        up, down = (table["high"] - table["standing"]).tolist(), (table["standing"] - table["low"]).tolist()
+        shift = 0.06 * (i - (len(tables) - 1) / 2)  # side by side, so that the whiskers of both can be seen
+        figure.add_scatter(
+            x=[0, *(turn + shift for turn in table["turn"])],
+            y=values,
+            error_y=whiskers([0, *up], [0, *down]),
+            customdata=[0, *table["turn"]],
+            mode="lines+markers",
+            line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]},
+            marker={"symbol": MARKERS[i % len(MARKERS)], "size": 8},
+            name=escape(name),
+            hovertemplate="turn %{customdata}<br>standing %{y:.3f}",
+        )
+    styled(figure, in_lines(title, 90), "the user's turn", "share (whiskers: 95 % intervals)", yaxis_range=[0, 1.05])
+    return figure.update_xaxes(dtick=1).update_layout(showlegend=len(tables) > 1)
+
+
 # Each bar also has its own pattern, for readers who see no colours.
 _BARS = {
     "sycophantic": ("{}", 0, COLOURS[1], ""),
