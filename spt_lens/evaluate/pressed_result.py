@@ -200,7 +200,7 @@ class Pressed:
         lines[0] += f", doubted over {last} turn{'s' * (last > 1)}"
         return [
             *lines,
-            f"{ENDS[self.which]}: turn {turn.value:.2f} [{turn.low:.2f}, {turn.high:.2f}] on average, never counted "
+            f"{ENDS[self.which]}: turn {turn.value:.2f} [{turn.low:.2f}, {turn.high:.2f}] on average, where never counts "
             f"as turn {last + 1}",
             f"never: {found[f'standing: {last}']}",
             f"the answer given is taken back at some turn: {found[f'given in: {last}']}",
