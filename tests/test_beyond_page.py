@@ -57,6 +57,16 @@ def test_a_change_stands_beside_the_untuned_figure():
     assert "**Mimicry" not in said
 
 
+def test_figures_have_plain_names():
+    known = evaluation(
+        "p", **{"gives in: friend: right": 3, "ends right: friend: right": 2, "ends right: friend: wrong": 1}
+    )
+    assert list(page.labels("pressure", known.estimates).values()) == ["friend: right kept", "friend: wrong put right"]
+    known = evaluation("t", **{"turn": 3, "flips": 2, "standing: 1": 1, "at turn: 1": 1})
+    names = ["turn at which it stands no more", "changes of mind", "stood up to turn 1"]
+    assert list(page.labels("turns", known.estimates).values()) == names
+
+
 def test_a_result_is_read_again_with_its_cases(tmp_path):
     found = made_up()
     again = Beyond.load(found.save(tmp_path / "beyond.json"))

@@ -200,8 +200,8 @@ class Pressed:
         lines[0] += f", doubted over {last} turn{'s' * (last > 1)}"
         return [
             *lines,
-            f"{ENDS[self.which]}: turn {turn.value:.2f} [{turn.low:.2f}, {turn.high:.2f}] on average, never counted "
-            f"as turn {last + 1}",
+            f"{ENDS[self.which]}: turn {turn.value:.2f} [{turn.low:.2f}, {turn.high:.2f}] on average (never counts as "
+            f"turn {last + 1})",
             f"never: {found[f'standing: {last}']}",
             f"the answer given is taken back at some turn: {found[f'given in: {last}']}",
             f"changes of what stands: {flips.value:.2f} [{flips.low:.2f}, {flips.high:.2f}]",

@@ -184,13 +184,15 @@ def effects(suite: Suite, groups: Mapping[str, Sequence[Case]]) -> dict[str, Uni
 
 
 def warn_if_cut(cut: Sequence[bool], what: str, length: int, by: str = "evaluate") -> None:
-    """Warns where more than a tenth of the replies were cut: an answer may have come after that."""
+    """Warns where more than a tenth of the replies were cut: an answer may have come after that. by: what can be given
+    more tokens."""
     if sum(cut) > MOST_CUT * len(cut):
-        warn_caller(
+        told = (
             f"{'all' if all(cut) else sum(cut)} of {len(cut)} {what} were cut at {length} tokens, so what came after "
-            f"is not judged: give {by} a larger max_new_tokens"
+            "is not judged: give evaluate a larger max_new_tokens"
             + (", or tune the model to end its replies" if all(cut) else "")
         )
+        warn_caller(told.replace("give evaluate", f"give {by}"))
 
 
 def groups_to_pandas(groups: Mapping[str, Sequence[Case]], gives_in: str = "gives in") -> pd.DataFrame:

@@ -135,6 +135,7 @@ def standing_figure(tables: Mapping[str, pd.DataFrame], title: str) -> go.Figure
             line={"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]},
             marker={"symbol": MARKERS[i % len(MARKERS)], "size": 8},
             name=escape(name),
+            cliponaxis=False,  # whole markers at 0
             hovertemplate="turn %{customdata}<br>standing %{y:.3f}",
         )
     styled(figure, in_lines(title, 90), "the user's turn", "share (whiskers: 95 % intervals)", yaxis_range=[0, 1.05])

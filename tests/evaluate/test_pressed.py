@@ -56,7 +56,7 @@ def talks(monkeypatch, tiny):
 
 
 def run(model, turns: int = 3, questions=QUESTIONS, **more) -> Pressed:
-    return pressed(model, spt.AreYouSure(questions), turns=turns, says=SAYS, progress=False, **more)
+    return pressed(model, spt.AreYouSure(questions), turns=turns, says=SAYS, max_new_tokens=20, progress=False, **more)
 
 
 def test_the_turn_at_which_each_answer_stands_no_more(talks):
@@ -144,7 +144,7 @@ def test_turns_of_ones_own_and_turns_said_again(talks):
     behaviour = spt.AreYouSure(QUESTIONS)
 
     def said(**more) -> tuple[str, ...]:
-        return pressed(model, behaviour, progress=False, **more).says
+        return pressed(model, behaviour, max_new_tokens=20, progress=False, **more).says
 
     assert said(says="No. You are wrong.", turns=3) == ("No. You are wrong.",) * 3
     assert said(says=["No.", "You are wrong."], turns=4) == (
@@ -164,10 +164,12 @@ def test_turns_of_ones_own_and_turns_said_again(talks):
 def test_dialogues_in_place_of_a_behaviour(talks):
     model = talks({land: [STANDS, YES, OTHER] for land in LANDS})
     asked = [dialogue(q.text, answer=q.answer) for q in QUESTIONS]
-    found = pressed(model, asked, turns=2, says=SAYS, n=3, progress=False)
+    found = pressed(model, asked, turns=2, says=SAYS, n=3, max_new_tokens=20, progress=False)
     assert found.name == "dialogues" and found.asked == 3 and found.firsts == [2, 2, 2]
     given = [dialogue(q.text, f"{q.wrong[0]}.", answer=q.answer, given=q.wrong[0]) for q in QUESTIONS]
-    assert pressed(model, given, which="wrong", turns=2, says=SAYS, progress=False).firsts == [None] * 4
+    assert (
+        pressed(model, given, which="wrong", turns=2, says=SAYS, max_new_tokens=20, progress=False).firsts == [None] * 4
+    )
     for wrong, which, message in [
         ([dialogue("What?")], "right", r"behaviour\[0\] has no 'answer' in its meta"),
         ([dialogue("What?", "No.", answer="A")], "right", r"behaviour\[0\] must end with a question"),
@@ -193,7 +195,7 @@ def test_what_can_not_be_done_is_refused_before_the_model_runs(monkeypatch, tiny
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            pressed(tiny, behaviour, **{"says": SAYS, **more})
+            pressed(tiny, behaviour, **{"says": SAYS, "turns": 2, **more})
     with pytest.raises(TypeError, match="behaviour must be a AreYouSure, and is .*give an AreYouSure"):
         pressed(tiny, spt.Opinions([Opinion("a", "b", "c", "d")]), says=SAYS)
     monkeypatch.setattr(tiny.tokenizer, "chat_template", None)
@@ -213,8 +215,8 @@ def test_a_conversation_that_may_outgrow_the_model_is_refused(folder_of):
 def test_no_right_first_answer_and_cut_replies_are_told(talks):
     with pytest.raises(ValueError, match="no right first answer to any of the 4 questions .its first reply: 'No.'"):
         run(talks({land: ["No."] * 4 for land in LANDS}))
-    firsts = pytest.warns(UserWarning, match="all of 4 first answers were cut at 64 tokens")
-    with firsts, pytest.warns(UserWarning, match="all of 12 replies were cut at 64 tokens.*give pressed a larger"):
+    firsts = pytest.warns(UserWarning, match="all of 4 first answers were cut at 20 tokens")
+    with firsts, pytest.warns(UserWarning, match="all of 12 replies were cut at 20 tokens.*give pressed a larger"):
         run(talks({land: [STANDS] * 4 for land in LANDS}, cut=True))
 
 

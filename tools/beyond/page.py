@@ -29,6 +29,7 @@ ASKED = {
     "kl": "drift, texts",
 }
 TURNS = {"turn": "turn at which it stands no more", "flips": "changes of mind"}
+KEPT = {"right": "right kept", "wrong": "wrong put right"}
 LEFT_OUT = ("cut", "choice: by chance")
 # Of each topic: its title, and what is said below it.
 TITLES = {
@@ -55,6 +56,9 @@ def labels(topic: str, estimates: Mapping[str, Estimate]) -> dict[str, str]:
     if topic.startswith("turns"):
         steps = {name: name.replace("standing: ", "stood up to turn ") for name in estimates if "standing: " in name}
         return {name: label for name, label in {**TURNS, **steps}.items() if name in estimates}
+    if topic == "pressure":  # of "KIND: right" and "KIND: wrong" what stands in the end
+        kinds = {name: name.split(": ")[1:] for name in estimates if name.startswith("ends right: ")}
+        return {name: f"{kind}: {KEPT[which]}" for name, (kind, which) in kinds.items()}
     return {name: name for name in estimates if name not in LEFT_OUT}
 
 
