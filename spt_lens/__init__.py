@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spt_lens.data.pairs import ContrastPairs
     from spt_lens.evaluate.compare import compare
     from spt_lens.evaluate.evaluate import evaluate
+    from spt_lens.evaluate.repatch import repatch
     from spt_lens.export.hf import export_hf
     from spt_lens.heads import HeadSet
     from spt_lens.measure.cost import cost
@@ -73,6 +74,7 @@ __all__ = [
     "pinpoint_tune",
     "random_pairs_null",
     "rankings",
+    "repatch",
     "replies",
     "screened_patching",
     "set_knockout",
@@ -109,6 +111,7 @@ _PLACES = {
     "pinpoint_tune": "tune.pinpoint",
     "random_pairs_null": "measure.null",
     "rankings": "study.ranked",
+    "repatch": "evaluate.repatch",
     "replies": "model.replies",
     "screened_patching": "patching.attribution",
     "set_knockout": "measure.knockout",

@@ -81,8 +81,8 @@ def repatch(
     chosen = adapter.heads if heads is None else heads
     if adapter.edits:
         raise ValueError(
-            "this adapter changes activations and no weights, and patching would put others in their place: give one of "
-            "tuned weights, such as that of pinpoint_tune"
+            "this adapter changes activations and no weights, and patching would put others in their place: give that "
+            "of tuned weights, such as pinpoint_tune's"
         )
     if not len(chosen):
         raise ValueError(
@@ -101,9 +101,8 @@ def repatch(
     alone = [HeadSet(each.heads) for _, _, each in sets]
     with adapter.reverted(model):
         one = reader.read(alone, "untuned", before, progress)
-    with adapter.applied(model):
-        with _of_the_tuned():
-            other = reader.read(alone, "tuned", None, progress)
+    with adapter.applied(model), _of_the_tuned():
+        other = reader.read(alone, "tuned", None, progress)
     every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
     both = chosen | adapter.heads
     others = HeadSet(tuple(head for head in every if head not in set(both)))
@@ -131,9 +130,7 @@ def _of_the_tuned() -> Iterator[None]:
         raise ValueError(f"of the tuned model, {error}") from error
 
 
-def _sets(
-    view: ModelView, chosen: HeadSet, tuned: HeadSet, n_random: int, seed: int
-) -> list[tuple[str, int, HeadSet]]:
+def _sets(view: ModelView, chosen: HeadSet, tuned: HeadSet, n_random: int, seed: int) -> list[tuple[str, int, HeadSet]]:
     """The sets that are patched and knocked out together: name, draw, heads."""
     found = [("chosen", 0, chosen)]
     if len(tuned) and set(tuned) != set(chosen):
@@ -172,8 +169,8 @@ class Reader:
         for name, own in wanted.items():
             if getattr(before, name) != own:
                 raise ValueError(
-                    f"before= was measured with {name}={getattr(before, name)!r}, and this is {own!r}: measure it alike, "
-                    "or leave it out"
+                    f"before= was measured with {name}={getattr(before, name)!r}, and this is {own!r}: measure it "
+                    "alike, or leave it out"
                 )
         if before.effects is None or before.meta.get("null"):
             raise ValueError("before= holds no effects of these pairs: give scores of patching, or leave it out")
@@ -229,8 +226,8 @@ class Reader:
         off = max(float((a.double() - b).abs().max()) for a, b in ((before.base, base), (before.target, target)))
         if off > max(OFF, 100 * least_gap(self.view.dtype)):
             raise ValueError(
-                f"before= was measured on other pairs or on another model: the runs' logit differences are off by {off:.2g}"
-                ": measure it on these pairs and the untuned model, or leave it out"
+                "before= was measured on other pairs or on another model: the runs' logit differences are off by "
+                f"{off:.2g}: measure it on these pairs and the untuned model, or leave it out"
             )
 
 

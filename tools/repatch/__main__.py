@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,9 @@ def adapter_of(work: Opened, case: Case, out: Path) -> Adapter:
     folder = out / "adapters" / case.key
     if not (folder / "adapter.safetensors").exists():
         config = replace(work.plan.settings.tune, lr=work.plan.lr)
+        torch.set_float32_matmul_precision("medium")  # of the tuning alone, as other commands have it on a CPU
         tuned = Pinpoint(case.moved).tune(work.model, work.dialogues, config, keep=work.keep or None, progress=False)
+        torch.set_float32_matmul_precision("highest")
         to_the_end(tuned.undo, work.model)
         if tuned.interrupted:
             raise KeyboardInterrupt
@@ -44,22 +48,29 @@ def adapter_of(work: Opened, case: Case, out: Path) -> Adapter:
     return Adapter.load(folder)
 
 
-def read(work: Opened, case: Case, reading: Reading, adapter: Adapter, out: Path) -> None:
-    """Patches again, and keeps what came of it. The untuned model's scores are measured once."""
-    before = out / f"before-{reading.name.replace(' ', '-')}.safetensors"
+def untuned(work: Opened, reading: Reading, out: Path) -> HeadScores:
+    """The untuned model's scores, measured once."""
+    path = out / f"before-{reading.name.replace(' ', '-')}.safetensors"
+    if not path.exists():
+        measure = {"activation": spt.activation_patching, "path": spt.path_patching}[reading.method]
+        how: Any = {"direction": reading.direction, "batch_size": 32, "progress": False}
+        measure(work.model, work.pairs[reading.name], **how).save(path)
+    return HeadScores.load(path)
+
+
+def read(work: Opened, case: Case, reading: Reading, out: Path) -> None:
+    """Patches again, and keeps what came of it."""
     found = repatch(
         work.model,
-        adapter,
+        adapter_of(work, case, out),
         work.pairs[reading.name],
         case.heads,
         method=reading.method,
         direction=reading.direction,
-        before=HeadScores.load(before) if before.exists() else None,
+        n_random=work.plan.n_random,
+        before=untuned(work, reading, out),
         progress=False,
     )
-    assert found.scores is not None
-    if not before.exists():
-        found.scores[0].save(before)
     found.save(place(out, case, reading))
     print(f"\n{case.key}, {reading.name}\n{found.summary()}", flush=True)
 
@@ -74,9 +85,15 @@ def run(work: Opened, out: Path, end: float) -> bool:
         for case in work.cases:
             if place(out, case, reading).exists() or not (reading.controls or case.tuned == OWN):
                 continue
-            if time.time() > end:
-                return False
-            read(work, case, reading, adapter_of(work, case, out), out)
+            pieces: list[Callable[[], object]] = [
+                partial(untuned, work, reading, out),
+                partial(adapter_of, work, case, out),
+                partial(read, work, case, reading, out),
+            ]
+            for piece in pieces:
+                if time.time() > end:
+                    return False
+                piece()
     return True
 
 
@@ -91,9 +108,9 @@ def result(work: Opened, out: Path, name: str) -> dict[str, Any] | None:
                 found.append(record(one, case, reading.name))
     if first is None:
         return None
-    settings = work.plan.settings
+    tune = work.plan.settings.tune
     about = {"model": first.model_name, "pairs": work.plan.n, "dialogues": len(work.dialogues), "lr": work.plan.lr}
-    about |= {"steps": settings.tune.steps, "batch_size": settings.tune.batch_size, "kl_weight": settings.tune.kl_weight}
+    about |= {"steps": tune.steps, "batch_size": tune.batch_size, "kl_weight": tune.kl_weight}
     return {"name": name, **about, "cases": found, "first": first.to_json()}
 
 

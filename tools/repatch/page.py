@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from spt_lens import saving
-from spt_lens.evaluate.repatched import CHANGE, FIGURES, RUNS, Repatched
+from spt_lens.evaluate.repatched import CHANGE, RUNS, Repatched
 from tools.marks import markdown, put_between
 from tools.repatch.plans import Case
 

@@ -45,7 +45,8 @@ class Reading:
 @dataclass(frozen=True)
 class Plan:
     """One model's. selections: a ranking, the layers that its best heads are taken from (None: all), and how many draws
-    of random heads of their layers are tuned alike."""
+    of random heads of their layers are tuned alike. n: pairs. n_random: as `spt.repatch` has it. SmolLM2 has as few of
+    each as one core does in a quarter of an hour."""
 
     behaviour: Callable[[], Behaviour]
     settings: StudySettings
@@ -53,6 +54,7 @@ class Plan:
     selections: Mapping[str, tuple[tuple[int, int] | None, int]]
     readings: tuple[Reading, ...]
     n: int = 48
+    n_random: int = 5
 
 
 SMOLLM2 = StudySettings.load(Path("tools/study/rivals.json"))
@@ -61,13 +63,13 @@ PLANS = {
         lambda: spt.AreYouSure(question_bank(), name="question bank"),
         SMOLLM2,
         2e-3,  # what the comparison of rivals chose on the validation split, for chosen and for random heads
-        {PATCHING: (None, 2), GRADIENT: (SMOLLM2.layers, 1)},
+        {PATCHING: (None, 1), GRADIENT: (SMOLLM2.layers, 0)},
         (
             Reading("found words", found=True),
             Reading("found words, noising", direction="noising", found=True),
-            Reading("found words, path patching", "path", found=True, controls=False),
-            Reading("answers", pairs={"contrast": "first turn"}),
         ),
+        n=16,
+        n_random=0,
     ),
     "yesman": Plan(
         Yesman,
@@ -117,7 +119,7 @@ def quick(plan: Plan) -> Plan:
         few |= {"pairs": {"n": 6}, "n_asked": 30, "keep": 8}
     else:
         few |= {"pairs": {**plan.settings.pairs, "n": 6}}
-    selections = {name: (layers, 1) for name, (layers, _) in plan.selections.items()}
+    selections = {name: (layers, min(1, draws)) for name, (layers, draws) in plan.selections.items()}
     return replace(plan, settings=replace(plan.settings, **few), selections=selections, n=4)
 
 
