@@ -118,7 +118,8 @@ def where_table(cases: list[Mapping[str, Any]]) -> str:
         sets, now = case["sets"], case["in_top"][1]
         row = _head(case) | {"all others, summed": moved(sets["others"]["single"])}
         row |= {"sizes of these, summed": moved(sets["others"]["sizes"])}
-        row |= {"random heads of these layers, summed (median)": moved(sets["random"]["single"], interval=False)}
+        if "random" in sets:
+            row |= {"random heads of these layers, summed (median)": moved(sets["random"]["single"], interval=False)}
         row |= {"Spearman": cell(case["spearman"])}
         row |= {f"chosen among the best {case['k']}": f"{case['in_top'][0][0]} → {now[0]} ({cell(now[1], 1)})"}
         rows.append(row | {"new among these": case["gained"] or "none"})

@@ -64,10 +64,7 @@ PLANS = {
         SMOLLM2,
         2e-3,  # what the comparison of rivals chose on the validation split, for chosen and for random heads
         {PATCHING: (None, 1), GRADIENT: (SMOLLM2.layers, 0)},
-        (
-            Reading("found words", found=True),
-            Reading("found words, noising", direction="noising", found=True),
-        ),
+        (Reading("found words", found=True),),
         n=16,
         n_random=0,
     ),
@@ -75,7 +72,7 @@ PLANS = {
         Yesman,
         COMPARISON,
         1e-3,  # what the comparison chose
-        {PATCHING: (None, 3), GRADIENT: (None, 1)},
+        {PATCHING: (None, 1), GRADIENT: (None, 0)},
         (
             Reading("its words"),
             Reading("its words, noising", direction="noising"),
@@ -114,7 +111,7 @@ class Opened:
 
 def quick(plan: Plan) -> Plan:
     """Next to nothing, to see that it runs."""
-    few = {"tune": replace(plan.settings.tune, steps=2), "training": {**plan.settings.training, "n": 16}}
+    few: dict[str, Any] = {"tune": replace(plan.settings.tune, steps=2), "training": {**plan.settings.training, "n": 16}}
     if plan is PLANS["smollm2"]:
         few |= {"pairs": {"n": 6}, "n_asked": 30, "keep": 8}
     else:
