@@ -20,6 +20,7 @@ CASE = {
     "draw": 1,
     "reading": "its words",
     "method": "activation",
+    "direction": "denoising",
     "heads": "L0.H1",
     "moved": "L0.H2",
     "runs": {

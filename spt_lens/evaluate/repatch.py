@@ -164,7 +164,11 @@ class Reader:
     def check(self, before: HeadScores) -> None:
         """Raises ValueError for scores of another model, or measured in another way, or of other pairs."""
         check_scores(self.view, before)
-        wanted: dict[str, Any] = {"method": self.method, "direction": self.direction, "positions": named(self.positions)}
+        wanted: dict[str, Any] = {
+            "method": self.method,
+            "direction": self.direction,
+            "positions": named(self.positions),
+        }
         wanted |= {"model_name": self.view.name, "n_pairs": len(self.pairs)}
         for name, own in wanted.items():
             if getattr(before, name) != own:

@@ -50,6 +50,7 @@ FIGURES = {
     "knocked_out": "knocked out together, {run}",
     "knocked_out_other": "knocked out together, {other_run}",
 }
+NAMED = 4  # new heads that have their names in the figure: those of more would lie on one another
 SHOWN_ROWS = 20  # of heads, in the notebook's table; `table` has them all
 
 
@@ -182,11 +183,11 @@ class Repatched:
         return f"{len(self.heads & self.tuned)}" if self.tuned else "all, with whole matrices, were"
 
     def figure(self) -> go.Figure:
-        """Each head's effect before (across) and after (up), chosen and tuned heads marked, new top heads named."""
+        """Each head's effect before (across) and after (up), chosen and tuned ones marked, the first new ones named."""
         from spt_lens.view.repatched import repatched_figure
 
         title = f"{self.model_name}: effect of each head before and after tuning\n{self.summary().splitlines()[1]}"
-        return repatched_figure(self.table, list(map(str, self.gained)), title)
+        return repatched_figure(self.table, list(map(str, self.gained[:NAMED])), title)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the scores, as JSON holds it; None for a missing number."""

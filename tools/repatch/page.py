@@ -43,6 +43,7 @@ def record(found: Repatched, case: Case, reading: str) -> dict[str, Any]:
         "draw": case.draw,
         "reading": reading,
         "method": found.method,
+        "direction": found.direction,
         "heads": str(found.heads),
         "moved": str(found.tuned),
         "runs": {figure: _numbers(found.of(figure)) for figure in RUNS},
@@ -104,8 +105,10 @@ def chosen_table(cases: list[Mapping[str, Any]]) -> str:
         row = _head(case) | {"effects, summed": moved(its["single"]), "patched together": moved(its["together"])}
         row |= {"knocked out together": moved(its["knocked_out"])}
         strongest = moved([best[key] for key in CHANGE])
-        paper = " → ".join("–" if best[key] is None else f"{best[key]:.1%}" for key in _IMPORTANCE)
-        rows.append(row | {"strongest before": f"{name}: {strongest}", "its importance": paper})
+        row |= {"strongest before": f"{name}: {strongest}"}
+        if case["direction"] == "denoising":  # of noising it has no bound, and says nothing where that share is small
+            row["its importance"] = " → ".join("–" if best[key] is None else f"{best[key]:.1%}" for key in _IMPORTANCE)
+        rows.append(row)
     return markdown(rows)
 
 

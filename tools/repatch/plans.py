@@ -111,7 +111,10 @@ class Opened:
 
 def quick(plan: Plan) -> Plan:
     """Next to nothing, to see that it runs."""
-    few: dict[str, Any] = {"tune": replace(plan.settings.tune, steps=2), "training": {**plan.settings.training, "n": 16}}
+    few: dict[str, Any] = {
+        "tune": replace(plan.settings.tune, steps=2),
+        "training": {**plan.settings.training, "n": 16},
+    }
     if plan is PLANS["smollm2"]:
         few |= {"pairs": {"n": 6}, "n_asked": 30, "keep": 8}
     else:
