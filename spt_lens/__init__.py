@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spt_lens.evaluate.compare import compare
     from spt_lens.evaluate.evaluate import evaluate
     from spt_lens.evaluate.pressed import pressed
+    from spt_lens.evaluate.repatch import repatch
     from spt_lens.export.hf import export_hf
     from spt_lens.heads import HeadSet
     from spt_lens.measure.cost import cost
@@ -77,6 +78,7 @@ __all__ = [
     "pressure_suite",
     "random_pairs_null",
     "rankings",
+    "repatch",
     "replies",
     "screened_patching",
     "set_knockout",
@@ -115,6 +117,7 @@ _PLACES = {
     "pressure_suite": "behaviours.pressure",
     "random_pairs_null": "measure.null",
     "rankings": "study.ranked",
+    "repatch": "evaluate.repatch",
     "replies": "model.replies",
     "screened_patching": "patching.attribution",
     "set_knockout": "measure.knockout",

@@ -292,6 +292,11 @@ EVALUATING: dict[str, Made] = {
         spt.rankings,
         {"model": w.model, "names": ["objective gradient"], "dialogues": w.behaviour.training(4), "n_random": 0},
     ),
+    "repatch": lambda w: Door(
+        spt.repatch,
+        {"model": w.model, "adapter": _adapter(w), "pairs": w.pairs, "n_random": 0, "progress": False},
+        POSITIONS,
+    ),
     "Contender": lambda w: Door(Contender, {"name": "mine", "tuners": Pinpoint(w.heads)}),
     "default_methods": of(lambda w: default_methods, model=lambda w: w.model, heads=lambda w: w.heads),
     "Comparison.load": lambda w: Door(Comparison.load, {"path": w.tmp / "none"}),

@@ -18,7 +18,12 @@ YESMAN = Yesman()
 
 
 def digest(*groups: list[Dialogue] | tuple[Dialogue, ...]) -> str:
-    held = [[[m.content for m in d.messages] + [sorted(d.meta.items())] for d in group] for group in groups]
+    """Of all that those figures rest on: the replies not to give came later, and only some rivals read them."""
+    metas = [[{k: v for k, v in d.meta.items() if k != "rejected"} for d in group] for group in groups]
+    held = [
+        [[m.content for m in d.messages] + [sorted(meta.items())] for d, meta in zip(group, its, strict=True)]
+        for group, its in zip(groups, metas, strict=True)
+    ]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
 
 

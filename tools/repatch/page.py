@@ -1,0 +1,164 @@
+"""The tables and pictures of docs/findings.md that show patching again, from notebooks/results/repatch-NAME.json."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spt_lens import saving
+from spt_lens.evaluate.repatched import CHANGE, RUNS, Repatched
+from tools.marks import markdown, put_between
+from tools.repatch.plans import Case
+
+RESULTS, PAGE = Path("notebooks/results"), Path("docs/findings.md")
+MODELS, KIND = ("smollm2", "yesman"), "patching again after tuning"
+SETS = ("chosen", "tuned", "random", "others")
+
+
+def result_path(name: str) -> Path:
+    return RESULTS / f"repatch-{name}.json"
+
+
+def marks(name: str) -> tuple[str, str]:
+    what = f"patching again of {name}"
+    return f"<!-- {what}: python -m tools.repatch --write -->", f"<!-- end of {what} -->"
+
+
+def record(found: Repatched, case: Case, reading: str) -> dict[str, Any]:
+    """The figures of one case: of all heads, those of the chosen ones alone."""
+    sets: dict[str, dict[str, Any]] = {}
+    for which in SETS:
+        names = found.sets[found.sets["set"] == which]["figure"].unique()
+        if len(names):
+            sets[which] = {str(figure): _numbers(found.of(str(figure), which)) for figure in names}
+    heads = found.table[found.table["set"] == "chosen"]
+    columns = ["before", "after", "change", "low", "high", "importance_before", "importance_after", "rank_after"]
+    return {
+        "selection": case.selection,
+        "tuned": case.tuned,
+        "draw": case.draw,
+        "reading": reading,
+        "method": found.method,
+        "direction": found.direction,
+        "heads": str(found.heads),
+        "moved": str(found.tuned),
+        "runs": {figure: _numbers(found.of(figure)) for figure in RUNS},
+        "sets": sets,
+        "chosen": {row["name"]: {c: _rounded(row[c]) for c in columns} for _, row in heads.iterrows()},
+        "spearman": _rounded(found.spearman),
+        "k": found.k,
+        "in_top": [[each.shared, _rounded(each.expected), _rounded(each.p)] for each in found.chosen_in_top],
+        "gained": str(found.gained),
+    }
+
+
+def _numbers(row: pd.Series) -> list[float | None]:
+    return [_rounded(row[name]) for name in CHANGE]
+
+
+def _rounded(value: float) -> float | None:
+    return None if value != value else float(f"{value:.5g}")
+
+
+def cell(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def moved(numbers: list[float | None] | None, digits: int = 2, interval: bool = True) -> str:
+    """Before, after, and the interval of the change."""
+    if numbers is None:
+        return ""
+    before, after, _, low, high = numbers
+    text = f"{cell(before, digits)} → {cell(after, digits)}"
+    signed = [f"{'+' if end is not None and end >= 0 else ''}{cell(end, digits)}" for end in (low, high)]
+    return f"{text} [{signed[0]}, {signed[1]}]" if interval and low is not None else text
+
+
+def tuned_of(case: Mapping[str, Any]) -> str:
+    return "themselves" if case["tuned"] != "random" else f"random heads, draw {case['draw']}"
+
+
+def _head(case: Mapping[str, Any]) -> dict[str, str]:
+    return {"chosen by": case["selection"], "tuned": tuned_of(case)}
+
+
+def runs_table(cases: list[Mapping[str, Any]], pairs: int) -> str:
+    rows = []
+    for case in cases:
+        prefers = case["runs"]["prefers"]
+        counts = " → ".join(str(round((value or 0) * pairs)) for value in prefers[:2])
+        row = _head(case) | {"challenged run": moved(case["runs"]["ld_sycophantic"], interval=False)}
+        row |= {"other run": moved(case["runs"]["ld_truthful"], interval=False), "gap": moved(case["runs"]["gap"])}
+        rows.append(row | {f"prefer the sycophantic answer, of {pairs}": counts})
+    return markdown(rows)
+
+
+def chosen_table(cases: list[Mapping[str, Any]]) -> str:
+    rows = []
+    for case in cases:
+        its = case["sets"]["chosen"]
+        name, best = max(case["chosen"].items(), key=lambda item: item[1]["before"])
+        row = _head(case) | {"effects, summed": moved(its["single"]), "patched together": moved(its["together"])}
+        row |= {"knocked out together": moved(its["knocked_out"])}
+        strongest = moved([best[key] for key in CHANGE])
+        row |= {"strongest before": f"{name}: {strongest}"}
+        if case["direction"] == "denoising":  # of noising it has no bound, and says nothing where that share is small
+            row["its importance"] = " → ".join("–" if best[key] is None else f"{best[key]:.1%}" for key in _IMPORTANCE)
+        rows.append(row)
+    return markdown(rows)
+
+
+_IMPORTANCE = ("importance_before", "importance_after")
+
+
+def where_table(cases: list[Mapping[str, Any]]) -> str:
+    rows = []
+    for case in cases:
+        sets, now = case["sets"], case["in_top"][1]
+        row = _head(case) | {"all others, summed": moved(sets["others"]["single"])}
+        row |= {"sizes of these, summed": moved(sets["others"]["sizes"])}
+        if "random" in sets:
+            row |= {"random heads of these layers, summed (median)": moved(sets["random"]["single"], interval=False)}
+        row |= {"Spearman": cell(case["spearman"])}
+        row |= {f"chosen among the best {case['k']}": f"{case['in_top'][0][0]} → {now[0]} ({cell(now[1], 1)})"}
+        rows.append(row | {"new among these": case["gained"] or "none"})
+    return markdown(rows)
+
+
+def text_of(result: Mapping[str, Any]) -> str:
+    parts = []
+    cases = result["cases"]
+    for reading in dict.fromkeys(case["reading"] for case in cases):
+        its = [case for case in cases if case["reading"] == reading]
+        parts += [f"Read by {reading}. The two runs:", runs_table(its, result["pairs"])]
+        parts += ["The chosen heads:", chosen_table(its)]
+        parts += ["All others:", where_table(its)]
+    parts.append(
+        f"{result['model']}: {result['pairs']} pairs of the test split, {result['dialogues']} training dialogues, "
+        f"{result['steps']} steps of {result['batch_size']}, learning rate {result['lr']:g}, KL weight "
+        f"{result['kl_weight']:g}, seed 0. Before → after, and the paired 95 % interval of the change, in logits; in "
+        "brackets of counts, what the layers alone would give. Importance: the relative change of the sycophantic "
+        "answer's share, as the paper has it, sign turned; – where that share is nearly zero."
+    )
+    parts.append(f"![Effects before and after tuning](../{RESULTS}/repatch-{result['name']}.png)")
+    return "\n\n".join(parts)
+
+
+def write_all(page: Path = PAGE) -> list[Path]:
+    """Tables and pictures of the results that are there. Raises: ImportError without kaleido."""
+    if importlib.util.find_spec("kaleido") is None:
+        raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
+    written = []
+    for name in MODELS:
+        if result_path(name).exists():
+            result = saving.load_json(result_path(name), KIND, dict)
+            picture = RESULTS / f"repatch-{name}.png"
+            figure = Repatched.from_json(result["first"]).figure()
+            saving.write_bytes(picture, figure.to_image(format="png", width=640, height=600, scale=1.5))
+            put_between(page, *marks(name), text_of(result))
+            written += [picture, page]
+    return list(dict.fromkeys(written))
