@@ -13,9 +13,9 @@ from spt_lens.study.verdict import DRIFTS
 from spt_lens.view.style import readable
 
 RULE = (
-    "Of each method the learning rate with the least drift that reaches it on the validation split; figures are those "
-    "of the {split} split, with 95 % intervals over cases and runs. Missed at: the drift of a cheaper rate that does "
-    "not reach it, so that the need lies between the two. –: no rate that was tried reaches it."
+    "Of each method the learning rate with the least drift that reaches so much on the validation split; figures are "
+    "those of the {split} split, with 95 % intervals over cases and runs. Missed at: the drift of a cheaper rate that "
+    "did not reach it on validation, so that the need lies between the two. –: no rate that was tried reaches it."
 )
 
 
