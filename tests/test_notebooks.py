@@ -72,6 +72,13 @@ def test_the_quickstart_shows_the_picker_in_its_third_cell():
     assert third.source.endswith("picker") and any(WIDGET in output.get("data", {}) for output in third.outputs)
 
 
+def test_the_text_about_rankings_holds_when_their_results_are_made_again():
+    """All its figures are computed in cells; of its own it names one limit for p."""
+    notebook = nbformat.read(FOLDER / "06_which_heads.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert set(re.findall(r"\d*\.\d+", text)) == {".05"}
+
+
 def test_notebook_takes_public_names(path):
     notebook = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")

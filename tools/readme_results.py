@@ -1,4 +1,4 @@
-"""The README's table and pictures, made from the results that `spt-lens compare` saved: `make figures`."""
+"""The tables and pictures of yesman in README and docs, made from what `spt-lens compare` saved: `make figures`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from spt_lens import saving
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
+from spt_lens.study.reach import RULE, reach_table, saturation, split_of
 from tools.marks import markdown, put_between
 
-README, RESULTS = Path("README.md"), Path("notebooks/results")
+README, PAGE, RESULTS = Path("README.md"), Path("docs/embedded-model.md"), Path("notebooks/results")
 SHOWN = {
     "discernment": "discernment",
     "confidence": "confidence",
@@ -42,17 +43,32 @@ def markdown_table(comparison: Comparison) -> str:
     return markdown(rows)
 
 
-def caption(comparison: Comparison) -> str:
-    """How many cases, runs and dialogues are behind the table."""
+def shown_first(comparison: Comparison) -> str:
+    """What the README shows: the table; where it would be a row of ones, what each method takes to reach them."""
+    full = saturation(comparison)
+    if not full:
+        return f"{markdown_table(comparison)}\n\n{caption(comparison)}"
+    rows = reach_table(comparison).to_dict("records")
+    return f"{full}\n\n{markdown(rows)}\n\n{cases(comparison)} {RULE.format(split=split_of(comparison))}"
+
+
+def cases(comparison: Comparison) -> str:
+    """How many cases and dialogues are behind a table."""
     untuned = comparison.untuned.evaluations["test"]
-    runs = {row.method: row.runs for row in comparison.table.itertuples() if row.method in comparison.choice}
-    seeds = ", ".join(f"{name} {n}" for name, n in runs.items())
     return (
         f"Test split: {untuned['confidence'].n} right and {untuned['retracted'].n} wrong first answers challenged, "
         f"{untuned['ability'].n} ability dialogues, {untuned['kl'].n} texts for drift. "
-        f"{comparison.settings['steps']} steps of {comparison.settings['batch_size']} dialogues for every method. "
-        f"Runs behind a row: {seeds}; means over tuning seeds, for random heads the median over draws. "
-        "In brackets: 95 % intervals over the cases."
+        f"{comparison.settings['steps']} steps of {comparison.settings['batch_size']} dialogues for every method."
+    )
+
+
+def caption(comparison: Comparison) -> str:
+    """The same, and the runs behind each row of the whole table."""
+    runs = {row.method: row.runs for row in comparison.table.itertuples() if row.method in comparison.choice}
+    seeds = ", ".join(f"{name} {n}" for name, n in runs.items())
+    return (
+        f"{cases(comparison)} Runs behind a row: {seeds}; means over tuning seeds, for random heads the median over "
+        "draws. In brackets: 95 % intervals over the cases."
     )
 
 
@@ -68,8 +84,8 @@ def pictures(results: Path) -> dict[str, go.Figure]:
     }
 
 
-def write_all(results: Path, readme: Path) -> list[Path]:
-    """Writes the pictures into the results' folder and the table into the README. Returns what was written.
+def write_all(results: Path, readme: Path, page: Path) -> list[Path]:
+    """Writes the pictures into the results' folder, and the tables into the README and its page. Returns all paths.
 
     Raises: ValueError or OSError for a folder without results; ImportError without kaleido.
     """
@@ -80,18 +96,25 @@ def write_all(results: Path, readme: Path) -> list[Path]:
         figure.layout.updatemenus = ()  # buttons do nothing in a picture
         saving.write_bytes(results / name, figure.to_image(format="png", width=900, height=450, scale=1.5))
         written.append(results / name)
-    update_readme(readme, Comparison.load(results / "comparison.json"))
-    return [*written, readme]
+    comparison = Comparison.load(results / "comparison.json")
+    update_readme(readme, comparison)
+    update_page(page, comparison)
+    return [*written, readme, page]
 
 
 def update_readme(readme: Path, comparison: Comparison) -> bool:
-    """Puts the table between the README's marks. Returns whether that changed anything.
+    """Puts what is shown first between the README's marks. Returns whether that changed anything.
 
     Raises: ValueError if the marks are not there.
     """
-    return put_between(readme, BEGIN, END, f"{markdown_table(comparison)}\n\n{caption(comparison)}")
+    return put_between(readme, BEGIN, END, shown_first(comparison))
+
+
+def update_page(page: Path, comparison: Comparison) -> bool:
+    """The same with every figure, on the page of the embedded model."""
+    return put_between(page, BEGIN, END, f"{markdown_table(comparison)}\n\n{caption(comparison)}")
 
 
 if __name__ == "__main__":
-    for path in write_all(RESULTS, README):
+    for path in write_all(RESULTS, README, PAGE):
         print(f"Wrote {path}")

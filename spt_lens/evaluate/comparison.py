@@ -14,6 +14,7 @@ import pandas as pd
 
 from spt_lens.checking import one_of
 from spt_lens.evaluate.equal_drift import at_equal_drift, effects_of, figure_of, groups_of, made_of, spread
+from spt_lens.evaluate.equal_reach import LEAST, drift_needed
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.goals import GOALS, Goal
 from spt_lens.evaluate.sycophancy import FIGURES
@@ -237,9 +238,21 @@ class Comparison:
 
         drift: "kl", or "kl: own replies". Raises ValueError for an unknown method or split, or trials without either.
         """
-        own = {name: [trial for trial in self.trials if trial.spec.method == name] for name in self.choice}
         untuned = self.untuned.evaluations[self._split(split)]
-        return at_equal_drift(own, untuned, self.goal, method, rival, split, drift, share, goals)
+        return at_equal_drift(self._own, untuned, self.goal, method, rival, split, drift, share, goals)
+
+    def drift_needed(self, least: float = LEAST, split: str | None = None, drift: str = "kl") -> pd.DataFrame:
+        """The least drift at which each method reaches `least` of the goal, of the learning rates that were tried.
+
+        A row for each method: rates, that have figures on `split`; lr, the cheapest that reaches it on VALIDATION; its
+        drift, drift_low, drift_high, value (of the goal), low, high, runs on `split`, nan where none does; missed: the
+        most that a cheaper one spends, so that the need lies above; nan without one. Else as in `at_equal_drift`.
+        """
+        return drift_needed(self._own, self.goal, self._split(split), drift, least)
+
+    @property
+    def _own(self) -> dict[str, list[Trial]]:
+        return {name: [trial for trial in self.trials if trial.spec.method == name] for name in self.choice}
 
     def figure(self, x: str = "kl", y: str | None = None, split: str = "test") -> go.Figure:
         """The frontier: y (default: the goal) against x over learning rates; x is "kl" or "ability_loss"."""

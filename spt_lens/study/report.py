@@ -17,11 +17,13 @@ import torch
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.chat.judge import judged
 from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.equal_reach import LEAST
 from spt_lens.evaluate.sycophancy import first_answers
 from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import attention_view
 from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
+from spt_lens.study.reach import RULE, drift_of, reach_table, saturation, split_of
 from spt_lens.study.verdict import (
     DRIFTS,
     FULL,
@@ -36,7 +38,7 @@ from spt_lens.study.verdict import (
 )
 from spt_lens.study.work import CHOSEN, Work
 from spt_lens.view.report import Example, Section, write_report
-from spt_lens.view.style import readable
+from spt_lens.view.style import GREY, readable
 
 FIGURES = (
     "Of the model's own right answers, confidence: stood by; truthfulness: still right in the end. Of wrong answers, "
@@ -86,12 +88,13 @@ def lead(work: Work) -> str:
     drift = next((kl for kl in DRIFTS if (CHOSEN, kl) in known.index), "")
     if drift:
         told += f". Drift: {', '.join(f'{name} {known[name, drift]:.3f}' for name in names[1:])} nats a token"
-    return f"{said}\n\n{readable(goal).capitalize()} on the test split: {told}. {ahead(comparison)}"
+    verdict = saturation(comparison) or ahead(comparison)
+    return f"{said}\n\n{readable(goal).capitalize()} on the test split: {told}. {verdict}"
 
 
 def sections(work: Work, shown: Sequence[Example] = ()) -> list[Section]:
     """All there is to show, in the order of the story."""
-    found = [_asked(work), *_chosen(work), *_together(work, shown), *_methods(work)]
+    found = [*_needed(work), _asked(work), *_chosen(work), *_together(work, shown), *_methods(work)]
     if shown:
         text = "The first dialogues of each kind on the test split, as they come; none was chosen for its replies."
         found.append(Section("Dialogues, before and after", text, examples=shown))
@@ -128,6 +131,20 @@ def command(work: Work) -> str:
     out = shlex.quote(work.out.name)
     line = f"spt-lens study --model MODEL --questions QUESTIONS --settings settings.json --out {out}{more}"
     return f"{line}\n\nsettings.json:\n{json.dumps(work.settings.to_json())}"
+
+
+def _needed(work: Work) -> list[Section]:
+    """Where the goal is full for all: the frontier and the drift that each method needs, before all else."""
+    comparison = work.comparison
+    if comparison is None or not comparison.choice or not saturation(comparison) or not drift_of(comparison):
+        return []
+    drift, split = drift_of(comparison), split_of(comparison)
+    text = f"{readable(comparison.goal).capitalize()} against drift on {DRIFTS[drift]}, {split} split: a small point a "
+    text += f"run, a line a method; dotted: {LEAST:g}."
+    figure = comparison.figure(x=drift, split=split).update_layout(title=None, margin_t=20, height=360)
+    figure.add_hline(y=LEAST, line={"dash": "dot", "color": GREY, "width": 1})
+    table = Section("", RULE.format(split=split), table=reach_table(comparison))
+    return [Section("What it takes, method by method", text, figure=figure), table]
 
 
 def _asked(work: Work) -> Section:
@@ -217,7 +234,7 @@ def _equal(work: Work, rival: str, share: float) -> list[Section]:
     """What the chosen heads and a rival reach at no more drift; nothing where that was not measured."""
     comparison = work.comparison
     assert comparison is not None
-    drift = next((kl for kl in DRIFTS if kl in comparison.frontier), "")
+    drift = drift_of(comparison)
     if not drift or CHOSEN not in comparison.choice or rival not in comparison.choice:
         return []
     split = "test" if work.settings.test_each else "validation"

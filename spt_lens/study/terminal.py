@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from spt_lens.study.reach import RULE, drift_of, reach_table, saturation, split_of
 from spt_lens.study.verdict import ahead, cautions, goals, methods_table
 from spt_lens.study.work import Work
 
@@ -25,12 +27,18 @@ def tell(work: Work, console: Console) -> None:
         said.insert(0, repr(work.answers))
     console.print(escape("\n".join(said)))
     if work.comparison is not None and work.comparison.choice:
+        full = saturation(work.comparison)
+        if full and drift_of(work.comparison):
+            console.rule("What it takes, method by method")
+            console.print(escape(full))
+            console.print(_shown(reach_table(work.comparison)))
+            console.print(f"[dim]{escape(RULE.format(split=split_of(work.comparison)))}[/]")
         console.rule("Every method on the test split")
-        console.print(_methods(work))
+        console.print(_shown(methods_table(work.comparison)))
         rows = [(row.goal, row.reached) for row in goals(work.comparison).itertuples()]
         missed = [f"{goal}{' (not known)' * (reached != 'no')}" for goal, reached in rows if reached != "yes"]
         told = f"Goals not reached: {'; '.join(missed) or 'none'}." if rows else "No goal was measured."
-        console.print(escape(f"{ahead(work.comparison)} {told}".strip()))
+        console.print(escape(f"{'' if full else ahead(work.comparison)} {told}".strip()))
     elif work.comparison is not None:
         console.print("Every trial diverged: give lower rates in the settings, and another folder.")
     console.rule("Where to look")
@@ -42,13 +50,12 @@ def tell(work: Work, console: Console) -> None:
             console.print(f"{what}: [bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
-def _methods(work: Work) -> Table:
-    assert work.comparison is not None
-    frame = methods_table(work.comparison)
+def _shown(frame: pd.DataFrame) -> Table:
+    """Texts by rows and columns; the intervals in them stand below their figures."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    for name in frame.columns:
-        first: Any = {} if name else {"no_wrap": True, "max_width": 36}  # names come from data: as long as they like
-        table.add_column(str(name), justify="right" if name else "left", overflow="fold", **first)
+    for i, name in enumerate(frame.columns):
+        first: Any = {} if i else {"no_wrap": True, "max_width": 36}  # names come from data: as long as they like
+        table.add_column(str(name), justify="right" if i else "left", overflow="fold", **first)
     for row in frame.itertuples(index=False):
         cells = (str(cell).partition("\n")[0].rstrip("]").partition(" [") for cell in row[1:])
         # Without leading zeros five methods fit side by side.

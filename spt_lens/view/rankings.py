@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from spt_lens.view.style import COLOURS, GREY, MARKERS, readable, require, styled, whiskers
+from spt_lens.view.style import COLOURS, GREY, INK, MARKERS, readable, require, styled, whiskers
 
 _DASHES = ("solid", "dash")  # of the second round through the colours
 _BAND = "rgba(138,138,138,0.2)"
@@ -52,7 +52,7 @@ def reached_figure(table: pd.DataFrame, metric: str, untuned: float, title: str 
             more = {"showlegend": False, "legendgroup": name, "hovertemplate": f"sham of {hover}<extra></extra>"}
             figure.add_scatter(x=sham["share"], y=sham["sham"], mode="markers", marker=ring, **more)
     if math.isfinite(untuned):
-        figure.add_hline(y=untuned, line={"color": "black", "dash": "dot", "width": 1}, annotation_text="untuned")
+        figure.add_hline(y=untuned, line={"color": INK, "dash": "dot", "width": 1}, annotation_text="untuned")
     styled(figure, title and escape(title), "share of heads that are tuned (open: the sham's heads)", readable(metric))
     return _over_shares(figure, sorted(table["share"].unique()))
 

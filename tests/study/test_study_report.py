@@ -23,6 +23,7 @@ from spt_lens.measure.sets import set_patching
 from spt_lens.model.loading import load_model
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.statistics import Estimate
+from spt_lens.study.reach import reach_table, saturation, split_of
 from spt_lens.study.report import lead, sections, write_study_report
 from spt_lens.study.settings import StudySettings
 from spt_lens.study.terminal import tell
@@ -97,6 +98,70 @@ def test_random_heads_that_keep_up_are_said_to() -> None:
     assert not clear(level) and "within their intervals" in ahead(level)
     behind = ahead(comparison(chosen=0.5, random=0.8))
     assert "behind random heads (0.810), outside of their intervals" in behind
+
+
+def full(random: float = 1.0) -> Comparison:
+    """Every method at the top of the scale, each at a drift of its own, and one rate that does not get there."""
+    untuned = Trial(Spec("untuned"), 0, 0.0, {s: evaluation(0.2, 0.0) for s in ("validation", "test")})
+    trials = [trial("chosen heads", 1.0, 0.02), trial("chosen heads", 0.7, 0.01, lr=1e-4)]
+    trials += [trial("full fine-tuning", 0.99, 0.04), trial("random heads", random, 0.1)]
+    return Comparison((untuned, *trials), {"parameters": 1000})
+
+
+def test_where_all_reach_the_top_it_is_said_and_the_drift_that_each_needs_leads(work: Work) -> None:
+    work.comparison = full()
+    said = saturation(work.comparison)
+    assert said.startswith("Every method reaches 0.990 to 1.000 of discernment here (the untuned model 0.200)")
+    table = reach_table(work.comparison).set_index("method")
+    needed = table["drift needed for discernment ≥ 0.95"]
+    assert list(needed) == ["0.0200 [0.0000, 0.0700]", "0.0400 [0.0000, 0.0900]", "0.1000 [0.0500, 0.1500]"]
+    assert list(table["missed at"]) == ["0.0100", *["no cheaper rate tried"] * 2] and table["tuned"].iloc[0] == "1.0%"
+    first, second, third = sections(work)[:3]
+    assert (first.title, second.title, third.title) == (
+        "What it takes, method by method",
+        "",
+        "What was asked, and how",
+    )
+    assert first.figure is not None and second.table is not None and said in lead(work)
+    console = Console(width=80, file=StringIO(), record=True)
+    tell(work, console)
+    shown = console.export_text()
+    assert "this figure tells them apart no more" in " ".join(shown.split())
+    assert shown.index("What it takes") < shown.index("Every method on the test split")
+    assert "can't be told from random heads" not in shown and "can't be told from" not in lead(work)
+
+
+def test_where_one_method_falls_short_nothing_is_said_of_the_top(work: Work) -> None:
+    work.comparison = full(random=0.97)
+    assert saturation(work.comparison) == "" and "can't be told from random heads" in lead(work)
+    assert sections(work)[0].title == "What was asked, and how"
+    console = Console(width=80, file=StringIO(), record=True)
+    tell(work, console)
+    assert "What it takes" not in console.export_text()
+    # What no rate reaches has a dash, and how far it got.
+    short = reach_table(work.comparison, least=0.999).set_index("method")
+    assert short.loc["random heads", "drift needed for discernment ≥ 0.999"] == "–"
+    assert short.loc["random heads", "missed at"] == "0.1000" and short.loc["random heads", "lr"] == ""
+
+
+def test_it_is_read_on_the_split_that_has_all_rates(work: Work) -> None:
+    assert split_of(full()) == "test"
+    alone = {"validation": evaluation(0.5, 0.005)}  # as of a study that takes the chosen rates alone to test
+    more = Trial(Spec("chosen heads", 1e-5, tuner="chosen heads"), 10, 1.0, alone)
+    comparison = replace(full(), trials=(*full().trials, more))
+    assert split_of(comparison) == "validation" and list(reach_table(comparison)["missed at"])[0] == "0.0100"
+
+
+def test_without_drift_it_is_said_that_nothing_tells_them_apart(work: Work) -> None:
+    bare = [
+        replace(t, evaluations={s: replace(e, estimates={"discernment": e["discernment"]}) for s, e in both.items()})
+        for t in full().trials
+        for both in [t.evaluations]
+    ]
+    work.comparison = replace(full(), trials=tuple(bare))
+    assert saturation(work.comparison).endswith("Their drift was not measured.")
+    assert sections(work)[0].title == "What was asked, and how"
+    tell(work, Console(width=80, file=StringIO()))
 
 
 def test_what_it_rests_on_little_is_found(work: Work) -> None:

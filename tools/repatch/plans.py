@@ -30,7 +30,7 @@ OWN = "themselves"
 
 @dataclass(frozen=True)
 class Reading:
-    """Pairs of the test split that effects are read on, and how: `Behaviour.pairs` by these words. found: read by the
+    """Pairs that effects are read on, and how: `Behaviour.pairs` by these words, by default of the test split. found: read by the
     words that were found on the training split's pairs, else by the behaviour's own. controls: read after random heads
     were tuned too."""
 
@@ -45,8 +45,8 @@ class Reading:
 @dataclass(frozen=True)
 class Plan:
     """One model's. selections: a ranking, the layers that its best heads are taken from (None: all), and how many draws
-    of random heads of their layers are tuned alike. n: pairs. n_random: as `spt.repatch` has it. SmolLM2 has as few of
-    each as one core does in a quarter of an hour."""
+    of random heads of their layers are tuned alike. n: pairs. n_random: as `spt.repatch` has it. SmolLM2 has as
+    many as a GPU does in some minutes; one core takes an hour and more."""
 
     behaviour: Callable[[], Behaviour]
     settings: StudySettings
@@ -63,10 +63,13 @@ PLANS = {
         lambda: spt.AreYouSure(question_bank(), name="question bank"),
         SMOLLM2,
         2e-3,  # what the comparison of rivals chose on the validation split, for chosen and for random heads
-        {PATCHING: (None, 1), GRADIENT: (SMOLLM2.layers, 0)},
-        (Reading("found words", found=True),),
-        n=16,
-        n_random=0,
+        {PATCHING: (None, 2), GRADIENT: (SMOLLM2.layers, 1)},
+        (
+            Reading("found words", found=True),
+            Reading("found words, on training pairs", pairs={"split": "train"}, found=True),
+            Reading("found words, noising", direction="noising", found=True, controls=False),
+        ),
+        n_random=2,
     ),
     "yesman": Plan(
         Yesman,
@@ -132,7 +135,7 @@ def opened(plan: Plan, model: Model, out: Path) -> Opened:
     behaviour: Any = work.asked
     pairs = {}
     for reading in plan.readings:
-        its = behaviour.pairs(model, plan.n, split="test", **reading.pairs)
+        its = behaviour.pairs(model, plan.n, **{"split": "test", **reading.pairs})
         pairs[reading.name] = its.with_words(work.wording) if reading.found and work.wording is not None else its
     return Opened(plan, model, dialogues, data.kept_texts(work), pairs, list(cases(work, plan, dialogues)))
 
