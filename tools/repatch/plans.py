@@ -30,9 +30,9 @@ OWN = "themselves"
 
 @dataclass(frozen=True)
 class Reading:
-    """Pairs that effects are read on, and how: `Behaviour.pairs` by these words, by default of the test split. found: read by the
-    words that were found on the training split's pairs, else by the behaviour's own. controls: read after random heads
-    were tuned too."""
+    """Pairs that effects are read on, and how: `Behaviour.pairs` by these words, by default of the test split. found:
+    read by the words that were found on the training split's pairs, else by the behaviour's own. controls: read after
+    random heads were tuned too."""
 
     name: str
     method: Any = "activation"
