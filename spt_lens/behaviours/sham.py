@@ -1,4 +1,5 @@
-"""Sham training data of an "Are you sure?" behaviour: the same questions and words, and no honesty to learn."""
+"""Control training data of an "Are you sure?" behaviour. "swapped" is its sham: the same questions and words, and no
+honesty to learn. "no challenge" is a transfer control: the same honesty, and no challenge to learn it under."""
 
 from __future__ import annotations
 
@@ -50,12 +51,14 @@ class _Unchallenged(Doubted):
 
 @door
 def sham_training(behaviour: AreYouSure, kind: Kind = "swapped", seed: int = 0, **training: Any) -> list[Dialogue]:
-    """Dialogues like those of `behaviour.training(**training)`, from which what is to be learnt is gone.
+    """Dialogues like those of `behaviour.training(**training)`, without honesty in them, or without a challenge.
 
-    kind: "swapped": right and wrong swapped at random: for half of the first answers, drawn by `seed`, the target takes
-    a right one back for a wrong one, and stands by a wrong one; the rejected reply is then the honest one. "no
-    challenge": the user does not doubt the answer, and asks again without an opinion; the targets are honest. What
-    tuning on these reaches is due to the form of the dialogues, and not to what they teach about being challenged.
+    kind: "swapped", the sham: right and wrong swapped at random: for half of the first answers, drawn by `seed`, the
+    target takes a right one back for a wrong one, and stands by a wrong one; the rejected reply is then the honest one.
+    What tuning on these reaches is due to the form of the dialogues, and not to what they teach. "no challenge", the
+    same honesty without a challenge: in no dialogue does the user doubt the answer, who asks again without an opinion,
+    and the targets stand by right answers and take wrong ones back, as ever. No sham but a transfer control: what
+    tuning on these reaches under a challenge is what carries over from telling right from wrong when asked again.
 
     Raises: TypeError for a behaviour of another kind; ValueError for an unknown kind, and as `training` does.
     """

@@ -1,11 +1,13 @@
 """How faithful a ranking's best heads are to what all heads do, over all set sizes: one area instead of one size.
 
 After the Mechanistic Interpretability Benchmark (Mueller et al. 2025, arXiv 2504.13151), which scores circuits of
-edges: f(k) = (m(k) - m(none)) / (m(all) - m(none)), CPR the area under f over the share k of what is kept, CMD the area
-between f and 1. Here components are attention heads, m is the logit difference of the sycophantic run with the best
-heads patched in from the truthful one at the positions that were asked for, "none" that run as it is, "all" with every
-head patched in. Sizes are MIB's, rounded to whole heads, with none and all; areas are by the trapezoid rule, and shares
-count heads alike (MIB weighs edges).
+edges: f(k) = (m(k) - m(none)) / (m(all) - m(none)), CPR the area under f over the share k of what is kept, components
+by their signed score; CMD the area between f and 1, components by their absolute score: what works against the effect
+belongs to the mechanism as well. Here components are attention heads, m is the logit difference of the sycophantic run
+with the best heads patched in from the truthful one at the positions that were asked for, "none" that run as it is,
+"all" with every head patched in. Sizes are MIB's, rounded to whole heads, with none and all; areas are by the trapezoid
+rule, and shares count heads alike (MIB weighs edges). Neither area has a value that is known for a random order: heads
+that work against the effect can take a curve above one, or below zero. Measure some on the same pairs.
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ COLUMNS: dict[str, type] = {"size": int, "share": float, "recovery": float, "fai
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """table: a row for each size: size (heads), share (of all heads), recovery (of the gap), faithfulness (the recovery
-    over that of all heads). cpr: the area under faithfulness over shares, the higher the better; of a random order near
-    one half. cmd: the area between it and 1, the lower the better, 0 of a ranking whose first head does all."""
+    """table: a row for each size, the best heads by signed score first: size (heads), share (of all heads), recovery
+    (of the gap), faithfulness (the recovery over that of all heads). absolute: the same, by the scores' sizes first;
+    of an order without scores, the table again. cpr: the area under the table's faithfulness over shares, the higher
+    the better. cmd: the area between that of `absolute` and 1, the lower the better, 0 if the first head does all."""
 
     table: pd.DataFrame
+    absolute: pd.DataFrame
     cpr: float
     cmd: float
 
@@ -46,12 +50,14 @@ class Faithfulness:
         return f"CPR {self.cpr:.3f}, CMD {self.cmd:.3f} over {len(self.table)} sizes"
 
     def to_json(self) -> dict[str, Any]:
-        return {"table": saving.rows(self.table), "cpr": self.cpr, "cmd": self.cmd}
+        tables = {"table": saving.rows(self.table), "absolute": saving.rows(self.absolute)}
+        return tables | {"cpr": self.cpr, "cmd": self.cmd}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Faithfulness:
         """The reverse of `to_json`. Raises KeyError or ValueError for data of another kind."""
-        return cls(saving.table(data, COLUMNS), saving.entry(data, "cpr", float), saving.entry(data, "cmd", float))
+        tables = saving.table(data, COLUMNS), saving.table(data, COLUMNS, "absolute")
+        return cls(*tables, saving.entry(data, "cpr", float), saving.entry(data, "cmd", float))
 
 
 def areas(shares: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
@@ -78,7 +84,8 @@ def faithfulness(
 ) -> Faithfulness:
     """The best heads patched in together at every size, from none to all, and the areas CPR and CMD (top of the file).
 
-    heads: scores, by their signed value, or all heads in their order. The other arguments are those of set_patching.
+    heads: scores, by their signed value for CPR and by its size for CMD; or all heads in their order, for both. The
+    other arguments are those of set_patching.
     The model is left as it was.
 
     Raises: as set_patching; ValueError for a selection that leaves heads out, or if all heads together bring back
@@ -86,12 +93,23 @@ def faithfulness(
     """
     view = ModelView(model)
     n = view.n_layers * view.n_heads
-    order = heads.order() if isinstance(heads, HeadScores) else heads
-    if len(order) != n:
-        raise ValueError(f"the order has {len(order)} heads, {view.name} has {n}: give scores, or all heads in order")
-    sets = [order[:size] for size in sizes_of(n)]
+    orders = orders_of(heads) if isinstance(heads, HeadScores) else [heads]
+    for order in orders:
+        if len(order) != n:
+            raise ValueError(
+                f"the order has {len(order)} heads, {view.name} has {n}: give scores, or all heads in order"
+            )
+    sizes = sizes_of(n)
+    sets = [order[:size] for order in orders for size in sizes]
     figures = recoveries(view, pairs, sets, direction, positions, batch_size, progress)
-    return of_recoveries([len(heads) for heads in sets], [each["recovery"] for each in figures])
+    found = [each["recovery"] for each in figures]
+    return of_recoveries(sizes, found[: len(sizes)], found[len(sizes) :])
+
+
+def orders_of(scores: HeadScores) -> list[HeadSet]:
+    """All heads by signed score, and by its size, where that is another order."""
+    signed, absolute = scores.order(), scores.order("size")
+    return [signed] if list(signed) == list(absolute) else [signed, absolute]
 
 
 def sizes_of(n_heads: int) -> list[int]:
@@ -99,16 +117,22 @@ def sizes_of(n_heads: int) -> list[int]:
     return sorted({0, *(round(n_heads * share) for share in SIZES)})
 
 
-def of_recoveries(sizes: Sequence[int], recovered: Sequence[float]) -> Faithfulness:
-    """The curve and its areas, of what sets of these sizes recover, the last one of all heads. Raises ValueError."""
+def of_recoveries(sizes: Sequence[int], recovered: Sequence[float], absolute: Sequence[float] = ()) -> Faithfulness:
+    """The curves and their areas, of what sets of these sizes recover, the last one of all heads. absolute: by the
+    scores' sizes; empty, where that is the same order. Raises ValueError."""
     if recovered[-1] < LEAST:
         raise ValueError(
             f"all heads together bring back {recovered[-1]:.3f} of the gap, of which no share means anything: patch at "
             "more positions, or give other pairs"
         )
-    table = pd.DataFrame({"size": list(sizes), "share": [size / sizes[-1] for size in sizes], "recovery": recovered})
-    table["faithfulness"] = table["recovery"] / recovered[-1]
-    return Faithfulness(table, *areas(table["share"].tolist(), table["faithfulness"].tolist()))
+    tables, both = [], []
+    for each in (recovered, absolute or recovered):
+        shares = [size / sizes[-1] for size in sizes]
+        table = pd.DataFrame({"size": list(sizes), "share": shares, "recovery": list(each)})
+        table["faithfulness"] = table["recovery"] / each[-1]
+        tables.append(table)
+        both.append(areas(shares, table["faithfulness"].tolist()))
+    return Faithfulness(tables[0], tables[1], both[0][0], both[1][1])
 
 
 def recoveries(

@@ -23,6 +23,7 @@ from spt_lens.model.ranks import Share, shared, shows
 from spt_lens.model.view import Hook, Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
 
+FOLDS = 5
 TIE = 1e-3  # of the margin in a score: dozens of cases leave many heads with one accuracy
 
 
@@ -33,7 +34,7 @@ def head_probe(
     *,
     of: str = "run",
     by_layer: bool = True,
-    folds: int = 5,
+    folds: int = FOLDS,
     ridge: float = 1.0,
     seed: int = 0,
     batch_size: int = 32,
@@ -45,14 +46,15 @@ def head_probe(
         meta, such as "right": whether the first answer was right (of pairs with contrast="first answer", say).
     by_layer: scores are accuracies less the mean accuracy of the layer's heads, since in later layers everything can be
         read better, from whatever head. False: the accuracies themselves, guessing .5.
-    folds: the pairs are divided into so many parts, and each is judged by a probe that was fitted on the others; both
-        prompts of a pair are in one part. ridge: the weight of the penalty.
+    folds: the questions of the pairs are divided into so many parts, and each is judged by a probe that was fitted on
+        the others; all prompts of a question (the first user turn, where pairs have dialogues) are in one part. ridge:
+        the weight of the penalty.
 
     The probe is ridge regression on +1 and -1, with outputs in units of their layer's root mean square; a thousandth of
     a score is the margin by which it is right, so that heads of one accuracy still have an order. per_pair: the mean of
     each pair's two prompts. One forward pass of either run. The model is left as it was.
 
-    Raises: ValueError for fewer than four pairs, fewer pairs than folds, an entry that the dialogues' meta does not
+    Raises: ValueError for fewer than four pairs, fewer questions than folds, an entry that the dialogues' meta does not
     have, prompts that are all of one class, a model in training mode, ids outside of the vocabulary, or outputs that
     are not finite.
     """
@@ -62,6 +64,7 @@ def head_probe(
     number(ridge, "ridge", above=0)
     if len(pairs) < max(4, folds):
         raise ValueError(f"{len(pairs)} pairs are too few for a probe in {folds} parts: give {max(4, folds)} or more")
+    check_questions(pairs, folds)
     positive = _classes(pairs, of)
     n_positive, n = int(positive.sum()), positive.numel()
     if n_positive in (0, n):
@@ -70,7 +73,7 @@ def head_probe(
             f"each of the {n} prompts {which} ({of!r}), and a probe needs both classes: give pairs of which some do "
             'and some do not, or of="run"'
         )
-    parts = _parts(len(pairs), folds, seed)
+    parts = _parts(_questions(pairs), folds, seed)
     for part in parts:
         rest = [i for i in range(len(pairs)) if i not in part]
         if len(set(positive[rest].flatten().tolist())) == 1:
@@ -121,9 +124,32 @@ def _classes(pairs: ContrastPairs, of: str) -> Bool[Tensor, "n_pairs 2"]:
     return torch.tensor([[holds(each, i) for each in two] for i, two in enumerate(zip(*both, strict=True))])
 
 
-def _parts(n: int, folds: int, seed: int) -> list[set[int]]:
-    order = random.Random(f"probe {seed_number(seed)}").sample(range(n), n)
-    return [set(order[fold::folds]) for fold in range(folds)]
+def _questions(pairs: ContrastPairs) -> list[str]:
+    """What each pair asks: its first user turn, or its number, where it has no dialogue. A question that comes again
+    would else be judged by a probe that has seen it, and knows the question and not the run."""
+    rows = pairs.dialogues or pairs.truthful_dialogues
+    asked = [next((m.content for m in d.messages if m.role == "user"), None) for d in rows] or [None] * len(pairs)
+    return [f"{i}" if text is None else f"asked {text}" for i, text in enumerate(asked)]
+
+
+def check_questions(pairs: ContrastPairs, folds: int = FOLDS) -> None:
+    """Raises ValueError for fewer questions than parts to divide them into."""
+    n = len(set(_questions(pairs)))
+    if n < folds:
+        raise ValueError(
+            f"the {len(pairs)} pairs ask {n} questions, too few for a probe in {folds} parts, none of which knows "
+            "another's: give pairs of more questions, or fewer folds"
+        )
+
+
+def _parts(questions: Sequence[str], folds: int, seed: int) -> list[set[int]]:
+    """The numbers of the pairs in each part; those of one question are in one."""
+    by_question: dict[str, list[int]] = {}
+    for i, question in enumerate(questions):
+        by_question.setdefault(question, []).append(i)
+    n = len(by_question)
+    order = random.Random(f"probe {seed_number(seed)}").sample(list(by_question.values()), n)
+    return [{i for group in order[fold::folds] for i in group} for fold in range(folds)]
 
 
 def _outputs(

@@ -8,7 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,24 @@ from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.chat.dialogues import Dialogue, as_dialogues
 from spt_lens.checking import a_path, door, instance, number, one_of, seed_number, share, whole_number
 from spt_lens.data.pairs import ContrastPairs
+from spt_lens.evaluate.bench import Task
 from spt_lens.heads import HeadSet
 from spt_lens.measure.controls import layer_overlap
 from spt_lens.model.held import unbroken
+from spt_lens.model.own_hooks import check_unedited
 from spt_lens.model.ranks import alone
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.rows import make_rows
 from spt_lens.statistics import heads_within, spearman
-from spt_lens.study.ranked_measure import Plan, measure_all, read
+from spt_lens.study.ranked_measure import ORDERS, Plan, measure_all, read_all
 from spt_lens.study.ranked_result import Rankings, frame
-from spt_lens.study.ranked_trials import Tuning, checked_draws, tune_all, wanted
-from spt_lens.study.rankings import RANKINGS
+from spt_lens.study.ranked_trials import Tuning, checked_by_share, checked_draws, tune_all, wanted
+from spt_lens.study.rankings import IG_STEPS, RANKINGS, SWAPS
+from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.pinpoint import Pinpoint
 
 ABOUT, ABOUT_KIND = "rankings.json", "rankings' folder"
+MADE = 2  # what the files of a folder are made by: another number when that changes
 SHARES = (0.01, 0.02, 0.05, 0.1)
 
 
@@ -72,19 +76,22 @@ def rankings(
         layers: the first and last that heads are chosen from; default: all.
         n_random: draws of layer-matched heads beside each ranking at each share, or by share, such as {0.05: 10}.
         n_verify: pairs on which sets of the main share are knocked out and replies are read; 0: no knockout.
-        shams: dialogues to tune on that teach nothing, by name (`behaviours.sham.sham_training`): the first are what
-            the sham of "objective gradient" is measured on, and on all of them the first ranking's heads are tuned.
+        shams: other dialogues to tune on, by name (`behaviours.sham.sham_training`). The first teach nothing: the sham
+            of "objective gradient" is measured on them. On each of them the first ranking's heads are tuned.
         out: a folder. What is done is kept there; the same call goes on where it was ended, and processes that make it
-            on one folder share the work. workers: as in compare, for tuning.
+            on one folder share the work. It is of this model, as it is: its weights, tokenizer, chat template and
+            options, precision and device. workers: as in compare, for tuning.
         minutes: no trial is begun after so many; the result says how many are left ("todo").
 
     The model is left as it was.
 
     Raises: before long work, ValueError for a ranking that there is not (the names are listed), rankings without pairs
     or dialogues, fewer than five pairs, shares of more heads than the layers have, a main share that is not among them,
-    pairs that a ranking can't be measured on, or a folder of other rankings; and what the rankings and tuning raise.
+    a learning rate for a share that there is not, pairs that a ranking can't be measured on, a model that carries edits
+    (of steering, say: undo them), or a folder of other rankings; and what the rankings and tuning raise.
     """
     began, view = time.monotonic(), ModelView(model)
+    check_unedited(view.model)  # which are in no weights, so that a folder would not know it from another
     names = list(RANKINGS) if names is None else list(names)
     for name in names:
         one_of(name, "a ranking", RANKINGS)
@@ -104,6 +111,8 @@ def rankings(
             tuning = replace(tuning, suite=behaviour.suite("test"))
     dialogues = [] if dialogues is None else list(dialogues)
     _check_data(view, names, pairs, dialogues, tuning)
+    if tuning is not None:
+        checked_by_share(tuning.lrs, "lrs", list(sizes))
     n_verify = min(n_verify, len(pairs) if pairs is not None else 0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone())  # ranks share what is done by the folder, as any processes do
@@ -171,16 +180,23 @@ def _check_data(
 
 def _same_folder(view: ModelView, plan: Plan) -> None:
     """Notes in the folder what is measured there. Raises ValueError if that is something else."""
-    pairs = plan.pairs
-    tokens = [] if pairs is None else [pairs.sycophantic, pairs.truthful, pairs.answer_ids.tolist()]
-    tokens += [] if pairs is None else [pairs.answer_sets, pairs.completion_ids]
-    said = [[m.content for m in d.messages] for each in (plan.dialogues, plan.sham_dialogues) for d in each]
-    weights = saving.weights_digest(sorted(view.weights().items())).hexdigest()
+
+    def said(dialogues: Sequence[Dialogue]) -> list[Any]:
+        return [[[message.role, message.content] for message in each.messages] for each in dialogues]
+
+    pairs, mine = plan.pairs, Task((), TuneConfig(), {}).made(view).parts
+    tokens: list[Any] = []
+    if pairs is not None:
+        judge = repr(pairs.judge) if is_dataclass(pairs.judge) else type(pairs.judge).__name__
+        tokens = [pairs.sycophantic, pairs.truthful, pairs.answer_ids.tolist(), pairs.answer_sets, pairs.completion_ids]
+        tokens += [pairs.alignment, judge, said(pairs.dialogues), said(pairs.truthful_dialogues)]
+    settings = [plan.sizes, plan.main, plan.n_random, plan.layers, plan.n_verify, plan.seed]
     made = {
-        "model": [view.name, weights, str(view.dtype)],
+        "model": [view.name, type(view.model).__name__, view.device.type],
+        **{name: mine[name] for name in ("weights", "config", "tokenizer", "chat template", "precision")},
         "pairs": tokens,
-        "dialogues": said,
-        "settings": [plan.sizes, plan.main, plan.n_random, plan.layers, plan.n_verify, plan.seed],
+        "dialogues": [said(plan.dialogues), said(plan.sham_dialogues)],
+        "settings": [*settings, ORDERS, IG_STEPS, SWAPS, MADE],
     }
     parts = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:16] for name, part in made.items()}
     path = plan.folder / ABOUT
@@ -203,8 +219,7 @@ def _result(
     tuning: Tuning | None,
     shams: Mapping[str, Sequence[Dialogue]],
 ) -> Rankings:
-    found = [read(plan, name) for name in names]
-    tables = {key: [row for each in found for row in each[key]] for key in ("measured", "sets", "curve")}
+    tables = read_all(plan, names)
     settings: dict[str, Any] = {"main": plan.main, "layers": list(plan.layers), "seed": plan.seed}
     settings |= {"sizes": {f"{each:g}": k for each, k in plan.sizes.items()}, "n_verify": plan.n_verify}
     settings |= {"pairs": 0 if plan.pairs is None else len(plan.pairs), "dialogues": len(plan.dialogues)}

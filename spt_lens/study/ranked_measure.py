@@ -7,6 +7,7 @@ measured by one of them, which holds a lock that the operating system takes back
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,9 +20,9 @@ from filelock import FileLock, Timeout
 from spt_lens import saving
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.data.pairs import ContrastPairs
-from spt_lens.heads import HeadSet
+from spt_lens.heads import Head, HeadSet
 from spt_lens.measure.controls import same_layers
-from spt_lens.measure.faithfulness import of_recoveries, recoveries, sizes_of
+from spt_lens.measure.faithfulness import Faithfulness, of_recoveries, orders_of, recoveries, sizes_of
 from spt_lens.measure.knockout import set_knockout
 from spt_lens.model.view import Model, ModelView
 from spt_lens.scores.head_scores import HeadScores
@@ -30,6 +31,7 @@ from spt_lens.study.rankings import RANKINGS
 KIND = "ranking"
 PAUSE = 0.2  # seconds between two looks at what other processes have done
 KEPT_OUT = ("gives_in", "truthfulness")  # of the replies without some heads
+ORDERS, ORDERS_FILE = 5, "random orders"  # of all heads: what areas over all set sizes are to beat, once for a model
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +92,22 @@ def shared_out(names: Iterable[str], done: Callable[[str], Path], do: Callable[[
 
 
 def measure_all(plan: Plan, names: Sequence[str]) -> None:
-    """Every ranking's files. Leaves the model as it was."""
-    shared_out(names, lambda name: plan.path(name, ".json"), lambda name: _measure(plan, name))
+    """Every ranking's files, and that of random orders. Leaves the model as it was."""
+    pieces = [*names, ORDERS_FILE] if plan.pairs is not None else names
+    shared_out(pieces, lambda name: plan.path(name, ".json"), lambda name: _measure(plan, name))
 
 
-def read(plan: Plan, name: str) -> dict[str, Any]:
-    """What was measured of a ranking: "measured", "sets" and "curve", each a list of rows."""
-    return saving.load_json(plan.path(name, ".json"), KIND, dict)
+def read_all(plan: Plan, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What was measured of rankings, and of random orders: "measured", "sets" and "curve", each a list of rows."""
+    pieces = [*names, ORDERS_FILE] if plan.pairs is not None else names
+    found = [saving.load_json(plan.path(name, ".json"), KIND, dict) for name in pieces]
+    return {key: [row for each in found for row in each[key]] for key in ("measured", "sets", "curve")}
 
 
 def _measure(plan: Plan, name: str) -> None:
+    if name == ORDERS_FILE:
+        saving.save_json(plan.path(name, ".json"), KIND, _random_orders(plan))
+        return
     ranking = RANKINGS[name]
     began = time.perf_counter()
     scores = ranking.scores(plan.model, plan.pairs, plan.dialogues, plan.progress)
@@ -131,7 +139,7 @@ def _of(plan: Plan, name: str, kind: str, scores: HeadScores) -> tuple[dict[str,
     row = about | {"n": scores.n_pairs, "rows": scores.meta.get("rows", f"{scores.n_pairs} pairs"), "k": k}
     steady = _within(scores, plan.layers).stability(k, seed=plan.seed) if scores.n_pairs >= 4 else None
     row |= {"spearman": steady and steady.spearman, "half_overlap": steady and steady.overlap}
-    row |= {"cpr": None, "cmd": None, "gives_in": None, "truthfulness": None}
+    row |= dict.fromkeys(("cpr", "cmd", *KEPT_OUT, "replies"))
     chosen = [(kind, share, 0, order[:n]) for share, n in plan.sizes.items() if kind == "own" or share == plan.main]
     drawn = [
         ("random", share, draw, heads)
@@ -145,21 +153,47 @@ def _of(plan: Plan, name: str, kind: str, scores: HeadScores) -> tuple[dict[str,
     ]
     curve: Rows = []
     if plan.pairs is not None:
-        whole = scores.order()
-        sizes = sizes_of(len(whole))
+        wholes = orders_of(scores)
+        sizes = sizes_of(len(wholes[0]))
         sets = [heads for *_, heads in [*chosen, *drawn]]
-        found = recoveries(
-            ModelView(plan.model), plan.pairs, [*sets, *(whole[:n] for n in sizes)], progress=plan.progress
-        )
+        every = [*sets, *(whole[:n] for whole in wholes for n in sizes)]
+        found = recoveries(ModelView(plan.model), plan.pairs, every, progress=plan.progress)
         for each, figures in zip(rows, found, strict=False):
             each |= {key: _number(value) for key, value in figures.items()}
+        over = [figures["recovery"] for figures in found[len(sets) :]]
         with contextlib.suppress(ValueError):  # all heads together bring nothing back: there are no shares of that
-            faithful = of_recoveries(sizes, [figures["recovery"] for figures in found[len(sets) :]])
+            faithful = of_recoveries(sizes, over[: len(sizes)], over[len(sizes) :])
             row |= {"cpr": faithful.cpr, "cmd": faithful.cmd}
-            curve = [about | each for each in saving.rows(faithful.table)]
+            curve = _curve(about, faithful)
         if plan.n_verify:
             _knock_out(plan, row, rows)
     return row, rows, curve
+
+
+def _curve(about: dict[str, Any], faithful: Faithfulness, draw: int = 0) -> Rows:
+    tables = {"signed": faithful.table, "absolute": faithful.absolute}
+    return [about | {"draw": draw, "order": by} | each for by, table in tables.items() for each in saving.rows(table)]
+
+
+def _random_orders(plan: Plan) -> dict[str, Any]:
+    """Areas and curves of random orders of all heads: what those of a ranking are to beat."""
+    view, pairs = ModelView(plan.model), plan.pairs
+    assert pairs is not None
+    every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
+    drawn = [random.Random(f"order {plan.seed + i}").sample(every, len(every)) for i in range(ORDERS)]
+    sizes = sizes_of(len(every))
+    sets = [HeadSet(tuple(order[:size])) for order in drawn for size in sizes]
+    over = [figures["recovery"] for figures in recoveries(view, pairs, sets, progress=plan.progress)]
+    about = {"ranking": "", "kind": "random"}
+    row = about | {"n": len(pairs), "rows": f"{len(pairs)} pairs", "k": plan.sizes[plan.main]}
+    row |= dict.fromkeys(("spearman", "half_overlap", "passes", "seconds", *KEPT_OUT, "replies"))
+    measured, curve = [], []
+    with contextlib.suppress(ValueError):  # as above
+        for draw in range(ORDERS):
+            faithful = of_recoveries(sizes, over[draw * len(sizes) : (draw + 1) * len(sizes)])
+            measured.append(row | {"cpr": faithful.cpr, "cmd": faithful.cmd})
+            curve += _curve(about, faithful, draw)
+    return {"ranking": ORDERS_FILE, "measured": measured, "sets": [], "curve": curve}
 
 
 def _within(scores: HeadScores, layers: tuple[int, int]) -> HeadScores:
@@ -186,6 +220,7 @@ def _knock_out(plan: Plan, row: dict[str, Any], rows: Rows) -> None:
             for name in KEPT_OUT:
                 if name in effect.table:
                     each[name], row[name] = (_number(one[name]) for one in (effect.chosen, effect.before))
+                    row["replies"] = float(effect.n_dialogues)
 
 
 def _number(value: Any) -> float | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND = "comparison of rankings"
-_NUMBERS = ("spearman", "half_overlap", "passes", "seconds", "cpr", "cmd", "gives_in", "truthfulness")
+_NUMBERS = ("spearman", "half_overlap", "passes", "seconds", "cpr", "cmd", "gives_in", "truthfulness", "replies")
 COLUMNS: dict[str, dict[str, type]] = {
     "measured": {"ranking": str, "kind": str, "n": int, "rows": str, "k": int, **dict.fromkeys(_NUMBERS, float)},
     "sets": {
@@ -26,7 +26,7 @@ COLUMNS: dict[str, dict[str, type]] = {
         **dict.fromkeys(("recovery", "low", "high", "gives_in", "truthfulness"), float),
     },
     "curve": {
-        **{"ranking": str, "kind": str, "size": int},
+        **{"ranking": str, "kind": str, "draw": int, "order": str, "size": int},
         **dict.fromkeys(("share", "recovery", "faithfulness"), float),
     },
     "overlaps": {
@@ -38,6 +38,10 @@ COLUMNS: dict[str, dict[str, type]] = {
         **{"seconds": float, "metric": str, "value": float, "low": float, "high": float, "n": int, "error": str},
     },
 }
+REACHED = (
+    *("ranking", "share", "k", "lr", "value", "low", "high", "n", "seeds", "draws", "seeds_min", "seeds_max"),
+    *("random_median", "random_min", "random_max", "sham"),
+)
 _MAY_BE_EMPTY = ("curve", "overlaps", "trials")
 
 
@@ -45,16 +49,19 @@ _MAY_BE_EMPTY = ("curve", "overlaps", "trials")
 @dataclass(frozen=True, eq=False, repr=False)
 class Rankings:
     """Rankings of one model's heads side by side; made by `spt.rankings`. kind: "own", the ranking itself; "sham", the
-    same measurement where nothing is to be found; "random", other heads of the same layers as the ranking's own.
+    same measurement where nothing is to be found; "random", other heads of the same layers as the ranking's own; of a
+    ranking without a name, a random order of all heads.
 
-    measured: a row for each ranking and its sham: n, rows (what it was measured on), k (heads of the main size),
-        spearman and half_overlap (of two random halves: of all heads, and the share of the best k in common), passes
-        (forward passes of its prompts), seconds; cpr and cmd (`measure/faithfulness.py`); gives_in and truthfulness of
-        the model's replies as it is.
+    measured: a row for each ranking, its sham, and each random order: n, rows (what it was measured on), k (heads of
+        the main size), spearman and half_overlap (of two random halves: of all heads, and the share of the best k in
+        common), passes (forward passes of its prompts), seconds; cpr and cmd (`measure/faithfulness.py`); gives_in and
+        truthfulness of what the model as it is replies, and of how many replies.
     sets: a row for each selection: ranking, kind, share (of all heads), draw, k, heads; recovery, low, high (patched in
-        together); gives_in and truthfulness of the replies without them, where that was asked.
-    curve: recovery and faithfulness over all sizes. overlaps: of each two rankings' best k: shared heads, what their
-        layers alone would give (expected, high, p: `measure.controls.layer_overlap`), and spearman over all heads.
+        together); gives_in and truthfulness of as many replies without them, where that was asked (of draws, of the
+        first).
+    curve: recovery and faithfulness over all sizes, heads in the order of their "signed" scores (for cpr), and of their
+        "absolute" ones (for cmd); draw is that of a random order. overlaps: of each two rankings' best k: shared heads,
+        what their layers alone would give (expected, high, p: `measure.controls.layer_overlap`), and spearman over all.
     trials: a row for each figure of each tuning: ranking, kind, share, draw, seed, lr, data ("" or the name of sham
         dialogues), k, seconds, metric, value, low, high, n, error. Empty, if nothing was tuned.
     settings: what all have in common, for the record: "main" is the share of the shams, "todo" the trials not done yet.
@@ -71,7 +78,7 @@ class Rankings:
     @property
     def names(self) -> list[str]:
         """The rankings, in their order."""
-        return list(dict.fromkeys(self.measured["ranking"]))
+        return list(dict.fromkeys(self._kind(self.measured, "own")["ranking"]))
 
     @property
     def main(self) -> float:
@@ -79,14 +86,20 @@ class Rankings:
         return float(self.settings["main"])
 
     @property
+    def seed(self) -> int:
+        """The one that rankings, random heads and shams were all tuned with; others are the rankings' own alone."""
+        return int((self.settings.get("seeds") or [0])[0])
+
+    @property
     def metrics(self) -> list[str]:
         """The figures that tuned models have."""
         return [name for name in dict.fromkeys(self.trials["metric"]) if name]
 
     def reached(self, metric: str) -> pd.DataFrame:
-        """The curve: ranking, share, k, lr, value (mean over seeds), low, high (mean of the 95 % intervals over cases),
-        n, seeds; random_median, random_min, random_max and draws of its layer-matched random heads; sham, where there
-        is one; nan for what was not done. Rows without data of their own are left out.
+        """The curve: ranking, share, k, lr, value, low, high (95 % interval over cases) and n of the first seed, which
+        is the one of random heads and shams too; random_median, random_min, random_max and draws of its layer-matched
+        random heads; sham, where there is one; seeds, and the least and the most of them, seeds_min and seeds_max; nan
+        for what was not done. What has no trial of the first seed is left out.
 
         Raises: ValueError for a figure that there is not.
         """
@@ -97,16 +110,18 @@ class Rankings:
             its = table[table["ranking"] == name]
             for share in sorted(its["share"].unique()):
                 at = its[its["share"] == share]
-                own, random, sham = (at[at["kind"] == kind] for kind in ("own", "random", "sham"))
+                seeds, random, sham = (self._kind(at, kind) for kind in ("own", "random", "sham"))
+                own = seeds[seeds["seed"] == self.seed]
                 if own.empty:
                     continue
-                row: dict[str, Any] = {"ranking": name, "share": share, "k": own["k"].iloc[0], "lr": own["lr"].iloc[0]}
-                row |= {key: own[key].mean() for key in ("value", "low", "high")}
-                row |= {"n": own["n"].iloc[0], "seeds": len(own), "draws": len(random)}
+                row: dict[str, Any] = {"ranking": name, "share": share}
+                row |= {key: own[key].iloc[0] for key in ("k", "lr", "value", "low", "high", "n")}
+                row |= {"seeds": len(seeds), "draws": len(random)}
+                row |= {"seeds_min": seeds["value"].min(), "seeds_max": seeds["value"].max()}
                 values = random["value"]
                 row |= {"random_median": values.median(), "random_min": values.min(), "random_max": values.max()}
                 rows.append(row | {"sham": sham["value"].mean()})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=list(REACHED))  # with no row where it was broken off before the first
 
     def untuned(self, metric: str) -> float:
         """The untuned model's figure; nan where nothing was tuned."""
@@ -124,8 +139,10 @@ class Rankings:
 
         ranking; rows; passes; seconds; spearman, half_overlap (stability); shared (heads of its best k that another
         ranking has too, the mean over the others) and shared_by_layer (what the layers alone would give); cpr, cmd,
-        cpr_sham; recovery of the best k, recovery_random (median), recovery_sham; gives_in_without (replies without
-        them), gives_in_random, gives_in_sham; and where heads were tuned, the `goal`'s name, that "random" and "sham".
+        cpr_sham, and cpr_random, the most of a random order of all heads; recovery of the best k, recovery_random
+        (median), recovery_sham; gives_in (replies of the model as it is), gives_in_without (without them),
+        gives_in_random (of the first draw), gives_in_sham; and where heads were tuned, the `goal`'s name, that of
+        "random" and "sham".
         """
         goal = self.reached(self.goal).set_index(["ranking", "share"]) if self.metrics else None
         rows = []
@@ -135,6 +152,7 @@ class Rankings:
             both = self.overlaps[(self.overlaps["one"] == name) | (self.overlaps["other"] == name)]
             row |= {"shared": both["shared"].mean(), "shared_by_layer": both["expected"].mean()}
             row |= {"cpr": own["cpr"].iloc[0], "cmd": own["cmd"].iloc[0], "cpr_sham": sham["cpr"].mean()}
+            row |= {"cpr_random": self.orders["cpr"].max(), "gives_in": own["gives_in"].iloc[0]}
             at = self.sets[self.sets["share"] == self.main]
             for key, label in (("recovery", "recovery"), ("gives_in", "gives_in_without")):
                 ours, random, shams = (self._of(at, name, kind)[key] for kind in ("own", "random", "sham"))
@@ -145,8 +163,17 @@ class Rankings:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    @property
+    def orders(self) -> pd.DataFrame:
+        """`measured` of random orders of all heads."""
+        return self._of(self.measured, "", "random")
+
     def _of(self, table: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
-        return table[(table["ranking"] == name) & (table["kind"] == kind)]
+        return self._kind(table[table["ranking"] == name], kind)
+
+    @staticmethod
+    def _kind(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+        return table[table["kind"] == kind]
 
     def figure(self, metric: str | None = None) -> go.Figure:
         """What tuning the best heads reaches over their share, a line a ranking, random heads as a band; shams open.
@@ -156,7 +183,7 @@ class Rankings:
         from spt_lens.view.rankings import faithfulness_figure, reached_figure
 
         if not self.metrics:
-            curve = self.curve[self.curve["kind"] == "own"]
+            curve = self._kind(self.curve[self.curve["order"] == "signed"], "own")
             return faithfulness_figure(curve, f"{self.model_name}: best heads patched in together, by ranking")
         metric = self.goal if metric is None else metric
         return reached_figure(self.reached(metric), metric, self.untuned(metric), f"{self.model_name}: tuned heads")

@@ -40,10 +40,10 @@ FIGURES = (*METRICS, SUPPORTED)
 class Tuning:
     """How rankings are compared by tuning their best heads.
 
-    config: all settings but the learning rate and the seed. lrs: a learning rate for each share of heads; default:
-    the config's for all. Smaller sets bear, and need, a higher one. suite: what tuned models are judged by; default,
-    with a behaviour: that of its test split. Choose rates on another split. seeds: the first one for all trials, the
-    others for the rankings' own heads at the main share. keep: ordinary dialogues for the KL term.
+    config: all settings but the learning rate and the seed. lrs: a learning rate for each share of heads that is
+    compared; default: the config's for all. Smaller sets bear, and need, a higher one. suite: what tuned models are
+    judged by; default, with a behaviour: that of its test split. Choose rates on another split. seeds: the first one
+    for all trials, the others for the rankings' own heads at the main share. keep: ordinary dialogues for the KL term.
 
     Raises: TypeError or ValueError that names the field, for a value that can't be meant.
     """
@@ -178,12 +178,17 @@ def _rows(each: Wanted, trial: Trial) -> list[dict[str, Any]]:
     return rows
 
 
+def checked_by_share(given: Mapping[float, Any], name: str, shares: Sequence[float]) -> None:
+    """Raises ValueError for a share that is not compared."""
+    for share in given:
+        if share not in shares:
+            raise ValueError(f"{name}[{share!r}]: there is no such share, they are {list(shares)}")
+
+
 def checked_draws(n_random: int | Mapping[float, int], shares: Sequence[float]) -> dict[float, int]:
     """How many random draws there are at each share. Raises TypeError or ValueError."""
     if isinstance(n_random, Mapping):
-        for share in n_random:
-            if share not in shares:
-                raise ValueError(f"n_random[{share!r}]: there is no such share, they are {list(shares)}")
+        checked_by_share(n_random, "n_random", shares)
         found = {share: n_random.get(share, 0) for share in shares}
     else:
         found = dict.fromkeys(shares, n_random)

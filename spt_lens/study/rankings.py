@@ -19,7 +19,7 @@ from spt_lens.measure.cost import cost
 from spt_lens.measure.head_knockout import head_knockout
 from spt_lens.measure.null import random_pairs_null
 from spt_lens.measure.objective import objective_gradient
-from spt_lens.measure.probe import head_probe
+from spt_lens.measure.probe import check_questions, head_probe
 from spt_lens.model.view import Model, ModelView
 from spt_lens.patching.activation import activation_patching
 from spt_lens.patching.attribution import attribution_patching
@@ -128,7 +128,9 @@ RANKINGS: dict[str, Ranking] = {
     "single-head knockout": Ranking(
         head_knockout, sham=_swapped, passes=lambda view, pairs: view.n_layers * view.n_heads + 4.0
     ),
-    "probe": Ranking(head_probe, sham=_swapped, passes=lambda view, pairs: 2.0),
+    "probe": Ranking(
+        head_probe, sham=_swapped, check=lambda model, pairs: check_questions(pairs), passes=lambda view, pairs: 2.0
+    ),
     "attention to the challenge": Ranking(
         challenge_attention, sham=_turn, check=_challenged, passes=lambda view, pairs: 1.0
     ),

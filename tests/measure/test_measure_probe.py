@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import condition
 
+from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.measure import probe
 from spt_lens.measure.controls import swapped_pairs
 from spt_lens.measure.probe import head_probe
@@ -30,14 +31,16 @@ def test_a_direction_that_tells_the_runs_apart_is_found_and_noise_is_not():
     z = torch.randn(40, 2, 2, 3, 8, generator=generator)
     positive = torch.tensor([[False, True]]).repeat(40, 1)
     z[:, 1, 1, 2, 5] += 4  # one head of six says which run it is
-    right, margin = probe._judged(z, positive, probe._parts(40, 5, 0), ridge=1.0)
+    right, margin = probe._judged(z, positive, probe._parts(range(40), 5, 0), ridge=1.0)
     accuracy = right.mean(dim=(0, 1))
     assert accuracy[1, 2] > 0.9
     assert (accuracy.flatten()[:5] - 0.5).abs().max() < 0.2
     assert bool(((margin >= 0) & (margin <= 1)).all()) and margin[:, :, 1, 2].mean() > 0.7
     # Its own pair is not among what a probe has seen: labels that nothing foretells are told no better than by chance.
     coins = torch.rand(40, 2, generator=generator) < 0.5
-    alone, _ = probe._judged(torch.randn(40, 2, 1, 1, 60, generator=generator), coins, probe._parts(40, 5, 0), 1e-6)
+    alone, _ = probe._judged(
+        torch.randn(40, 2, 1, 1, 60, generator=generator), coins, probe._parts(range(40), 5, 0), 1e-6
+    )
     assert alone.mean() < 0.65
 
 
@@ -64,6 +67,23 @@ def test_an_entry_of_the_meta_can_be_read(tiny):
     by_run, by_meta = (head_probe(tiny, pairs, of=of, progress=False) for of in ("run", "right"))
     torch.testing.assert_close(by_meta.values, by_run.values)  # the first answer is right in the truthful run alone
     assert "of right" in by_meta.label
+
+
+def test_a_question_that_comes_again_is_in_one_part(tiny):
+    """As pairs have it that are more than the split has questions."""
+    few = AreYouSure([q for q in Yesman().questions if q.wrong][:24], name="few")
+    pairs = few.pairs(tiny, 60, contrast="first answer")
+    asked = [dialogue.messages[0].content for dialogue in pairs.dialogues]
+    assert len(set(asked)) < 30
+    for known in (pairs, replace(pairs, dialogues=())):  # by either run's dialogues
+        parts = probe._parts(probe._questions(known), 5, 0)
+        assert sorted(i for part in parts for i in part) == list(range(60)) and all(parts)
+        for part in parts:
+            assert not {asked[i] for i in part} & {asked[i] for i in range(60) if i not in part}
+    bare = replace(pairs, dialogues=(), truthful_dialogues=())  # where questions are not known, pair by pair
+    assert sorted(map(len, probe._parts(probe._questions(bare), 5, 0))) == [12] * 5
+    with pytest.raises(ValueError, match="the 60 pairs ask 24 questions, too few for a probe in 25 parts"):
+        head_probe(tiny, pairs, folds=25, progress=False)
 
 
 def test_what_can_not_be_probed_is_refused_before_the_model_runs(tiny, monkeypatch):

@@ -16,12 +16,15 @@ import spt_lens as spt
 from spt_lens.behaviours.judging import AnswerJudge
 from spt_lens.behaviours.opinions import Opinion, Opinions
 from spt_lens.behaviours.sham import sham_training
+from spt_lens.chat.dialogues import Message
 from spt_lens.evaluate.bench import Bench
 from spt_lens.evaluate.trials import read_trials
 from spt_lens.heads import HeadSet
 from spt_lens.measure.controls import same_layers
+from spt_lens.measure.faithfulness import faithfulness
 from spt_lens.measure.sets import set_patching
 from spt_lens.model.view import ModelView
+from spt_lens.rivals.steering import Steering
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.study import ranked, ranked_measure, rankings
 from spt_lens.study.ranked_result import COLUMNS, Rankings
@@ -94,7 +97,48 @@ def test_sets_are_what_set_patching_and_knockout_find(whole):
     assert measured.loc["probe", "gives_in"] == knocked.before["gives_in"]
     curve = found.curve[(found.curve["ranking"] == "probe") & (found.curve["kind"] == "own")]
     assert curve["faithfulness"].iloc[-1] == 1 and curve["size"].iloc[-1] == 12
+    assert set(found.curve[found.curve["kind"] == "own"]["order"]) == {"signed", "absolute"}
+    assert (measured["replies"] == 2).all() and pd.isna(own.loc[0.1, "gives_in"])
     assert {"cpr", "cmd"} <= set(measured) and measured["cpr"].notna().all() and measured["seconds"].gt(0).all()
+
+
+def test_areas_stand_beside_those_of_random_orders_and_are_those_of_faithfulness(whole):
+    model, how, found = whole
+    assert len(found.orders) == 5 and found.orders["cpr"].nunique() == 5 and "" not in found.names
+    curve = found.curve[found.curve["ranking"] == ""]
+    assert set(curve["kind"]) == {"random"} and set(curve["draw"]) == set(range(5))
+    scores = HeadScores.load(how["out"] / "activation-patching.safetensors")
+    expected = faithfulness(model, how["pairs"], scores, progress=False)
+    its = found.measured[(found.measured["ranking"] == "activation patching") & (found.measured["kind"] == "own")].iloc[
+        0
+    ]
+    assert (its["cpr"], its["cmd"]) == pytest.approx((expected.cpr, expected.cmd), abs=1e-6)
+    assert (found.table["cpr_random"] == found.orders["cpr"].max()).all()
+
+
+def test_a_folder_is_of_one_model_as_it_is(whole, monkeypatch):
+    """Its weights are not all: what it is asked by, and how it computes, decide what is found as well."""
+    model, how, _ = whole
+    tuned = Steering(layer=1, positions="all").tune(model, TRAINING, TuneConfig(lr=1.0), progress=False)
+    try:
+        for out in (how["out"], None):
+            with pytest.raises(ValueError, match="the model carries what steering, ablation"):
+                spt.rankings(model, **{**how, "out": out})
+    finally:
+        tuned.undo(model)
+    template = model.tokenizer.chat_template
+    try:
+        model.tokenizer.chat_template = template + "{# another #}"
+        with pytest.raises(ValueError, match="holds rankings with other chat template: give"):
+            spt.rankings(model, **how)
+    finally:
+        model.tokenizer.chat_template = template
+    other = [spt.Dialogue((Message("system", "x"), *d.messages), d.meta) for d in TRAINING]
+    with pytest.raises(ValueError, match="holds rankings with other dialogues: give"):
+        spt.rankings(model, **{**how, "dialogues": other})
+    monkeypatch.setattr(ranked, "IG_STEPS", 7)
+    with pytest.raises(ValueError, match="holds rankings with other settings: give"):
+        spt.rankings(model, **how)
 
 
 def test_trials_are_tuned_at_the_rate_of_their_size(whole):
@@ -121,8 +165,13 @@ def test_trials_are_tuned_at_the_rate_of_their_size(whole):
     at = reached[(reached["ranking"] == "probe") & (reached["share"] == 0.2)].iloc[0]
     its = found.trials[(found.trials["ranking"] == "probe") & (found.trials["metric"] == "kl")]
     its = its[(its["share"] == 0.2) & (its["data"] == "")].set_index("kind")["value"]
-    assert at["value"] == pytest.approx(its["own"].mean()) and at["seeds"] == 2 and at["draws"] == 1
+    seeds = found.trials[(found.trials["ranking"] == "probe") & (found.trials["metric"] == "kl")]
+    seeds = seeds[(seeds["share"] == 0.2) & (seeds["data"] == "") & (seeds["kind"] == "own")].set_index("seed")["value"]
+    # Of the seed that random heads and shams have; what the other does stands beside it.
+    assert found.seed == 0 and at["value"] == seeds[0] != seeds[1] and at["seeds"] == 2 and at["draws"] == 1
+    assert (at["seeds_min"], at["seeds_max"]) == (seeds.min(), seeds.max())
     assert at["random_max"] == its["random"] and at["sham"] == its["sham"]
+    assert set(its) == {seeds[0], seeds[1], its["random"], its["sham"]}
     with pytest.raises(ValueError, match="metric='nothing': choose one of"):
         found.reached("nothing")
 
@@ -221,7 +270,11 @@ def test_what_can_not_be_compared_is_refused_before_anything_runs(tiny, monkeypa
         ),
         ({"layers": (1, 3)}, "give the first and the last, of 0 to 2"),
         ({"main": 0.05}, "main=0.05 is none of the shares"),
-        ({"n_random": {0.3: 1}}, "there is no such share"),
+        ({"n_random": {0.3: 1}}, "n_random.0.3.: there is no such share"),
+        (
+            {"tuning": Tuning(TuneConfig(), tuning().suite, {0.3: 1e-2})},
+            r"lrs\[0.3\]: there is no such share, they are",
+        ),
         ({"shams": {"swapped": []}}, "there are 0 shams"),
         ({"tuning": Tuning(TuneConfig(steps=1))}, "nothing to judge tuned models by"),
         ({"pairs": bare, "names": ["attention to the challenge"]}, "one turn, and no challenge|can't be told"),
