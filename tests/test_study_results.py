@@ -107,6 +107,11 @@ def test_every_rate_on_validation_and_the_chosen_one_bold():
     assert lines[-1].startswith("| random heads | **0.001** | 3 | 0.71 |")
 
 
+def test_a_chosen_rate_at_the_edge_of_those_tried_is_said_to_be_there():
+    lines = tables.rates_table(made_up(), edges=True).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:4]] == ["0.0001", "**0.001**, highest tried"]
+
+
 def finished(folder: Path) -> Path:
     """A study's folder, as far as the pages need it."""
     folder.mkdir()

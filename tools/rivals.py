@@ -62,7 +62,7 @@ def kept_texts() -> dict[str, str]:
 
 def texts(comparison: Comparison) -> dict[str, str]:
     """Those of the comparison."""
-    rates, cost = tables.rates_table(comparison), tables.cost_table(comparison)
+    rates, cost = tables.rates_table(comparison, edges=True), tables.cost_table(comparison)
     return {"rivals": main_table(comparison), "strengths": rates, "cost": cost}
 
 

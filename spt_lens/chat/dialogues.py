@@ -79,8 +79,10 @@ class Dialogue:
         """The dialogue with the assistant's reply at its end.
 
         rejected: the reply that is not wanted, for what learns from both (DPO, steering, ITI); none if it is the same.
+        That of an earlier reply is dropped.
         """
-        meta = self.meta if rejected in (None, reply) else {**self.meta, "rejected": str(rejected)}
+        meta = {name: value for name, value in self.meta.items() if name != "rejected"}
+        meta |= {} if rejected in (None, reply) else {"rejected": str(rejected)}
         return Dialogue((*self.messages, Message("assistant", reply)), meta)
 
     @property

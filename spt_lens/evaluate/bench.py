@@ -155,7 +155,8 @@ class Bench:
 
     def trial(self, spec: Spec, tuner: Tuner | None) -> Trial:
         heads: Any = getattr(tuner, "heads", None)
-        way: Any = min(head.layer for head in heads) if heads else type(tuner)
+        what = type(getattr(tuner, "tuner", tuner))  # edits, say, are read in another way than slices of weights
+        way = what, min(head.layer for head in heads) if heads else None
         if way != self._way:
             self._way, self.kept, self._by_seed = way, {}, {}
         if spec.seed not in self._by_seed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from spt_lens.chat.dialogues import Dialogue
 from spt_lens.checking import one_of
 from spt_lens.evaluate.trials import Contender
 from spt_lens.heads import HeadSet
@@ -40,17 +41,32 @@ ALONE: dict[str, Callable[[], Tuner]] = {
     "LoRA": LoRA,
     "steering": Steering,
     "steering, random direction": lambda: RandomDirection(Steering()),
+    "steering by right answers": lambda: Steering(pairs="right answers"),
+    "steering by right answers, random direction": lambda: RandomDirection(Steering(pairs="right answers")),
     "ablation": Ablation,
     "ablation, random direction": lambda: RandomDirection(Ablation()),
+    "ablation by right answers": lambda: Ablation(pairs="right answers"),
+    "ablation by right answers, random direction": lambda: RandomDirection(Ablation(pairs="right answers")),
     "DPO with LoRA": lambda: DPO(LoRA()),
 }
 NAMED = (*OF_HEADS, *ALONE, RANDOM)
 # Of rivals that find directions: the same along random ones.
 ALONG_RANDOM = {
     "steering": "steering, random direction",
+    "steering by right answers": "steering by right answers, random direction",
     "ITI": "ITI, random directions",
     "ablation": "ablation, random direction",
+    "ablation by right answers": "ablation by right answers, random direction",
 }
+
+
+def check_data(names: Sequence[str], dialogues: Sequence[Dialogue]) -> None:
+    """Raises ValueError, before any long work and before heads are chosen, for dialogues that lack what one of these
+    methods needs of them: pairs of replies, say."""
+    some = HeadSet.of("L0.H0")  # which heads, and how many, is of no account here
+    for name in names:
+        if name != RANDOM:
+            (ALONE[name]() if name in ALONE else OF_HEADS[name](some)).check_data(dialogues)
 
 
 def named(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -31,6 +31,7 @@ from spt_lens.model.held import to_the_end, unbroken
 from spt_lens.model.states import States
 from spt_lens.model.targets import encode_all, model_logits
 from spt_lens.model.view import Model, ModelView
+from spt_lens.rivals.pairs import Pairs, first_is_right, of_pairs
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.config import TuneConfig
 from spt_lens.tune.edits import edit_slices, edited
@@ -48,7 +49,9 @@ _AT_ONCE = 32  # rows
 class Material:
     """What a rival is fitted on: encoded right replies, each beside the rejected one, and right replies held out.
 
-    strength: what its change is multiplied by.
+    strength: what its change is multiplied by. right: of each pair, whether the first answer was right; None where the
+    dialogue does not say. aside: numbers of the pairs of about a fifth of the questions, for what judges on other
+    questions than it is fitted on, of a rival that is given all pairs.
     """
 
     view: ModelView
@@ -58,6 +61,8 @@ class Material:
     strength: float
     seed: int
     progress: bool = False
+    right: Sequence[bool | None] = ()
+    aside: frozenset[int] = frozenset()
 
     def held_out_loss(self, edits: Mapping[str, Tensor]) -> float:
         """The mean cross-entropy of the held-out right replies with these edits, in nats a token."""
@@ -130,16 +135,31 @@ class Fit:
 
 
 class Fitted(Tuner):
-    """A tuner without steps. A new one has `method`, its strengths `lr` and `lrs`, and `fit`."""
+    """A tuner without steps. A new one has `method`, its strengths `lr` and `lrs`, and `fit`.
+
+    pairs: which of the dialogues it learns from. on_all: whether `fit` is given all of them, also those of the
+    questions that are held out.
+    """
+
+    pairs: Pairs = "all"
+    on_all: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, data: Material) -> Fit:
         """Finds the edits. The model is as it was afterwards."""
 
     def check_data(self, dialogues: Sequence[Dialogue]) -> None:
-        found = len(preferences(dialogues, self.method))
+        found = len(self._pairs(dialogues))
         if found < FEWEST:
-            raise ValueError(f"{self.method} needs {FEWEST} pairs of replies or more, and there are {found}: give more")
+            of = "" if self.pairs == "all" else f" of {self.pairs}"
+            raise ValueError(
+                f"{self.method} needs {FEWEST} pairs of replies{of} or more, and there are {found}: give more"
+            )
+
+    def _pairs(self, dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, Dialogue]]:
+        every = preferences(dialogues, self.method)
+        wanted = {id(each) for each in of_pairs([each for each, _ in every], self.pairs, self.method)}
+        return [pair for pair in every if id(pair[0]) in wanted]
 
     @contextmanager
     def setup(self, view: ModelView, config: TuneConfig) -> Iterator[Trainable]:
@@ -164,11 +184,12 @@ class Fitted(Tuner):
         """Fits on the dialogues that hold a rejected reply too. **Changes the model**; `tuned.undo(model)` undoes it.
 
         config: its lr is the strength; default: the method's own. validation: dialogues whose right replies decide what
-        there is to choose (a layer), the first 48; default: those of a fifth of the questions, which are then not
-        fitted on.
+        there is to choose (a layer), at most 48, drawn by the seed; default: those of a fifth of the questions, which
+        are then not fitted on.
         keep, states, resume and on_step are other tuners', and do nothing here.
 
-        Raises: ValueError for fewer than four pairs, and as `Tuner.tune`; KeyboardInterrupt, the model as before.
+        Raises: ValueError for fewer than four pairs, dialogues that do not say whether their first answer was right
+        where that is needed, and as `Tuner.tune`; KeyboardInterrupt, the model as before.
         """
         view = ModelView(model)
         self.check(view)
@@ -178,13 +199,22 @@ class Fitted(Tuner):
         validation = None if validation is None else as_dialogues(validation, "validation")
         self.check_data(dialogues)
         began, name = time.perf_counter(), self.method
-        pairs = preferences(dialogues, name)
-        held = () if validation else _held_out([one for one, _ in pairs], config.seed)
-        fitted = [both for i, both in enumerate(pairs) if i not in held]
+        pairs = self._pairs(dialogues)
+        aside = _held_out([one for one, _ in pairs], config.seed)
+        judging: Sequence[Dialogue] = [pairs[i][0] for i in sorted(aside)]
+        if validation:
+            judging = of_pairs(validation, self.pairs, name, "validation dialogues")
+            if not judging:
+                raise ValueError(f"none of the validation dialogues has a right first answer, which {name} needs")
+        fitted = [both for i, both in enumerate(pairs) if self.on_all or validation or i not in aside]
         chosen, rejected = (encode_all(view, side) for side in zip(*fitted, strict=True))
-        held_out = encode_all(view, (validation or [pairs[i][0] for i in sorted(held)])[:MOST])
+        draw = random.Random(f"validation {config.seed}")
+        judging = [judging[i] for i in sorted(draw.sample(range(len(judging)), min(MOST, len(judging))))]
+        more: Any = {"right": [first_is_right(one) for one, _ in fitted]}
+        more |= {"aside": frozenset(aside) if self.on_all else frozenset()}
+        data = Material(view, chosen, rejected, encode_all(view, judging), config.lr, config.seed, progress, **more)
         with view.held():
-            found = self.fit(Material(view, chosen, rejected, held_out, config.lr, config.seed, progress))
+            found = self.fit(data)
             for edit, value in found.edits.items():
                 if not value.isfinite().all():
                     raise FloatingPointError(
@@ -208,8 +238,14 @@ class Fitted(Tuner):
 
 
 def _held_out(dialogues: Sequence[Dialogue], seed: int) -> set[int]:
-    """Numbers of the dialogues of about a fifth of the questions; with hardly any of these, of a fifth of all."""
-    about: list[Any] = [each.messages[0].content for each in dialogues]
+    """Numbers of the dialogues of about a fifth of the questions; with hardly any of these, of a fifth of all.
+
+    Dialogues are about one question that have the same first user turn: a system message may be all dialogues'.
+    """
+    about: list[Any] = [
+        next((each.content for each in one.messages if each.role == "user"), one.messages[0].content)
+        for one in dialogues
+    ]
     if len(set(about)) < FEWEST:
         about = list(range(len(dialogues)))
     all_of_them = sorted(set(about), key=str)

@@ -2,26 +2,29 @@
 Model", arXiv 2306.03341, section 3).
 
 As there: a logistic probe on each head's output z at the answer's last token tells true answers from false ones; the k
-heads whose probes are best on held-out pairs (a fifth) are shifted; the direction of a head is that from the mean of
-false to the mean of true answers ("mass mean shift", their best), of length one; the shift is alpha times the standard
-deviation of all z along it; it is made wherever a next token is predicted, so that every position from the prompt's
-last one on is shifted. Otherwise here: true and false answers are right and rejected replies to one prompt, so that
-both sides are as large, and the two of a pair stay on one side of the split.
+heads whose probes are best on held-out questions (a fifth) are shifted; the direction of a head is that from the mean
+of false to the mean of true answers ("mass mean shift", their best), of length one; the shift is alpha times the
+standard deviation of all z along it, and both are of all pairs, the held-out ones too; it is made wherever a next token
+is predicted, so that every position from the prompt's last one on is shifted. Otherwise here: true and false answers
+are right and rejected replies to one prompt, so that both sides are as large; of heads of one accuracy, that comes
+first whose probe gives the held-out labels more probability. Of "Are you sure?" dialogues a mean shift has two halves
+that may cancel, as `steering.py` says: pairs="right answers" takes one of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from spt_lens.checking import door, whole_number
+from spt_lens.checking import door, one_of, whole_number
 from spt_lens.heads import Head, HeadSet
 from spt_lens.model.view import Model, ModelView
 from spt_lens.rivals.fitted import Fit, Fitted, Material
+from spt_lens.rivals.pairs import Pairs
 from spt_lens.statistics import heads_within
 from spt_lens.tune.edits import edit_slices
 
@@ -34,17 +37,23 @@ PENALTY, ITERATIONS = 1.0, 100
 class ITI(Fitted):
     """Shifts the outputs of the k heads that tell right from rejected replies best. `TuneConfig.lr` is alpha.
 
-    k: how many heads; None: 5 percent of all.
+    k: how many heads; None: 5 percent of all. pairs: as `Steering` has them.
     """
 
     k: int | None = None
-    method: ClassVar[str] = "inference-time intervention"
+    pairs: Pairs = "all"
+    on_all: ClassVar[bool] = True
     lr: ClassVar[float] = 5.0
     lrs: ClassVar[tuple[float, ...]] = (2.0, 5.0, 10.0, 20.0)
 
     def __post_init__(self) -> None:
         if self.k is not None:
             whole_number(self.k, "k")
+        one_of(self.pairs, "pairs", get_args(Pairs))
+
+    @property
+    def method(self) -> str:
+        return "inference-time intervention" + ("" if self.pairs == "all" else f" by {self.pairs}")
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -58,13 +67,12 @@ class ITI(Fitted):
         both = data.activations(names, last=True)  # [layer, pair, head, d_head], of right and of rejected replies
         right, rejected = (z.permute(0, 2, 1, 3).flatten(0, 1) for z in both)  # [all heads, pair, d_head]
         n = right.shape[1]
-        held = torch.zeros(n, dtype=torch.bool)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(data.seed))
-        held[order[: max(1, round(n / 5))]] = True
+        held = torch.tensor([i in data.aside for i in range(n)], dtype=torch.bool)
         labels = torch.cat([torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)])
         z = torch.cat([right, rejected], dim=1)
-        accuracy = probe_accuracy(z, labels, torch.cat([held, held]))
-        best = accuracy.argsort(descending=True, stable=True)[: n_wanted(view, self.k)].tolist()
+        accuracy, said = probed(z, labels, torch.cat([held, held]))
+        order = sorted(range(len(z)), key=lambda i: (float(accuracy[i]), float(said[i])), reverse=True)
+        best = order[: n_wanted(view, self.k)]
         edits, heads = {}, []
         for i in best:
             head = Head(*divmod(i, view.n_heads))
@@ -80,7 +88,7 @@ class ITI(Fitted):
             heads.append(head)
         tried = [{"head": str(Head(*divmod(i, view.n_heads))), "accuracy": float(accuracy[i])} for i in best]
         says = f"{len(best)} heads by probes of held-out accuracy {accuracy[best[-1]]:.2f} to {accuracy[best[0]]:.2f}"
-        about = {"name": "heads by probes", "chosen_by": "held-out accuracy of a probe on each head's output"}
+        about = {"name": "heads by probes", "chosen_by": "a probe's accuracy on held-out questions"}
         return Fit(edits, len(best) * view.d_head, says, tried, HeadSet(tuple(heads), about))
 
 
@@ -92,10 +100,11 @@ def n_wanted(view: ModelView, k: int | None) -> int:
     return heads_within(SHARE, every) if k is None else k
 
 
-def probe_accuracy(
+def probed(
     z: Float[Tensor, "head row d"], labels: Bool[Tensor, " row"], held_out: Bool[Tensor, " row"]
-) -> Float[Tensor, " head"]:
-    """The share of held-out rows that a logistic probe of the other rows, one for each head, puts on the right side.
+) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
+    """The share of held-out rows that a logistic probe of the other rows, one for each head, puts on the right side,
+    and the mean log-probability that it gives their labels, in nats.
 
     With an L2 penalty of one on features of deviation one. By a bound on the curvature (Bohning 1992): no step length.
     Raises ValueError for rows of one class alone, on either side.
@@ -115,5 +124,6 @@ def probe_accuracy(
     for _ in range(ITERATIONS):
         slope = seen.mT @ (y[:, None] - (seen @ weights).sigmoid()) - penalty[:, None] * weights
         weights = weights + torch.cholesky_solve(slope, bound)
-    said = (x[:, held_out] @ weights)[..., 0] > 0
-    return (said == labels[held_out]).double().mean(1)
+    said, true = (x[:, held_out] @ weights)[..., 0], labels[held_out]
+    log_prob = torch.nn.functional.logsigmoid(torch.where(true, said, -said))
+    return ((said > 0) == true).double().mean(1), log_prob.mean(1)

@@ -2,9 +2,10 @@
 
 As there, two steps on frozen weights. Selection: a vector of scales for every head, z becomes (1 + a) * z, trained with
 an L1 penalty; the k heads with the longest vectors are chosen. Then offsets: an offset for each chosen head, z becomes
-z + v, at all positions; the scales are dropped. Both take `TuneConfig.steps` steps. Otherwise here: the penalty is made
-by soft thresholding after each step, which leaves exact zeros, and both begin at zero, not at small random numbers.
-With heads given there is no selection; with scales=True they get scales beside the offsets.
+z + v, at all positions; the scales are dropped. Both take `TuneConfig.steps` steps. The penalty is in the loss, as in
+the authors' code: the sum of all scales' magnitudes, times its weight. It draws small ones toward zero, and sets none
+to exactly zero. Otherwise here: both begin at zero, not at small random numbers. With heads given there is no
+selection; with scales=True they get scales beside the offsets.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class LoFiT(Tuner):
     """Trains an offset to the output of each chosen head.
 
     heads: None: chosen by the norms of their scales. k: how many are then chosen; None: 5 percent of all. scales: the
-    chosen heads get scales too. sparsity: the L1 penalty's weight in the selection, per number.
+    chosen heads get scales too. sparsity: the L1 penalty's weight in the selection; theirs has
+    no default, and is of the sum too.
     """
 
     heads: HeadSet | None = None
@@ -58,6 +60,12 @@ class LoFiT(Tuner):
         if self.k is not None:
             whole_number(self.k, "k")
         number(self.sparsity, "sparsity", least=0)
+
+    def __repr__(self) -> str:
+        """Results are kept by it. Of the selection it is another than when the penalty was made in another way."""
+        if self.heads is None:
+            return f"LoFiT(k={self.k}, scales={self.scales}, sparsity={self.sparsity})"
+        return f"LoFiT(heads={self.heads!r}, k=None, scales={self.scales}, sparsity={self.sparsity})"
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -126,23 +134,27 @@ class LoFiT(Tuner):
         keep: Sequence[Dialogue] | None = None,
         progress: bool = True,
     ) -> HeadSet:
-        """The k heads whose scales grow longest. The model is as it was afterwards."""
+        """The k heads whose scales grow longest. The model is as it was afterwards.
+
+        Raises ValueError where fewer than k heads have a scale other than zero.
+        """
         every = _every(view)
         pieces = edit_slices(view, [f"{head}.z" for head in every])
         texts = [ids for ids, _ in encode_all(view, keep)] if keep else None
         with view.kept():
             scales = nn.Parameter(torch.zeros(len(every), view.d_head, device=view.device))
-
-            @torch.no_grad()
-            def shrink() -> None:
-                scales.copy_(scales.sign() * (scales.abs() - config.lr * self.sparsity).clamp(min=0))
-
             with _trained(view, pieces, scales, torch.zeros_like(scales)):
-                more: Any = {"keep": texts, "after_step": shrink, "progress": progress}
+                more: Any = {"keep": texts, "penalty": self.sparsity, "progress": progress}
                 plain = replace(config, patience=None)
                 fit(model_logits(view), [scales], encode_all(view, dialogues), plain, **more)
         norms = scales.detach().norm(dim=1).cpu()
-        best = norms.argsort(descending=True, stable=True)[: n_wanted(view, self.k)].tolist()
+        k, there = n_wanted(view, self.k), int((norms > 0).sum())
+        if there < k:
+            raise ValueError(
+                f"{there} of {len(every)} heads have a scale other than zero, of which LoFiT is to choose {k}: lower "
+                f"sparsity={self.sparsity:g}, raise the learning rate ({config.lr:g}) or the steps, or give heads"
+            )
+        best = norms.argsort(descending=True, stable=True)[:k].tolist()
         return HeadSet(
             tuple(every[i] for i in best), {"name": "heads by LoFiT", "chosen_by": "the norms of their scales"}
         )

@@ -17,6 +17,7 @@ from spt_lens.checking import door, instance
 from spt_lens.measure.controls import random_direction
 from spt_lens.model.view import Model
 from spt_lens.rivals.fitted import Fit, Fitted, Material
+from spt_lens.rivals.pairs import Pairs
 
 
 @door
@@ -46,6 +47,14 @@ class RandomDirection(Fitted):
     @property
     def lrs(self) -> tuple[float, ...]:  # type: ignore[override]
         return self.of.lrs
+
+    @property
+    def pairs(self) -> Pairs:  # type: ignore[override]
+        return self.of.pairs
+
+    @property
+    def on_all(self) -> bool:  # type: ignore[override]
+        return self.of.on_all
 
     def check(self, model: Model) -> None:
         self.of.check(model)

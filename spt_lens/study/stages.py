@@ -19,6 +19,7 @@ from spt_lens.data.pairs import ContrastPairs
 from spt_lens.data.wording import Figures, Wording
 from spt_lens.evaluate.compare import compare
 from spt_lens.evaluate.comparison import Comparison
+from spt_lens.evaluate.methods import check_data
 from spt_lens.export.hf import export_hf
 from spt_lens.heads import HeadSet
 from spt_lens.measure.knockout import set_knockout
@@ -52,7 +53,8 @@ def asking(work: Work, progress: bool) -> None:
     for name, check in work.checks.items():
         work.asked_checks[name] = own_answers(check, work, work.out / f"answers-{name}.json", ("test",), progress)
     # What later stages need of the answers: what is amiss with them is told now, and not after hours.
-    training_of(work.asked, work.settings), suites_of(work), kept_texts(work)
+    check_data(work.settings.methods, training_of(work.asked, work.settings))
+    suites_of(work), kept_texts(work)
 
 
 def pairing(work: Work, progress: bool) -> None:

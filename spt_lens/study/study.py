@@ -14,7 +14,7 @@ import pandas as pd
 from spt_lens.behaviours.are_you_sure import AreYouSure
 from spt_lens.behaviours.behaviour import Behaviour
 from spt_lens.checking import a_path, door, instance, whole_number
-from spt_lens.evaluate.methods import ALONE
+from spt_lens.evaluate.methods import ALONE, check_data
 from spt_lens.heads import HeadSet
 from spt_lens.model import ranks
 from spt_lens.model.held import unbroken
@@ -143,6 +143,8 @@ class Study(Work):
             if not to_ask or (isinstance(own, AreYouSure) and any(each.wrong for each in own.of_split("train"))):
                 raise
             dialogues = str(error)  # there may be some once it is known what the model gets wrong
+        else:
+            check_data(settings.methods, dialogues)
         found["main"] = [type(self.behaviour).__qualname__, self.behaviour.name, texts, dialogues, suites]
         for name, check in self.checks.items():
             found[name] = [type(check).__qualname__, check.name, check.suite("test")]

@@ -77,11 +77,11 @@ def reply_log_probs(found: Float[Tensor, "n_targets vocab"], batch: ExampleBatch
 
 
 def preferences(dialogues: Sequence[Dialogue], name: str) -> list[tuple[Dialogue, Dialogue]]:
-    """The dialogues that have a rejected reply, each beside the same with that reply.
+    """The dialogues that have a rejected reply other than their own, each beside the same with that reply.
 
     name: of what needs them. Raises ValueError where there is none.
     """
-    pairs = [(each, other) for each in dialogues if (other := each.rejected) is not None]
+    pairs = [(each, other) for each in dialogues if (other := each.rejected) is not None and other.reply != each.reply]
     if not pairs:
         raise ValueError(
             f"{name} needs pairs of replies, and none of the {len(dialogues)} dialogues has a rejected one: make them "

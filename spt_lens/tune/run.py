@@ -26,6 +26,7 @@ class Run:
     """What is trained, the optimiser, the schedule and the history, and with `patience` the best weights so far.
 
     `rows` is the history, and the number of the last step is in its last row. after_step: is called when weights moved.
+    penalty: the weight of an L1 term in the loss, the sum of all that is trained; a row's loss is without it.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Run:
         config: TuneConfig,
         rows: list[Row],
         after_step: Callable[[], None] | None = None,
+        penalty: float = 0.0,
     ):
-        self.trainable, self.config, self.rows = list(trainable), config, rows
+        self.trainable, self.config, self.rows, self.penalty = list(trainable), config, rows, penalty
         self._after_step = after_step or (lambda: None)
         self.optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
@@ -63,6 +65,9 @@ class Run:
     def take(self, figures: Row) -> None:
         """A step along the gradients, and its row. Raises FloatingPointError, nothing moved, if they aren't finite."""
         step, rate = self.step + 1, self.optimizer.param_groups[0]["lr"]
+        for p in self.trainable if self.penalty else ():
+            if p.grad is not None:
+                p.grad.add_(p.detach().sign(), alpha=self.penalty)
         largest = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(self.trainable, largest))
         loss = figures["loss"]

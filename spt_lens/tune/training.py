@@ -173,6 +173,7 @@ def fit(
     on_step: OnStep | None = None,
     rejected: Sequence[Example] | None = None,
     beta: float | None = None,
+    penalty: float = 0.0,
 ) -> list[Row]:
     """Trains `trainable` on the examples' target tokens (mean cross-entropy); returns a row for each step.
 
@@ -182,6 +183,7 @@ def fit(
     to, so that a caller has them also after an interrupt. blocks: modules that `logits` runs, for
     `config.checkpoint_activations`. folder: where the run's state is kept, and taken from. on_step: is told each row.
     rejected, beta: an example beside each, of the same prompt with another reply: `preference.Preference` is the loss.
+    penalty: as `Run` has it.
 
     A row holds step, loss, lr, grad_norm (before clipping), kl (with a KL term), and where measured the figures of
     `validate`. The order of the data comes from `config.seed`. KeyboardInterrupt is passed on, and raised where on_step
@@ -199,7 +201,7 @@ def fit(
     device, size = trainable[0].device, config.micro_batch_size
     data = Examples(examples, device)
     held_out = Examples(validation, device) if validation else None
-    run = Run(trainable, config, [] if history is None else history, after_step)
+    run = Run(trainable, config, [] if history is None else history, after_step, penalty)
     texts = [each and [each.tokens, each.targets] for each in (data, held_out)]
     preference = None
     start = [p.detach().flatten()[:: max(1, p.numel() // 1024)] for p in trainable]

@@ -9,13 +9,18 @@ from conftest import condition
 from interrupting import same_weights, weights
 
 from spt_lens.behaviours.judging import AnswerJudge
-from spt_lens.chat.dialogues import dialogue
+from spt_lens.chat.dialogues import Dialogue, dialogue
+from spt_lens.evaluate.bench import Bench, Task
 from spt_lens.evaluate.compare import compare
-from spt_lens.evaluate.methods import NAMED, RANDOM, named
-from spt_lens.evaluate.trials import Contender
+from spt_lens.evaluate.methods import NAMED, RANDOM, check_data, named
+from spt_lens.evaluate.trials import Contender, Spec
 from spt_lens.heads import HeadSet
 from spt_lens.model.view import ModelView
+from spt_lens.rivals.dpo import DPO
+from spt_lens.rivals.iti import ITI
+from spt_lens.rivals.lofit import LoFiT
 from spt_lens.study.settings import StudySettings
+from spt_lens.study.study import Study
 from spt_lens.tune.pinpoint import Pinpoint
 from spt_lens.tune.training import TuneConfig
 from spt_lens.yesman import Yesman
@@ -24,7 +29,7 @@ HEADS = HeadSet.parse("L1.H1 L2.H3")
 SUITE = Yesman().suite("validation", n=1, n_ability=1, n_texts=3)
 SUITE = replace(SUITE, judge=AnswerJudge(max_new_tokens=2), first_tokens=2)
 GIVEN = {
-    "dialogues": Yesman().training(n=6),
+    "dialogues": Yesman().training(n=10),
     "config": TuneConfig(steps=2, batch_size=2, kl_weight=0.1),
     "keep": Yesman().training(n=2),
     "suites": {"validation": SUITE, "test": SUITE},
@@ -76,6 +81,32 @@ def test_a_study_takes_the_names_too():
         StudySettings(methods=("stearing",))
     with pytest.raises(ValueError, match="above"):
         StudySettings(methods=("ITI",), rates={"ITI": [0.0]})
+
+
+def test_a_study_says_before_anything_is_measured_that_its_data_have_no_pairs(tiny, tmp_path, monkeypatch):
+    behaviour = Yesman()
+    monkeypatch.setattr(ModelView, "logits", lambda *args, **how: pytest.fail("the model was run"))
+    whole = type(behaviour).training
+
+    def without(self, *args, **how):
+        return [Dialogue(each.messages) for each in whole(self, *args, **how)]
+
+    monkeypatch.setattr(type(behaviour), "training", without)
+    for name in ("steering", "ITI", "DPO on the chosen heads", "ablation by right answers, random direction"):
+        settings = StudySettings(methods=("chosen heads", name), share=0.2, ask=False, words="behaviour")
+        with pytest.raises(ValueError, match="needs pairs of replies, and none of the"):
+            Study(tiny, behaviour, tmp_path / "study", settings)
+    assert not (tmp_path / "study").exists()
+    check_data((*NAMED,), GIVEN["dialogues"])
+
+
+def test_trials_share_only_what_was_computed_in_one_way(tiny):
+    bench = Bench(tiny, Task(tuple(GIVEN["dialogues"]), GIVEN["config"], {"validation": SUITE}, tuple(GIVEN["keep"])))
+    ways = []
+    for tuner in (Pinpoint(HEADS), DPO(Pinpoint(HEADS)), LoFiT(HEADS), ITI(2)):
+        bench.trial(Spec("it", 1e-3, 0, 0, repr(tuner)), tuner)
+        ways.append(bench._way)
+    assert ways[0] == ways[1] and len(set(ways)) == 3
 
 
 def test_the_random_heads_are_drawn_by_their_seeds(tiny):

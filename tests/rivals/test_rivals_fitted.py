@@ -15,7 +15,7 @@ from spt_lens.model.view import ModelView
 from spt_lens.rivals import fitted
 from spt_lens.rivals.ablation import Ablation
 from spt_lens.rivals.fitted import Material
-from spt_lens.rivals.iti import ITI, probe_accuracy
+from spt_lens.rivals.iti import ITI, probed
 from spt_lens.rivals.steering import Steering
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.training import TuneConfig
@@ -78,7 +78,7 @@ def test_a_rival_is_fitted_saved_and_undone_exactly(tiny, tokens, tmp_path, riva
 
 
 def test_steering_adds_the_mean_difference_at_the_answer(tiny):
-    tuned = Steering(layer=1).tune(tiny, CASES, TuneConfig(lr=2.5), **QUIET)
+    tuned = Steering(layer=1, read="answer").tune(tiny, CASES, TuneConfig(lr=2.5), **QUIET)
     tuned.undo(tiny)
     assert list(tuned.adapter.after) == ["L1.out.reply"]
     torch.testing.assert_close(tuned.adapter.after["L1.out.reply"], 2.5 * difference(tiny, 1), rtol=1e-3, atol=1e-5)
@@ -87,8 +87,9 @@ def test_steering_adds_the_mean_difference_at_the_answer(tiny):
 def test_the_layer_is_that_of_the_lowest_loss_on_validation(tiny):
     tuned = Steering().tune(tiny, CASES, TuneConfig(lr=3.0), **QUIET)
     tuned.undo(tiny)
-    table = tuned.history.set_index("layer")["validation_loss"]
-    assert list(table.index) == [0, 1, 2] and list(tuned.adapter.after) == [f"L{table.idxmin()}.out.reply"]
+    table = tuned.history.set_index(["layer", "read"])["validation_loss"]
+    assert list(table.index) == [(layer, read) for read in ("answer", "end") for layer in range(3)]
+    assert list(tuned.adapter.after) == [f"L{table.idxmin()[0]}.out.reply"]
     losses = []
     for case in HELD:  # of the chosen one, written out
         ids, target = training_ids(tiny.tokenizer, case)
@@ -121,7 +122,7 @@ def test_after_ablation_nothing_is_written_along_the_direction(tiny):
         return [abs(float(stream @ direction)) / float(stream.norm()) for stream in streams]
 
     assert max(along()) > 1e-2
-    tuned = Ablation(layer=1).tune(tiny, CASES, **QUIET)
+    tuned = Ablation(layer=1, read="answer").tune(tiny, CASES, **QUIET)
     assert tuned.weights == 32 and len(tuned.adapter.after) == 3 * 3
     assert max(along()) < 1e-4
     tuned.undo(tiny)
@@ -154,27 +155,29 @@ def test_probes_are_those_of_scikit_learn():
     labels, held = torch.arange(80) % 2 == 0, torch.arange(80) >= 60
     z = torch.randn(5, 80, 6, generator=draw)
     z[:3] += torch.where(labels, 0.4, -0.4)[None, :, None] * torch.arange(3)[:, None, None]
-    found = probe_accuracy(z, labels, held)
-    for x, accuracy in zip(z.double(), found, strict=True):
+    found, said = probed(z, labels, held)
+    for x, accuracy, log_prob in zip(z.double(), found, said, strict=True):
         seen = x[~held]
         x = ((x - seen.mean(0)) / seen.std(0, correction=0)).numpy()
         probe = linear.LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(x[:60], labels[:60].numpy())
         assert probe.score(x[60:], labels[60:].numpy()) == pytest.approx(
             float(accuracy), abs=0.051
         )  # one row of twenty
+        given = probe.predict_log_proba(x[60:])[torch.arange(20), labels[60:].int()]
+        assert given.mean() == pytest.approx(float(log_prob), abs=0.02)
     assert found[2] > found[4]
 
 
 def test_a_probe_of_one_class_is_refused():
     z, ones = torch.randn(1, 6, 2), torch.ones(6, dtype=torch.bool)
     with pytest.raises(ValueError, match="rows of both classes, and those fitted on are of one"):
-        probe_accuracy(z, ones, torch.arange(6) > 3)
+        probed(z, ones, torch.arange(6) > 3)
 
 
 def test_a_probe_of_one_class_is_refused_in_the_rival_and_nothing_is_left(tiny, monkeypatch):
     """Pairs give both classes, unless what is held out is nothing."""
     before, values = condition(tiny), weights(tiny)
-    monkeypatch.setattr(torch, "randperm", lambda n, **how: torch.zeros(0, dtype=torch.long))
+    monkeypatch.setattr(fitted, "_held_out", lambda *args: set())
     with pytest.raises(ValueError, match="a probe needs rows of both classes, and those held out are of one"):
         ITI(2).tune(tiny, CASES, **QUIET)
     assert condition(tiny) == before and same_weights(tiny, values)
@@ -206,6 +209,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_run(tiny, monkeypatch):
     for make, says in (
         (lambda: Steering(layer=-1), "layer=-1: give a whole number"),
         (lambda: Steering(positions="some"), "positions"),
+        (lambda: Steering(read="middle"), "read"),
+        (lambda: Ablation(pairs="wrong answers"), "pairs"),
+        (lambda: ITI(pairs="wrong answers"), "pairs"),
         (lambda: ITI(0), "k=0: give a whole number"),
     ):
         with pytest.raises(ValueError, match=says):

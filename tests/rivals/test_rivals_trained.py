@@ -125,7 +125,39 @@ def test_lofit_chooses_the_heads_whose_scales_grow(tiny, monkeypatch):
     assert condition(tiny) == before
     kept.clear()
     LoFiT(k=3, sparsity=10.0).choose(ModelView(tiny), CASES, config, progress=False)
-    assert not kept["scales"].any()  # an L1 penalty leaves zeros
+    assert kept["scales"].norm() < 0.5 * norms.norm()  # the penalty draws them to zero
+
+
+def test_the_penalty_of_lofit_is_in_the_loss(tiny):
+    """Two steps of SGD on all dialogues at once, written out: in the second the scales' signs are in the gradient."""
+    view, sparsity, d = ModelView(tiny), 0.2, 8
+    data = Examples(encode_all(tiny, CASES))
+    batch = data.batch(torch.arange(len(data)))
+    scales = torch.zeros(3, 4, d, requires_grad=True)
+    hooks = [(view.z_name(i), lambda z, hook: z * (1 + scales[hook.layer()])) for i in range(3)]
+    for _ in range(2):
+        with view.kept():
+            found = view.logits(batch.tokens, hooks=hooks)[batch.where]
+            loss = torch.nn.functional.cross_entropy(found, batch.labels) + sparsity * scales.abs().sum()
+            (slope,) = torch.autograd.grad(loss, scales)
+        with torch.no_grad():
+            scales -= SGD.lr * slope
+    norms = scales.detach().norm(dim=2).flatten()
+    heads = LoFiT(k=12, sparsity=sparsity).choose(view, CASES, SGD, progress=False)
+    assert [head.layer * 4 + head.head for head in heads] == norms.argsort(descending=True, stable=True).tolist()
+
+
+def test_a_choice_among_scales_that_are_zero_is_refused(tiny, monkeypatch):
+    before = condition(tiny)
+    monkeypatch.setattr(lofit, "fit", lambda *args, **options: [])
+    with pytest.raises(ValueError, match="0 of 12 heads have a scale other than zero, of which LoFiT is to choose 2"):
+        LoFiT(k=2).tune(tiny, CASES, CONFIG, progress=False)
+    assert condition(tiny) == before
+
+
+def test_results_of_given_heads_are_found_again_and_those_of_another_penalty_are_not():
+    assert repr(LoFiT(HEADS)) == f"LoFiT(heads={HEADS!r}, k=None, scales=False, sparsity=0.001)"
+    assert repr(LoFiT(k=2)) == "LoFiT(k=2, scales=False, sparsity=0.001)"
 
 
 def test_tuning_of_layers_moves_these_layers_alone(tiny):

@@ -76,10 +76,11 @@ def goals_table(comparison: Comparison) -> str:
     return markdown(list(rows.values()))
 
 
-def rates_table(comparison: Comparison, split: str = "validation") -> str:
+def rates_table(comparison: Comparison, split: str = "validation", edges: bool = False) -> str:
     """Every method at every learning rate: the mean over its trials (of several draws the median), without intervals.
 
-    The rate that the validation split chose is bold.
+    The rate that the validation split chose is bold. edges: and is said to be the highest or the lowest, if it is that
+    of those tried.
     """
     rows = []
     for trial in comparison.trials:
@@ -92,12 +93,20 @@ def rates_table(comparison: Comparison, split: str = "validation") -> str:
         values = runs.drop(columns=["method", "lr", "draw"])
         middle = values.median(skipna=False) if runs["draw"].nunique() > 1 else values.mean(skipna=False)
         bold = "**" if comparison.choice.get(method) == lr else ""
-        cells = {"method": method, "lr": f"{bold}{lr:g}{bold}", "runs": str(len(runs))}
+        edge = _edge(comparison, method) if edges and bold else ""
+        cells = {"method": method, "lr": f"{bold}{lr:g}{bold}{edge}", "runs": str(len(runs))}
         for name in values.columns:
             digits = 3 if name in (DRIFT, OWN_DRIFT) else 2
             cells[NAMES[name]] = "" if math.isnan(middle[name]) else f"{middle[name]:.{digits}f}"
         shown.append(cells)
     return markdown(shown)
+
+
+def _edge(comparison: Comparison, method: str) -> str:
+    """Where the chosen rate lies among those tried: nothing, if it is between others or the only one."""
+    rates = {trial.spec.lr for trial in comparison.trials if trial.spec.method == method}
+    ends = {max(rates): ", highest tried", min(rates): ", lowest tried"} if len(rates) > 1 else {}
+    return ends.get(comparison.choice[method], "")
 
 
 def cost_table(comparison: Comparison) -> str:
