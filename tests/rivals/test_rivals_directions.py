@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spt_lens.chat.dialogues import Dialogue, Message, dialogue
-from spt_lens.rivals import fitted
+from spt_lens.rivals import fitted, iti
 from spt_lens.rivals.ablation import Ablation
 from spt_lens.rivals.direction import Direction, directions
 from spt_lens.rivals.fitted import Material
@@ -134,8 +134,11 @@ def test_where_it_is_read_is_chosen_on_what_is_held_out(tiny, monkeypatch):
 
 
 def test_probes_judge_on_questions_that_they_have_not_seen_and_directions_are_of_all(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(iti, "probed", lambda z, labels, held: seen.append(held) or probed(z, labels, held))
     for how in ({}, {"validation": HELD}):
         data = given(ITI(2), tiny, monkeypatch, **how)
+        assert set(seen.pop()[: len(CASES)].nonzero().flatten().tolist()) == data.aside
         assert len(data.chosen) == len(CASES) and 0 < len(data.aside) < len(CASES) / 2
         held = questions(tiny, [data.chosen[i] for i in data.aside])
         rest = questions(tiny, [one for i, one in enumerate(data.chosen) if i not in data.aside])
@@ -143,8 +146,6 @@ def test_probes_judge_on_questions_that_they_have_not_seen_and_directions_are_of
 
 
 def test_of_heads_of_one_accuracy_the_likelier_probe_comes_first(tiny, monkeypatch):
-    from spt_lens.rivals import iti
-
     likely = torch.tensor([-0.9] * 10 + [-0.1, -0.2])
     monkeypatch.setattr(iti, "probed", lambda z, labels, held: (torch.full((12,), 0.75), likely))
     tuned = ITI(2).tune(tiny, CASES, progress=False)
