@@ -1,4 +1,4 @@
-"""The tables of docs/findings.md on patching again say what the committed results do."""
+"""The tables of docs/patching-again.md on patching again say what the committed results do."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ python -m tools.beyond --table
 Methods are tuned once, at the rates that validation chose in notebooks/results (nothing is chosen here), and evaluated
 on the test split and on suites that tuning has nothing of. It goes on where it was ended; what is done lies in the
 folder, and an answers.json there is not asked again. The result is notebooks/results/beyond-NAME.json; with --table the
-tables of docs/findings.md are made of what lies there.
+tables of docs/what-changes.md are made of what lies there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of docs/findings.md that show what tuning changes beyond the behaviour, from beyond-NAME.json."""
+"""The tables of docs/what-changes.md that show what tuning changes beyond the behaviour, from beyond-NAME.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.beyond.plans import UNTUNED
 from tools.beyond.result import Beyond, result_path
 from tools.marks import markdown, put_between
 
-PAGE = Path("docs/findings.md")
+PAGE = Path("docs/what-changes.md")
 MODELS = ("smollm2", "yesman")
 THOUSANDTHS = ("kl", "kl: own replies")
 ASKED = {

@@ -5,7 +5,7 @@ python -m tools.rankings --model yesman --out FOLDER
 python -m tools.rankings --write
 
 It goes on where it was ended; what is done lies in the folder. The result is notebooks/results/rankings-NAME.json; with
---write the tables and pictures of docs/findings.md are made of what lies there.
+--write the tables and pictures of docs/which-ranking.md are made of what lies there.
 """
 
 from __future__ import annotations

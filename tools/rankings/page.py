@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/findings.md that show rankings, from notebooks/results/rankings-NAME.json."""
+"""The tables and pictures of docs/which-ranking.md that show rankings, from notebooks/results/rankings-NAME.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spt_lens.study.ranked_result import Rankings
 from spt_lens.study.ranked_trials import SUPPORTED
 from tools.marks import markdown, put_between
 
-RESULTS, PAGE = Path("notebooks/results"), Path("docs/findings.md")
+RESULTS, PAGE = Path("notebooks/results"), Path("docs/which-ranking.md")
 MODELS = ("smollm2", "yesman")
 KL, OWN = "kl", "kl: own replies"
 LABELS = {

@@ -5,7 +5,7 @@ python -m tools.repatch --model yesman --out FOLDER
 python -m tools.repatch --write
 
 It goes on where it was ended; what is done lies in the folder. The result is notebooks/results/repatch-NAME.json; with
---write the tables and pictures of docs/findings.md are made of what lies there.
+--write the tables and pictures of docs/patching-again.md are made of what lies there.
 """
 
 from __future__ import annotations

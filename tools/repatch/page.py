@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/findings.md that show patching again, from notebooks/results/repatch-NAME.json."""
+"""The tables and pictures of docs/patching-again.md that show patching again, from notebooks/results/repatch-NAME.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spt_lens.evaluate.repatched import CHANGE, RUNS, Repatched
 from tools.marks import markdown, put_between
 from tools.repatch.plans import Case
 
-RESULTS, PAGE = Path("notebooks/results"), Path("docs/findings.md")
+RESULTS, PAGE = Path("notebooks/results"), Path("docs/patching-again.md")
 MODELS, KIND = ("smollm2", "yesman"), "patching again after tuning"
 SETS = ("chosen", "tuned", "random", "others")
 
