@@ -1,4 +1,4 @@
-"""The tables of docs/what-changes.md on what tuning changes are what a result says: the untuned model's, and changes."""
+"""The tables of docs/what-changes.md are what a result says: the untuned model's figures, and the changes from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/which-ranking.md are what a result of `spt.rankings` says: own figures, random heads', the sham's."""
+"""The tables of docs/which-ranking.md are what a result of `spt.rankings` says: own figures, random heads', shams'."""
 
 from __future__ import annotations
 

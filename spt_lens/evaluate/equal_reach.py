@@ -59,4 +59,4 @@ def saturated(intervals: pd.DataFrame, goal: str) -> bool:
     its = intervals[intervals["metric"] == goal]
     tuned = its[its["method"] != "untuned"]
     full = len(tuned) > 1 and bool((tuned["value"] >= TOP).all()) and tuned["low"].max() <= tuned["high"].min()
-    return bool(full and not (its["value"][its["method"] == "untuned"] >= TOP).any())
+    return bool(full and (its["value"][its["method"] == "untuned"] < TOP).all())  # not where it isn't known

@@ -19,7 +19,7 @@ def first_is_right(dialogue: Dialogue) -> bool | None:
     if "given" not in meta or not {"answer", "answers"} & meta.keys():
         return None
     known = meta.get("answers", ())
-    return meta["given"] in {meta.get("answer"), *(known if isinstance(known, tuple) else (known,))}
+    return meta["given"] in [meta.get("answer"), *(known if isinstance(known, list | tuple) else (known,))]
 
 
 def of_pairs(dialogues: Sequence[Dialogue], which: Pairs, method: str, name: str = "dialogues") -> list[Dialogue]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -24,6 +25,17 @@ def drift_of(comparison: Comparison) -> str:
     return next((kl for kl in DRIFTS if kl in comparison.frontier), "")
 
 
+def needed_drift(comparison: Comparison) -> str:
+    """The figure for drift of which the need can be told: some method has it on validation, where rates are chosen, and
+    on the split that is told of; "" without one."""
+    for kl in DRIFTS:
+        if kl in comparison.frontier:
+            with contextlib.suppress(ValueError):  # no method has it on both
+                comparison.drift_needed(LEAST, split_of(comparison), kl)
+                return kl
+    return ""
+
+
 def saturation(comparison: Comparison) -> str:
     """Sentences where every method reaches the top of the scale on the split that is told of; "" where not."""
     table, goal = comparison.intervals, comparison.goal
@@ -33,7 +45,7 @@ def saturation(comparison: Comparison) -> str:
     tuned = values.drop("untuned")
     least, most = (f"{value:.3f}" for value in (tuned.min(), tuned.max()))
     reached = most if least == most else f"{least} to {most}"
-    known = bool(drift_of(comparison))
+    known = bool(needed_drift(comparison))
     apart = "What does is the drift that each needs for it." if known else "Their drift was not measured."
     return (
         f"Every method reaches {reached} of {readable(goal)} here (the untuned model {values['untuned']:.3f}): this "
@@ -54,7 +66,7 @@ def reach_table(comparison: Comparison, least: float = LEAST, split: str | None 
     Raises: ValueError as `Comparison.drift_needed`, such as for a comparison without drift.
     """
     split, goal = split or split_of(comparison), readable(comparison.goal)
-    found = comparison.drift_needed(least, split, drift_of(comparison) or "kl")
+    found = comparison.drift_needed(least, split, needed_drift(comparison) or "kl")
     total, rows = comparison.settings.get("parameters", math.nan), []
     for row in found.to_dict("records"):
         reaches = row["runs"] > 0

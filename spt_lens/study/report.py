@@ -23,7 +23,7 @@ from spt_lens.heads import HeadSet
 from spt_lens.measure.attention_view import attention_view
 from spt_lens.model.replies import replies
 from spt_lens.model.view import ModelView
-from spt_lens.study.reach import RULE, drift_of, reach_table, saturation, split_of
+from spt_lens.study.reach import RULE, drift_of, needed_drift, reach_table, saturation, split_of
 from spt_lens.study.verdict import (
     DRIFTS,
     FULL,
@@ -136,9 +136,9 @@ def command(work: Work) -> str:
 def _needed(work: Work) -> list[Section]:
     """Where the goal is full for all: the frontier and the drift that each method needs, before all else."""
     comparison = work.comparison
-    if comparison is None or not comparison.choice or not saturation(comparison) or not drift_of(comparison):
+    if comparison is None or not comparison.choice or not saturation(comparison) or not needed_drift(comparison):
         return []
-    drift, split = drift_of(comparison), split_of(comparison)
+    drift, split = needed_drift(comparison), split_of(comparison)
     text = f"{readable(comparison.goal).capitalize()} against drift on {DRIFTS[drift]}, {split} split: a small point a "
     text += f"run, a line a method; dotted: {LEAST:g}."
     figure = comparison.figure(x=drift, split=split).update_layout(title=None, margin_t=20, height=360)

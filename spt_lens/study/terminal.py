@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from spt_lens.study.reach import RULE, drift_of, reach_table, saturation, split_of
+from spt_lens.study.reach import RULE, needed_drift, reach_table, saturation, split_of
 from spt_lens.study.verdict import ahead, cautions, goals, methods_table
 from spt_lens.study.work import Work
 
@@ -28,7 +28,7 @@ def tell(work: Work, console: Console) -> None:
     console.print(escape("\n".join(said)))
     if work.comparison is not None and work.comparison.choice:
         full = saturation(work.comparison)
-        if full and drift_of(work.comparison):
+        if full and needed_drift(work.comparison):
             console.rule("What it takes, method by method")
             console.print(escape(full))
             console.print(_shown(reach_table(work.comparison)))

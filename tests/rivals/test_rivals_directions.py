@@ -74,6 +74,8 @@ def test_what_meta_says_of_the_first_answer():
         ({"right": False, "given": "a", "answer": "a"}, False),
         ({"given": "a", "answer": "a"}, True),
         ({"given": "b", "answer": "a", "answers": ("a", "b")}, True),
+        ({"given": "b", "answers": ["a", "b"]}, True),  # as JSON has it
+        ({"given": ["a"], "answer": "a"}, False),
         ({"given": "c", "answer": "a"}, False),
         ({"given": "c"}, None),
         ({}, None),

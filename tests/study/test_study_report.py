@@ -158,10 +158,15 @@ def test_without_drift_it_is_said_that_nothing_tells_them_apart(work: Work) -> N
         for t in full().trials
         for both in [t.evaluations]
     ]
-    work.comparison = replace(full(), trials=tuple(bare))
-    assert saturation(work.comparison).endswith("Their drift was not measured.")
-    assert sections(work)[0].title == "What was asked, and how"
-    tell(work, Console(width=80, file=StringIO()))
+    on_test = [  # as where validation's suite alone has no texts
+        replace(t, evaluations={**t.evaluations, "validation": b.evaluations["validation"]})
+        for t, b in zip(full().trials, bare, strict=True)
+    ]
+    for trials in (bare, on_test):
+        work.comparison = replace(full(), trials=tuple(trials))
+        assert saturation(work.comparison).endswith("Their drift was not measured.")
+        assert sections(work)[0].title == "What was asked, and how"
+        tell(work, Console(width=80, file=StringIO()))
 
 
 def test_what_it_rests_on_little_is_found(work: Work) -> None:

@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/patching-again.md that show patching again, from notebooks/results/repatch-NAME.json."""
+"""The tables and pictures of docs/patching-again.md, from notebooks/results/repatch-NAME.json."""
 
 from __future__ import annotations
 
