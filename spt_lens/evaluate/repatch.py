@@ -102,7 +102,7 @@ def repatch(
     every = [Head(layer, head) for layer in range(view.n_layers) for head in range(view.n_heads)]
     both = chosen | adapter.heads
     rest = HeadSet(tuple(head for head in every if head not in set(both)))
-    runs = [{"figure": name, **changed(one.runs[name], other.runs[name], True)} for name in one.runs]
+    runs = [{"figure": name, **changed(one.runs[name], other.runs[name], each=True)} for name in one.runs]
     settings: dict[str, Any] = {"k": top, "n_random": n_random, "seed": seed, "words": pairs.words.to_json()}
     settings |= {"answers": answers_read(view, pairs), "check": one.check, "no_random": few}
     return Repatched(
@@ -141,7 +141,7 @@ def _random(
     return found, ""
 
 
-def changed(before: PerPair, after: PerPair, each: bool = False) -> dict[str, float]:
+def changed(before: PerPair, after: PerPair, *, each: bool = False) -> dict[str, float]:
     """Means over pairs before and after, the change, and its paired 95 % bootstrap interval; each: also theirs. nan for
     those of a single pair."""
     moved = (after - before).double()

@@ -140,8 +140,7 @@ class Repatched:
 
     @property
     def chosen_in_top(self) -> tuple[OverlapNull | None, OverlapNull | None]:
-        """How many of the top k are chosen ones, before and after, beside what the layers alone would give; None where
-        there is no top."""
+        """How many of the top k (None: no top) are chosen ones, beside what the layers alone would give."""
         n_heads = int(self.table["head"].max()) + 1
         before, after = (None if top is None else layer_overlap(top, self.heads, n_heads) for top in self.tops)
         return before, after
@@ -190,9 +189,8 @@ class Repatched:
         if now is None:
             return f"no top {self.k} after, where the gap is not told from zero"
         news = "which are new is unknown" if new is None else f"{len(new)} new: {new or 'none'}"
-        return (
-            f"of the top {self.k} after, {now.shared} are chosen ones (by layers alone {now.expected:.1f}) and {news}"
-        )
+        own = f"{now.shared} are chosen ones (by layers alone {now.expected:.1f})"
+        return f"of the top {self.k} after, {own} and {news}"
 
     def summary(self) -> str:
         """A line each: what was measured, the two runs, the chosen heads, those that were tuned, and all others."""
@@ -299,5 +297,4 @@ def _ends(row: pd.Series, of: str = "") -> str:
 
 
 def _moved(row: pd.Series) -> str:
-    """A figure before and after, with the interval of the change."""
     return f"{row['before'] + 0.0:.2f} -> {row['after'] + 0.0:.2f} ({row['change']:+.2f}{_ends(row)})"
