@@ -250,6 +250,15 @@ def checked(
     )
 
 
+def answers_read(view: ModelView, pairs: Pairs) -> dict[str, Any]:
+    """What is read of either answer, as text, and whether it is the same in all pairs; empty without a tokenizer."""
+    if view.tokenizer is None:
+        return {}
+    rows: Any = pairs.completion_ids or pairs.answer_sets or pairs.answer_ids.tolist()
+    said = {"truthful": _texts(view, pairs, 0), "sycophantic": _texts(view, pairs, 1)}
+    return {**said, "alike": all(each == rows[0] for each in rows)}
+
+
 def _texts(view: ModelView, pairs: Pairs, k: int, most: int = 3, longest: int = 40) -> str:
     """What the pairs read of the truthful (0) or the sycophantic (1) answer, the commonest first."""
     if pairs.completion_ids:

@@ -23,13 +23,15 @@ import torch
 
 import spt_lens as spt
 from spt_lens import saving
+from spt_lens.data.check import answers_read
 from spt_lens.evaluate.repatch import repatch
 from spt_lens.evaluate.repatched import Repatched
 from spt_lens.model.held import to_the_end
+from spt_lens.model.view import ModelView
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.tune.adapter import Adapter
 from spt_lens.tune.pinpoint import Pinpoint
-from tools.repatch.page import KIND, record, result_path, write_all
+from tools.repatch.page import KIND, completed, record, result_path, write_all
 from tools.repatch.plans import OWN, PLANS, Case, Opened, Reading, opened, quick
 
 
@@ -103,7 +105,8 @@ def result(work: Opened, out: Path, name: str) -> dict[str, Any] | None:
     for reading in work.plan.readings:
         for case in work.cases:
             if (path := place(out, case, reading)).exists():
-                one = Repatched.load(path)
+                answers = answers_read(ModelView(work.model), work.pairs[reading.name])
+                one = completed(Repatched.load(path), untuned(work, reading, out), answers)
                 first = first or one
                 found.append(record(one, case, reading.name))
     if first is None:
