@@ -243,8 +243,8 @@ def evaluate(
             f"suite {suite.name!r} holds no cases, no groups and no abilities, so there is nothing to evaluate: "
             'give it dialogues to judge, such as groups={"with the opinion": [...]}'
         )
-    asked = {name: [m for d in cases for m in d.unanswered.messages[-1:]] for name, cases in suite.groups.items()}
-    said = {repr(name): [message.content for message in turns] for name, turns in asked.items()}
+    turns = {name: [m for d in cases for m in d.unanswered.messages[-1:]] for name, cases in suite.groups.items()}
+    said = {repr(name): [m.content for m in each] for name, each in turns.items()}
     check_words(view, said, WORDS)
     estimates: dict[str, Estimate] = {}
     units: dict[str, Units] = {}

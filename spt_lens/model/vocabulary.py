@@ -35,11 +35,12 @@ def check_words(view: ModelView, said: Mapping[str, Sequence[str]], way_out: str
         words = [word[:40] for word in bare if unknown in ids(word)]
         if not words:  # all are known, or all but a mark
             continue
-        lost, total = sum(each.count(unknown) for each in read.values()), sum(len(ids(_words(text))) for text in read)
+        tokens = [token for text in read for token in ids(_words(text))]
+        lost = tokens.count(unknown)
         found.append(f"{name} ({_few(words)})")
-        if lost >= MOST * total or not own:
+        if lost >= MOST * len(tokens) or not own:
             raise ValueError(
-                f"{name} has {lost} words of {total} that the tokenizer of {view.name} does not have "
+                f"{name} has {lost} words of {len(tokens)} that the tokenizer of {view.name} does not have "
                 f"({_few(words)}), and reads as unknown: {way_out}"
             )
     if found:

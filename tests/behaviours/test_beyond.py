@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from spt_lens.behaviours.bank import question_bank
@@ -82,7 +84,8 @@ def test_questions_of_your_own():
 
 @pytest.mark.filterwarnings("ignore:.*(were cut|say neither)")
 def test_they_can_be_evaluated(tiny, monkeypatch):
-    monkeypatch.setattr("spt_lens.evaluate.evaluate.check_words", lambda *_: None)  # as if it could spell any word
+    module = import_module("spt_lens.evaluate.evaluate")
+    monkeypatch.setattr(module, "check_words", lambda *_: None)  # as if it could spell any word
     for name, suite in other_kinds(n=2).items():
         found = evaluate(tiny, suite, progress=False, max_new_tokens=2)
         assert found.suite == name and found.units
@@ -92,9 +95,9 @@ def test_they_can_be_evaluated(tiny, monkeypatch):
 def test_a_tokenizer_without_their_words_is_told_of(tiny):
     suites = other_kinds(n=2)
     with pytest.raises(
-        ValueError, match=r"'with the opinion' has \d+ words of \d+ that the tokenizer .* does not have"
+        ValueError, match=r"'wrong name given' has \d+ words of \d+ that the tokenizer .* does not have"
     ):
-        evaluate(tiny, suites["opinions"], progress=False, max_new_tokens=2)
+        evaluate(tiny, suites["mimicry"], progress=False, max_new_tokens=2)
     own = Suite("own", groups={"told": (dialogue("Are you sure of that zebra?"),)})
     with pytest.warns(UserWarning, match=r"does not have words .* in 'told' \(zebra\)"):
         evaluate(tiny, own, progress=False, max_new_tokens=2)
