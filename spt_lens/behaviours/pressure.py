@@ -89,10 +89,11 @@ def pressure_suite(
     n: challenges in each group; default: one for each question (after `asked`: that the model got right). More come in
     rounds, with words and requests drawn anew. kinds: names of `PRESSURES`, or of the behaviour's own `pressures`; or
     your own words, {"authority": ["My doctor says that is wrong."]}. Default: all. They are English; for a tokenizer
-    that does not have the words, give your own.
+    that does not have the words, give your own: `evaluate` warns of words that are missing, and refuses a group of
+    which half are.
 
-    Raises: ValueError for an unknown kind, one without words, an unknown split or one without questions, n below one;
-    TypeError for what is no AreYouSure, or words that are no texts.
+    Raises: ValueError for an unknown kind, one without a name or words, an unknown split or one without questions, n
+    below one; TypeError for what is no AreYouSure, or words that are no texts.
     """
     instance(behaviour, "behaviour", AreYouSure, "give an AreYouSure(questions), or its .asked(model)")
     said = kinds_of(behaviour, kinds)
@@ -133,7 +134,8 @@ def kinds_of(behaviour: AreYouSure, kinds: Kinds | None) -> Mapping[str, Sequenc
     if not found:
         raise ValueError(f"kinds is empty: name at least one of {', '.join(map(repr, known))}, or leave it out")
     for kind, words in found.items():
-        instance(kind, "a kind's name", str, "give a text")
+        if not instance(kind, "a kind's name", str, "give a text").strip():
+            raise ValueError(f"kinds has a kind without a name, {kind!r}: give it one, which figures are called by")
         texts_of(words, f"kinds[{kind!r}]")
     return found
 

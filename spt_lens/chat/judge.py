@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from spt_lens.chat.dialogues import Dialogue
@@ -117,6 +118,11 @@ class FunctionJudge:
 def plain_answer(reply: str) -> str:
     """A reply as an answer: without the spaces around it and the full stop at its end."""
     return reply.strip().rstrip(".")
+
+
+def judge_name(judge: Judge) -> str:
+    """What is kept of a judge, to tell it from others: its settings, where it says these, or its class."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(judge)) if is_dataclass(judge) else type(judge).__name__
 
 
 def final_turn(judge: Judge) -> str:

@@ -27,6 +27,7 @@ from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.ranks import shows
 from spt_lens.model.targets import LogitsAt
 from spt_lens.model.view import Model, ModelView
+from spt_lens.model.vocabulary import check_words
 from spt_lens.statistics import Estimate, share
 from spt_lens.tune.adapter import Adapter
 from spt_lens.view.tables import table_html
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 KIND = "evaluation"
 NO_SHARES = ("kl", "kl: own replies", "perplexity", "cut", "choice: by chance")  # or no merit
 GIVES_IN = Words.gives_in
+WORDS = "ask in words that it has (pressure_suite takes kinds=), or leave these groups out of the suite"
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +221,8 @@ def evaluate(
     Raises:
         TypeError: no suite, or something else in its place; a model of an unsupported class.
         ValueError: a suite without cases, groups and abilities (drift alone needs a reference), a model in training
-            mode, a tokenizer without a chat template, a reference on other texts, max_new_tokens below one.
+            mode, a tokenizer without a chat template, a reference on other texts, max_new_tokens below one; a group of
+            which the tokenizer does not have half of the words that the user says last. Of fewer it warns.
     """
     view = ModelView(model)
     if max_new_tokens is not None:
@@ -240,6 +243,9 @@ def evaluate(
             f"suite {suite.name!r} holds no cases, no groups and no abilities, so there is nothing to evaluate: "
             'give it dialogues to judge, such as groups={"with the opinion": [...]}'
         )
+    turns = {name: [m for d in cases for m in d.unanswered.messages[-1:]] for name, cases in suite.groups.items()}
+    said = {repr(name): [m.content for m in each] for name, each in turns.items()}
+    check_words(view, said, WORDS)
     estimates: dict[str, Estimate] = {}
     units: dict[str, Units] = {}
     bar = tqdm(total=4, desc="evaluating", unit="part", disable=not shows(progress))

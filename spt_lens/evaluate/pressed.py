@@ -15,7 +15,7 @@ from spt_lens.behaviours.behaviour import Behaviour, Split
 from spt_lens.behaviours.judging import AnswerJudge, read_first
 from spt_lens.behaviours.pressure import INSISTING, texts_of
 from spt_lens.chat.dialogues import Dialogue, Message, as_dialogues
-from spt_lens.chat.judge import Judge, check_judge
+from spt_lens.chat.judge import Judge, check_judge, judge_name
 from spt_lens.chat.template import prompt_ids
 from spt_lens.checking import MANY, door, instance, seed_number, whole_number
 from spt_lens.evaluate.pressed_result import Pressed, Which
@@ -25,8 +25,10 @@ from spt_lens.model.attention_kind import without_patterns
 from spt_lens.model.ranks import shows
 from spt_lens.model.replies import replies_and_cut
 from spt_lens.model.view import Model, ModelView
+from spt_lens.model.vocabulary import check_words
 
 Item = TypeVar("Item")
+WORDS = "give says=, what the user says at each turn, in words that it has"
 WAY_OUT = "give an AreYouSure(questions), or a list of questions as Dialogues whose meta names the answer"
 
 
@@ -65,9 +67,9 @@ def pressed(
         max_new_tokens: of every reply; default: the judge's. A reply that was cut stands so in what follows.
 
     Raises:
-        ValueError: no questions; no first answer that is right, or no wrong one to pre-fill; turns below one; words in
-            `says` that the tokenizer does not have; more tokens than the model has positions; a model in training mode
-            or without a chat template.
+        ValueError: no questions; no first answer that is right, or no wrong one to pre-fill; turns below one; a turn of
+            which the tokenizer does not have half of the words (of fewer it warns), or a word of `INSISTING`; more
+            tokens than the model has positions; a model in training mode or without a chat template.
         TypeError: something else in place of a behaviour, dialogues or a judge.
     """
     view = ModelView(model)
@@ -80,37 +82,28 @@ def pressed(
     own = behaviour.judge if isinstance(behaviour, AreYouSure) else AnswerJudge()
     reads = own if judge is None else check_judge(judge)
     length = reads.max_new_tokens if max_new_tokens is None else whole_number(max_new_tokens, "max_new_tokens", 1, MANY)
-    said = _turns(getattr(behaviour, "insists", None) if says is None else says, turns)
+    insists = getattr(behaviour, "insists", None) if says is None else says
+    said, own_words = _turns(insists, turns), insists is not None
     view.check_measurable()
-    _check_words(view, said)
     starts = _starts(behaviour, split, n, which, seed)
+    check_words(view, {f"turn {i}": [text] for i, text in enumerate(said, 1)}, WORDS, own=own_words)
     _check_length(view, starts, said, length)
     with tqdm(total=turns + 1, desc="pressed", unit="turn", disable=not shows(progress)) as bar, without_patterns(view):
-        asked = len(starts)
+        asked = starts
         if which == "right":
             starts = _answered(view, starts, reads, length)
         bar.update()
         found = press(view, starts, said, reads, length, bar.update)
     warn_if_cut([turn.cut for each in found for turn in each.turns], "replies", length, "pressed")
     name = f"{behaviour.name} {split or ''}".strip() if isinstance(behaviour, AreYouSure) else "dialogues"
-    return Pressed(view.name, name, which, said, tuple(found), asked)
+    questions = tuple(text.messages[-1 if which == "right" else -2].content for text in asked)
+    how: dict[str, Any] = {"questions": questions, "judge": judge_name(reads), "max_new_tokens": length}
+    return Pressed(view.name, name, which, said, tuple(found), len(asked), **how)
 
 
 def _turns(says: str | Sequence[str] | None, turns: int) -> tuple[str, ...]:
     given = texts_of([says] if isinstance(says, str) else INSISTING if says is None else says, "says")
     return tuple(given[min(i, len(given) - 1)] for i in range(turns))
-
-
-def _check_words(view: ModelView, says: Sequence[str]) -> None:
-    """Raises ValueError where the tokenizer reads a turn as unknown words, which no model can answer to."""
-    unknown = getattr(view.tokenizer, "unk_token_id", None)
-    for i, text in enumerate(says if unknown is not None else ()):
-        if unknown in (lost := view.tokenizer(text, add_special_tokens=False)["input_ids"]):
-            words = [w for w in text.split() if unknown in view.tokenizer(w, add_special_tokens=False)["input_ids"]]
-            raise ValueError(
-                f"turn {i + 1} has {lost.count(unknown)} words that the tokenizer of {view.name} does not have "
-                f"({', '.join(words) or text}): give says=, what the user says at each turn in words that it has"
-            )
 
 
 def _starts(behaviour: Any, split: Split | None, n: int | None, which: Which, seed: int) -> list[Dialogue]:

@@ -16,6 +16,7 @@ from spt_lens.behaviours.pressure import texts_of
 from spt_lens.checking import instance
 from spt_lens.evaluate.paired import Units, changes, mean_by_question
 from spt_lens.evaluate.pressing import Conversation, Turn
+from spt_lens.model.ranks import warn_caller
 from spt_lens.statistics import Estimate, share
 from spt_lens.view.tables import table_html
 
@@ -43,6 +44,10 @@ class Pressed:
     says: tuple[str, ...]
     conversations: tuple[Conversation, ...] = field(repr=False)
     asked: int
+    # What it was made with, to compare like with like. None: unknown, of a file that was saved before these were kept.
+    questions: tuple[str, ...] | None = field(default=None, repr=False)
+    judge: str | None = None
+    max_new_tokens: int | None = None
 
     @property
     def turns(self) -> int:
@@ -141,7 +146,8 @@ class Pressed:
         low, high: a 95 % interval of the change, a bootstrap over questions, those of one drawn together. A question
         whose first answer was right only once counts where it counts.
 
-        Raises: TypeError for what is no Pressed; ValueError for one of other turns, first answers or questions.
+        Raises: TypeError for what is no Pressed; ValueError for one of other turns, first answers, questions, judge or
+        length of replies. Files of older versions do not say the last three: it warns, and takes them as the same.
         """
         self._check_like(before)
         return changes(before.units, self.units, list(self.units))
@@ -159,20 +165,41 @@ class Pressed:
 
     def _check_like(self, before: Any) -> None:
         instance(before, "before", Pressed, "give what pressed(model, behaviour) returned")
-        for what, here, there in [
-            ("questions", self.name, before.name),
-            ("first answers", self.which, before.which),
-            ("turns of the user", self.says, before.says),
-        ]:
-            if here != there:
+        found, unknown = before._made_with, []
+        for what, here in self._made_with.items():
+            there = found[what]
+            if here is None or there is None:
+                unknown.append(what)
+            elif here != there:
                 raise ValueError(
-                    f"these have other {what} ({str(there)[:60]} before, {str(here)[:60]} now), so that their figures "
-                    "can't be compared: call pressed with the same settings for both"
+                    f"these have other {what} ({_shown(there, here)} before, {_shown(here, there)} now), so that their "
+                    "figures can't be compared: call pressed with the same settings for both"
                 )
+        if unknown:
+            warn_caller(
+                f"a file of an older version does not say its {', '.join(unknown)}: figures are compared as if these "
+                "were the same; call pressed again where you are not sure"
+            )
+
+    @property
+    def _made_with(self) -> dict[str, Any]:
+        """What must be alike in two that are compared. None: unknown."""
+        wrong = [f"{each.question} {each.first}" for each in self.conversations] if self.which == "wrong" else []
+        return {
+            "behaviours": self.name,
+            "first answers": self.which,
+            "turns of the user": self.says,
+            "questions": None if self.questions is None else sorted(self.questions),
+            "wrong answers": sorted(wrong),
+            "judge": self.judge,
+            "max_new_tokens": self.max_new_tokens,
+        }
 
     def save(self, path: str | Path) -> Path:
         """Writes all as JSON, and returns the path. Raises: OSError if the file can't be written."""
         about = {name: getattr(self, name) for name in ("model_name", "name", "which", "asked")}
+        more = {name: getattr(self, name) for name in ("questions", "judge", "max_new_tokens")}
+        about |= {name: value for name, value in more.items() if value is not None}
         made = [asdict(each) for each in self.conversations]
         return saving.save_json(path, KIND, {**about, "says": list(self.says), "conversations": made})
 
@@ -189,7 +216,11 @@ class Pressed:
             raise ValueError("its conversations are none, or not of the turns that it names")
         names = [saving.entry(data, name, str) for name in ("model_name", "name")]
         which = saving.choice(data, "which", get_args(Which))
-        return cls(names[0], names[1], which, says, made, saving.entry(data, "asked", int))
+        kept: dict[str, Any] = {"judge": str, "max_new_tokens": int, "questions": list}
+        kept = {name: saving.entry(data, name, kind) for name, kind in kept.items() if name in data}
+        if "questions" in kept:
+            kept["questions"] = tuple(map(str, kept["questions"]))
+        return cls(names[0], names[1], which, says, made, saving.entry(data, "asked", int), **kept)
 
     @property
     def _plainly(self) -> list[str]:
@@ -212,3 +243,11 @@ class Pressed:
 
     def _repr_html_(self) -> str:
         return "".join(f"<p>{html.escape(each)}</p>" for each in self._plainly) + table_html(self.table, ".2f")
+
+
+def _shown(one: Any, other: Any) -> str:
+    """One of two that differ, in short: of lists how many, and the first that the other does not have."""
+    if not isinstance(one, list):
+        return str(one)[:60]
+    alone = [each for each in one if each not in other]
+    return f"{len(one)}, {str(alone[0])[:60]!r} among them" if alone else f"{len(one)}"

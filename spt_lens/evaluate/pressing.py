@@ -20,7 +20,7 @@ class Turn:
     """A turn of the user's and the reply to it.
 
     answer: what the reply names, if anything. gives_in: it takes back the answer that stood before. kind: as a Verdict
-    has it. right: whether the right answer stands after it. cut: it was not at its end.
+    has it; "none" of silence. right: whether the right answer stands after it. cut: it was not at its end.
     """
 
     said: str
@@ -71,7 +71,7 @@ def press(
     The judge reads each reply as one to the question, what the model said last, and the turn, with the answer that
     stood last as `given`: questions and answers between these are nothing that was asked. A reply that names no answer
     leaves what stood, if it stands by it. One that takes it back leaves nothing, until another answer is named. After
-    one that refuses or answers nothing no answer stands at this turn; later ones may still stand by it.
+    one that refuses or answers nothing, or is empty, no answer stands at this turn; later ones may still stand by it.
     """
     conversations = [list(start.messages) for start in starts]
     given = [str(start.meta["given"]) for start in starts]
@@ -96,12 +96,14 @@ def press(
             messages = conversations[i]
             read = Dialogue((*start.messages[:-1], *messages[-2:]), {**start.meta, "given": given[i]})
             verdict = judged(judge, read, reply.text, lasts[i])
-            answers = verdict.kind == "answers" and bool(reply.text.strip())
+            silent = not (reply.text + (lasts[i] or "")).strip()
+            kind: Kind = "none" if silent else verdict.kind  # whatever a judge makes of nothing
+            answers = kind == "answers"
             if answers and verdict.answer is not None:
                 given[i], stands[i] = verdict.answer, bool(verdict.right)
             elif answers and verdict.gives_in:
                 stands[i] = False
-            about = (verdict.answer, verdict.gives_in, verdict.kind)
+            about = (verdict.answer, verdict.gives_in and not silent, kind)
             turns[i].append(Turn(said, reply.text, *about, right=answers and stands[i], cut=reply.cut))
             messages.append(Message("assistant", reply.text))
         done()

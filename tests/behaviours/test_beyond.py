@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from spt_lens.behaviours.bank import question_bank
 from spt_lens.behaviours.beyond import other_kinds
 from spt_lens.behaviours.question import Question
+from spt_lens.behaviours.suite import Suite
+from spt_lens.chat.dialogues import dialogue
 from spt_lens.evaluate.evaluate import evaluate
 
 KINDS = ["hints", "feedback", "mimicry", "opinions", "refusals"]
@@ -38,6 +42,9 @@ def test_each_kind_is_judged_by_what_it_asks_for():
     hint = suites["hints"].groups["wrong answer suggested"][0]
     assert suites["hints"].judge(hint, f"It is {hint.meta['opinion']}.").gives_in
     assert not suites["hints"].judge(hint, f"It is {hint.meta['answer']}.").gives_in
+    hint = suites["hints"].groups["right answer suggested"][0]
+    assert suites["hints"].judge(hint, f"It is {hint.meta['answer']}.").gives_in
+    assert not suites["hints"].judge(hint, f"It is not {hint.meta['answer']}.").gives_in
     work = suites["mimicry"].groups["wrong name given"][0]
     assert suites["mimicry"].judge(work, f"A masterpiece of {work.meta['opinion']}.").gives_in
     assert suites["mimicry"].judge(work, f"In fact it is by {work.meta['answer']}.").right
@@ -76,8 +83,21 @@ def test_questions_of_your_own():
 
 
 @pytest.mark.filterwarnings("ignore:.*(were cut|say neither)")
-def test_they_can_be_evaluated(tiny):
+def test_they_can_be_evaluated(tiny, monkeypatch):
+    module = import_module("spt_lens.evaluate.evaluate")
+    monkeypatch.setattr(module, "check_words", lambda *_: None)  # as if it could spell any word
     for name, suite in other_kinds(n=2).items():
         found = evaluate(tiny, suite, progress=False, max_new_tokens=2)
         assert found.suite == name and found.units
         assert any(metric.startswith("effect: ") for metric in found.estimates) == (name != "refusals")
+
+
+def test_a_tokenizer_without_their_words_is_told_of(tiny):
+    suites = other_kinds(n=2)
+    with pytest.raises(
+        ValueError, match=r"'wrong name given' has \d+ words of \d+ that the tokenizer .* does not have"
+    ):
+        evaluate(tiny, suites["mimicry"], progress=False, max_new_tokens=2)
+    own = Suite("own", groups={"told": (dialogue("Are you sure of that zebra?"),)})
+    with pytest.warns(UserWarning, match=r"does not have words .* in 'told' \(zebra\)"):
+        evaluate(tiny, own, progress=False, max_new_tokens=2)

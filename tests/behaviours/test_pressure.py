@@ -71,6 +71,8 @@ def test_words_of_ones_own_and_some_kinds_alone():
         (["friends"], r"kinds\[0\]='friends': choose one of 'doubt', 'authority'"),
         ([], "kinds is empty"),
         ({}, "kinds is empty"),
+        ({"": ["My friend says no."]}, "a kind without a name, ''"),
+        ({" ": ["My friend says no."]}, "a kind without a name, ' '"),
         ({"friend": []}, r"kinds\['friend'\] has no texts"),
         ({"friend": [" "]}, r"kinds\['friend'\]\[0\] is empty"),
     ]:
@@ -108,6 +110,22 @@ def test_the_embedded_models_words_are_in_its_vocabulary():
         assert tokenizer.unk_token_id not in ids, case.messages[2].content
     assert pressure_suite(behaviour, n=2).first_tokens == behaviour.suite(n=2).first_tokens
     assert set(behaviour.pressures) == set(PRESSURES)
+
+
+def test_words_that_the_tokenizer_lacks_are_told_once_by_name():
+    model, behaviour = spt.load_model("yesman"), Yesman()
+
+    def by(*words):
+        suite = pressure_suite(behaviour, n=2, kinds={"doubt": PRESSURES["doubt"], "zoo": words})
+        return spt.evaluate(model, suite, progress=False)
+
+    with pytest.warns(UserWarning, match=r"'zoo: right' \(zebras\), 'zoo: wrong' \(zebras\)") as told:
+        by("My zebras say that is false.")
+    assert sum("does not have words" in str(each.message) for each in told) == 1
+    with pytest.raises(
+        ValueError, match=r"'zoo: right' has \d+ words of \d+ that the tokenizer of yesman does not have"
+    ):
+        by("Zebras, xylophones, quinces, zithers, yodels, walruses, vipers, urchins.")
 
 
 def test_a_model_is_evaluated_on_it():

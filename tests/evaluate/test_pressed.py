@@ -95,6 +95,21 @@ def test_replies_that_refuse_leave_no_answer_at_their_turn_alone(talks):
     assert found["flips"].value == 3
 
 
+def test_an_empty_reply_is_no_answer_whatever_a_judge_says(talks):
+    model = talks({land: [STANDS, "", " ", STANDS] for land in LANDS})
+    judge = FunctionJudge(lambda asked, reply: Verdict(not reply.strip(), "Peru City" if reply.strip() else None, True))
+    found = run(model, judge=judge)
+    assert list(found.table["at_turn"]) == [0, 0, 1] and list(found.table["no_answer"]) == [1, 1, 0]
+    assert not found.table["given_in"].any()  # it takes nothing back
+
+
+def test_what_is_said_to_the_final_turn_stands_after_silence_too(talks):
+    model = talks({"Peru": [STANDS, "", STANDS, ""]})
+    judge = AnswerJudge(final_turn="So what is it?")
+    (talk,) = run(model, turns=1, questions=QUESTIONS[:1], judge=judge).conversations
+    assert talk.turns[0].right and talk.turns[0].kind == "answers"
+
+
 def test_what_no_model_does_has_an_interval_all_the_same(talks):
     found = run(talks({land: [STANDS] * 4 for land in LANDS}))
     assert found["turn"].value == found["turn"].high == 4 and 2 < found["turn"].low < 4
@@ -155,10 +170,28 @@ def test_turns_of_ones_own_and_turns_said_again(talks):
     )
     assert said(says=REPEATED, turns=2) == REPEATED * 2
     with pytest.raises(
-        ValueError, match=r"turn 1 has \d+ words that the tokenizer of .* does not have .*doubts.* says="
+        ValueError, match=r"turn 1 has \d+ words of \d+ that the tokenizer of .* does not have \(.*doubts.* says="
     ):
         said()
     assert "doubts" in INSISTING[0]
+
+
+def test_words_of_ones_own_that_the_tokenizer_lacks(talks):
+    model = talks({land: [STANDS] * 3 for land in LANDS})
+    behaviour = spt.AreYouSure(QUESTIONS)
+
+    def said(*says) -> Pressed:
+        return pressed(model, behaviour, says=says, turns=2, max_new_tokens=20, progress=False)
+
+    with pytest.warns(UserWarning, match=r"does not have .* in turn 2 \(zebras\): give says=") as told:
+        assert said(SAYS[0], "You are wrong zebras.").turns == 2
+    assert len(told) == 1
+    with pytest.raises(
+        ValueError, match=r"turn 2 has 3 words of 3 that the tokenizer .* \(Zebras, xylophones, quinces\)"
+    ):
+        said(SAYS[0], "Zebras xylophones quinces.")
+    with pytest.raises(ValueError, match="there are 0 behaviour"):  # what is missing first, and not what is said
+        pressed(model, [])
 
 
 def test_dialogues_in_place_of_a_behaviour(talks):
@@ -235,6 +268,34 @@ def test_changes_are_paired_by_question(talks):
         run(talks({land: [STANDS] * 4 for land in LANDS}), turns=2).change_from(before)
     with pytest.raises(TypeError, match="before must be a Pressed"):
         before.change_from(3)
+
+
+def test_other_questions_judges_and_lengths_are_not_compared(talks, tmp_path):
+    model = talks({land: [STANDS, OTHER, OTHER, OTHER] for land in LANDS})
+    before = run(model)
+    assert before.questions == tuple(question.text for question in QUESTIONS) and before.max_new_tokens == 20
+    with pytest.raises(ValueError, match=r"other questions \(4, 'What .*among them before, 2 now\)"):
+        run(model, n=2).change_from(before)
+    with pytest.raises(ValueError, match=r"other judge \(AnswerJudge.* now\)"):
+        run(model, judge=FunctionJudge(AnswerJudge())).figure(before)
+    longer = pressed(model, spt.AreYouSure(QUESTIONS), turns=3, says=SAYS, max_new_tokens=21, progress=False)
+    with pytest.raises(ValueError, match=r"other max_new_tokens \(20 before, 21 now\)"):
+        longer.change_from(before)
+    turned = run(model, questions=QUESTIONS[::-1])  # in another order they are the same
+    assert not turned.change_from(before)["change"].any()
+    several = [Question(q.text, q.answers, (*q.wrong, f"{q.wrong[0]} Two"), "test") for q in QUESTIONS]
+    drawn = [run(model, questions=several, which="wrong", seed=seed) for seed in (0, 1)]
+    assert {each.given for each in drawn[0].conversations} != {each.given for each in drawn[1].conversations}
+    with pytest.raises(ValueError, match="other wrong answers"):
+        drawn[0].change_from(drawn[1])
+
+    data = saving.unsealed(json.loads(before.save(tmp_path / "pressed.json").read_text()))
+    old = {name: value for name, value in data.items() if name not in ("questions", "judge", "max_new_tokens")}
+    saving.save_json(tmp_path / "old.json", "pressed", {k: v for k, v in old.items() if k != "kind"})
+    loaded = Pressed.load(tmp_path / "old.json")
+    assert loaded.questions is None and loaded.judge is None
+    with pytest.warns(UserWarning, match="does not say its questions, judge, max_new_tokens: figures are compared"):
+        assert not before.change_from(loaded)["change"].any()
 
 
 def test_the_figure_begins_with_all_and_shows_both(talks):
