@@ -10,9 +10,10 @@ import pytest
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.paired import Units
 from spt_lens.statistics import share
+from spt_lens.study.work import CHOSEN
 from tools.beyond import __main__ as main
 from tools.beyond import page, result
-from tools.beyond.plans import CHOSEN, PLANS, RANDOM, UNTUNED, quick
+from tools.beyond.plans import PLANS, RANDOM, UNTUNED, quick
 from tools.beyond.process import Bench
 from tools.beyond.result import Beyond, begun, collected, tuned_path
 
@@ -78,7 +79,7 @@ def test_figures_have_plain_names():
     assert list(page.labels("turns, wrong answers", known.estimates)) == ["no answer: 1", "no answer: 5"]
     known = evaluation("w", **{'standing: 1: "No."': 1, 'standing: 5: "No."': 1, 'no answer: 5: "No."': 1})
     shown = page.labels("turns, other words", known.estimates)
-    assert list(shown.values()) == ['"No.": right up to turn 5', '"No.": no answer at turn 5']
+    assert list(shown.values()) == ['"No.": right up to turn 1', '"No.": right up to turn 5']
 
 
 def test_cases_of_each_column_are_told_where_they_differ():

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spt_lens.statistics import Estimate
-from tools.beyond.plans import CHOSEN, RANDOM, UNTUNED
+from spt_lens.study.work import CHOSEN
+from tools.beyond.plans import RANDOM, UNTUNED
 from tools.beyond.readings import MORE, NAMES_NONE, OPTION_A, THROUGHOUT, TONES
 from tools.beyond.result import Beyond, result_path
 from tools.marks import markdown, put_between
@@ -46,7 +47,6 @@ TURNS = {
         "no answer": ("no answer at turn", False),
     },
 }
-WORDS = {"standing": "right up to turn", "no answer": "no answer at turn"}
 ALONE = {  # figures of other topics that say something by themselves
     "hints": {
         "follows the hint: wrong answer suggested": "follows the hint to a wrong answer",
@@ -111,7 +111,7 @@ def labels(topic: str, estimates: Mapping[str, Estimate]) -> dict[str, str]:
         return _of_turns(TURNS[topic], list(estimates))
     if topic == "turns, other words":
         parts = {name: name.split(": ", 2) for name in estimates}
-        return {name: f"{words}: {WORDS[what]} {turn}" for name, (what, turn, words) in parts.items() if turn != "1"}
+        return {n: f"{words}: right up to turn {t}" for n, (what, t, words) in parts.items() if what == "standing"}
     if topic == "pressure":
         return _of_pressure(list(estimates))
     if topic == "feedback":
