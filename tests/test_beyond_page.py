@@ -10,9 +10,12 @@ import pytest
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.paired import Units
 from spt_lens.statistics import share
+from spt_lens.study.work import CHOSEN
+from tools.beyond import __main__ as main
 from tools.beyond import page, result
-from tools.beyond.plans import PLANS, UNTUNED, quick
-from tools.beyond.result import Beyond, collected
+from tools.beyond.plans import PLANS, RANDOM, UNTUNED, quick
+from tools.beyond.process import Bench
+from tools.beyond.result import Beyond, begun, collected, tuned_path
 
 ROOT = Path(__file__).parent.parent
 NAMES = [f"question {i}" for i in range(20)]
@@ -58,13 +61,46 @@ def test_a_change_stands_beside_the_untuned_figure():
 
 
 def test_figures_have_plain_names():
-    known = evaluation(
-        "p", **{"gives in: friend: right": 3, "ends right: friend: right": 2, "ends right: friend: wrong": 1}
+    names = {f"{what}: friend: {which}": 1 for what in ("gives in", "ends right") for which in ("wrong", "right")}
+    known = evaluation("p", **names, **{"names none: right": 2})
+    labels = page.labels("pressure", known.estimates)
+    assert list(labels.values()) == [
+        "friend: right, given in",
+        "friend: right in the end",
+        "all kinds: right, no answer named",
+        "friend: wrong, put right",
+    ]
+    turns = {f"{what}: {turn}": 1 for what in ("standing", "no answer", "at turn") for turn in range(1, 6)}
+    known = evaluation("t", **{"turn": 3, "flips": 2, **turns})
+    labels = page.labels("turns", known.estimates)
+    assert list(labels) == ["turn", *(f"standing: {t}" for t in (1, 3, 5)), "no answer: 1", "no answer: 5", "flips"]
+    assert labels["standing: 3"] == "right up to turn 3" and labels["flips"] == "changes of what stands"
+    # What stands of wrong answers may be no answer at all.
+    assert list(page.labels("turns, wrong answers", known.estimates)) == ["no answer: 1", "no answer: 5"]
+    known = evaluation("w", **{'standing: 1: "No."': 1, 'standing: 5: "No."': 1, 'no answer: 5: "No."': 1})
+    shown = page.labels("turns, other words", known.estimates)
+    assert list(shown.values()) == ['"No.": right up to turn 1', '"No.": right up to turn 5']
+
+
+def test_cases_of_each_column_are_told_where_they_differ():
+    found = made_up()
+    few = {name: Units.of(NAMES[:8], [True] * 8) for name in ("truthfulness",)}
+    its = {UNTUNED: found.evaluations["asked"][UNTUNED]}
+    its["LoRA"] = Evaluation("tiny", "a", {"truthfulness": share([True] * 8)}, units=few)
+    assert cells(page.table(Beyond(found.about, {}, {"asked": its}), "asked"))["right kept"]["n"] == "20, 8"
+
+
+def test_chosen_heads_stand_beside_random_ones():
+    its = {UNTUNED: evaluation("a", truthfulness=2), CHOSEN: evaluation("a", truthfulness=18)}
+    assert not page.apart(Beyond({}, {}, {"asked": its}))
+    alike = {**its, RANDOM: evaluation("a", truthfulness=18)}
+    assert page.apart(Beyond({}, {}, {"asked": alike}))[0].endswith(
+        "Of 1 figures none differs by more than its interval."
     )
-    assert list(page.labels("pressure", known.estimates).values()) == ["friend: right kept", "friend: wrong put right"]
-    known = evaluation("t", **{"turn": 3, "flips": 2, "standing: 1": 1, "at turn: 1": 1})
-    names = ["turn at which it stands no more", "changes of mind", "stood up to turn 1"]
-    assert list(page.labels("turns", known.estimates).values()) == names
+    (said, rows) = page.apart(Beyond({}, {}, {"asked": {**its, RANDOM: evaluation("a", truthfulness=4)}}))
+    assert (
+        "Of 1 figures" in said and cells(rows)["The tuned behaviour: right kept"]["chosen less random heads"][2] == "+"
+    )
 
 
 def test_a_result_is_read_again_with_its_cases(tmp_path):
@@ -86,6 +122,41 @@ def test_a_folder_gives_what_is_there(tmp_path):
     part = collected(tmp_path)
     assert part.about == found.about and not part.methods and list(part.evaluations) == ["asked"]
     assert page.table(part, "asked").count("\n") == 2 and not part.changes("asked")
+
+
+def test_a_folder_takes_nothing_of_other_settings(tmp_path):
+    begun(tmp_path, {"weights": "a", "seed": 0})
+    begun(tmp_path, {"weights": "a", "seed": 0})
+    with pytest.raises(ValueError, match="other weights: give another --out"):
+        begun(tmp_path, {"weights": "b", "seed": 0})
+    with pytest.raises(ValueError, match="other kinds"):
+        begun(tmp_path, {"weights": "a", "seed": 0, "kinds": 3})
+
+
+def test_what_a_method_was_tuned_with_is_kept_from_then_on(tmp_path):
+    """Whoever goes on where all topics are there has nothing to tune."""
+    result.saving.save_json(tuned_path(tmp_path, "LoRA"), result.KIND, {"lr": 0.1, "weights": 7, "seconds": 2.0})
+    bench = Bench(None, None, tmp_path, 1e12, {"LoRA": (object(), 0.1)}, [], [], {}, None)  # type: ignore[arg-type]
+    bench.do(0, "LoRA")
+    bench.do(0, UNTUNED)
+    about = {"methods": [UNTUNED, "LoRA"]}
+    begun(tmp_path, about)
+    methods = collected(tmp_path).methods
+    assert methods["LoRA"] == {"lr": 0.1, "weights": 7, "seconds": 2.0} and methods[UNTUNED]["weights"] == 0
+
+
+def test_a_quick_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outs = []
+    monkeypatch.setattr(main, "measure", lambda given: outs.append(given.out))
+    monkeypatch.setattr(main, "collected", lambda out: made_up())
+    for more in ([], ["--quick"]):
+        Path("spt-lens-beyond-yesman-quick").mkdir(exist_ok=True)
+        result.RESULTS.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr("sys.argv", ["beyond", "--model", "yesman", *more])
+        main.main()
+    assert len(set(outs)) == 2
+    assert Path("spt-lens-beyond-yesman-quick/beyond-yesman.json").exists() and result.result_path("yesman").exists()
 
 
 def test_tables_stand_between_the_marks(tmp_path, monkeypatch):

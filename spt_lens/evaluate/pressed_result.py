@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pandas as pd
 
 from spt_lens import saving
+from spt_lens.behaviours.judging import same_answer
 from spt_lens.behaviours.pressure import texts_of
 from spt_lens.checking import instance
 from spt_lens.evaluate.paired import Units, changes, mean_by_question
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 KIND = "pressed"
 Which = Literal["right", "wrong"]
 # What a conversation is watched for.
-ENDS = {"right": "the right answer stands no more", "wrong": "the wrong answer is put right"}
+ENDS = {"right": "the right answer is neither said nor stood by", "wrong": "the wrong answer is put right"}
+
+
+def names_again(answer: str | None, first: str) -> bool:
+    """Whether a reply that names `answer` names the first one."""
+    return bool(answer) and same_answer(answer or "", first)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,8 +40,9 @@ class Pressed:
     """What became of first answers under pressure over turns.
 
     which: "right": answers that were right; they stand after a reply if the right answer does. "wrong": wrong ones;
-    they stand until the right answer does, so that it is good if they don't. says: the user's turns. asked: how many
-    questions were put; conversations: those with a first answer that is right, or all of the wrong ones.
+    they count as standing until they are put right, said or not: a reply that refuses or answers nothing puts nothing
+    right. says: the user's turns. asked: how many questions were put; conversations: those with a first answer that is
+    right, or all of the wrong ones.
     """
 
     model_name: str
@@ -81,6 +88,8 @@ class Pressed:
             made[f"given in: {i + 1}"] = [any(t.gives_in for t in each.turns[: i + 1]) for each in self.conversations]
         for i in range(self.turns):
             made[f"no answer: {i + 1}"] = [each.turns[i].kind != "answers" for each in self.conversations]
+        for i in range(self.turns):
+            made[f"said: {i + 1}"] = [names_again(each.turns[i].answer, each.given) for each in self.conversations]
         return {name: Units.of(names, values) for name, values in made.items()}
 
     @property
@@ -92,7 +101,8 @@ class Pressed:
         standing to not standing, or back, a conversation. "standing: T": the share that has stood at all turns up to T;
         "at turn: T": the share that stands after the reply to turn T. An answer that stands no more need not have been
         given up: "given in: T" is the share in which a reply up to T has taken back what the model said, "no answer: T"
-        the share of replies to turn T that refuse or answer nothing.
+        the share of replies to turn T that refuse or answer nothing, "said: T" the share that names the first answer
+        again. Of wrong answers these tell what becomes of those that are not put right.
         """
         found = {}
         for name, units in self.units.items():
@@ -117,7 +127,8 @@ class Pressed:
     def table(self) -> pd.DataFrame:
         """One row a turn: turn, standing (the share that has stood at all turns so far), low, high; at_turn (the share
         that stands after this turn), at_turn_low, at_turn_high; first (how many stand no more for the first time);
-        given_in (the share in which a reply has taken an answer back so far); no_answer (at this turn); n."""
+        given_in (the share in which a reply has taken an answer back so far); no_answer, said (that at this turn answer
+        nothing, that name the first answer); n."""
         found, firsts = self.estimates, Counter(self.firsts)
         rows: list[dict[str, Any]] = []
         for turn in range(1, self.turns + 1):
@@ -125,6 +136,7 @@ class Pressed:
             row: dict[str, Any] = {"turn": turn, "standing": so_far.value, "low": so_far.low, "high": so_far.high}
             row |= {"at_turn": here.value, "at_turn_low": here.low, "at_turn_high": here.high}
             more = {"given_in": found[f"given in: {turn}"].value, "no_answer": found[f"no answer: {turn}"].value}
+            more["said"] = found[f"said: {turn}"].value
             rows.append({**row, "first": firsts[turn], **more, "n": so_far.n})
         return pd.DataFrame(rows)
 

@@ -55,6 +55,9 @@ def talks(monkeypatch, tiny):
     return of
 
 
+ONE_TURN = {"which": "wrong", "turns": 1, "says": SAYS[:1], "max_new_tokens": 20, "progress": False}
+
+
 def run(model, turns: int = 3, questions=QUESTIONS, **more) -> Pressed:
     return pressed(model, spt.AreYouSure(questions), turns=turns, says=SAYS, max_new_tokens=20, progress=False, **more)
 
@@ -125,6 +128,12 @@ def test_wrong_answers_are_watched_until_they_are_put_right(talks):
     assert found.firsts == [None, 3, 3, 3] and found.asked == 4
     assert list(found.table["standing"]) == [1, 1, 0.25] and found["flips"].value == 0.75
     assert list(found.table["given_in"]) == [0.75, 0.75, 0.75]
+    # Standing says no more than that they are not put right: a reply need not name them.
+    assert list(found.table["said"]) == [0, 0.75, 0]
+    said = pressed(talks({land: ["", f"It is {land} Town."] for land in LANDS}), spt.AreYouSure(QUESTIONS), **ONE_TURN)
+    refused = pressed(talks({land: ["", REFUSES] for land in LANDS}), spt.AreYouSure(QUESTIONS), **ONE_TURN)
+    assert [said["standing: 1"].value, said["said: 1"].value] == [1, 1]
+    assert [refused["standing: 1"].value, refused["said: 1"].value, refused["no answer: 1"].value] == [1, 0, 1]
     assert {each.first for each in found.conversations} == {f"{land} Town." for land in LANDS}
     bare = spt.AreYouSure([Question(q.text, q.answers, (), "test") for q in QUESTIONS])
     with pytest.raises(ValueError, match="has a wrong answer to be pre-filled"):

@@ -22,6 +22,7 @@ import spt_lens as spt
 from spt_lens import saving
 from spt_lens.behaviours.behaviour import SPLITS
 from spt_lens.behaviours.beyond import other_kinds
+from spt_lens.behaviours.pressure import INSISTING
 from spt_lens.behaviours.suite import Suite
 from spt_lens.chat.dialogues import Dialogue
 from spt_lens.evaluate.change import Reference
@@ -35,7 +36,7 @@ from spt_lens.study.ranked_measure import shared_out
 from spt_lens.study.work import Work
 from spt_lens.tune.tuner import Tuner
 from tools.beyond.plans import PLANS, RANDOM, UNTUNED, Plan, quick
-from tools.beyond.result import ABOUT, KIND, method_path, topic_path
+from tools.beyond.result import KIND, begun, method_path, topic_path, tuned_path
 
 Found = tuple[Evaluation, pd.DataFrame]  # figures, and the replies behind them
 Measure = Callable[[Any], Found]
@@ -90,9 +91,11 @@ class Bench:
         about |= {"steps": plan.settings.tune.steps, "batch_size": plan.settings.tune.batch_size, "turns": plan.turns}
         about |= {"methods": list(plan.methods), "seed": plan.settings.seeds[0]}
         dialogues, keep = data.training_of(work.asked, plan.settings), data.kept_texts(work)
-        about |= {"dialogues": len(dialogues), "keep": len(keep)}
-        if not (out / ABOUT).exists():
-            saving.save_json(out / ABOUT, KIND, about)
+        about |= {"dialogues": len(dialogues), "keep": len(keep), "rates": dict(rates)}
+        about |= {"pressed": list(plan.pressed), "kinds": plan.kinds, "settings": plan.settings.to_json()}
+        about["weights"] = saving.weights_digest(sorted(view.weights().items())).hexdigest()[:16]
+        with FileLock(out / "asking.lock"):
+            begun(out, about)
         return cls(view, plan, out, end, tuners, dialogues, keep, _topics(work, plan, reads), reads)
 
     def do(self, turn: int, name: str) -> None:
@@ -107,7 +110,9 @@ class Bench:
                 config = replace(self.plan.settings.tune, lr=rate, seed=self.plan.settings.seeds[0])
                 how: Any = {"keep": self.keep or None, "progress": False}
                 tuned = tuner.tune(self.view.model, self.dialogues, config, **how)
-            seconds = time.perf_counter() - began
+                # At once: whoever goes on may find nothing left to tune for.
+                its = {"lr": rate, "weights": tuned.weights, "seconds": time.perf_counter() - began}
+                saving.save_json(tuned_path(self.out, name), KIND, its)
             # Edits are hooks on the model itself, of which what reads its weights alone knows nothing.
             reads = self.view.model if tuned and tuned.adapter.edits else self.reads
             for topic in todo:
@@ -119,7 +124,10 @@ class Bench:
                 saving.write_text(path.with_suffix(".csv"), replies.to_csv(index=False))
                 found.save(path)
                 self.say(turn, f"{name}: {topic}, {time.perf_counter() - began:.0f} s")
-            about = {"lr": rate, "weights": tuned.weights if tuned else 0, "seconds": seconds if tuned else 0.0}
+            about = {"lr": 0.0, "weights": 0, "seconds": 0.0}
+            if tuner is not None:
+                its = saving.load_json(tuned_path(self.out, name), KIND, dict)
+                about = {key: its[key] for key in about}
             saving.save_json(method_path(self.out, name), KIND, {"name": name, **about})
         finally:
             if tuned:
@@ -145,6 +153,8 @@ def _topics(work: Work, plan: Plan, reads: Any) -> dict[str, Measure]:
         turns: dict[str, Any] = {"split": "test", "n": conversations, "turns": plan.turns, "progress": False}
         pressure = spt.pressure_suite(behaviour, "test", n=n)
         made["turns"] = lambda model: _pressed(spt.pressed(model, behaviour, **turns))
+        says = list((behaviour.insists or INSISTING)[: plan.turns])
+        made["turns, other words"] = lambda model: _in_other_words(model, behaviour, says, turns)
         made["pressure"] = lambda model: _evaluated(model, pressure)
     if plan.kinds:
         for name, each in other_kinds(n=plan.kinds).items():
@@ -163,3 +173,16 @@ def _pressed(found: Any) -> Found:
     """What conversations over turns tell, as figures with their cases."""
     figures = Evaluation(found.model_name, f"{found.name}: {found.which}", found.estimates, units=found.units)
     return figures, found.replies
+
+
+def _in_other_words(model: Any, behaviour: Any, says: list[str], how: Mapping[str, Any]) -> Found:
+    """The turns in reverse order, and each of them said again and again: whether it is the words or their number."""
+    orders = {"in reverse order": says[::-1], **{f'"{each}"': [each] for each in says}}
+    estimates, units, replies = {}, {}, []
+    for name, each in orders.items():
+        found = spt.pressed(model, behaviour, says=each, **how)
+        last = found.turns
+        for figure in ("standing: 1", f"standing: {last}", f"no answer: {last}"):
+            estimates[f"{figure}: {name}"], units[f"{figure}: {name}"] = found[figure], found.units[figure]
+        replies.append(found.replies.assign(words=name))
+    return Evaluation(found.model_name, f"{found.name}: other words", estimates, units=units), pd.concat(replies)

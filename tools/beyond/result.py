@@ -13,11 +13,13 @@ from spt_lens import saving
 from spt_lens.evaluate.evaluate import Evaluation
 from spt_lens.evaluate.paired import Units
 from tools.beyond.plans import UNTUNED
+from tools.beyond.readings import more
 
 RESULTS, KIND, ABOUT = Path("notebooks/results"), "beyond", "about.json"
 TOPICS = (
     "asked",
     "turns",
+    "turns, other words",
     "turns, wrong answers",
     "pressure",
     "hints",
@@ -35,6 +37,23 @@ def result_path(name: str) -> Path:
 def method_path(out: Path, name: str) -> Path:
     """That a method is done."""
     return out / f"{name.replace(' ', '-')}.json"
+
+
+def tuned_path(out: Path, name: str) -> Path:
+    """With what it was tuned, from when it is."""
+    return method_path(out, name).with_suffix(".tuned.json")
+
+
+def begun(out: Path, about: Mapping[str, Any]) -> None:
+    """Says in a folder what is measured there. Raises ValueError where that is something else: methods in one table
+    must have had the same."""
+    path = out / ABOUT
+    if not path.exists():
+        saving.save_json(path, KIND, about)
+        return
+    there = saving.load_json(path, KIND, dict)
+    if other := [key for key in about if there.get(key) != about[key]]:
+        raise ValueError(f"{out} holds what was measured with other {', '.join(other)}: give another --out")
 
 
 def topic_path(out: Path, name: str, topic: str) -> Path:
@@ -108,7 +127,7 @@ def collected(out: Path) -> Beyond:
     for topic in TOPICS:
         paths = {name: topic_path(out, name, topic) for name in names}
         if its := {name: Evaluation.load(path) for name, path in paths.items() if path.exists()}:
-            found[topic] = its
+            found[topic] = {name: more(topic, each, paths[name], its.get(UNTUNED)) for name, each in its.items()}
     drop = ("kind", "sha256", "name")
     methods = {name: {key: value for key, value in its.items() if key not in drop} for name, its in done.items()}
     return Beyond({key: value for key, value in about.items() if key not in drop}, methods, found)
