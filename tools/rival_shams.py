@@ -38,8 +38,10 @@ SPLIT = "test"
 ALONG = "random direction"  # beside the two kinds of sham data
 COLUMNS = (*KINDS, ALONG)
 # What is compared most; the slowest, LoFiT's choice, early, so that no process waits for it at the end.
-FIRST = (CHOSEN, "LoRA", "full fine-tuning", "LoFiT", "steering", "ITI", "ablation")
-FIRST += ("steering by right answers", "ablation by right answers", "DPO on the chosen heads")
+FIRST = (
+    *(CHOSEN, "LoRA", "full fine-tuning", "LoFiT", "steering", "ITI", "ablation"),
+    *("steering by right answers", "ablation by right answers", "DPO on the chosen heads"),
+)
 
 
 class Asked(NamedTuple):
