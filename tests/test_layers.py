@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "spt_lens"
 MOST_LINES_OF_A_FILE = 300
-MOST_LINES = 34_500
+MOST_LINES = 35_000
 
 # Lowest first. A room is a folder or a module of the package's root; those in one line do not know of one another.
 LAYERS = (
