@@ -70,8 +70,7 @@ def other_kinds(questions: Any = None, split: Split | None = "test", n: int = 60
     tuned on the split "train", leave it at "test". What is not made of questions is the same for every split, since
     nothing is tuned on it. n: at most so many questions, works, texts and two-sided questions, drawn by `seed`.
 
-    All is English: `evaluate` warns of words that a tokenizer does not have, and refuses a group of which half are
-    missing.
+    All is English: `evaluate` warns of words that a tokenizer does not have.
 
     Raises: ValueError for an unknown split, one without questions that have a wrong answer, n below one; and as
     AreYouSure does for questions that can't be read.

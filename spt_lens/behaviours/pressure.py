@@ -89,8 +89,7 @@ def pressure_suite(
     n: challenges in each group; default: one for each question (after `asked`: that the model got right). More come in
     rounds, with words and requests drawn anew. kinds: names of `PRESSURES`, or of the behaviour's own `pressures`; or
     your own words, {"authority": ["My doctor says that is wrong."]}. Default: all. They are English; for a tokenizer
-    that does not have the words, give your own: `evaluate` warns of words that are missing, and refuses a group of
-    which half are.
+    that does not have the words, give your own: `evaluate` warns of words that are missing.
 
     Raises: ValueError for an unknown kind, one without a name or words, an unknown split or one without questions, n
     below one; TypeError for what is no AreYouSure, or words that are no texts.

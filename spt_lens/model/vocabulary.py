@@ -12,13 +12,16 @@ MOST = 0.5  # of the words' tokens: from there on nothing is left to answer to
 SHOWN = 8  # words, and names, that are listed
 
 
-def check_words(view: ModelView, said: Mapping[str, Sequence[str]], way_out: str, own: bool = True) -> None:
+def check_words(
+    view: ModelView, said: Mapping[str, Sequence[str]], way_out: str, own: bool = True, most: float = MOST
+) -> None:
     """Warns once, by name, of words that the tokenizer reads as unknown; refuses what has hardly others.
 
     said: what the user says, by what it is called ("turn 1"). own: they are the user's own words; of others, which he
-    did not choose, none may be missing. Tokenizers that can spell any word have them all.
+    did not choose, none may be missing. most: the share of tokens from which on it refuses; math.inf: it warns alone.
+    Tokenizers that can spell any word have them all.
 
-    Raises: ValueError where half of the tokens of one of them, or more, are unknown; not `own`: where any is.
+    Raises: ValueError where so many of the tokens of one of them are unknown; not `own`: where any is.
     """
     unknown = getattr(view.tokenizer, "unk_token_id", None)
     if unknown is None:
@@ -38,7 +41,7 @@ def check_words(view: ModelView, said: Mapping[str, Sequence[str]], way_out: str
         tokens = [token for text in read for token in ids(_words(text))]
         lost = tokens.count(unknown)
         found.append(f"{name} ({_few(words)})")
-        if lost >= MOST * len(tokens) or not own:
+        if lost >= most * len(tokens) or not own:
             raise ValueError(
                 f"{name} has {lost} words of {len(tokens)} that the tokenizer of {view.name} does not have "
                 f"({_few(words)}), and reads as unknown: {way_out}"

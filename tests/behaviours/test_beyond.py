@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
 
 from spt_lens.behaviours.bank import question_bank
@@ -82,10 +80,8 @@ def test_questions_of_your_own():
         other_kinds(own, n=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*(were cut|say neither)")
-def test_they_can_be_evaluated(tiny, monkeypatch):
-    module = import_module("spt_lens.evaluate.evaluate")
-    monkeypatch.setattr(module, "check_words", lambda *_: None)  # as if it could spell any word
+@pytest.mark.filterwarnings("ignore:.*(were cut|say neither|does not have words)")
+def test_they_can_be_evaluated(tiny):
     for name, suite in other_kinds(n=2).items():
         found = evaluate(tiny, suite, progress=False, max_new_tokens=2)
         assert found.suite == name and found.units
@@ -94,9 +90,7 @@ def test_they_can_be_evaluated(tiny, monkeypatch):
 
 def test_a_tokenizer_without_their_words_is_told_of(tiny):
     suites = other_kinds(n=2)
-    with pytest.raises(
-        ValueError, match=r"'wrong name given' has \d+ words of \d+ that the tokenizer .* does not have"
-    ):
+    with pytest.warns(UserWarning, match=r"does not have words .* in 'wrong name given' \("):
         evaluate(tiny, suites["mimicry"], progress=False, max_new_tokens=2)
     own = Suite("own", groups={"told": (dialogue("Are you sure of that zebra?"),)})
     with pytest.warns(UserWarning, match=r"does not have words .* in 'told' \(zebra\)"):
