@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import plotly.graph_objects as go
 
-from spt_lens import saving
 from spt_lens.evaluate.comparison import Comparison
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
 from spt_lens.study.reach import RULE, reach_table, saturation, split_of
 from tools.marks import markdown, put_between
+from tools.pictures import check_pictures, write_picture
 
 README, PAGE, RESULTS = Path("README.md"), Path("docs/embedded-model.md"), Path("notebooks/results")
 SHOWN = {
@@ -89,13 +88,10 @@ def write_all(results: Path, readme: Path, page: Path) -> list[Path]:
 
     Raises: ValueError or OSError for a folder without results; ImportError without kaleido.
     """
-    if importlib.util.find_spec("kaleido") is None:
-        raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
+    check_pictures()
     written = []
     for name, figure in pictures(results).items():
-        figure.layout.updatemenus = ()  # buttons do nothing in a picture
-        saving.write_bytes(results / name, figure.to_image(format="png", width=900, height=450, scale=1.5))
-        written.append(results / name)
+        written.append(write_picture(results / name, figure))
     comparison = Comparison.load(results / "comparison.json")
     update_readme(readme, comparison)
     update_page(page, comparison)

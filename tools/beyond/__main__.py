@@ -15,14 +15,13 @@ are made of what lies there.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import time
 from pathlib import Path
 
 from tools.beyond.page import write_all
 from tools.beyond.plans import PLANS
 from tools.beyond.process import run
 from tools.beyond.result import RESULTS, collected, result_path
+from tools.sharing import begun
 
 
 def main() -> None:
@@ -58,12 +57,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    given.out.mkdir(parents=True, exist_ok=True)
-    end = time.time() + 60 * (given.minutes or 1e4)
-    spawn = multiprocessing.get_context("spawn")
-    others = [spawn.Process(target=run, args=(given, turn, end)) for turn in range(1, given.processes)]
-    for other in others:
-        other.start()
+    end, others = begun(run, given)
     run(given, 0, end)
     for other in others:
         other.join()

@@ -11,14 +11,13 @@ It goes on where it was ended; what is done lies in the folder. The result is no
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import time
 from pathlib import Path
 
 from spt_lens.study.rankings import RANKINGS
 from tools.rankings.page import RESULTS, result_path, write_all
 from tools.rankings.plans import PLANS
 from tools.rankings.process import run
+from tools.sharing import begun
 
 
 def main() -> None:
@@ -44,12 +43,7 @@ def main() -> None:
     given.plan = given.plan or Path(given.model or "").name
     if given.model is None or given.plan not in PLANS:
         parser.error(f"--model must be a folder whose name is one of {', '.join(PLANS)}, or --plan say which it is")
-    given.out.mkdir(parents=True, exist_ok=True)
-    end = time.time() + 60 * (given.minutes or 1e4)
-    spawn = multiprocessing.get_context("spawn")
-    others = [spawn.Process(target=run, args=(given, turn, end)) for turn in range(1, given.processes)]
-    for other in others:
-        other.start()
+    end, others = begun(run, given)
     found = run(given, 0, end, others)
     assert found is not None
     print(found.table.to_string(index=False))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from spt_lens import saving
 from spt_lens.statistics import wilson_interval
 from spt_lens.study.ranked_result import Rankings
 from spt_lens.study.ranked_trials import SUPPORTED
 from tools.marks import markdown, put_between
+from tools.pictures import check_pictures, write_picture
 
 RESULTS, PAGE = Path("notebooks/results"), Path("docs/which-ranking.md")
 MODELS = ("smollm2", "yesman")
@@ -255,15 +254,12 @@ def text_of(name: str, found: Rankings) -> str:
 
 def write_all(page: Path = PAGE) -> list[Path]:
     """Tables and pictures of the results that are there. Raises: ImportError without kaleido."""
-    if importlib.util.find_spec("kaleido") is None:
-        raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
+    check_pictures()
     written = []
     for name in MODELS:
         if result_path(name).exists():
             found = Rankings.load(result_path(name))
-            picture = RESULTS / f"rankings-{name}.png"
-            image = found.figure().to_image(format="png", width=900, height=560, scale=1.5)
-            saving.write_bytes(picture, image)
+            picture = write_picture(RESULTS / f"rankings-{name}.png", found.figure(), height=560)
             put_between(page, *marks(f"rankings of {name}"), text_of(name, found))
             written += [picture, page]
     return list(dict.fromkeys(written))

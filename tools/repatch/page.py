@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from spt_lens.evaluate.repatched import CHANGE, ENDS, RUNS, Repatched
 from spt_lens.heads import HeadSet
 from spt_lens.scores.head_scores import HeadScores
 from tools.marks import markdown, put_between
+from tools.pictures import check_pictures, write_picture
 from tools.repatch.plans import Case
 
 RESULTS, PAGE = Path("notebooks/results"), Path("docs/patching-again.md")
@@ -202,15 +202,13 @@ def text_of(result: Mapping[str, Any]) -> str:
 
 def write_all(page: Path = PAGE) -> list[Path]:
     """Tables and pictures of the results that are there. Raises: ImportError without kaleido."""
-    if importlib.util.find_spec("kaleido") is None:
-        raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
+    check_pictures()
     written = []
     for name in MODELS:
         if result_path(name).exists():
             result = saving.load_json(result_path(name), KIND, dict)
-            picture = RESULTS / f"repatch-{name}.png"
             figure = Repatched.from_json(result["first"]).figure()
-            saving.write_bytes(picture, figure.to_image(format="png", width=640, height=600, scale=1.5))
+            picture = write_picture(RESULTS / f"repatch-{name}.png", figure, 640, 600)
             put_between(page, *marks(name), text_of(result))
             written += [picture, page]
     return list(dict.fromkeys(written))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from spt_lens.study.verdict import FULL, RANDOM
 from spt_lens.study.work import CHOSEN, SECONDS
 from spt_lens.view.curves import frontier_figure
 from tools.marks import markdown, put_between
+from tools.pictures import check_pictures, write_picture
 from tools.study import tables
 
 RESULTS = Path("notebooks/results/study")
@@ -157,14 +157,11 @@ def write_all(folder: Path = RESULTS) -> list[Path]:
     Raises: FileNotFoundError or ValueError without kept files, or for a page without its marks; ImportError without
     kaleido.
     """
-    if importlib.util.find_spec("kaleido") is None:
-        raise ImportError("pictures need kaleido: pip install 'spt-lens[images]', and a Chrome or Chromium")
+    check_pictures()
     kept, written = Kept.load(folder), []
     for name, figure in pictures(kept).items():
-        figure.layout.updatemenus = ()  # buttons do nothing in a picture
         height = 700 if name == "heads.png" else 450  # room for a label beside each layer
-        saving.write_bytes(folder / name, figure.to_image(format="png", width=900, height=height, scale=1.5))
-        written.append(folder / name)
+        written.append(write_picture(folder / name, figure, height=height))
     for (name, page), text in texts(kept).items():
         put_between(page, *marks(name), text)
         written.append(page)
